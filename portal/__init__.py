@@ -1,0 +1,1 @@
+"""Atonix Portal: a self-hosted cloud console."""

@@ -1,0 +1,1 @@
+"""The machinery underneath: ports that say what is asked, drivers that do it."""

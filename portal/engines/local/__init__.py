@@ -1,0 +1,1 @@
+"""Engines of one Linux host: libvirt and QEMU, files on disk."""

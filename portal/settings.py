@@ -1,0 +1,191 @@
+"""Every setting of the portal: typed, from the environment, documented, printable.
+
+A wrong value stops the start with one line that names the variable, the value and what is accepted. `docs/settings.md` is generated from here.
+"""
+
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import quote
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LOG_LEVELS = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warn",
+    "warning": "warn",
+    "error": "error",
+    "fatal": "fatal",
+    "critical": "fatal",
+}
+
+
+class SettingsError(Exception):
+    """A setting has a value the portal cannot start with; the text is one line for the operator."""
+
+
+class ComputeDriver(StrEnum):
+    """Which engine runs instances."""
+
+    LOCAL = "local"
+    FAKE = "fake"
+    NONE = "none"
+
+
+class Accelerator(StrEnum):
+    """How QEMU executes guest code."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+def _log_level(value: str) -> str:
+    try:
+        return LOG_LEVELS[value.lower()]
+    except KeyError:
+        msg = "one of " + ", ".join(LOG_LEVELS)
+        raise ValueError(msg) from None
+
+
+def _one_of(*schemes: str) -> Any:
+    def check(value: str) -> str:
+        if value and not value.startswith(tuple(f"{scheme}:" for scheme in schemes)):
+            msg = "a URL that starts with " + " or ".join(f"{scheme}:" for scheme in schemes)
+            raise ValueError(msg)
+        return value
+
+    return AfterValidator(check)
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+LogLevel = Annotated[str, BeforeValidator(_log_level)]
+
+
+class Settings(BaseSettings):
+    """All settings; the attribute `data_dir` is the environment variable `DATA_DIR`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="", case_sensitive=False, extra="ignore", env_ignore_empty=True)
+
+    portal_host: str = Field("127.0.0.1", description="Address the web server listens on.")
+    portal_port: Port = Field(8080, description="Port of the console and the API.")
+    metrics_port: Port = Field(9090, description="Port that serves /metrics for Prometheus; 0 switches the extra listener off.")
+    public_url: str = Field("", description="Address users type, such as https://cloud.example.org; empty trusts the Host header of loopback only.")
+    trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
+    data_dir: Path = Field(Path("var"), description="Directory for the database, guest disks, images, logs and sockets.")
+    database_url: Annotated[str, _one_of("sqlite", "postgresql+psycopg", "postgresql", "postgres")] = Field(
+        "", description="Database; empty means DB_* if DB_NAME is set, else SQLite in DATA_DIR."
+    )
+    db_name: str = Field("", description="PostgreSQL database name, when DATABASE_URL is empty.")
+    db_user: str = Field("", description="PostgreSQL user, when DATABASE_URL is empty.")
+    db_password: SecretStr = Field(SecretStr(""), description="PostgreSQL password, when DATABASE_URL is empty.")
+    db_host: str = Field("127.0.0.1", description="PostgreSQL host, when DATABASE_URL is empty.")
+    db_port: Port = Field(5432, description="PostgreSQL port, when DATABASE_URL is empty.")
+    db_pool_size: int = Field(10, ge=1, le=200, description="Database connections kept open by one process.")
+    queue_url: Annotated[str, _one_of("amqp", "amqps", "redis", "rediss")] = Field(
+        "", description="Broker that carries job ids (amqp:// or redis://); empty lets workers poll the jobs table."
+    )
+    secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
+    admin_email: str = Field("admin@atonix.local", description="E-mail address of the first administrator, user name `admin`.")
+    admin_password: SecretStr = Field(SecretStr(""), description="Password of the first administrator; empty makes one and prints it once.")
+    log_level: LogLevel = Field("info", description="debug, info, warn, error or fatal.")
+    environment: str = Field("production", description="Name of this installation in log lines.")
+    engine_compute: ComputeDriver = Field(ComputeDriver.LOCAL, description="Engine for instances: local (libvirt and QEMU), fake (nothing real, for tests), none.")
+    qemu_accel: Accelerator = Field(Accelerator.AUTO, description="auto proves that KVM works before it is used; kvm and tcg choose.")
+    libvirt_uri: str = Field("", description="libvirt connection; empty runs libvirt's embedded driver under DATA_DIR.")
+    cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
+    memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
+    disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
+    image_max_gib: int = Field(50, ge=1, le=4096, description="Largest image that may be uploaded or fetched.")
+    image_hosts_allowed: str = Field("", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet.")
+    web_workers: int = Field(2, ge=1, le=64, description="Web server processes.")
+    web_threads: int = Field(64, ge=4, le=1000, description="Threads of one web server process; a console session holds one.")
+    worker_threads: int = Field(4, ge=1, le=64, description="Jobs that one worker process runs at the same time.")
+    job_poll_ms: int = Field(50, ge=5, le=10_000, description="How often an idle worker looks at the jobs table.")
+    job_lease_s: int = Field(30, ge=2, le=3600, description="A job whose worker is silent for this long goes to another one.")
+    job_retry_base_s: float = Field(2.0, ge=0, le=3600, description="Pause before a failed step is tried again; doubles each time.")
+    job_max_attempts: int = Field(3, ge=1, le=20, description="Tries of one step before the job is undone.")
+    reconcile_interval_s: int = Field(10, ge=1, le=3600, description="How often desired and actual state are compared.")
+    metrics_interval_s: int = Field(15, ge=1, le=3600, description="How often instances are measured.")
+    metrics_retention_days: int = Field(7, ge=1, le=3650, description="How long measurements of instances are kept.")
+    terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances are kept.")
+    stop_timeout_s: int = Field(30, ge=0, le=600, description="How long a guest may take to shut down before the plug is pulled.")
+    session_idle_minutes: int = Field(60, ge=1, le=10_080, description="A session ends after this long without a request.")
+    session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
+    api_token_days: int = Field(90, ge=1, le=3650, description="Lifetime of tokens from POST /api-token-auth/.")
+    rate_limit_per_minute: int = Field(1200, ge=0, description="API requests per user and minute; 0 switches the limit off.")
+    rate_limit_anonymous_per_minute: int = Field(120, ge=0, description="Requests per address and minute without a credential; 0 switches the limit off.")
+    rate_limit_storage: str = Field("memory://", description="Where request counts are kept; redis:// shares them between replicas.")
+
+    def database(self) -> str:
+        """URL for SQLAlchemy: DATABASE_URL, else built from DB_*, else SQLite in DATA_DIR."""
+        url = self.database_url
+        if not url and self.db_name:
+            password = quote(self.db_password.get_secret_value(), safe="")
+            return f"postgresql+psycopg://{quote(self.db_user, safe='')}:{password}@{self.db_host}:{self.db_port}/{quote(self.db_name, safe='')}"
+        for scheme in ("postgres://", "postgresql://"):
+            if url.startswith(scheme):
+                return "postgresql+psycopg://" + url.removeprefix(scheme)
+        return url or f"sqlite:///{self.data_dir.resolve() / 'portal.db'}"
+
+    def secret(self) -> str:
+        """SECRET_KEY, else the one kept in DATA_DIR, made at first use; two processes that start at once agree on one."""
+        if given := self.secret_key.get_secret_value():
+            return given
+        path = self.data_dir / "secret_key"
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".secret_key.{os.getpid()}")
+        if not path.exists():
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_urlsafe(48))
+            try:
+                os.link(fresh, path)
+            except FileExistsError:
+                pass  # noqa: S110 - another process was first; its key is the one that counts
+            finally:
+                fresh.unlink()
+        return path.read_text()
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment. Raises SettingsError with one line per wrong variable."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(item) for item in error.errors())) from None
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """(variable, value with secrets masked, source, description) of every setting."""
+        return [
+            (name.upper(), _masked(getattr(self, name)), "environment" if _in_environment(name) else "default", info.description or "")
+            for name, info in type(self).model_fields.items()
+        ]
+
+
+def _in_environment(name: str) -> bool:
+    return any(key.lower() == name and value for key, value in os.environ.items())
+
+
+def _masked(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else ""
+    text = str(value)
+    head, at, tail = text.rpartition("@")
+    if at and "://" in head:
+        scheme, _, userinfo = head.partition("://")
+        return f"{scheme}://{userinfo.partition(':')[0]}:********@{tail}"
+    return text
+
+
+def _explain(item: Any) -> str:
+    name = str(item["loc"][0])
+    accepted = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    info = Settings.model_fields.get(name)
+    value = "********" if info is not None and info.annotation is SecretStr else _masked(item["input"])
+    return f"{name.upper()}={value!r} is not accepted: {accepted}"
