@@ -34,7 +34,7 @@ setup-dev: ## set-up plus linters, test tools, a browser, PostgreSQL, RabbitMQ a
 	@deploy/setup/setup.sh dev
 
 .PHONY: test
-test: setup-dev ## all tests: SQLite and PostgreSQL, a real guest, a real browser; coverage at least $(COVERAGE) %
+test: setup-dev ## all tests: SQLite and PostgreSQL, a real guest, a real browser; then the coverage
 	@rm -f .coverage .coverage.*
 	$(call measured,unit) -n $(JOBS) tests/unit tests/contract
 	TEST_DATABASE=postgresql $(call measured,postgresql) -n $(JOBS) tests/contract

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034 # the steps use these names
 # What every set-up step shares: words to the user, patience with networks, and stamps that make the second run quick.
 # Sourced, not run. Works with bash 3.2, so that macOS gets as far as it can.
 

@@ -1,9 +1,14 @@
+# shellcheck shell=bash
 # Browser files of others: installed with npm outside static/, then only what pages load is copied to static/vendor/.
 
 ensure_frontend() {
     local now
     now=$(digest "$ROOT/static/package.json" "$ROOT/static/package-lock.json" "$SETUP_DIR/vendor.txt")
-    done_before "frontend-$1" "$now" && [ -f "$ROOT/static/vendor/htmx.min.js" ] && return 0
+    if [ -f "$ROOT/static/vendor/htmx.min.js" ]; then
+        # What tests need includes what users need, and must not be taken away again by `make run`.
+        done_before frontend-dev "$now" && return 0
+        [ "$1" = run ] && done_before frontend-run "$now" && return 0
+    fi
     say "installing browser files into static/vendor"
     local work=$VENV/frontend omit=()
     [ "$1" = dev ] || omit=(--omit=dev)
@@ -19,7 +24,7 @@ ensure_frontend() {
 
 # Beside the old directory first: a portal that is running meanwhile never sees half of it.
 copy_vendor() {
-    local from=$1 fresh=$ROOT/static/vendor.new source target
+    local from=$1 fresh=$VENV/vendor source target
     rm -rf "$fresh"
     while read -r source target; do
         case $source in '' | '#'*) continue ;; esac

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Distribution packages: QEMU, libvirt and what the guest image is built from. Only missing ones, only where apt rules.
 
 # wanted LIST…: one line per package; alternatives are separated by |.
@@ -61,7 +62,7 @@ install_packages() {
     [ -n "$absent" ] || return 0
     if ! AS_ROOT=$(root_prefix); then
         say "without root these distribution packages stay missing, and what needs them is shown as unavailable. To add them:"
-        say "  sudo apt-get update && sudo apt-get install --no-install-recommends $(printf '%s ' $absent | sed 's/|[^ ]*//g')"
+        say "  sudo apt-get update && sudo apt-get install --no-install-recommends $(printf '%s' "$absent" | sed 's/|.*//' | tr '\n' ' ')"
         return 0
     fi
     if ! compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; then
@@ -78,6 +79,7 @@ install_packages() {
     # shellcheck disable=SC2086
     if ! apt_get install --no-install-recommends $names >"$LOG" 2>&1 </dev/null; then
         # Lists may be older than the mirror.
+        # shellcheck disable=SC2086
         patiently "package lists" apt_get update && patiently "distribution packages" apt_get install --no-install-recommends $names || return 0
     fi
     for name in $names; do

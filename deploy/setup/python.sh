@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The virtual environment: Python itself, uv and node as tools, then the pinned, hash-checked requirements.
 
 # find_python: a Python that is new enough and can make virtual environments.
