@@ -206,3 +206,11 @@ class ConsoleAccess(Protocol):
     def open_display(self, machine_id: str) -> socket.socket:
         """A stream that speaks RFB (VNC). Raises EngineUnavailable while the machine is off."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The drivers of this installation, as chosen by settings; None where a capability is switched off."""
+
+    compute: ComputeEngine | None = None
+    console: ConsoleAccess | None = None

@@ -1,0 +1,28 @@
+"""All resource types and periodic work of the portal, in one list."""
+
+from portal.compute.flavors import FLAVOR
+from portal.compute.images import IMAGE
+from portal.compute.instances import INSTANCE
+from portal.compute.key_pairs import KEY_PAIR
+from portal.kernel.resource import Registry
+
+# Permissions that belong to no resource type → access level.
+PERMISSIONS = {
+    "core.job.read": "read",
+    "core.quota.read": "read",
+    "core.quota.update": "platform",
+    "core.event.read": "read",
+    "security.audit.read": "audit",
+    "identity.project.read": "read",
+    "identity.project.create": "platform",
+    "identity.project.update": "manage",
+    "identity.membership.update": "manage",
+    "identity.user.read": "platform",
+    "identity.user.create": "platform",
+    "identity.user.update": "platform",
+}
+
+
+def build_registry() -> Registry:
+    """The registry of this version of the portal."""
+    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR], PERMISSIONS)

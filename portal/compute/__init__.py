@@ -1,0 +1,1 @@
+"""Compute: flavors, images, key pairs and instances."""

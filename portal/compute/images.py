@@ -1,0 +1,264 @@
+"""Images: disks that instances are made from. A file is believed only after it was looked into, never for its name."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from sqlalchemy import select
+from sqlalchemy.orm import Mapped, Session
+
+from portal.compute.fetch import Limits, fetch
+from portal.engines.ports import ComputeEngine, EngineRefused, EngineUnavailable, ImageInfo
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.db import Base
+from portal.kernel.errors import Conflict, InvalidRequest, TooLarge
+from portal.kernel.ids import new_id
+from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.operations import Created, Effect, Step, operation, update_operation
+from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
+from portal.kernel.runner import StepRun
+from portal.settings import Settings
+
+GIB = 1 << 30
+CHUNK_BYTES = 1 << 20
+TINY = "atonix-tiny"
+OS_TYPES = ("linux", "windows", "custom")
+
+LIFECYCLE = Lifecycle(
+    "importing",
+    {
+        "awaiting_upload": frozenset({"importing", "deleting", "failed"}),
+        "importing": frozenset({"available", "failed", "cancelled"}),
+        "available": frozenset({"deleting"}),
+        "catalogue": frozenset({"available", "deleting"}),
+        "failed": frozenset({"importing", "deleting"}),
+        "deleting": frozenset({"deleted", "failed"}),
+    },
+    transient=frozenset({"importing", "deleting"}),
+    ended=frozenset({"deleted", "cancelled"}),
+    tones={"failed": "bad", "awaiting_upload": "warn", "catalogue": "off"},
+)
+
+
+class Image(Shareable, Stateful, Base):
+    """A disk that instances are made from; in state `catalogue` it is fetched from its publisher on first use."""
+
+    __tablename__ = "images"
+
+    os_type: Mapped[str] = f.field(f.Choice(OS_TYPES), label="OS type", default="linux", editable=True, filterable=True)
+    os_name: Mapped[str] = f.field(f.Line(64), label="Operating system", default="", editable=True)
+    os_version: Mapped[str] = f.field(f.Line(64), label="Version", default="", editable=True)
+    size_gb: Mapped[int] = f.field(f.Int(1, 65_536), label="Smallest disk", unit="GiB", default=1)
+    format: Mapped[str] = f.field(f.Line(16), label="Format", default="")
+    file_size_bytes: Mapped[int] = f.field(f.Int(0, 2**53), label="File size", unit="B", default=0)
+    checksum_sha256: Mapped[str] = f.field(
+        f.Line(64, r"^([0-9a-fA-F]{64})?$"), label="SHA-256", default="", help="Of the file, in hex. With it, a changed or broken file is refused."
+    )
+    source_url: Mapped[str] = f.field(f.Line(2048, r"^(https?://[^\s\x00-\x1f\x7f]+)?$"), label="URL", default="", help="Where the portal fetches the file.")
+    is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
+    builtin: Mapped[bool] = f.field(f.Bool(), label="Built by the portal", default=False)
+
+
+def staging_path(settings: Settings, image_id: str) -> Path:
+    """Where the bytes of an image arrive before they are looked into."""
+    directory = settings.data_dir.resolve() / "staging"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = (directory / image_id).resolve()
+    if path.parent != directory:
+        raise InvalidRequest("This id cannot name a file.")
+    return path
+
+
+def receive_upload(settings: Settings, image_id: str, read: Callable[[int], bytes], *, expected_bytes: int | None) -> str:
+    """Stream an upload into staging under its size limit and give its SHA-256; what is cut short or too large leaves nothing behind."""
+    limit = settings.image_max_gib * GIB
+    target = staging_path(settings, image_id)
+    partial = target.with_name(f"{image_id}.{new_id('part')}")
+    sha, size = hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as out:
+            while chunk := read(CHUNK_BYTES):
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"The file is larger than {settings.image_max_gib} GiB, the most that is accepted (IMAGE_MAX_GIB).")
+                sha.update(chunk)
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        if size == 0 or (expected_bytes is not None and size != expected_bytes):
+            raise InvalidRequest.fields({"file": [f"The upload broke off: {size:,} of {expected_bytes or 0:,} bytes arrived. Send it again."]})
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return sha.hexdigest()
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def compute_engine(run: StepRun) -> ComputeEngine:
+    """The compute engine. Raises EngineUnavailable where the installation has none."""
+    if run.engines.compute is None:
+        raise EngineUnavailable("This worker has no compute engine (ENGINE_COMPUTE=none).")
+    return run.engines.compute
+
+
+def image_download(run: StepRun) -> None:
+    """Fetch the file into staging, unless it was uploaded."""
+    image: Image = run.row
+    if image.source_url:
+        download(run.settings, image)
+    run.detail = "fetched" if image.source_url else "uploaded"
+
+
+def image_store(run: StepRun) -> None:
+    """Look into the file and take it into the image store."""
+    info = take(compute_engine(run), run.settings, run.row)
+    run.save(**facts_of(info))
+    run.detail = f"{info.format}, {info.virtual_size_bytes / GIB:.1f} GiB"
+
+
+def image_unstage(run: StepRun) -> None:
+    """Throw away what arrived."""
+    staging_path(run.settings, run.row.id).unlink(missing_ok=True)
+
+
+def image_erase(run: StepRun) -> None:
+    """Remove the image from the store and from staging."""
+    compute_engine(run).remove_image(run.row.id)
+    image_unstage(run)
+
+
+def download(settings: Settings, image: Image) -> None:
+    """Fetch an image's file into staging and compare its checksum. Raises EngineError or EngineRefused."""
+    networks = tuple(part.strip() for part in settings.image_hosts_allowed.split(",") if part.strip())
+    found = fetch(image.source_url, staging_path(settings, image.id), Limits(settings.image_max_gib * GIB, networks))
+    if image.checksum_sha256 and found != image.checksum_sha256.lower():
+        staging_path(settings, image.id).unlink(missing_ok=True)
+        raise EngineRefused(f"The file has SHA-256 {found}, expected was {image.checksum_sha256}. It was thrown away.")
+
+
+def take(engine: ComputeEngine, settings: Settings, image: Image) -> ImageInfo:
+    """Bring an image into the engine's store by whatever way it has; one that is there stays as it is."""
+    staged = staging_path(settings, image.id)
+    try:
+        return engine.ensure_image(image.id, staged)
+    except EngineRefused:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def facts_of(info: ImageInfo) -> dict[str, object]:
+    """Columns that tell what is really in the file."""
+    return {
+        "format": info.format.value, "file_size_bytes": info.file_size_bytes, "checksum_sha256": info.sha256,
+        "size_gb": max(1, -(-info.virtual_size_bytes // GIB)),
+    }  # fmt: skip
+
+
+def ensure_image(run: StepRun, image: Image) -> None:
+    """Have an image in the store before a machine is made from it: build it, or fetch it on first use."""
+    engine = compute_engine(run)
+    if engine.has_image(image.id):
+        return
+    if image.builtin:
+        engine.ensure_builtin_image(image.id)
+        return
+    if not image.source_url:
+        raise EngineRefused(f"The file of image {image.name} is not in this host's store.")
+    download(run.settings, image)
+    take(engine, run.settings, image)
+
+
+# -- operations ----------------------------------------------------------------------------------------------------------------------------
+
+STORE = (
+    Step(image_download, "Receive the file", undo=image_unstage),
+    Step(image_store, "Check the file and store it", undo=image_erase),
+)
+
+
+@operation(
+    Image, "create", label="Import", needs="write", effect=Effect.CREATE, steps=STORE, holds="importing", settles="available", fails="failed",
+    cancelled="cancelled",
+)  # fmt: skip
+def image_create(
+    ctx: Context, *, name: str, source_url: str = "", checksum_sha256: str = "", description: str = "", os_type: str = "linux", os_name: str = "",
+    os_version: str = "", is_public: bool = False, tags: dict[str, str] | None = None,
+) -> Created:  # fmt: skip
+    """Import an image: from a URL at once, or as an upload that follows."""
+    if is_public:
+        refuse_unless_platform(ctx)
+    image = Image(
+        name=name, source_url=source_url, checksum_sha256=checksum_sha256.lower(), description=description, os_type=os_type, os_name=os_name,
+        os_version=os_version, is_public=is_public, tags=tags or {}, state="importing" if source_url else "awaiting_upload",
+    )  # fmt: skip
+    return Created([image], queue=bool(source_url))
+
+
+def refuse_unless_platform(ctx: Context) -> None:
+    """Raise Conflict unless the caller may share images with every project."""
+    if not any(grant.role == "platform_admin" for grant in ctx.principal.grants) and not ctx.principal.is_system:
+        raise InvalidRequest.fields({"is_public": ["Only a platform admin shares an image with every project."]})
+
+
+@operation(
+    Image, "upload", label="Upload", needs="write", steps=STORE, when={"awaiting_upload", "failed"}, holds="importing", settles="available", fails="failed",
+    internal=True,
+)  # fmt: skip
+def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldInfo(f.Line(64))]) -> None:
+    """Take an uploaded file, unless its checksum is not the announced one."""
+    del ctx
+    if image.checksum_sha256 and image.checksum_sha256 != sha256:
+        raise InvalidRequest.fields({"checksum_sha256": [f"The file that arrived has SHA-256 {sha256}, announced was {image.checksum_sha256}. Send it again."]})
+    image.source_url = ""
+
+
+@operation(
+    Image, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True,
+    steps=(Step(image_erase, "Remove the file", because="a file that is half gone is gone"),),
+    when={"available", "failed", "awaiting_upload", "catalogue"}, holds="deleting", settles="deleted", fails="failed",
+)  # fmt: skip
+def image_delete(ctx: Context, image: Image) -> None:
+    """Delete an image that no instance uses."""
+    instance = ctx.registry.model("compute.instance")
+    users = ctx.db.scalars(select(instance.name).where(instance.image_id == image.id, instance.deleted_at.is_(None)).limit(3)).all()
+    if users:
+        raise Conflict(f"{image.name} is used by {', '.join(users)}. Terminate or rebuild them first, or make the image inactive.")
+
+
+IMAGE = ResourceType(
+    Image, service="compute", name="image", collection="images", prefix="ami", label="Image", plural="Images", icon="disk",
+    summary="Disks that instances are made from.",
+    operations=[image_create, image_upload, image_delete, update_operation(Image)],
+    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("system", "System", css="md"),
+             Column("size", "Smallest disk", css="num lo"), Column("visibility", "Visible to", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
+    lifecycle=LIFECYCLE, quota={"images": 1}, aliases={"status": "state"},
+    show={"system": lambda v: f"{v.os_name} {v.os_version}".strip(), "size": lambda v: f"{v.size_gb} GiB",
+          "visibility": lambda v: "Everybody" if v.is_public else "This project"},
+)  # fmt: skip
+
+UBUNTU_2204 = "https://cloud-images.ubuntu.com/releases/22.04/release/ubuntu-22.04-server-cloudimg-amd64.img"
+DEBIAN_12 = "https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2"
+
+# (id, name, operating system, version, smallest disk in GiB, publisher's URL; empty for the one that the portal builds)
+CATALOGUE = (
+    (TINY, "atonix-tiny", "Atonix Tiny", "1", 1, ""),
+    ("ami-ubuntu2204", "ubuntu-22.04", "Ubuntu", "22.04", 3, UBUNTU_2204),
+    ("ami-debian12", "debian-12", "Debian", "12", 3, DEBIAN_12),
+)
+
+
+def seed_images(session: Session) -> None:
+    """The images of a fresh installation: one that the portal builds itself, and publishers' images that are fetched on first use."""
+    for image_id, name, os_name, version, size_gb, url in CATALOGUE:
+        if session.get(Image, image_id) is None:
+            session.add(
+                Image(
+                    id=image_id, name=name, os_type="linux", os_name=os_name, os_version=version, size_gb=size_gb, is_public=True, source_url=url,
+                    builtin=not url, state="catalogue" if url else "available",
+                )
+            )  # fmt: skip

@@ -1,0 +1,144 @@
+"""The steps of an instance's operations: each brings the host one piece closer to the row, and may be repeated at any time."""
+
+import re
+from typing import Any
+
+from portal.compute.images import compute_engine, ensure_image
+from portal.engines.ports import MachineSpec
+from portal.kernel.db import now
+from portal.kernel.operations import Step
+from portal.kernel.runner import StepRun
+
+IMAGE_STAYS = "the image serves the next instance"
+GOES_WITH_DISK = "removed together with the disk"
+RECONCILED = "the reconciler finds the machine as it is and says so"
+
+
+def hostname(name: str) -> str:
+    """What a guest is called: the instance's name, as far as a host may be called that."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-") or "instance"
+
+
+def spec_of(row: Any, flavor: Any = None) -> MachineSpec:
+    """The machine that an instance's row asks for, or with another flavor."""
+    flavor = flavor or row.flavor
+    keys = [key for key in (row.key_pair.public_key if row.key_pair else "", row.public_key) if key]
+    return MachineSpec(
+        machine_id=row.id, hostname=hostname(row.name), vcpus=flavor.vcpus, memory_mib=flavor.memory_mb, root_disk_gib=row.root_volume_size_gb,
+        image_id=row.image_id, ssh_public_keys=tuple(keys), user_data=row.user_data, metadata={"project_id": row.project_id},
+    )  # fmt: skip
+
+
+def prepare_image(run: StepRun) -> None:
+    """Have the image in the host's store."""
+    ensure_image(run, run.row.image)
+    run.detail = run.row.image.name
+
+
+def make_disk(run: StepRun) -> None:
+    """Make the root disk from the image."""
+    compute_engine(run).ensure_disk(spec_of(run.row))
+    run.detail = f"{run.row.root_volume_size_gb} GiB"
+
+
+def write_seed(run: StepRun) -> None:
+    """Write hostname, keys and user data where the guest reads them."""
+    compute_engine(run).ensure_seed(spec_of(run.row))
+
+
+def define(run: StepRun) -> None:
+    """Tell the hypervisor about the machine."""
+    compute_engine(run).ensure_defined(spec_of(run.row))
+    run.detail = f"{run.row.flavor.vcpus} vCPU, {run.row.flavor.memory_mb:,} MiB"
+
+
+def boot(run: StepRun) -> None:
+    """Start the machine."""
+    compute_engine(run).ensure_running(run.row.id)
+
+
+def pull_plug(run: StepRun) -> None:
+    """Stop the machine at once."""
+    compute_engine(run).ensure_stopped(run.row.id, graceful_timeout_s=0)
+
+
+def shut_down(run: StepRun) -> None:
+    """Ask the guest to shut down; pull the plug at once if that was asked for, else when its time is up."""
+    hard = run.input.get("force") is True or run.input.get("type") == "hard"
+    compute_engine(run).ensure_stopped(run.row.id, graceful_timeout_s=0 if hard else run.settings.stop_timeout_s)
+    run.detail = "plug pulled" if hard else ""
+
+
+def change_size(run: StepRun) -> None:
+    """Give the stopped machine its new vCPU and memory."""
+    compute_engine(run).ensure_defined(spec_of(run.row, run.row.resize_to))
+    run.detail = run.row.resize_to.name
+
+
+def change_size_back(run: StepRun) -> None:
+    """Give the machine its former vCPU and memory."""
+    compute_engine(run).ensure_defined(spec_of(run.row))
+
+
+def drop_disk(run: StepRun) -> None:
+    """Delete the root disk."""
+    compute_engine(run).remove_disk(run.row.id)
+
+
+def erase(run: StepRun) -> None:
+    """Remove the machine with its disk, seed, logs and sockets."""
+    compute_engine(run).remove_machine(run.row.id)
+
+
+_BOOTABLE = (
+    Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
+    Step(define, "Define the machine", because=RECONCILED),
+    Step(boot, "Start the machine", because=RECONCILED),
+)
+CREATE = (
+    Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
+    Step(make_disk, "Make the root disk", undo=erase),
+    Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
+    Step(define, "Define the machine", undo=erase),
+    Step(boot, "Start the machine", undo=pull_plug),
+)
+START = (Step(prepare_image, "Prepare the image", because=IMAGE_STAYS), Step(make_disk, "Check the root disk", because=RECONCILED), *_BOOTABLE)
+STOP = (Step(shut_down, "Shut the guest down", because=RECONCILED),)
+REBOOT = (*STOP, *_BOOTABLE)
+RESIZE = (Step(change_size, "Change vCPU and memory", undo=change_size_back),)
+REBUILD = (
+    Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
+    Step(pull_plug, "Stop the machine", because=RECONCILED),
+    Step(drop_disk, "Delete the root disk", because="what was on it was given up"),
+    Step(make_disk, "Make the root disk", because="the record says what it is made from"),
+    *_BOOTABLE,
+)
+TERMINATE = (
+    Step(pull_plug, "Stop the machine", because=RECONCILED),
+    Step(erase, "Remove machine and disk", because="what is half gone is removed by the next try"),
+)
+
+
+def launched(row: Any) -> None:
+    """Columns of an instance that runs."""
+    row.launch_time, row.stop_time, row.desired_power = now(), None, "running"
+
+
+def stopped(row: Any) -> None:
+    """Columns of an instance that was stopped."""
+    row.stop_time = now()
+
+
+def resized(row: Any) -> None:
+    """Columns of an instance that has its new flavor."""
+    row.flavor, row.resize_to = row.resize_to, None
+
+
+def not_resized(row: Any) -> None:
+    """Columns of an instance that keeps its flavor."""
+    row.resize_to = None
+
+
+def terminated(row: Any) -> None:
+    """Columns of an instance that is gone."""
+    row.termination_time = now()

@@ -1,0 +1,236 @@
+"""Instances: virtual machines, from the request to the guest that boots, and back to nothing.
+
+The row says what is desired; `instance_steps` brings the host there and `reconcile` notices when it is elsewhere.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from sqlalchemy.orm import Mapped, joinedload, relationship
+from sqlalchemy.orm.interfaces import ORMOption
+
+from portal.compute import instance_steps as steps
+from portal.compute.capacity import refuse_if_full
+from portal.compute.flavors import Flavor
+from portal.compute.images import Image
+from portal.compute.key_pairs import KeyPair, parse_public_key
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.db import Base, now
+from portal.kernel.errors import Conflict, InvalidRequest
+from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.operations import Created, Effect, lock_operations, operation, set_state, update_operation
+from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
+
+DEFAULT_VPC = "vpc-12345678"
+MAX_COUNT = 20
+
+LIFECYCLE = Lifecycle(
+    "pending",
+    {
+        "pending": frozenset({"running", "error", "cancelled"}),
+        "running": frozenset({"stopping", "rebooting", "rebuilding", "terminating", "starting", "stopped", "error"}),
+        "stopping": frozenset({"stopped", "error"}),
+        "stopped": frozenset({"starting", "resizing", "rebuilding", "terminating", "error"}),
+        "starting": frozenset({"running", "error"}),
+        "rebooting": frozenset({"running", "error"}),
+        "resizing": frozenset({"stopped", "error"}),
+        "rebuilding": frozenset({"running", "error"}),
+        "error": frozenset({"running", "stopped", "starting", "stopping", "rebuilding", "terminating", "pending"}),
+        "terminating": frozenset({"terminated", "error"}),
+    },
+    transient=frozenset({"pending", "stopping", "starting", "rebooting", "resizing", "rebuilding", "terminating"}),
+    ended=frozenset({"terminated", "cancelled"}),
+    tones={"stopped": "off", "error": "bad"},
+)
+
+
+class Instance(ProjectOwned, Stateful, Base):
+    """A virtual machine."""
+
+    __tablename__ = "instances"
+
+    flavor_id: Mapped[str] = f.field(f.Ref("compute.flavor"), label="Flavor", references="flavors.id", filterable=True)
+    resize_to_id: Mapped[str | None] = f.field(f.Ref("compute.flavor"), label="Resizing to", references="flavors.id", nullable=True, exposed=False)
+    image_id: Mapped[str] = f.field(f.Ref("compute.image"), label="Image", references="images.id", filterable=True)
+    key_pair_id: Mapped[str | None] = f.field(f.Ref("compute.key_pair"), label="Key pair", references="key_pairs.id", nullable=True)
+    public_key: Mapped[str] = f.field(f.LongText(16384), label="Public key", default="", help="A key for this instance alone, in OpenSSH form.")
+    user_data: Mapped[str] = f.field(
+        f.LongText(16384), label="User data", default="", exposed=False, help="A script (#!…) or cloud-init document for the first boot, at most 16 KiB."
+    )
+    vpc_id: Mapped[str] = f.field(f.Line(64), label="Network", default=DEFAULT_VPC)
+    root_volume_size_gb: Mapped[int] = f.field(f.Int(1, 16_384), label="Root disk", unit="GiB")
+    enable_monitoring: Mapped[bool] = f.field(f.Bool(), label="Monitoring", default=True, editable=True, help="Measure CPU, memory, disk and network.")
+    enable_termination_protection: Mapped[bool] = f.field(
+        f.Bool(), label="Termination protection", default=False, editable=True, help="Refuse to terminate until this is switched off."
+    )
+    desired_power: Mapped[str] = f.field(f.Choice(("running", "stopped")), label="Desired", default="running", exposed=False)
+    heals: Mapped[int] = f.field(f.Int(0, 2**31 - 1), label="Restarts by the portal", default=0, exposed=False)
+    healed_at: Mapped[datetime | None] = f.field(f.Moment(), label="Last restart by the portal", nullable=True, exposed=False)
+    launch_time: Mapped[datetime | None] = f.field(f.Moment(), label="Launched", nullable=True)
+    stop_time: Mapped[datetime | None] = f.field(f.Moment(), label="Stopped", nullable=True)
+    termination_time: Mapped[datetime | None] = f.field(f.Moment(), label="Terminated", nullable=True)
+
+    flavor: Mapped[Flavor] = relationship(foreign_keys=[flavor_id])
+    resize_to: Mapped[Flavor | None] = relationship(foreign_keys=[resize_to_id])
+    image: Mapped[Image] = relationship(foreign_keys=[image_id])
+    key_pair: Mapped[KeyPair | None] = relationship(foreign_keys=[key_pair_id])
+
+
+ForceFlag = Annotated[bool, f.FieldInfo(f.Bool(), "Force", "Pull the plug instead of asking the guest to shut down.")]
+RebootType = Annotated[str, f.FieldInfo(f.Choice(("soft", "hard")), "Type", "soft asks the guest, hard pulls the plug.")]
+Count = Annotated[int, f.FieldInfo(f.Int(1, MAX_COUNT), "Number of instances", f"1 to {MAX_COUNT}; several get -1, -2, … after their name.")]
+Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
+FLAVOR_FIELD = f.FieldInfo(f.Ref("compute.flavor"), "Flavor", "vCPU, memory and disk.", aliases=("flavor_id", "instance_type"))
+IMAGE_FIELD = f.FieldInfo(f.Ref("compute.image"), "Image", "The disk it starts from.", aliases=("image_id",))
+KEY_PAIR_FIELD = f.FieldInfo(f.Ref("compute.key_pair"), "Key pair", "The SSH key that the guest lets in.", aliases=("key_pair_id", "key_name"))
+
+
+@operation(
+    Instance, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", steps=steps.CREATE, settles="running", fails="error",
+    cancelled="cancelled", finish=steps.launched,
+)  # fmt: skip
+def instance_create(
+    ctx: Context, *, name: str, flavor: Annotated[Flavor, FLAVOR_FIELD], image: Annotated[Image, IMAGE_FIELD],
+    key_pair: Annotated[KeyPair | None, KEY_PAIR_FIELD] = None, public_key: str = "", root_volume_size_gb: int | None = None, user_data: str = "",
+    description: str = "", tags: dict[str, str] | None = None, extra: Annotated[dict[str, str] | None, f.FieldInfo(f.TextMap(), "Metadata", aliases=("metadata",))] = None,
+    vpc_id: str = DEFAULT_VPC, enable_monitoring: bool = True, enable_termination_protection: bool = False, count: Count = 1,
+) -> Created:  # fmt: skip
+    """Create virtual machines and boot them."""
+    check_image(image)
+    if not flavor.is_active:
+        raise InvalidRequest.fields({"flavor": [f"{flavor.name} is retired. Choose another flavor."]})
+    if vpc_id != DEFAULT_VPC:
+        raise InvalidRequest.fields({"vpc_id": [f"There is no network {vpc_id} here. The default network is {DEFAULT_VPC}."]})
+    if flavor.gpu_count:
+        raise InvalidRequest.fields({"flavor": ["This host has no GPUs to pass on."]})
+    size_gb = disk_size(image, root_volume_size_gb if root_volume_size_gb is not None else max(flavor.disk_gb, image.size_gb))
+    if public_key:
+        public_key = parse_public_key(public_key)[0]
+    refuse_if_full(ctx, flavor, count=count, disk_gb=size_gb)
+    names = [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    return Created([
+        Instance(
+            name=each, description=description, tags=dict(tags or {}), extra=dict(extra or {}), flavor=flavor, image=image, key_pair=key_pair,
+            public_key=public_key, user_data=user_data, root_volume_size_gb=size_gb, vpc_id=vpc_id, enable_monitoring=enable_monitoring,
+            enable_termination_protection=enable_termination_protection,
+        )
+        for each in names
+    ])  # fmt: skip
+
+
+def check_image(image: Image) -> None:
+    """Raise InvalidRequest unless machines can be made from the image now."""
+    if image.state not in {"available", "catalogue"} or not image.is_active:
+        what = image.state.replace("_", " ") if image.is_active else "inactive"
+        raise InvalidRequest.fields({"image": [f"{image.name} is {what}. Choose an image that is available."]})
+
+
+def disk_size(image: Image, size_gb: int) -> int:
+    """The size of a root disk. Raises InvalidRequest if the image does not fit on it."""
+    if size_gb < image.size_gb:
+        raise InvalidRequest.fields({"root_volume_size_gb": [f"{image.name} needs at least {image.size_gb} GiB."]})
+    return size_gb
+
+
+@operation(Instance, "start", label="Start", needs="write", icon="play", bulk=True, steps=steps.START, when={"stopped", "error"}, holds="starting",
+           settles="running", fails="error", finish=steps.launched)  # fmt: skip
+def instance_start(ctx: Context, instance: Instance) -> None:
+    """Boot a stopped machine."""
+    refuse_if_full(ctx, instance.flavor, count=1, disk_gb=0)
+    instance.desired_power, instance.heals = "running", 0
+
+
+@operation(Instance, "stop", label="Stop", needs="write", icon="stop", bulk=True, steps=steps.STOP, when={"running", "error"}, holds="stopping",
+           settles="stopped", fails="error", finish=steps.stopped)  # fmt: skip
+def instance_stop(ctx: Context, instance: Instance, *, force: ForceFlag = False) -> None:
+    """Ask the guest to shut down, and pull the plug if it does not."""
+    del ctx, force
+    instance.desired_power = "stopped"
+
+
+@operation(Instance, "reboot", label="Reboot", needs="write", icon="redo", bulk=True, steps=steps.REBOOT, when={"running"}, holds="rebooting",
+           settles="running", fails="error", finish=steps.launched)  # fmt: skip
+def instance_reboot(ctx: Context, instance: Instance, *, type: RebootType = "soft") -> None:  # noqa: A002 - the name in the API
+    """Shut the guest down and boot it again."""
+    del ctx, instance, type
+
+
+@operation(Instance, "resize", label="Resize", needs="write", icon="sliders", steps=steps.RESIZE, when={"stopped"}, holds="resizing",
+           settles="stopped", fails="error", finish=steps.resized, restore=steps.not_resized)  # fmt: skip
+def instance_resize(ctx: Context, instance: Instance, *, flavor: Annotated[Flavor, FLAVOR_FIELD]) -> None:
+    """Change the flavor of a stopped machine; its disk keeps its size."""
+    if flavor.id == instance.flavor_id:
+        raise InvalidRequest.fields({"flavor": [f"{instance.name} has this flavor already."]})
+    if not flavor.is_active or flavor.gpu_count:
+        raise InvalidRequest.fields({"flavor": [f"{flavor.name} cannot be had here. Choose another flavor."]})
+    refuse_if_full(ctx, flavor, count=1, disk_gb=0)
+    instance.resize_to = flavor
+
+
+@operation(Instance, "rebuild", label="Rebuild", needs="write", icon="disk", danger=True, steps=steps.REBUILD, when={"running", "stopped", "error"},
+           holds="rebuilding", settles="running", fails="error", finish=steps.launched)  # fmt: skip
+def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image, IMAGE_FIELD]) -> None:
+    """Throw the root disk away and make it anew from an image; the id, name and keys stay."""
+    del ctx
+    check_image(image)
+    disk_size(image, instance.root_volume_size_gb)
+    instance.image, instance.desired_power, instance.heals = image, "running", 0
+
+
+@operation(Instance, "terminate", label="Terminate", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, steps=steps.TERMINATE,
+           when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error", finish=steps.terminated)  # fmt: skip
+def instance_terminate(ctx: Context, instance: Instance) -> None:
+    """Remove the machine and its root disk for good."""
+    del ctx
+    if instance.enable_termination_protection:
+        raise Conflict(f"{instance.name} is protected against termination. Switch the protection off first.", details={"enable_termination_protection": True})
+
+
+@operation(Instance, "heal", label="Restart", needs="write", steps=steps.START, when={"running"}, holds="starting", settles="running", fails="error",
+           finish=steps.launched, internal=True, while_locked=True)  # fmt: skip
+def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
+    """Boot a machine that should run and does not."""
+    del ctx, reason
+    instance.heals, instance.healed_at = instance.heals + 1, now()
+
+
+@operation(Instance, "settle", label="Settle", needs="write", when={"running", "stopped", "error"}, internal=True, while_locked=True)
+def instance_settle(
+    ctx: Context, instance: Instance, *, state: Annotated[str, f.FieldInfo(f.Choice(("running", "stopped", "error")), "State")], reason: Because
+) -> None:
+    """Say what the host says: the machine is in another state than the record."""
+    set_state(ctx.registry.of(Instance), instance, state, reason)
+    if state == "stopped":
+        instance.desired_power, instance.stop_time = "stopped", now()
+
+
+def cpus_of(instance: Instance) -> int:
+    """vCPU that the quota counts: while a resize is under way, the larger of both sizes."""
+    return max(instance.flavor.vcpus, instance.resize_to.vcpus if instance.resize_to else 0)
+
+
+def memory_of(instance: Instance) -> int:
+    """GiB of memory that the quota counts, rounded up."""
+    return -(-max(instance.flavor.memory_mb, instance.resize_to.memory_mb if instance.resize_to else 0) // 1024)
+
+
+def _eager() -> list[ORMOption]:
+    return [joinedload(Instance.flavor), joinedload(Instance.image), joinedload(Instance.key_pair), joinedload(Instance.resize_to)]
+
+
+INSTANCE = ResourceType(
+    Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="server",
+    summary="Virtual machines.",
+    operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
+                update_operation(Instance), *lock_operations(Instance), instance_heal, instance_settle],
+    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("flavor_name", "Flavor", css="md"),
+             Column("image_name", "Image", css="lo"), Column("key_pair_name", "Key pair", css="lo", hidden=True),
+             Column("root_volume_size_gb", "Root disk", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
+    lifecycle=LIFECYCLE,
+    quota={"instances": 1, "cpus": cpus_of, "memory_gb": memory_of, "storage_gb": "root_volume_size_gb"},
+    show={"flavor_name": lambda v: v.flavor.name, "image_name": lambda v: v.image.name, "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
+          "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb, "private_ip": lambda _: None, "public_ip": lambda _: None},
+    eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
+    extra_permissions={"console": "write"},
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Who is there: users, projects, memberships, sessions and tokens."""

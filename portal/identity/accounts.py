@@ -1,0 +1,227 @@
+"""Signing in and out, sessions, tokens and passwords of a user's own account."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from portal.identity import passwords
+from portal.identity.models import ApiToken, Membership, User, UserSession
+from portal.kernel import audit
+from portal.kernel.context import Context, Grant, Principal
+from portal.kernel.db import now, transaction
+from portal.kernel.errors import Conflict, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.operations import acting
+
+TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
+MAX_TOKENS = 20
+SEEN_EVERY = timedelta(seconds=30)
+WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
+SIGN_IN = "identity.session.create"
+
+
+def digest(secret: str) -> str:
+    """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A user found behind a credential."""
+
+    user: User
+    principal: Principal
+    session: UserSession | None = None
+
+
+def principal_of(user: User, credential: str) -> Principal:
+    """What the user may be, as the permission check wants it."""
+    grants = [Grant(m.role, m.project_id) for m in user.memberships]
+    if user.platform_role:
+        grants.append(Grant(user.platform_role, None))
+    return Principal(user.id, user.username, credential, tuple(grants))
+
+
+def check_password(ctx: Context, username: str, password: str) -> User:
+    """The user with this name or e-mail address and password. Raises Unauthorized with the same words and in the same time for every reason."""
+    ctx.db.rollback()
+    user = ctx.db.scalars(select(User).where(or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))).first()
+    locked = user is not None and user.locked_until is not None and user.locked_until > now()
+    stored = user.password_hash if user is not None and user.is_active else ""
+    ctx.db.rollback()
+    # Outside of any transaction: argon2 takes 50 ms, and the time must not tell who exists.
+    right = passwords.matches(stored, password[: passwords.MAX_LENGTH * 4])
+    if user is None or not right or locked:
+        _note_failure(ctx, user, username, counts=not locked)
+        raise Unauthorized(WRONG)
+    return user
+
+
+def _note_failure(ctx: Context, user: User | None, username: str, *, counts: bool) -> None:
+    with transaction(ctx.db):
+        if user is not None and counts:
+            row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
+            row.failed_sign_ins += 1
+            wait = passwords.delay_after(row.failed_sign_ins)
+            row.locked_until = now() + wait if wait else None
+        subject = audit.Subject("identity.user", user.id if user else "", username[:150])
+        audit.record(ctx, SIGN_IN, subject, status="failure", error="wrong user name or password, or locked")
+
+
+def sign_in(ctx: Context, username: str, password: str) -> tuple[str, SignedIn]:
+    """Open a session; gives the cookie's value and who it is. Raises Unauthorized."""
+    user = check_password(ctx, username, password)
+    secret = secrets.token_urlsafe(32)
+    with transaction(ctx.db):
+        row = _welcome(ctx, user.id, password)
+        session = UserSession(
+            id_hash=digest(secret), user_id=row.id, project_id=home_project(row), source_ip=ctx.source_ip, user_agent=ctx.user_agent[:255],
+            expires_at=now() + timedelta(hours=ctx.settings.session_absolute_hours),
+        )  # fmt: skip
+        ctx.db.add(session)
+        ctx.db.flush()
+        ctx.principal = principal_of(row, f"session:{session.session_id}")
+        audit.record(ctx, SIGN_IN, audit.Subject("identity.user", row.id, row.username))
+    return secret, SignedIn(row, ctx.principal, session)
+
+
+def _welcome(ctx: Context, user_id: str, password: str) -> User:
+    row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+    row.failed_sign_ins, row.locked_until = 0, None
+    row.last_login_at, row.last_login_ip = now(), ctx.source_ip
+    if passwords.needs_rehash(row.password_hash):
+        row.password_hash = passwords.hash_password(password)
+    return row
+
+
+def home_project(user: User) -> str | None:
+    """The project a user starts in."""
+    mine = [m.project_id for m in user.memberships]
+    if user.default_project_id and (user.platform_role or user.default_project_id in mine):
+        return user.default_project_id
+    return mine[0] if mine else None
+
+
+def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn | None:
+    """Who is behind a session cookie; None if it is unknown, expired, idle for too long or of a disabled user."""
+    found = session.scalars(select(UserSession).where(UserSession.id_hash == digest(secret))).first()
+    moment = now()
+    if found is None or found.expires_at <= moment or found.last_seen_at + idle <= moment:
+        return None
+    user = session.get(User, found.user_id)
+    if user is None or not user.is_active:
+        return None
+    if moment - found.last_seen_at > SEEN_EVERY:
+        _touch(session, found, moment)
+    return SignedIn(user, principal_of(user, f"session:{found.session_id}"), found)
+
+
+def _touch(session: Session, found: UserSession, moment: datetime) -> None:
+    with transaction(session):
+        session.execute(update(UserSession).where(UserSession.id_hash == found.id_hash).values(last_seen_at=moment))
+
+
+def sign_out(ctx: Context, secret: str) -> None:
+    """End a session; one that is gone already is no error."""
+    with transaction(ctx.db):
+        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
+        if gone:
+            audit.record(ctx, "identity.session.delete", audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username), details={"session": gone})
+
+
+def sessions_of(ctx: Context) -> Sequence[UserSession]:
+    """The caller's own sessions, newest first."""
+    query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
+    return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
+
+
+def session_revoke(ctx: Context, session_id: str) -> None:
+    """End one of the caller's own sessions. Raises NotFound."""
+    with acting(ctx, "identity.session.delete", _self(ctx), details={"session": session_id}):
+        own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
+        if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
+            raise NotFound("There is no such session of yours.")
+
+
+def switch_project(ctx: Context, session_id_hash: str, project_id: str) -> None:
+    """Make another project the session's current one. Raises NotFound unless the caller may see it."""
+    if not (any(g.project_id in {None, project_id} for g in ctx.principal.grants)):
+        raise NotFound("There is no such project here.")
+    with transaction(ctx.db):
+        ctx.db.execute(update(UserSession).where(UserSession.id_hash == session_id_hash).values(project_id=project_id))
+
+
+def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "") -> None:
+    """Change the caller's own password; every other session and every token of theirs ends."""
+    user = ctx.db.get_one(User, ctx.principal.user_id)
+    passwords.check_strength(new, field="new", username=user.username)
+    if hmac.compare_digest(old.encode(), new.encode()):
+        raise InvalidRequest.fields({"new": ["must differ from the present one."]})
+    try:
+        check_password(ctx, user.username, old)
+    except Unauthorized:
+        raise InvalidRequest.fields({"old": ["is not your present password, or the account is locked for a while after too many tries."]}) from None
+    fresh = passwords.hash_password(new)
+    with acting(ctx, "identity.user.change_password", _self(ctx)):
+        row = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
+        row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
+        ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
+        ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+
+
+def token_create(ctx: Context, user: User, name: str) -> tuple[str, ApiToken]:
+    """Make a token for scripts; gives its text, which is shown once, and the row."""
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    with acting(ctx, "identity.api_token.create", _self(ctx), details={"name": name}):
+        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at).with_for_update()).all()
+        for token in live:
+            if token.expires_at <= now():
+                ctx.db.delete(token)
+        if sum(token.expires_at > now() for token in live) >= MAX_TOKENS:
+            raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
+        expires = now() + timedelta(days=ctx.settings.api_token_days)
+        token = ApiToken(user_id=user.id, name=name[:255], token_hash=digest(secret), prefix=secret[:12], expires_at=expires)
+        ctx.db.add(token)
+        ctx.db.flush()
+    return secret, token
+
+
+def tokens_of(ctx: Context) -> Sequence[ApiToken]:
+    """The caller's own tokens, newest first."""
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == ctx.principal.user_id).order_by(ApiToken.created_at.desc())).all()
+
+
+def token_revoke(ctx: Context, token_id: str) -> None:
+    """End one of the caller's own tokens. Raises NotFound."""
+    with acting(ctx, "identity.api_token.delete", _self(ctx), details={"token": token_id}):
+        own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == token_id)
+        if ctx.db.execute(delete(ApiToken).where(*own).returning(ApiToken.id)).scalar() is None:
+            raise NotFound("There is no such token of yours.")
+
+
+def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
+    """Who is behind an API token; None if it is unknown, expired or of a disabled user."""
+    token = session.scalars(select(ApiToken).where(ApiToken.token_hash == digest(secret))).first()
+    if token is None or token.expires_at <= now():
+        return None
+    user = session.get(User, token.user_id)
+    if user is None or not user.is_active:
+        return None
+    if token.last_used_at is None or now() - token.last_used_at > SEEN_EVERY:
+        with transaction(session):
+            session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=now(), last_used_ip=source_ip))
+    return SignedIn(user, principal_of(user, f"token:{token.id}"))
+
+
+def project_ids(ctx: Context) -> list[str]:
+    """Projects the caller is a member of."""
+    return list(ctx.db.scalars(select(Membership.project_id).where(Membership.user_id == ctx.principal.user_id)))
+
+
+def _self(ctx: Context) -> audit.Subject:
+    return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)

@@ -1,0 +1,147 @@
+"""The audit log: append-only, every entry carries the hash of the one before it.
+
+An entry is written in the transaction of the change it tells of; if it cannot be written, the change does not happen. The head of the chain is
+locked last, so that it is the shortest lock of every transaction.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, String, Text, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from portal.kernel.context import Context
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+from portal.kernel.ids import new_id
+
+GENESIS = "0" * 64
+SECRET_FIELDS = ("password", "secret", "private_key", "token", "user_data")
+
+
+class AuditHead(Base):
+    """The newest entry's number and hash; one row, which also serialises the chain."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    hash: Mapped[str] = mapped_column(String(64), default=GENESIS)
+
+
+class AuditEntry(Base):
+    """Who did what to what, from where, with which outcome."""
+
+    __tablename__ = "audit_entries"
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    log_id: Mapped[str] = mapped_column(String(64), unique=True)
+    timestamp: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    user_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    username: Mapped[str] = mapped_column(String(255))
+    credential: Mapped[str] = mapped_column(String(96))
+    action: Mapped[str] = mapped_column(String(128))
+    resource_type: Mapped[str] = mapped_column(String(64))
+    resource_id: Mapped[str] = mapped_column(String(64))
+    resource_name: Mapped[str] = mapped_column(String(255))
+    project_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    error_message: Mapped[str] = mapped_column(Text)
+    details: Mapped[dict[str, object]] = mapped_column(JsonColumn)
+    source: Mapped[str] = mapped_column(String(16))
+    source_ip: Mapped[str] = mapped_column(String(64))
+    user_agent: Mapped[str] = mapped_column(String(255))
+    request_id: Mapped[str] = mapped_column(String(64))
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    entry_hash: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (
+        Index("ix_audit_entries_resource", "resource_id", "seq"),
+        Index("ix_audit_entries_project", "project_id", "seq"),
+        Index("ix_audit_entries_action", "action", "seq"),
+    )
+
+
+HASHED = tuple(column.key for column in AuditEntry.__table__.columns if column.key not in {"entry_hash", "timestamp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an entry is about."""
+
+    type_key: str
+    id: str = ""
+    name: str = ""
+    project_id: str | None = None
+
+
+def record(
+    ctx: Context, action: str, subject: Subject, *, status: str = "success", error: str = "", details: Mapping[str, object] | None = None
+) -> AuditEntry:
+    """Append an entry within the caller's transaction; `status` is success, failure or denied. Secrets in `details` are masked."""
+    head = ctx.db.scalars(select(AuditHead).where(AuditHead.id == 1).with_for_update().execution_options(populate_existing=True)).one()
+    entry = AuditEntry(
+        seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
+        credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=subject.id, resource_name=subject.name,
+        project_id=subject.project_id, status=status, error_message=error[:2000], details=masked(details or {}), source=ctx.source,
+        source_ip=ctx.source_ip, user_agent=ctx.user_agent[:255], request_id=ctx.request_id, previous_hash=head.hash,
+    )  # fmt: skip
+    entry.entry_hash = digest(entry)
+    head.seq, head.hash = entry.seq, entry.entry_hash
+    ctx.db.add(entry)
+    ctx.db.flush()
+    return entry
+
+
+def masked(details: Mapping[str, object]) -> dict[str, object]:
+    """A copy fit for the log: values of secret fields are replaced, at any depth, and everything is plain JSON."""
+    plain: dict[str, object] = json.loads(json.dumps(details, default=str))
+    return {key: _masked(key, value) for key, value in plain.items()}
+
+
+def _masked(key: str, value: object) -> object:
+    if any(word in key.lower() for word in SECRET_FIELDS) and value not in (None, "", False, True):
+        return "********"
+    if isinstance(value, dict):
+        return {inner: _masked(inner, item) for inner, item in value.items()}
+    return [_masked(key, item) for item in value] if isinstance(value, list) else value
+
+
+def digest(entry: AuditEntry) -> str:
+    """SHA-256 over the previous hash and every field of the entry, as canonical JSON."""
+    content = {name: getattr(entry, name) for name in HASHED}
+    content["timestamp"] = entry.timestamp.isoformat()
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Outcome of a verification: how many entries hold, and the first that does not."""
+
+    entries: int
+    broken_seq: int | None = None
+    problem: str = ""
+
+
+def verify(session: Session) -> Verdict:
+    """Walk the chain from its beginning; an edited, removed, re-ordered or cut-off entry is named."""
+    previous, seq = GENESIS, 0
+    for entry in _entries(session):
+        if entry.seq != seq + 1:
+            return Verdict(seq, seq + 1, "entry is missing")
+        if entry.previous_hash != previous:
+            return Verdict(seq, entry.seq, "does not follow the entry before it")
+        if digest(entry) != entry.entry_hash:
+            return Verdict(seq, entry.seq, "content was changed")
+        previous, seq = entry.entry_hash, entry.seq
+    head = session.get(AuditHead, 1)
+    if head is None or (head.seq, head.hash) != (seq, previous):
+        return Verdict(seq, seq + 1, "the end of the log was cut off")
+    return Verdict(seq)
+
+
+def _entries(session: Session) -> Iterator[AuditEntry]:
+    yield from session.scalars(select(AuditEntry).order_by(AuditEntry.seq).execution_options(yield_per=1000))

@@ -1,0 +1,44 @@
+"""What the engines of this installation can do, as the worker that owns them last said.
+
+The web process never asks an engine; it reads this table, so that pages, forms and `/ready` can say what is missing and what would add it.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import String, Text, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+
+STALE_AFTER = timedelta(seconds=60)
+
+
+class CapabilityStatus(Base):
+    """One capability, as last reported."""
+
+    __tablename__ = "capabilities"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    available: Mapped[bool]
+    detail: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    remedy: Mapped[str] = mapped_column(Text, default="")
+    facts: Mapped[dict[str, Any]] = mapped_column(JsonColumn, default=dict)
+    worker: Mapped[str] = mapped_column(String(128), default="")
+    reported_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the worker has spoken lately."""
+        return now() - self.reported_at < STALE_AFTER
+
+
+def capability(session: Session, name: str) -> CapabilityStatus | None:
+    """The last report of a capability; None before the first."""
+    return session.get(CapabilityStatus, name)
+
+
+def capabilities(session: Session) -> list[CapabilityStatus]:
+    """All reports, by name."""
+    return list(session.scalars(select(CapabilityStatus).order_by(CapabilityStatus.name)))

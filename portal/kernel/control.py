@@ -1,0 +1,79 @@
+"""Cancelling and retrying jobs: allowed to whoever may do the job's operation."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from portal.kernel import audit, authz, quota
+from portal.kernel.context import Context
+from portal.kernel.db import now
+from portal.kernel.errors import NotFound, StateConflict
+from portal.kernel.jobs import ACTIVE, Job, active_for
+from portal.kernel.operations import Effect, Operation, acting, set_state
+from portal.kernel.resource import Reach, ResourceType
+from portal.kernel.runner import settle_failure
+
+
+def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
+    """A job of a project that the caller may see. Raises NotFound."""
+    query = select(Job).where(Job.id == job_id, visible_jobs(authz.reach(ctx, "core.job.read")))
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    job = ctx.db.scalars(query).one_or_none()
+    if job is None:
+        raise NotFound(f"There is no job {job_id[:80]} here.")
+    return job
+
+
+def visible_jobs(reach: Reach) -> Any:
+    """WHERE for the jobs that a reach covers; jobs of the platform itself are for those who see everything."""
+    return True if reach.everything else Job.project_id.in_(reach.projects)
+
+
+def job_cancel(ctx: Context, job_id: str) -> Job:
+    """Stop a job: at once if no step has begun, else after the step that is running; what was made is undone."""
+    job, op, rtype, subject, target = _load(ctx, job_id)
+    with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "cancel"}):
+        job = find_job(ctx, job_id, lock=True)
+        if job.state not in ACTIVE:
+            raise StateConflict(f"The job is {job.state}; only a job that has not ended can be cancelled.", details={"state": job.state})
+        if op is None or not op.cancelled:
+            raise StateConflict(f"{job.label} cannot be cancelled: half of it would be worse than all of it. Wait until it ends.")
+        job.cancel_requested = True
+        if all(step.state == "todo" for step in job.steps) and job.state == "queued" and rtype is not None:
+            settle_failure(ctx, op, rtype, job)
+        elif job.state == "retrying":
+            job.run_at = now()
+    ctx.deliver([job_id])
+    return job
+
+
+def job_retry(ctx: Context, job_id: str) -> Job:
+    """Queue a failed job again, from its first step."""
+    job, op, rtype, subject, target = _load(ctx, job_id)
+    with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "retry"}):
+        job = find_job(ctx, job_id, lock=True)
+        if job.state not in {"failed", "dead"} or op is None or rtype is None:
+            raise StateConflict(f"The job is {job.state}; only a failed one can be retried.", details={"state": job.state})
+        row = ctx.db.get(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+        if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
+            raise StateConflict(f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")})
+        if op.effect is Effect.CREATE and row.project_of() is not None:
+            quota.reserve(ctx.db, row.project_of(), row.id, rtype.amounts(row))
+        if op.holds:
+            set_state(rtype, row, op.holds)
+        job.state, job.phase, job.attempts, job.crashes, job.error = "queued", "do", 0, 0, ""
+        job.run_at, job.finished_at, job.cancel_requested = now(), None, False
+        for step in job.steps:
+            step.state, step.detail, step.started_at, step.finished_at = "todo", "", None, None
+    ctx.deliver([job_id])
+    return job
+
+
+def _load(ctx: Context, job_id: str) -> tuple[Job, Operation | None, ResourceType | None, audit.Subject, authz.Target]:
+    job = find_job(ctx, job_id)
+    op = ctx.registry.operations().get(job.kind)
+    rtype = ctx.registry.of(op.model) if op else None
+    row = ctx.db.get(rtype.model, job.resource_id) if rtype else None
+    target = authz.target_of(row) if row is not None else authz.Target(job.project_id, job.user_id, label=job.label)
+    return job, op, rtype, audit.Subject(job.resource_type, job.resource_id, job.resource_name, job.project_id), target

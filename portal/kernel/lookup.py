@@ -1,0 +1,220 @@
+"""Finding rows that the caller may see: by id, by reference, by page. What may not be seen is not found."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
+
+from portal.kernel import quota
+from portal.kernel.authz import reach
+from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest, NotFound
+from portal.kernel.fields import Bool, Choice, Int, Moment, Name, State
+from portal.kernel.resource import Resource, ResourceType, Tenancy
+from portal.kernel.tags import ResourceTag
+
+if TYPE_CHECKING:
+    from portal.kernel.operations import Param
+
+COUNT_LIMIT = 1000
+MAX_PAGE_SIZE = 100
+MAX_OFFSET = 10_000
+
+
+def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) -> Any:
+    """The row with this id or resource_id. Raises NotFound if it is not there or not the caller's to see."""
+    model = rtype.model
+    query = select(model).where(or_(model.id == row_id, model.resource_id == row_id), model.within(reach(ctx, f"{rtype.key}.read")))
+    if rtype.lifecycle is None:
+        query = query.where(model.deleted_at.is_(None))
+    if lock:
+        query = query.with_for_update(of=model).execution_options(populate_existing=True)
+    row = ctx.db.scalars(query.options(*rtype.eager())).first()
+    if row is None:
+        raise NotFound(f"There is no {rtype.label.lower()} {row_id[:80]} here.")
+    return row
+
+
+def find_reference(ctx: Context, param: "Param", value: str) -> Any:
+    """The row that a request names by id, resource_id or name, locked against removal. Raises InvalidRequest naming the field."""
+    rtype = ctx.registry.of(param.ref_model)  # type: ignore[arg-type] # only reference parameters come here
+    model = rtype.model
+    named = or_(model.id == value, model.resource_id == value, model.name == value)
+    query = select(model).where(named, model.within(reach(ctx, f"{rtype.key}.read")), model.deleted_at.is_(None))
+    if rtype.tenancy is Tenancy.PROJECT:
+        query = query.where(model.project_id == ctx.project_id)
+    rows = ctx.db.scalars(query.limit(3).with_for_update(read=True, of=model)).all()
+    exact = [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
+    if len(exact) != 1:
+        why = f"There is no {rtype.label.lower()} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
+        raise InvalidRequest.fields({param.name: [why]})
+    return exact[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What a list is asked for; everything comes from the URL and is checked here."""
+
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tags: Sequence[tuple[str, str]] = ()
+    search: str = ""
+    order: str = ""
+    cursor: str = ""
+    limit: int = 20
+    offset: int = 0
+    all_projects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list; `count` is exact unless `more_than_counted`."""
+
+    rows: Sequence[Any]
+    count: int
+    more_than_counted: bool
+    next_cursor: str
+    previous_cursor: str
+    order: str
+
+
+def list_rows(ctx: Context, rtype: ResourceType, query: ListQuery) -> Page:
+    """A page of the rows that the caller may see, in the current project. Cost does not grow with the number of rows."""
+    order = query.order or rtype.default_order
+    sort = _sort_column(rtype, order)
+    condition = conditions(ctx, rtype, query)
+    cursor = _Cursor.parse(query.cursor, order) if query.cursor else None
+    descending = order.startswith("-") != (cursor is not None and cursor.backwards)
+    statement = select(rtype.model).where(condition).options(*rtype.eager())
+    if cursor is not None:
+        statement = statement.where(_beyond(rtype, sort, cursor, descending=descending))
+    keys = (sort.desc(), rtype.model.id.desc()) if descending else (sort.asc(), rtype.model.id.asc())
+    statement = statement.order_by(*keys).limit(query.limit + 1)
+    if not query.cursor and query.offset:
+        statement = statement.offset(query.offset)
+    found = list(ctx.db.scalars(statement))
+    more, rows = len(found) > query.limit, found[: query.limit]
+    backwards = cursor is not None and cursor.backwards
+    if backwards:
+        rows.reverse()
+    count, capped = _count(ctx, rtype, query, condition)
+    return Page(
+        rows, count, capped,
+        next_cursor=_Cursor.of(rows[-1], sort.key, order, backwards=False) if rows and (more or backwards) else "",
+        previous_cursor=_Cursor.of(rows[0], sort.key, order, backwards=True) if rows and ((backwards and more) or (query.cursor and not backwards) or query.offset) else "",
+        order=order,
+    )  # fmt: skip
+
+
+def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnElement[bool]:
+    """WHERE of a list: what the caller may see, in the current project, as filtered."""
+    model = rtype.model
+    parts: list[ColumnElement[bool]] = [model.within(reach(ctx, f"{rtype.key}.read"))]
+    if not query.all_projects and rtype.tenancy is Tenancy.PROJECT:
+        parts.append(model.project_id == ctx.project_id)
+    elif not query.all_projects and rtype.tenancy is Tenancy.SHARED:
+        parts.append(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
+    ended = rtype.lifecycle.ended if rtype.lifecycle else frozenset[str]()
+    if not ended & set(query.filters.get("state", ())):
+        parts.append(model.deleted_at.is_(None))
+    parts += [_filter(rtype, name, values) for name, values in query.filters.items()]
+    for key, value in query.tags:
+        tagged = select(ResourceTag.resource_id).where(ResourceTag.key == key)
+        parts.append(model.id.in_(tagged.where(ResourceTag.value == value) if value else tagged))
+    if query.search:
+        parts.append(_search(rtype, query.search))
+    return and_(*parts)
+
+
+def _filter(rtype: ResourceType, name: str, values: Sequence[str]) -> ColumnElement[bool]:
+    info = rtype.fields().get(name)
+    if info is None or not info.filterable:
+        allowed = sorted(n for n, i in rtype.fields().items() if i.filterable)
+        raise InvalidRequest.fields({name: [f"is no filter of this list; there are {', '.join(allowed) or 'none'}, tag and search."]})
+    column: ColumnElement[Any] = getattr(rtype.model, name)
+    try:
+        typed = [_typed(info.kind, value) for value in values]
+    except ValueError as error:
+        raise InvalidRequest.fields({name: [str(error)]}) from None
+    return column.in_(typed) if typed else false()
+
+
+def _typed(kind: object, text: str) -> object:
+    if isinstance(kind, Bool):
+        if text.lower() not in {"true", "false", "1", "0"}:
+            msg = "must be true or false"
+            raise ValueError(msg)
+        return text.lower() in {"true", "1"}
+    if isinstance(kind, Int):
+        if not text.lstrip("-").isdigit() or len(text) > 18:  # noqa: PLR2004 - fits 64 bits
+            msg = "must be a whole number"
+            raise ValueError(msg)
+        return int(text)
+    if isinstance(kind, Choice) and text not in kind.options:
+        msg = f"must be one of {', '.join(kind.options)}"
+        raise ValueError(msg)
+    return text
+
+
+def _search(rtype: ResourceType, text: str) -> ColumnElement[bool]:
+    escaped = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return or_(*(func.lower(getattr(rtype.model, name)).like(f"%{escaped}%", escape="\\") for name in rtype.search))
+
+
+def _sort_column(rtype: ResourceType, order: str) -> Any:
+    name = order.removeprefix("-")
+    info = rtype.fields().get(name)
+    if info is None or not info.sortable:
+        allowed = sorted(n for n, i in rtype.fields().items() if i.sortable)
+        raise InvalidRequest.fields({"ordering": [f"{name[:80]} cannot be sorted by; use one of {', '.join(allowed)}, with - in front to turn it round."]})
+    return getattr(rtype.model, name)
+
+
+def _beyond(rtype: ResourceType, sort: Any, cursor: "_Cursor", *, descending: bool) -> ColumnElement[bool]:
+    value: Any = cursor.value
+    kind = rtype.fields()[sort.key].kind
+    try:
+        value = datetime.fromisoformat(str(value)) if isinstance(kind, Moment) else str(value) if isinstance(kind, Name | State) else value
+    except ValueError:
+        raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]}) from None
+    first, second = (sort < value, rtype.model.id < cursor.row_id) if descending else (sort > value, rtype.model.id > cursor.row_id)
+    return or_(first, and_(sort == value, second))
+
+
+def _count(ctx: Context, rtype: ResourceType, query: ListQuery, condition: ColumnElement[bool]) -> tuple[int, bool]:
+    plain = not (query.filters or query.tags or query.search or query.all_projects)
+    if plain and rtype.tenancy is Tenancy.PROJECT and ctx.project_id:
+        return quota.count(ctx.db, ctx.project_id, rtype.count_dimension), False
+    some: Select[Any] = select(rtype.model.id).where(condition).limit(COUNT_LIMIT + 1)
+    number = ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0
+    return min(number, COUNT_LIMIT), number > COUNT_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """The place in an ordered list after which the next page begins."""
+
+    value: object
+    row_id: str
+    backwards: bool
+
+    @classmethod
+    def of(cls, row: Resource, key: str, order: str, *, backwards: bool) -> str:
+        value = getattr(row, key)
+        content = [order, value.isoformat() if isinstance(value, datetime) else value, row.id, backwards]
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str, order: str) -> "_Cursor":
+        try:
+            content = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            given, value, row_id, backwards = content
+            if given != order or not isinstance(row_id, str) or not isinstance(value, str | int | float) or not isinstance(backwards, bool):
+                raise ValueError(given)
+        except (ValueError, TypeError, binascii.Error):
+            raise InvalidRequest.fields({"cursor": ["is not one that this list gave for this order."]}) from None
+        return cls(value, row_id, backwards)

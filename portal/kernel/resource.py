@@ -1,0 +1,309 @@
+"""What a resource type is, and the registry from which pages, endpoints, permissions, quota lines and tests are derived.
+
+A model is an ordinary SQLAlchemy class built from the mixins below; a `ResourceType` adds what a column cannot say. The kernel never asks
+which type it has in hand: a difference between types is a value or a function of its `ResourceType`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import ColumnElement, Index, String, and_, false, or_, text, true
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm.interfaces import ORMOption
+
+from portal.kernel import fields as f
+from portal.kernel.db import now
+from portal.kernel.ids import new_id
+from portal.kernel.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from portal.kernel.operations import Operation
+
+Quantity = int | str | Callable[[Any], int]
+LIVE = text("deleted_at IS NULL")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What part of all rows a principal's grants of one action cover."""
+
+    user_id: str | None
+    everything: bool = False
+    projects: frozenset[str] = frozenset()
+    own_in: frozenset[str] = frozenset()
+
+
+class Tenancy(StrEnum):
+    """Who a type's rows belong to."""
+
+    PROJECT = "project"
+    SHARED = "shared"
+    PLATFORM = "platform"
+
+
+class Resource:
+    """Columns that every resource has. Mixin."""
+
+    __tablename__: ClassVar[str]
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    resource_id: Mapped[str] = mapped_column(String(64), unique=True, default=lambda: new_id("res"))
+    name: Mapped[str] = f.field(f.Name(), label="Name", editable=True, sortable=True)
+    description: Mapped[str] = f.field(f.LongText(2000), label="Description", default="", editable=True)
+    owner_id: Mapped[str | None] = f.field(f.Ref("identity.user"), label="Owner", nullable=True, references="users.id")
+    tags: Mapped[dict[str, str]] = f.field(f.Tags(), label="Tags", default=dict, editable=True)
+    extra: Mapped[dict[str, str]] = f.field(f.TextMap(), label="Metadata", default=dict, editable=True, column="metadata")
+    locked: Mapped[bool] = f.field(f.Bool(), label="Locked against changes", default=False)
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = f.field(f.Moment(), label="Created", default=now, sortable=True)
+    updated_at: Mapped[datetime] = f.field(f.Moment(), label="Changed", default=now, sortable=True)
+    deleted_at: Mapped[datetime | None] = f.field(f.Moment(), label="Deleted", nullable=True, exposed=False)
+
+    tenancy: ClassVar[Tenancy]
+
+    @classmethod
+    def within(cls, reach: Reach) -> ColumnElement[bool]:
+        """The rows that a reach covers, as a SQL condition. A model that does not say covers none."""
+        del reach
+        return false()
+
+    def project_of(self) -> str | None:
+        """The project that the row belongs to, None for the platform itself."""
+        return None
+
+    def is_shared(self) -> bool:
+        """Whether every signed-in user may read and use the row."""
+        return False
+
+
+class ProjectOwned(Resource):
+    """A resource inside one project."""
+
+    tenancy = Tenancy.PROJECT
+    project_id: Mapped[str] = f.field(f.Ref("identity.project"), label="Project", references="projects.id")
+
+    @classmethod
+    def within(cls, reach: Reach) -> ColumnElement[bool]:
+        """Rows of the covered projects, and own rows where only those are covered."""
+        if reach.everything:
+            return true()
+        return or_(cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
+
+    def project_of(self) -> str | None:
+        """The owning project."""
+        return self.project_id
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805 - SQLAlchemy hands over the class
+        """Keyset pages walk this index; live names are unique in their project."""
+        table = cls.__tablename__
+        return (
+            Index(f"ix_{table}_page", "project_id", "deleted_at", "created_at", "id"),
+            Index(f"ix_{table}_name", "project_id", "deleted_at", "name", "id"),
+            Index(
+                f"uq_{table}_live_name", "project_id", "name", unique=True,
+                sqlite_where=LIVE, postgresql_where=LIVE,
+            ),
+        )  # fmt: skip
+
+
+class Shareable(Resource):
+    """A resource of one project, or of the platform where `project_id` is empty, that may be shared with everybody."""
+
+    tenancy = Tenancy.SHARED
+    project_id: Mapped[str | None] = f.field(f.Ref("identity.project"), label="Project", references="projects.id", nullable=True)
+    is_public: Mapped[bool] = f.field(f.Bool(), label="Public", default=False, filterable=True)
+
+    @classmethod
+    def within(cls, reach: Reach) -> ColumnElement[bool]:
+        """Shared rows, and those of the covered projects."""
+        if reach.everything:
+            return true()
+        return or_(cls.is_public.is_(true()), cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
+
+    def project_of(self) -> str | None:
+        """The owning project, None for the platform's own."""
+        return self.project_id
+
+    def is_shared(self) -> bool:
+        """Public rows are."""
+        return self.is_public
+
+
+class PlatformOwned(Resource):
+    """A resource of the whole platform: everybody signed in reads it, administrators change it."""
+
+    tenancy = Tenancy.PLATFORM
+
+    @classmethod
+    def within(cls, reach: Reach) -> ColumnElement[bool]:
+        """All rows."""
+        del reach
+        return true()
+
+    def is_shared(self) -> bool:
+        """Always."""
+        return True
+
+
+class Stateful:
+    """A resource with a life cycle. Mixin."""
+
+    state: Mapped[str] = f.field(f.State(), label="State", sortable=True, filterable=True, index=True)
+    state_reason: Mapped[str] = f.field(f.LongText(2000), label="Reason", default="")
+    state_at: Mapped[datetime] = f.field(f.Moment(), label="In this state since", default=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a list: a field, or something computed from the row."""
+
+    key: str
+    label: str
+    sort: str = ""
+    hidden: bool = False
+    css: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceType:
+    """Everything about a type that its columns do not say.
+
+    `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
+    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. `hidden` names
+    exposed fields that the API does not return.
+    """
+
+    model: type[Any]
+    service: str
+    name: str
+    collection: str
+    prefix: str
+    label: str
+    plural: str
+    icon: str
+    summary: str
+    operations: "Sequence[Operation]"
+    columns: Sequence[Column]
+    lifecycle: Lifecycle | None = None
+    quota: Mapping[str, Quantity] = field(default_factory=dict)
+    show: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    eager: Callable[[], Sequence[ORMOption]] = tuple
+    search: Sequence[str] = ("name", "id")
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    default_order: str = "-created_at"
+    in_navigation: bool = True
+    extra_permissions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Service and name, such as `compute.instance`: how types name each other."""
+        return f"{self.service}.{self.name}"
+
+    @property
+    def id_name(self) -> str:
+        """What the API calls the id: `instance_id`."""
+        return f"{self.name}_id"
+
+    @property
+    def tenancy(self) -> Tenancy:
+        """Who the rows belong to."""
+        tenancy: Tenancy = self.model.tenancy
+        return tenancy
+
+    @property
+    def count_dimension(self) -> str:
+        """Quota dimension without a limit that counts the rows, so that a list knows its length without counting."""
+        return f"rows:{self.key}"
+
+    def operation(self, verb: str) -> "Operation | None":
+        """The operation with this verb, if the type has it."""
+        return next((op for op in self.operations if op.verb == verb), None)
+
+    def fields(self) -> Mapping[str, f.FieldInfo]:
+        """Attribute name → field, in the order of declaration."""
+        return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(self.model).column_attrs if "field" in attr.columns[0].info}
+
+    def amounts(self, row: Any) -> dict[str, int]:
+        """What the row takes of each quota dimension."""
+        return {dimension: _quantity(quantity, row) for dimension, quantity in self.quota.items()}
+
+    def states(self) -> Sequence[str]:
+        """All states, in alphabetical order."""
+        return sorted(self.lifecycle.states) if self.lifecycle else ()
+
+
+def _quantity(quantity: Quantity, row: Any) -> int:
+    if isinstance(quantity, int):
+        return quantity
+    return int(getattr(row, quantity)) if isinstance(quantity, str) else quantity(row)
+
+
+class Registry:
+    """All resource types of an installation; refuses a type that is not complete."""
+
+    def __init__(self, types: Sequence[ResourceType], permissions: Mapping[str, str]) -> None:
+        """`permissions` are those that belong to no type: name → access level."""
+        self._types = {rtype.key: rtype for rtype in types}
+        self._by_model = {rtype.model: rtype for rtype in types}
+        self.permissions: dict[str, str] = dict(permissions)
+        self._operations: dict[str, Operation] = {}
+        for rtype in types:
+            self._add(rtype)
+
+    def _add(self, rtype: ResourceType) -> None:
+        if "within" not in {name for base in rtype.model.__mro__ if base is not Resource for name in vars(base)}:
+            msg = f"{rtype.key} does not say which rows a principal may see"
+            raise TypeError(msg)
+        self.permissions[f"{rtype.key}.read"] = "read"
+        self.permissions.update({f"{rtype.key}.{verb}": level for verb, level in rtype.extra_permissions.items()})
+        for op in rtype.operations:
+            if op.model is not rtype.model or op.verb == "read":
+                msg = f"operation {op.verb} does not belong to {rtype.key}"
+                raise TypeError(msg)
+            name = f"{rtype.key}.{op.verb}"
+            if name in self._operations:
+                msg = f"operation {name} is declared twice"
+                raise TypeError(msg)
+            op.check(rtype)
+            self.permissions[name] = op.needs
+            self._operations[name] = op
+
+    def __iter__(self) -> Iterator[ResourceType]:
+        return iter(self._types.values())
+
+    def get(self, key: str) -> ResourceType | None:
+        """The type with this key, such as `compute.instance`."""
+        return self._types.get(key)
+
+    def model(self, key: str) -> Any:
+        """The model of a type, for a query by a service that must not import it. Raises KeyError."""
+        return self._types[key].model
+
+    def of(self, model: type[Any]) -> ResourceType:
+        """The type of a model."""
+        return self._by_model[model]
+
+    def by_collection(self, service: str, collection: str) -> ResourceType | None:
+        """The type at `/<service>/<collection>`."""
+        return next((t for t in self if t.service == service and t.collection == collection), None)
+
+    def operation(self, name: str) -> "Operation":
+        """The operation with this full name, such as `compute.instance.start`."""
+        return self._operations[name]
+
+    def operations(self) -> Mapping[str, "Operation"]:
+        """All operations by full name."""
+        return self._operations
+
+    def level(self, action: str) -> str:
+        """Access level of a permission. Raises KeyError for one that was never declared: deny by default."""
+        return self.permissions[action]
+
+    def name_of(self, op: "Operation") -> str:
+        """Full name of an operation."""
+        return f"{self.of(op.model).key}.{op.verb}"

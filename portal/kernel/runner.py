@@ -1,0 +1,291 @@
+"""Runs the steps of one claimed job, undoes them when they fail, and settles the resource.
+
+Engines are called outside of transactions; after each step, what it made is saved under the lease before the next one begins. A worker may die
+between any two lines here: the next one repeats at most the step that was running.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from portal.engines.ports import EngineError, Engines
+from portal.kernel import audit, events, quota
+from portal.kernel.context import Context, Principal
+from portal.kernel.db import now, transaction
+from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, held
+from portal.kernel.operations import Effect, Operation, Step, end, set_state
+from portal.kernel.resource import Registry, ResourceType
+from portal.settings import Settings
+
+log = logging.getLogger("portal.jobs")
+UNEXPECTED = "Something unexpected went wrong in the portal itself; its log has the details under this job's id."
+
+
+class StepFailed(Exception):  # noqa: N818 - reads as a sentence where it is raised
+    """A step cannot succeed, however often it is tried; the text is for the user."""
+
+
+@dataclass(slots=True)
+class StepRun:
+    """What a step gets: the row as it was loaded (read it, do not change it), the input, the engines; and how it reports back."""
+
+    row: Any
+    input: dict[str, Any]
+    engines: Engines
+    settings: Settings
+    job_id: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    detail: str = ""
+
+    def save(self, **columns: Any) -> None:
+        """Set columns of the row in the transaction that marks the step done."""
+        self.changes.update(columns)
+        for name, value in columns.items():
+            setattr(self.row, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTask:
+    """Periodic work that belongs to no resource; `interval_s` gives its period from the settings."""
+
+    name: str
+    label: str
+    interval_s: Callable[[Settings], float]
+    do: Callable[["TaskRun"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """What periodic work gets: a context of its own, and the engines."""
+
+    ctx: Context
+    engines: Engines
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs claimed jobs of one installation."""
+
+    sessions: Callable[[], Session]
+    registry: Registry
+    settings: Settings
+    engines: Engines
+    tasks: dict[str, SystemTask]
+
+    def run(self, claim: Claim) -> None:
+        """Work on a job until it ends, waits for another try, or belongs to somebody else."""
+        with self.sessions() as session:
+            try:
+                self._run(session, claim)
+            except LeaseLost:
+                log.warning("lease lost", extra={"job_id": claim.job_id})
+
+    def _run(self, session: Session, claim: Claim) -> None:
+        with transaction(session):
+            job = held(session, claim)
+            poisoned = job.crashes > MAX_CRASHES and job.phase == "do"
+            if poisoned:
+                job.phase, job.error = "undo", f"The worker died {job.crashes} times at this job."
+        if job.kind.startswith("system."):
+            self._run_task(session, claim, job)
+            return
+        op = self.registry.operation(job.kind)
+        rtype = self.registry.of(op.model)
+        if job.phase == "do" and not self._do(session, claim, op, rtype):
+            return
+        with transaction(session):
+            job = held(session, claim)
+        if job.phase == "undo":
+            self._undo(session, claim, op, rtype)
+
+    # -- forward -------------------------------------------------------------------------------------------------------------------
+
+    def _do(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> bool:
+        """Run what is left to do; True when the job is decided (done, or to be undone), False when it waits for another try."""
+        for position, step in enumerate(op.steps):
+            with transaction(session):
+                job = held(session, claim)
+                if job.cancel_requested:
+                    job.phase = "undo"
+                    return True
+                row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
+                record = job.steps[position]
+                if record.state == "done":
+                    continue
+                record.state, record.started_at = "running", record.started_at or now()
+                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id)
+            session.expunge_all()
+            problem = self._attempt(step.do, run)
+            if problem is not None:
+                return self._failed(session, claim, position, problem)
+            self._save(session, claim, rtype, position, run, "done")
+        self._succeed(session, claim, op, rtype)
+        return True
+
+    def _attempt(self, call: Callable[[StepRun], None], run: StepRun) -> EngineError | StepFailed | None:
+        try:
+            call(run)
+        except (EngineError, StepFailed) as error:
+            log.warning("step failed: %s", error, extra={"job_id": run.job_id})
+            return error
+        except Exception:
+            log.exception("step raised", extra={"job_id": run.job_id})
+            return EngineError(UNEXPECTED)
+        return None
+
+    def _save(self, session: Session, claim: Claim, rtype: ResourceType, position: int, run: StepRun, state: str) -> None:
+        with transaction(session):
+            job = held(session, claim)
+            record = job.steps[position]
+            record.state, record.finished_at, record.detail = state, now(), run.detail[:2000]
+            job.attempts = 0
+            if run.changes:
+                row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+                for name, value in run.changes.items():
+                    setattr(row, name, value)
+                row.version, row.updated_at = row.version + 1, now()
+
+    def _failed(self, session: Session, claim: Claim, position: int, problem: EngineError | StepFailed) -> bool:
+        """Decide between another try and undoing."""
+        message = str(problem)
+        again = isinstance(problem, EngineError) and problem.retryable
+        with transaction(session):
+            job = held(session, claim)
+            record: JobStep = job.steps[position]
+            record.detail = message[:2000]
+            job.attempts += 1
+            job.error = message[:2000]
+            if again and job.attempts < self.settings.job_max_attempts:
+                self._wait(job)
+                return False
+            record.state, record.finished_at = "failed", now()
+            job.phase, job.attempts = "undo", 0
+        return True
+
+    def _wait(self, job: Job) -> None:
+        job.state, job.lease_owner, job.lease_until = "retrying", None, None
+        job.run_at = now() + timedelta(seconds=self.settings.job_retry_base_s * 2 ** (job.attempts - 1))
+
+    def _succeed(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> None:
+        with transaction(session):
+            job = held(session, claim)
+            row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+            if op.finish is not None:
+                op.finish(row)
+            if op.settles:
+                set_state(rtype, row, op.settles)
+            ctx = self.context(session, job)
+            if op.effect is Effect.REMOVE:
+                end(ctx, row)
+            elif row.project_of() is not None:
+                quota.reserve(session, row.project_of(), row.id, rtype.amounts(row))
+            row.version, row.updated_at = row.version + 1, now()
+            self._close(job, "succeeded")
+            job.error = ""
+            settle_told(ctx, rtype, job, row, "success")
+
+    # -- back ----------------------------------------------------------------------------------------------------------------------
+
+    def _undo(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> None:
+        for position, step in reversed(list(enumerate(op.steps))):
+            with transaction(session):
+                job = held(session, claim)
+                record = job.steps[position]
+                if record.state in {"todo", "undone"}:
+                    continue
+                row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
+                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id, detail=record.detail)
+            session.expunge_all()
+            if step.undo is not None and (problem := self._attempt(step.undo, run)) is not None:
+                if self._undo_failed(session, claim, step, problem):
+                    break
+                return
+            self._save(session, claim, rtype, position, run, "undone" if record.state != "failed" else "failed")
+        self._give_up(session, claim, op, rtype)
+
+    def _undo_failed(self, session: Session, claim: Claim, step: Step, problem: Exception) -> bool:
+        """Try again later; True when there were enough tries and an operator has to look."""
+        with transaction(session):
+            job = held(session, claim)
+            job.attempts += 1
+            if job.attempts < self.settings.job_max_attempts:
+                self._wait(job)
+                return False
+            job.error = f"{job.error} Undoing “{step.label}” failed as well: {problem}"[:2000]
+            job.phase = "dead"
+        return True
+
+    def _give_up(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> None:
+        with transaction(session):
+            job = held(session, claim)
+            settle_failure(self.context(session, job), op, rtype, job)
+
+    # -- periodic work -------------------------------------------------------------------------------------------------------------
+
+    def _run_task(self, session: Session, claim: Claim, job: Job) -> None:
+        task = self.tasks.get(job.kind.removeprefix("system."))
+        problem = "" if task else "This version of the portal knows no such work."
+        if task is not None:
+            try:
+                with self.sessions() as own:
+                    task.do(TaskRun(self.context(own, job), self.engines))
+            except EngineError as error:
+                problem = error.message
+            except Exception:
+                log.exception("periodic work failed", extra={"job_id": job.id, "kind": job.kind})
+                problem = UNEXPECTED
+        if problem:
+            log.warning("%s: %s", job.kind, problem, extra={"job_id": job.id})
+        with transaction(session):
+            # The schedule is the record of periodic work; thousands of rows a day would bury the jobs of users.
+            session.delete(held(session, claim))
+
+    def context(self, session: Session, job: Job) -> Context:
+        """The context in which a job settles: the portal acts for whoever asked."""
+        principal = Principal(job.user_id, job.username, f"job:{job.id}", is_system=True)
+        return Context(session, self.settings, self.registry, principal, project_id=job.project_id, request_id=job.request_id)
+
+    @staticmethod
+    def _close(job: Job, state: str) -> None:
+        close(job, state)
+
+
+def close(job: Job, state: str) -> None:
+    """End a job."""
+    job.state, job.finished_at, job.lease_owner, job.lease_until = state, now(), None, None
+
+
+def settle_failure(ctx: Context, op: Operation, rtype: ResourceType, job: Job) -> None:
+    """End a job that was undone: the resource gets its state after failure, and quota that was reserved for more than it has goes back."""
+    session = ctx.db
+    row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+    dead, cancelled = job.phase == "dead", job.cancel_requested
+    close(job, "dead" if dead else "cancelled" if cancelled else "failed")
+    reason = "Cancelled." if cancelled and not dead else job.error
+    if op.restore is not None:
+        op.restore(row)
+    if rtype.lifecycle is not None and (state := (op.cancelled if cancelled and not dead else "") or op.fails):
+        set_state(rtype, row, state, reason)
+    if op.effect is Effect.CREATE:
+        if rtype.lifecycle is not None and row.state in rtype.lifecycle.ended:
+            end(ctx, row)
+        else:
+            quota.release(session, row.id, dimensions=list(rtype.quota))
+    elif row.project_of() is not None and op.effect is Effect.CHANGE:
+        quota.reserve(session, row.project_of(), row.id, rtype.amounts(row))
+    row.version, row.updated_at = row.version + 1, now()
+    settle_told(ctx, rtype, job, row, "failure" if job.state != "cancelled" else "success")
+
+
+def settle_told(ctx: Context, rtype: ResourceType, job: Job, row: Any, status: str) -> None:
+    """Write the outcome of a job into the audit log and the outbox."""
+    state = getattr(row, "state", "")
+    about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
+    details = {"job_id": job.id, "job_state": job.state, "state": state}
+    audit.record(ctx, f"{job.kind}.{job.state}", about, status=status, error=job.error, details=details)
+    payload = {"job_id": job.id, "job_state": job.state, "state": state}
+    events.emit(ctx, f"{rtype.key}.{state or job.state}", resource_id=row.id, name=row.name, project_id=about.project_id, payload=payload)
