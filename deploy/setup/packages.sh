@@ -51,6 +51,22 @@ stop_service() {
     fi
 }
 
+# A machine that boots by itself must not find a second kernel to boot: there the kernel of guests is only unpacked, beside the portal's data.
+KERNEL=linux-image-cloud-amd64
+KERNEL_DIR=${DATA_DIR:-$ROOT/var}/guest-kernel
+
+only_unpacked() { [ "$1" = "$KERNEL" ] && { [ -e /boot/grub ] || [ -e /boot/loader ] || [ -e /boot/efi ]; }; }
+
+unpack_kernel() {
+    local package
+    package=$(apt-cache depends "$KERNEL" | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }')
+    rm -rf "$KERNEL_DIR.new"
+    mkdir -p "$KERNEL_DIR.new"
+    (cd "$KERNEL_DIR.new" && apt-get -q -o APT::Sandbox::User=root download "$package" && dpkg-deb -x ./*.deb . && rm ./*.deb) || return 1
+    rm -rf "$KERNEL_DIR"
+    mv "$KERNEL_DIR.new" "$KERNEL_DIR"
+}
+
 # install_packages LIST…: what is missing, if it can be had; says what could not and goes on.
 install_packages() {
     if ! command -v apt-get >/dev/null 2>&1; then
@@ -59,6 +75,7 @@ install_packages() {
     fi
     local absent
     absent=$(missing "$@")
+    [ ! -d "$KERNEL_DIR" ] || absent=$(grep -v "^$KERNEL" <<<"$absent" || true)
     [ -n "$absent" ] || return 0
     if ! AS_ROOT=$(root_prefix); then
         say "without root these distribution packages stay missing, and what needs them is shown as unavailable. To add them:"
@@ -71,7 +88,14 @@ install_packages() {
     fi
     local line name names='' unknown=''
     for line in $absent; do
-        if name=$(available "$line"); then names="$names $name"; else unknown="$unknown $line"; fi
+        if ! name=$(available "$line"); then
+            unknown="$unknown $line"
+        elif ! only_unpacked "$name"; then
+            names="$names $name"
+        else
+            say "fetching the kernel of guests"
+            patiently "kernel of guests" unpack_kernel || say "without it the guest image cannot be built"
+        fi
     done
     [ -z "$unknown" ] || say "not offered by this distribution:$unknown"
     [ -n "$names" ] || return 0
@@ -83,6 +107,9 @@ install_packages() {
         patiently "package lists" apt_get update && patiently "distribution packages" apt_get install --no-install-recommends $names || return 0
     fi
     for name in $names; do
-        case $name in postgresql | rabbitmq-server | redis-server) stop_service "$name" ;; esac
+        case $name in
+            postgresql | redis-server) stop_service "$name" ;;
+            rabbitmq-server) stop_service "$name" && stop_service epmd.socket && stop_service epmd && { epmd -kill >/dev/null 2>&1 || true; } ;;
+        esac
     done
 }
