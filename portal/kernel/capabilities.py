@@ -3,13 +3,16 @@
 The web process never asks an engine; it reads this table, so that pages, forms and `/ready` can say what is missing and what would add it.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import String, Text, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+from portal.engines.ports import Capability, HostCapacity
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
 
 STALE_AFTER = timedelta(seconds=60)
 
@@ -42,3 +45,15 @@ def capability(session: Session, name: str) -> CapabilityStatus | None:
 def capabilities(session: Session) -> list[CapabilityStatus]:
     """All reports, by name."""
     return list(session.scalars(select(CapabilityStatus).order_by(CapabilityStatus.name)))
+
+
+def report(session: Session, found: Capability, *, worker: str, capacity: HostCapacity | None = None) -> None:
+    """Say what an engine can do, in place of what was said before."""
+    facts = asdict(capacity) if capacity else {}
+    said = {
+        "available": found.available, "detail": found.detail, "reason": found.reason, "remedy": found.remedy, "facts": facts, "worker": worker,
+        "reported_at": now(),
+    }  # fmt: skip
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    with transaction(session):
+        session.execute(insert(CapabilityStatus).values(name=found.name, **said).on_conflict_do_update(index_elements=["name"], set_=said))

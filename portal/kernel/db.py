@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, event
+from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, create_engine, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
+
+from portal.settings import Settings
 
 BUSY_TIMEOUT_MS = 15_000
 
@@ -77,6 +79,17 @@ def transaction(session: Session) -> Iterator[None]:
     except BaseException:
         session.rollback()
         raise
+
+
+def open_database(settings: Settings) -> sessionmaker[Session]:
+    """Sessions for processes without a web request: workers, scheduler, command line, tests."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    url = settings.database()
+    # Threads of a worker: jobs, heartbeat, engine report, and the task that a job's thread runs in a session of its own.
+    most = 2 * settings.worker_threads + 4
+    engine = create_engine(url, pool_size=min(settings.db_pool_size, most), max_overflow=most, pool_pre_ping=not url.startswith("sqlite"))
+    prepare_engine(engine)
+    return sessionmaker(engine, expire_on_commit=False)
 
 
 def prepare_engine(engine: Engine) -> None:

@@ -6,11 +6,12 @@ a lease that runs out gives the job to the next worker, which goes on at the fir
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, func, select, text, update
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, and_, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
@@ -109,8 +110,12 @@ class Claim:
 
 
 def claim_next(session: Session, *, worker: str, lease_s: float, kinds: Sequence[str] | None = None, older_than_s: float = 0.0) -> Claim | None:
-    """Take the job that is due longest; `older_than_s` leaves those alone that a broker will deliver any moment."""
-    due = select(Job.id).where(Job.state.in_(("queued", "retrying")), Job.run_at <= now() - timedelta(seconds=older_than_s))
+    """Take the job that is due longest; `older_than_s` leaves those alone that a broker will deliver any moment (it never delivers another try)."""
+    moment = now()
+    # The first condition is the partial index's own: bound values would keep SQLite from using it.
+    due = select(Job.id).where(ACTIVE_SQL, Job.state.in_(("queued", "retrying")), Job.run_at <= moment)
+    if older_than_s:
+        due = due.where(or_(Job.state == "retrying", Job.run_at <= moment - timedelta(seconds=older_than_s)))
     if kinds is not None:
         due = due.where(Job.kind.in_(kinds))
     due = due.order_by(Job.run_at, Job.id).limit(1)
@@ -128,7 +133,9 @@ def claim_next(session: Session, *, worker: str, lease_s: float, kinds: Sequence
 def claim(session: Session, job_id: str, *, worker: str, lease_s: float) -> Claim | None:
     """Take this job if it is due and nobody has it."""
     with transaction(session):
-        due = select(Job.id).where(Job.id == job_id, Job.state.in_(("queued", "retrying")), Job.run_at <= now())
+        # A queued job is due at once, whatever the clock of the host that queued it says; only another try has to wait.
+        ready = or_(Job.state == "queued", and_(Job.state == "retrying", Job.run_at <= now()))
+        due = select(Job.id).where(Job.id == job_id, ready)
         return _take(session, job_id, worker, lease_s) if session.scalar(due.with_for_update(skip_locked=True)) else None
 
 
@@ -152,7 +159,7 @@ def renew(session: Session, claims: Sequence[Claim], *, lease_s: float) -> list[
         mine = set(
             session.scalars(
                 update(Job)
-                .where(Job.lease_owner.in_(owners), Job.state == "running")
+                .where(Job.id.in_([claim.job_id for claim in claims]), Job.lease_owner.in_(owners), Job.state == "running")
                 .values(lease_until=now() + timedelta(seconds=lease_s))
                 .returning(Job.lease_owner)
                 .execution_options(synchronize_session=False)
@@ -161,9 +168,20 @@ def renew(session: Session, claims: Sequence[Claim], *, lease_s: float) -> list[
     return [claim for claim in claims if claim.owner not in mine]
 
 
+def give_back(job: Job) -> None:
+    """Put a job back into the queue within the caller's transaction; that is no crash."""
+    job.state, job.lease_owner, job.lease_until, job.run_at = "queued", None, None, now()
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Put a claimed job back into the queue, as a worker does that has to go; one that is lost is no longer ours to give."""
+    with suppress(LeaseLost), transaction(session):
+        give_back(held(session, claim))
+
+
 def reap(session: Session) -> list[str]:
     """Give jobs whose worker went silent back to the queue; their ids."""
-    silent = (Job.state == "running") & (Job.lease_until < now())
+    silent = and_(ACTIVE_SQL, Job.state == "running", Job.lease_until < now())
     session.rollback()
     found = session.scalars(select(Job.id).where(silent)).first()
     session.rollback()

@@ -5,7 +5,7 @@ between any two lines here: the next one repeats at most the step that was runni
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from portal.engines.ports import EngineError, Engines
 from portal.kernel import audit, events, quota
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, held
+from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
 from portal.kernel.operations import Effect, Operation, Step, end, set_state
 from portal.kernel.resource import Registry, ResourceType
 from portal.settings import Settings
@@ -66,15 +66,20 @@ class TaskRun:
     engines: Engines
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Runs claimed jobs of one installation."""
+    """Runs claimed jobs of one installation; once `stopping` says so, a job goes back to the queue instead of to its next step."""
 
     sessions: Callable[[], Session]
     registry: Registry
     settings: Settings
     engines: Engines
-    tasks: dict[str, SystemTask]
+    tasks: Mapping[str, SystemTask]
+    stopping: Callable[[], bool] = _never
 
     def run(self, claim: Claim) -> None:
         """Work on a job until it ends, waits for another try, or belongs to somebody else."""
@@ -87,9 +92,7 @@ class Runner:
     def _run(self, session: Session, claim: Claim) -> None:
         with transaction(session):
             job = held(session, claim)
-            poisoned = job.crashes > MAX_CRASHES and job.phase == "do"
-            if poisoned:
-                job.phase, job.error = "undo", f"The worker died {job.crashes} times at this job."
+            _give_up_on_killer(job)
         if job.kind.startswith("system."):
             self._run_task(session, claim, job)
             return
@@ -97,25 +100,26 @@ class Runner:
         rtype = self.registry.of(op.model)
         if job.phase == "do" and not self._do(session, claim, op, rtype):
             return
-        with transaction(session):
-            job = held(session, claim)
-        if job.phase == "undo":
-            self._undo(session, claim, op, rtype)
+        if job.phase == "dead" or self._undo(session, claim, op, rtype):
+            self._give_up(session, claim, op, rtype)
 
     # -- forward -------------------------------------------------------------------------------------------------------------------
 
     def _do(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> bool:
-        """Run what is left to do; True when the job is decided (done, or to be undone), False when it waits for another try."""
+        """Run what is left to do; True if the job is to be undone, False if it is done, waits for another try or went back to the queue."""
         for position, step in enumerate(op.steps):
             with transaction(session):
                 job = held(session, claim)
                 if job.cancel_requested:
                     job.phase = "undo"
                     return True
-                row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
                 record = job.steps[position]
                 if record.state == "done":
                     continue
+                if self.stopping():
+                    give_back(job)
+                    return False
+                row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
                 record.state, record.started_at = "running", record.started_at or now()
                 run = StepRun(row, dict(job.input), self.engines, self.settings, job.id)
             session.expunge_all()
@@ -123,8 +127,7 @@ class Runner:
             if problem is not None:
                 return self._failed(session, claim, position, problem)
             self._save(session, claim, rtype, position, run, "done")
-        self._succeed(session, claim, op, rtype)
-        return True
+        return not self._succeed(session, claim, op, rtype)
 
     def _attempt(self, call: Callable[[StepRun], None], run: StepRun) -> EngineError | StepFailed | None:
         try:
@@ -150,7 +153,7 @@ class Runner:
                 row.version, row.updated_at = row.version + 1, now()
 
     def _failed(self, session: Session, claim: Claim, position: int, problem: EngineError | StepFailed) -> bool:
-        """Decide between another try and undoing."""
+        """Decide between another try (False) and undoing (True)."""
         message = str(problem)
         again = isinstance(problem, EngineError) and problem.retryable
         with transaction(session):
@@ -170,9 +173,13 @@ class Runner:
         job.state, job.lease_owner, job.lease_until = "retrying", None, None
         job.run_at = now() + timedelta(seconds=self.settings.job_retry_base_s * 2 ** (job.attempts - 1))
 
-    def _succeed(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> None:
+    def _succeed(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> bool:
+        """Settle the resource; False if somebody cancelled during the last step, so that all of it is to be undone."""
         with transaction(session):
             job = held(session, claim)
+            if job.cancel_requested:
+                job.phase = "undo"
+                return False
             row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
             if op.finish is not None:
                 op.finish(row)
@@ -187,25 +194,28 @@ class Runner:
             self._close(job, "succeeded")
             job.error = ""
             settle_told(ctx, rtype, job, row, "success")
+        return True
 
     # -- back ----------------------------------------------------------------------------------------------------------------------
 
-    def _undo(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> None:
+    def _undo(self, session: Session, claim: Claim, op: Operation, rtype: ResourceType) -> bool:
+        """Undo in reverse what was begun; False if that waits for another try or went back to the queue."""
         for position, step in reversed(list(enumerate(op.steps))):
             with transaction(session):
                 job = held(session, claim)
                 record = job.steps[position]
-                if record.state in {"todo", "undone"}:
+                if record.state in {"todo", "undone"} or (step.undo is None and record.state == "failed"):
                     continue
+                if self.stopping():
+                    give_back(job)
+                    return False
                 row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
                 run = StepRun(row, dict(job.input), self.engines, self.settings, job.id, detail=record.detail)
             session.expunge_all()
             if step.undo is not None and (problem := self._attempt(step.undo, run)) is not None:
-                if self._undo_failed(session, claim, step, problem):
-                    break
-                return
+                return self._undo_failed(session, claim, step, problem)
             self._save(session, claim, rtype, position, run, "undone" if record.state != "failed" else "failed")
-        self._give_up(session, claim, op, rtype)
+        return True
 
     def _undo_failed(self, session: Session, claim: Claim, step: Step, problem: Exception) -> bool:
         """Try again later; True when there were enough tries and an operator has to look."""
@@ -228,8 +238,8 @@ class Runner:
 
     def _run_task(self, session: Session, claim: Claim, job: Job) -> None:
         task = self.tasks.get(job.kind.removeprefix("system."))
-        problem = "" if task else "This version of the portal knows no such work."
-        if task is not None:
+        problem = job.error if job.phase != "do" else "" if task else "This version of the portal knows no such work."
+        if task is not None and not problem:
             try:
                 with self.sessions() as own:
                     task.do(TaskRun(self.context(own, job), self.engines))
@@ -254,6 +264,14 @@ class Runner:
         close(job, state)
 
 
+def _give_up_on_killer(job: Job) -> None:
+    """A job that takes its worker down again and again is undone; if its undoing does so as well, an operator has to look."""
+    if job.phase == "do" and job.crashes > MAX_CRASHES:
+        job.phase, job.error = "undo", f"The worker died {job.crashes} times at this job."
+    elif job.phase == "undo" and job.crashes > 2 * MAX_CRASHES:
+        job.phase, job.error = "dead", f"The worker died {job.crashes} times at this job, at last while undoing it."
+
+
 def close(job: Job, state: str) -> None:
     """End a job."""
     job.state, job.finished_at, job.lease_owner, job.lease_until = state, now(), None, None
@@ -273,7 +291,8 @@ def settle_failure(ctx: Context, op: Operation, rtype: ResourceType, job: Job) -
     if op.effect is Effect.CREATE:
         if rtype.lifecycle is not None and row.state in rtype.lifecycle.ended:
             end(ctx, row)
-        else:
+        elif not dead:
+            # Of a dead job, something may still be there: it counts until the resource is removed.
             quota.release(session, row.id, dimensions=list(rtype.quota))
     elif row.project_of() is not None and op.effect is Effect.CHANGE:
         quota.reserve(session, row.project_of(), row.id, rtype.amounts(row))

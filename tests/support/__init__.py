@@ -1,0 +1,1 @@
+"""What all tests share: databases, contexts, a worker in this process, servers on free ports."""
