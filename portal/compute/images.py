@@ -110,13 +110,13 @@ def image_download(run: StepRun) -> None:
     """Fetch the file into staging, unless it was uploaded."""
     image: Image = run.row
     if image.source_url:
-        download(run.settings, image)
+        download(run.settings, image, staging_path(run.settings, image.id))
     run.detail = "fetched" if image.source_url else "uploaded"
 
 
 def image_store(run: StepRun) -> None:
     """Look into the file and take it into the image store."""
-    info = take(compute_engine(run), run.settings, run.row)
+    info = take(compute_engine(run), run.row, staging_path(run.settings, run.row.id))
     run.save(**facts_of(info))
     run.detail = f"{info.format}, {info.virtual_size_bytes / GIB:.1f} GiB"
 
@@ -132,18 +132,17 @@ def image_erase(run: StepRun) -> None:
     image_unstage(run)
 
 
-def download(settings: Settings, image: Image) -> None:
-    """Fetch an image's file into staging and compare its checksum. Raises EngineError or EngineRefused."""
+def download(settings: Settings, image: Image, staged: Path) -> None:
+    """Fetch an image's file and compare its checksum. Raises EngineError or EngineRefused."""
     networks = tuple(part.strip() for part in settings.image_hosts_allowed.split(",") if part.strip())
-    found = fetch(image.source_url, staging_path(settings, image.id), Limits(settings.image_max_gib * GIB, networks))
+    found = fetch(image.source_url, staged, Limits(settings.image_max_gib * GIB, networks))
     if image.checksum_sha256 and found != image.checksum_sha256.lower():
-        staging_path(settings, image.id).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
         raise EngineRefused(f"The file has SHA-256 {found}, expected was {image.checksum_sha256}. It was thrown away.")
 
 
-def take(engine: ComputeEngine, settings: Settings, image: Image) -> ImageInfo:
-    """Bring an image into the engine's store by whatever way it has; one that is there stays as it is."""
-    staged = staging_path(settings, image.id)
+def take(engine: ComputeEngine, image: Image, staged: Path) -> ImageInfo:
+    """Bring an image into the engine's store; one that is there stays as it is."""
     try:
         return engine.ensure_image(image.id, staged)
     except EngineRefused:
@@ -169,8 +168,13 @@ def ensure_image(run: StepRun, image: Image) -> None:
         return
     if not image.source_url:
         raise EngineRefused(f"The file of image {image.name} is not in this host's store.")
-    download(run.settings, image)
-    take(engine, run.settings, image)
+    # A file of this job's own: two machines may be made from the image at the same time.
+    staged = staging_path(run.settings, f"{image.id}.{run.job_id}")
+    try:
+        download(run.settings, image, staged)
+        take(engine, image, staged)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 # -- operations ----------------------------------------------------------------------------------------------------------------------------

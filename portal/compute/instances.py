@@ -3,7 +3,7 @@
 The row says what is desired; `instance_steps` brings the host there and `reconcile` notices when it is elsewhere.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from sqlalchemy.orm import Mapped, joinedload, relationship
@@ -24,6 +24,7 @@ from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
 
 DEFAULT_VPC = "vpc-12345678"
 MAX_COUNT = 20
+HEAL_WINDOW = timedelta(minutes=10)
 
 LIFECYCLE = Lifecycle(
     "pending",
@@ -31,12 +32,12 @@ LIFECYCLE = Lifecycle(
         "pending": frozenset({"running", "error", "cancelled"}),
         "running": frozenset({"stopping", "rebooting", "rebuilding", "terminating", "starting", "stopped", "error"}),
         "stopping": frozenset({"stopped", "error"}),
-        "stopped": frozenset({"starting", "resizing", "rebuilding", "terminating", "error"}),
+        "stopped": frozenset({"starting", "stopping", "resizing", "rebuilding", "terminating", "error"}),
         "starting": frozenset({"running", "error"}),
         "rebooting": frozenset({"running", "error"}),
         "resizing": frozenset({"stopped", "error"}),
         "rebuilding": frozenset({"running", "error"}),
-        "error": frozenset({"running", "stopped", "starting", "stopping", "rebuilding", "terminating", "pending"}),
+        "error": frozenset({"running", "stopped", "starting", "stopping", "rebooting", "resizing", "rebuilding", "terminating", "pending"}),
         "terminating": frozenset({"terminated", "error"}),
     },
     transient=frozenset({"pending", "stopping", "starting", "rebooting", "resizing", "rebuilding", "terminating"}),
@@ -192,7 +193,15 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
 def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Boot a machine that should run and does not."""
     del ctx, reason
-    instance.heals, instance.healed_at = instance.heals + 1, now()
+    is_again = instance.healed_at is not None and now() - instance.healed_at < HEAL_WINDOW
+    instance.heals, instance.healed_at = instance.heals + 1 if is_again else 1, now()
+
+
+@operation(Instance, "halt", label="Stop", needs="write", steps=steps.STOP, when={"stopped"}, holds="stopping", settles="stopped", fails="error",
+           finish=steps.stopped, internal=True, while_locked=True)  # fmt: skip
+def instance_halt(ctx: Context, instance: Instance, *, reason: Because) -> None:
+    """Stop a machine that runs although it should not."""
+    del ctx, instance, reason
 
 
 @operation(Instance, "settle", label="Settle", needs="write", when={"running", "stopped", "error"}, internal=True, while_locked=True)
@@ -223,7 +232,7 @@ INSTANCE = ResourceType(
     Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="server",
     summary="Virtual machines.",
     operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
-                update_operation(Instance), *lock_operations(Instance), instance_heal, instance_settle],
+                update_operation(Instance), *lock_operations(Instance), instance_heal, instance_halt, instance_settle],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("flavor_name", "Flavor", css="md"),
              Column("image_name", "Image", css="lo"), Column("key_pair_name", "Key pair", css="lo", hidden=True),
              Column("root_volume_size_gb", "Root disk", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],

@@ -1,32 +1,30 @@
 """Compares what instances should be with what the host says, and heals or reports the difference. It takes no input: restart is the normal path."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
 
-from portal.compute.instances import INSTANCE, Instance, instance_heal, instance_settle
+from portal.compute.instances import HEAL_WINDOW, Instance, instance_halt, instance_heal, instance_settle
 from portal.engines.ports import MachineState
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import PortalError
-from portal.kernel.operations import run
+from portal.kernel.operations import Operation, run
 from portal.kernel.runner import TaskRun
 
 MAX_HEALS = 3
-HEAL_WINDOW = timedelta(minutes=10)
 STEADY = ("running", "stopped", "error")
+COMPARED = (Instance.id, Instance.version, Instance.state, Instance.desired_power, Instance.heals, Instance.healed_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An instance that is not as it should be, and what to do about it: heal (boot it) or settle (believe the host)."""
+    """An instance that is not as it should be, and what to do about it: heal (boot it), halt (stop it) or settle (believe the host)."""
 
-    instance_id: str
-    heal: bool
-    state: str
+    operation: Operation
     reason: str
+    state: str = ""
 
 
 def reconcile_instances(task: TaskRun) -> None:
@@ -35,49 +33,47 @@ def reconcile_instances(task: TaskRun) -> None:
     if engine is None:
         return
     ctx = task.ctx
+    # Rows first: if a row is still unchanged when it is acted on, what the host said afterwards was said of that state.
+    ctx.db.rollback()
+    rows = ctx.db.execute(select(*COMPARED).where(Instance.state.in_(STEADY), Instance.deleted_at.is_(None))).all()
+    ctx.db.rollback()
     machines = engine.machines()
-    ctx.db.rollback()
-    rows = ctx.db.scalars(select(Instance).where(Instance.state.in_(STEADY), Instance.deleted_at.is_(None))).all()
-    found = [difference for row in rows if (difference := compare(row, machines.get(row.id, MachineState.ABSENT))) is not None]
-    ctx.db.rollback()
-    for difference in found:
-        _act(ctx, difference)
-    for machine_id, state in machines.items():
-        if state is MachineState.RUNNING and _should_be_off(ctx, machine_id):
-            engine.ensure_stopped(machine_id, graceful_timeout_s=ctx.settings.stop_timeout_s)
+    for row in rows:
+        # A machine without a row is left alone: the database may be an old copy.
+        difference = compare(row, machines.get(row.id, MachineState.ABSENT))
+        if difference is not None:
+            _act(ctx, row, difference)
 
 
 def compare(row: Any, actual: MachineState) -> Difference | None:
     """What is to be done about one instance; None where row and host agree."""
     up = actual is MachineState.RUNNING
-    if row.state == "running" and not up:
-        if actual is MachineState.STOPPED:
-            return Difference(row.id, heal=False, state="stopped", reason="The guest shut itself down.")
-        if row.heals >= MAX_HEALS and row.healed_at is not None and now() - row.healed_at < HEAL_WINDOW:
-            return Difference(row.id, heal=False, state="error", reason=f"The machine stopped {row.heals} times within minutes after it was restarted.")
-        return Difference(row.id, heal=True, state="running", reason=f"The machine was {actual.value} on the host although it should run; it is being restarted.")
+    if row.state == "running":
+        return None if up else _when_down(row, actual)
+    if row.state == "stopped" and up:
+        return Difference(instance_halt, "The machine ran on the host although it should be stopped; it is being stopped.")
     if row.state == "error" and up and row.desired_power == "running":
-        return Difference(row.id, heal=False, state="running", reason="The machine runs on the host.")
+        return Difference(instance_settle, "The machine runs on the host.", "running")
     if row.state == "error" and row.desired_power == "stopped" and actual in {MachineState.STOPPED, MachineState.CRASHED}:
-        return Difference(row.id, heal=False, state="stopped", reason="The machine is stopped on the host.")
+        return Difference(instance_settle, "The machine is stopped on the host.", "stopped")
     return None
 
 
-def _act(ctx: Context, difference: Difference) -> None:
+def _when_down(row: Any, actual: MachineState) -> Difference:
+    if actual is MachineState.STOPPED:
+        return Difference(instance_settle, "The guest shut itself down.", "stopped")
+    if row.heals >= MAX_HEALS and row.healed_at is not None and now() - row.healed_at < HEAL_WINDOW:
+        return Difference(instance_settle, f"The machine stopped {row.heals} times within minutes after it was restarted.", "error")
+    return Difference(instance_heal, f"The machine was {actual.value} on the host although it should run; it is being restarted.")
+
+
+def _act(ctx: Context, row: Any, difference: Difference) -> None:
     ctx.db.rollback()
+    if ctx.db.scalar(select(Instance.version).where(Instance.id == row.id)) != row.version:
+        return
+    given = {"reason": difference.reason} | ({"state": difference.state} if difference.state else {})
     try:
-        if difference.heal:
-            run(ctx, instance_heal, difference.instance_id, {"reason": difference.reason})
-        else:
-            run(ctx, instance_settle, difference.instance_id, {"state": difference.state, "reason": difference.reason})
+        run(ctx, difference.operation, row.id, given, expected_version=row.version)
     except PortalError:
-        # Somebody acted on it since it was compared; the next pass sees how that went. The refusal is in the audit log.
+        # Somebody acted on it a moment ago; the next pass sees how that went. The refusal is in the audit log.
         ctx.db.rollback()
-
-
-def _should_be_off(ctx: Context, machine_id: str) -> bool:
-    """Whether a machine runs that the portal knows to be stopped. One it does not know at all is left alone: the database may be an old copy."""
-    ctx.db.rollback()
-    row = ctx.db.get(INSTANCE.model, machine_id)
-    ctx.db.rollback()
-    return row is not None and row.state == "stopped" and row.desired_power == "stopped"

@@ -128,6 +128,10 @@ class Verdict:
 
 def verify(session: Session) -> Verdict:
     """Walk the chain from its beginning; an edited, removed, re-ordered or cut-off entry is named."""
+    session.rollback()
+    if session.get_bind().dialect.name == "postgresql":
+        # One moment for entries and head: what others append meanwhile must not look like a head without its entries.
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     previous, seq = GENESIS, 0
     for entry in _entries(session):
         if entry.seq != seq + 1:

@@ -4,12 +4,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from portal.kernel import audit, authz, quota
+from portal.kernel import audit, authz
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.jobs import ACTIVE, Job, active_for
-from portal.kernel.operations import Effect, Operation, acting, set_state
+from portal.kernel.operations import Effect, Operation, acting, inputs_of, reserve_for_change, set_state
 from portal.kernel.resource import Reach, ResourceType
 from portal.kernel.runner import settle_failure
 
@@ -49,17 +49,20 @@ def job_cancel(ctx: Context, job_id: str) -> Job:
 
 
 def job_retry(ctx: Context, job_id: str) -> Job:
-    """Queue a failed job again, from its first step."""
+    """Queue a failed job again, from its first step; what the operation checks and sets is checked and set anew."""
     job, op, rtype, subject, target = _load(ctx, job_id)
     with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "retry"}):
         job = find_job(ctx, job_id, lock=True)
         if job.state not in {"failed", "dead"} or op is None or rtype is None:
             raise StateConflict(f"The job is {job.state}; only a failed one can be retried.", details={"state": job.state})
+        inputs = inputs_of(ctx, op, job.input) if op.effect is not Effect.CREATE else {}
         row = ctx.db.get(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
         if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
             raise StateConflict(f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")})
-        if op.effect is Effect.CREATE and row.project_of() is not None:
-            quota.reserve(ctx.db, row.project_of(), row.id, rtype.amounts(row))
+        if op.effect is not Effect.CREATE:
+            op.func(ctx, row, **inputs)
+        if op.effect is not Effect.REMOVE:
+            reserve_for_change(ctx, rtype, row)
         if op.holds:
             set_state(rtype, row, op.holds)
         job.state, job.phase, job.attempts, job.crashes, job.error = "queued", "do", 0, 0, ""

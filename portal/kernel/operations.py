@@ -323,7 +323,7 @@ class _Attempt:
     """One run of one operation, from the loaded target to the written entry."""
 
     def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], expected_version: int | None, strict: bool) -> None:  # noqa: D417
-        self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, data, strict
+        self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
@@ -395,11 +395,8 @@ class _Attempt:
     def _after_change(self, row: Any) -> str | None:
         ctx, op, rtype = self.ctx, self.op, self.rtype
         if op.steps:
-            if row.project_of() is not None and op.effect is Effect.CHANGE:
-                # While the change is under way the project holds the larger of before and after.
-                held = quota.held_by(ctx.db, row.id)
-                wanted = rtype.amounts(row)
-                quota.reserve(ctx.db, row.project_of(), row.id, {d: max(n, held.get(d, 0)) for d, n in wanted.items() if d in held})
+            if op.effect is Effect.CHANGE:
+                reserve_for_change(ctx, rtype, row)
             return enqueue(ctx, op, rtype, row, self.data)
         if op.effect is Effect.REMOVE:
             end(ctx, row)
@@ -423,11 +420,7 @@ class _Attempt:
             raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
 
     def _inputs(self) -> dict[str, Any]:
-        """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order."""
-        inputs = validate(self.op, self.data, strict=self.strict)
-        references = sorted((p for p in self.op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
-        inputs.update({p.name: find_reference(self.ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
-        return inputs
+        return inputs_of(self.ctx, self.op, self.data, strict=self.strict)
 
     def _tell(self, row: Any, job_id: str | None, *, before: dict[str, object], after: dict[str, object]) -> None:
         changed = sorted(name for name in after if after[name] != before.get(name) and name not in {"updated_at", "state_at"})
@@ -445,6 +438,32 @@ class _Attempt:
 
     def _about(self, row: Any) -> audit.Subject:
         return audit.Subject(self.rtype.key, row.id or "", row.name, row.project_of())
+
+
+def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Input under the names of the parameters: what is kept with the job and in the audit log must not depend on the alias that was used."""
+    found = dict(data)
+    for name, param in op.params.items():
+        given = [alias for alias in param.info.aliases if alias in found]
+        # Two names for one thing stay as they are: validation refuses the second.
+        if name not in found and len(given) == 1:
+            found[name] = found.pop(given[0])
+    return found
+
+
+def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order."""
+    inputs = validate(op, data, strict=strict)
+    references = sorted((p for p in op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
+    inputs.update({p.name: find_reference(ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
+    return inputs
+
+
+def reserve_for_change(ctx: Context, rtype: ResourceType, row: Any) -> None:
+    """While a change is under way the project holds the larger of before and after; what was given back after a failure is taken again."""
+    if row.project_of() is not None:
+        held = quota.held_by(ctx.db, row.id)
+        quota.reserve(ctx.db, row.project_of(), row.id, {d: max(n, held.get(d, 0)) for d, n in rtype.amounts(row).items()})
 
 
 def enqueue(ctx: Context, op: Operation, rtype: ResourceType, row: Any, data: Mapping[str, Any]) -> str:

@@ -126,6 +126,8 @@ def count(session: Session, project_id: str, dimension: str) -> int:
 
 def recount(session: Session) -> list[tuple[str, str, int, int]]:
     """Set `used` to the sum of reservations; gives (project, dimension, before, after) of whatever differed."""
+    # Locked before they are summed: what is being reserved meanwhile comes after, in both figures.
+    rows = session.scalars(select(Quota).order_by(Quota.project_id, Quota.dimension).with_for_update().execution_options(populate_existing=True)).all()
     sums = {
         (project, dimension): total
         for project, dimension, total in session.execute(
@@ -133,7 +135,7 @@ def recount(session: Session) -> list[tuple[str, str, int, int]]:
         )
     }
     repaired = []
-    for row in session.scalars(select(Quota).order_by(Quota.project_id, Quota.dimension).with_for_update()):
+    for row in rows:
         actual = int(sums.get((row.project_id, row.dimension), 0))
         if actual != row.used:
             repaired.append((row.project_id, row.dimension, row.used, actual))
