@@ -16,17 +16,25 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
 from portal.settings import Settings
 from portal.worker.tasks import TASKS
-from tests.support.databases import Databases, databases, settings_for
+from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
 from tests.support.people import People
 
 
 @pytest.fixture(scope="session")
-def all_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """The template and the server behind it, if there is one."""
-    made = databases(tmp_path_factory.mktemp("databases"))
+def the_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The database of this process, with the server behind it, if there is one."""
+    made = new_database(tmp_path_factory.mktemp("database"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def all_sessions(the_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sessionmaker[Session]]:
+    """Sessions on it."""
+    sessions = open_database(settings_for(tmp_path_factory.mktemp("unused"), database_url=the_database.url))
+    yield sessions
+    sessions.kw["bind"].dispose()
 
 
 @pytest.fixture(scope="session")
@@ -36,25 +44,17 @@ def registry() -> Registry:
 
 
 @pytest.fixture
-def database_url(all_databases: Databases) -> Iterator[str]:
-    """A fresh database with the default project, the first administrator, flavors, images and a capability report."""
-    url = all_databases.new()
-    yield url
-    all_databases.drop(url)
+def database(the_database: Database, all_sessions: sessionmaker[Session]) -> Iterator[sessionmaker[Session]]:
+    """Sessions on a fresh database: default project, first administrator, flavors, images, and a worker's report of a large host."""
+    the_database.renew()
+    yield all_sessions
+    all_sessions.kw["bind"].dispose()
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
+def settings(tmp_path: Path, the_database: Database) -> Settings:
     """Settings of a small, quick installation with the fake engine."""
-    return settings_for(tmp_path / "var", database_url=database_url)
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[sessionmaker[Session]]:
-    """Sessions on this test's database."""
-    sessions = open_database(settings)
-    yield sessions
-    sessions.kw["bind"].dispose()
+    return settings_for(tmp_path / "var", database_url=the_database.url)
 
 
 @pytest.fixture

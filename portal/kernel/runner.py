@@ -145,7 +145,9 @@ class Runner:
             job = held(session, claim)
             record = job.steps[position]
             record.state, record.finished_at, record.detail = state, now(), run.detail[:2000]
-            job.attempts = 0
+            if state != "failed":
+                # A failed step is undone anew with each try; that is no progress from which to count afresh.
+                job.attempts = 0
             if run.changes:
                 row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
                 for name, value in run.changes.items():

@@ -1,7 +1,6 @@
 """Databases for tests: migrated and seeded once, then copied for each test, on SQLite or (TEST_DATABASE=postgresql) on PostgreSQL."""
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -27,15 +26,13 @@ def settings_for(data_dir: Path, **overrides: object) -> Settings:
     return Settings.load(**{**quick, **overrides})
 
 
-class Databases(Protocol):
-    """Gives each test a database of its own."""
+class Database(Protocol):
+    """One database, at the same URL for all tests of a process: so that SQLAlchemy compiles its statements once."""
 
-    def new(self) -> str:
-        """URL of a fresh copy of the template."""
-        ...
+    url: str
 
-    def drop(self, url: str) -> None:
-        """Remove a copy; nobody may be connected."""
+    def renew(self) -> None:
+        """Make it a fresh copy of the template; nobody may be connected."""
         ...
 
     def close(self) -> None:
@@ -45,57 +42,50 @@ class Databases(Protocol):
 
 def fill(url: str, directory: Path) -> None:
     """Make the tables and what a fresh installation begins with; a worker has reported a large host."""
-    sessions = open_database(settings_for(directory, database_url=url))
+    settings = settings_for(directory, database_url=url)
+    sessions = open_database(settings)
     with sessions() as session:
         migrate(session.get_bind().engine)
-        initialise(session, settings_for(directory, database_url=url))
+        initialise(session, settings)
         report(session, Capability("compute", available=True, detail="in memory"), worker="template", capacity=HOST)
     sessions.kw["bind"].dispose()
 
 
-class SqliteDatabases:
-    """Copies of a file."""
+class SqliteDatabase:
+    """A file."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._template = directory / "template.db"
+        self._template, self._copy = directory / "template.db", directory / "portal.db"
+        self.url = f"sqlite:///{self._copy}"
         fill(f"sqlite:///{self._template}", directory)
 
-    def new(self) -> str:
-        copy = self._directory / f"{secrets.token_hex(6)}.db"
-        shutil.copyfile(self._template, copy)
-        return f"sqlite:///{copy}"
-
-    def drop(self, url: str) -> None:
-        path = Path(url.removeprefix("sqlite:///"))
+    def renew(self) -> None:
         for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._copy.with_name(self._copy.name + suffix).unlink(missing_ok=True)
+        shutil.copyfile(self._template, self._copy)
 
     def close(self) -> None:
         self._template.unlink()
 
 
-class PostgresDatabases:
-    """Copies by CREATE DATABASE … TEMPLATE on a server of our own."""
+class PostgresDatabase:
+    """A database on a server of our own."""
 
     def __init__(self, directory: Path) -> None:
         self._server = Postgres()
         self._server.start()
         self._server.execute("CREATE DATABASE template_portal")
         fill(self._server.url("template_portal"), directory)
+        self.url = self._server.url("portal")
 
-    def new(self) -> str:
-        name = f"t{secrets.token_hex(6)}"
-        self._server.execute(f"CREATE DATABASE {name} TEMPLATE template_portal")
-        return self._server.url(name)
-
-    def drop(self, url: str) -> None:
-        self._server.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+    def renew(self) -> None:
+        self._server.execute("DROP DATABASE IF EXISTS portal WITH (FORCE)")
+        self._server.execute("CREATE DATABASE portal TEMPLATE template_portal STRATEGY FILE_COPY")
 
     def close(self) -> None:
         self._server.close()
 
 
-def databases(directory: Path) -> Databases:
+def new_database(directory: Path) -> Database:
     """What TEST_DATABASE says."""
-    return PostgresDatabases(directory) if ON_POSTGRESQL else SqliteDatabases(directory)
+    return PostgresDatabase(directory) if ON_POSTGRESQL else SqliteDatabase(directory)

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,12 +19,12 @@ from portal.settings import Settings
 
 PASSWORD = "a long enough passphrase"
 _numbers = itertools.count(1)
-_hashes: dict[str, str] = {}
 
 
+@lru_cache
 def _hash(password: str) -> str:
     # argon2 is slow by design; every test user has the same password.
-    return _hashes.setdefault(password, hash_password(password))
+    return hash_password(password)
 
 
 @dataclass

@@ -1,0 +1,58 @@
+"""Fixtures of the contract tests."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from portal.kernel.resource import Registry
+from portal.settings import Settings
+from tests.support.draining import TestWorker
+from tests.support.people import People
+from tests.support.scenarios import Stage, qcow2
+
+
+class _Publisher(BaseHTTPRequestHandler):
+    """Serves one image under every path."""
+
+    def do_GET(self) -> None:
+        body = qcow2()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def image_url() -> Iterator[str]:
+    """Where an image can be fetched on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Publisher)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/image.qcow2"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings that let images be fetched from loopback."""
+    return settings.model_copy(update={"image_hosts_allowed": "127.0.0.0/8"})
+
+
+@pytest.fixture
+def stage(people: People, worker: TestWorker, image_url: str) -> Stage:
+    """What scenarios play on, as a project admin."""
+    return Stage(people.context(people.user("project_admin")), worker, worker.runner.engines.compute, image_url)
+
+
+@pytest.fixture
+def worker_with(worker: TestWorker) -> Callable[[Registry], TestWorker]:
+    """A worker like the fixture's whose steps come from another registry."""
+    return lambda registry: replace(worker, runner=replace(worker.runner, registry=registry))

@@ -1,0 +1,178 @@
+"""For every operation that runs as a job: a resource it can be aimed at, and input that is accepted.
+
+An operation without a scenario fails the contract tests: whoever adds one adds the other.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from portal.compute.images import staging_path
+from portal.engines.ports import ComputeEngine, MachineState
+from portal.kernel.audit import verify
+from portal.kernel.context import Context
+from portal.kernel.db import transaction
+from portal.kernel.jobs import ACTIVE, Job
+from portal.kernel.operations import Operation, Outcome, run
+from portal.kernel.quota import Reservation, recount
+from portal.kernel.resource import Registry
+from tests.support.draining import TestWorker
+
+TINY = "atonix-tiny"
+GIB = 1 << 30
+
+
+def qcow2(size_bytes: int = GIB) -> bytes:
+    """An empty qcow2 image, version 3: a header, and clusters that say that nothing is allocated."""
+    cluster = 1 << 16
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, 16, size_bytes, 0, -(-size_bytes // (cluster * cluster // 8)), 3 * cluster, cluster, 1, 0, 0, 0, 0, 0, 4, 104
+    )  # fmt: skip
+    counts = struct.pack(">Q", 2 * cluster).ljust(cluster, b"\0") + (b"\0\x01" * 4).ljust(cluster, b"\0")
+    return header.ljust(cluster, b"\0") + counts + b"\0" * cluster
+
+
+@dataclass
+class Stage:
+    """What a scenario plays on: a context that may do everything needed, a worker, an engine, and a place to fetch an image from."""
+
+    ctx: Context
+    worker: TestWorker
+    engine: ComputeEngine
+    image_url: str = ""
+    made: int = field(default=0)
+
+    def name(self) -> str:
+        """A name that is not taken."""
+        self.made += 1
+        return f"thing-{self.made}-{id(self)}"
+
+    def do(self, op: Operation, target: str | None = None, **data: Any) -> Any:
+        """Run an operation and its job; the row after it."""
+        outcome = run(self.ctx, op, target, data)
+        self.worker.drain()
+        return self.row(outcome)
+
+    def row(self, outcome: Outcome) -> Any:
+        """The row of an outcome as it stands now."""
+        self.ctx.db.rollback()
+        return self.ctx.db.get_one(type(outcome.row), outcome.row.id, populate_existing=True)
+
+
+@dataclass(frozen=True)
+class Play:
+    """An operation ready to be run: its target (None for a create) and its input."""
+
+    target: str | None
+    data: dict[str, Any]
+
+
+def _operation(stage: Stage, name: str) -> Operation:
+    return stage.ctx.registry.operation(name)
+
+
+def running_instance(stage: Stage) -> Any:
+    """A machine that runs."""
+    return stage.do(_operation(stage, "compute.instance.create"), name=stage.name(), flavor="t3-micro", image=TINY)
+
+
+def stopped_instance(stage: Stage) -> Any:
+    """A machine that was stopped."""
+    return stage.do(_operation(stage, "compute.instance.stop"), running_instance(stage).id, force=True)
+
+
+def _create_instance(stage: Stage) -> Play:
+    return Play(None, {"name": stage.name(), "flavor": "t3-micro", "image": TINY, "tags": {"role": "web"}})
+
+
+def _with(given: Callable[[Stage], Any], stage: Stage, **data: Any) -> Play:
+    return Play(given(stage).id, data)
+
+
+def _halt(stage: Stage) -> Play:
+    row = stopped_instance(stage)
+    stage.engine.ensure_running(row.id)
+    return Play(row.id, {"reason": "it runs"})
+
+
+def _heal(stage: Stage) -> Play:
+    row = running_instance(stage)
+    stage.engine.ensure_stopped(row.id, graceful_timeout_s=0)
+    return Play(row.id, {"reason": "it does not run"})
+
+
+def _import_image(stage: Stage) -> Play:
+    return Play(None, {"name": stage.name(), "source_url": stage.image_url})
+
+
+def announced_image(stage: Stage) -> Any:
+    """An image whose file has arrived and waits to be taken."""
+    row = stage.do(_operation(stage, "compute.image.create"), name=stage.name())
+    staging_path(stage.ctx.settings, row.id).write_bytes(qcow2())
+    return row
+
+
+def stored_image(stage: Stage) -> Any:
+    """An image that machines can be made from."""
+    return stage.do(_operation(stage, "compute.image.upload"), announced_image(stage).id, sha256="0" * 64)
+
+
+PLAYS: dict[str, Callable[[Stage], Play]] = {
+    "compute.instance.create": _create_instance,
+    "compute.instance.start": partial(_with, stopped_instance),
+    "compute.instance.stop": partial(_with, running_instance, force=True),
+    "compute.instance.reboot": partial(_with, running_instance, type="hard"),
+    "compute.instance.resize": partial(_with, stopped_instance, flavor="t3-small"),
+    "compute.instance.rebuild": partial(_with, running_instance, image=TINY),
+    "compute.instance.terminate": partial(_with, running_instance),
+    "compute.instance.heal": _heal,
+    "compute.instance.halt": _halt,
+    "compute.image.create": _import_image,
+    "compute.image.upload": partial(_with, announced_image, sha256="0" * 64),
+    "compute.image.delete": partial(_with, stored_image),
+}
+
+
+def job_operations(registry: Registry) -> dict[str, Operation]:
+    """Every operation that runs as a job, by full name."""
+    return {name: op for name, op in registry.operations().items() if op.steps}
+
+
+def start(stage: Stage, name: str) -> Outcome:
+    """Set the scene of an operation and run it; its job waits."""
+    play = PLAYS[name](stage)
+    return run(stage.ctx, _operation(stage, name), play.target, play.data)
+
+
+def assert_sound(stage: Stage) -> None:
+    """Whatever happened: nothing is under way, quotas are what resources hold, the audit log holds, and the host has what the rows say."""
+    session = stage.ctx.db
+    session.rollback()
+    assert session.query(Job).filter(Job.state.in_(ACTIVE)).all() == []
+    with transaction(session):
+        assert recount(session) == []
+    assert verify(session).broken_seq is None
+    session.rollback()
+    machines = stage.engine.machines()
+    for row in session.query(stage.ctx.registry.model("compute.instance")):
+        actual = machines.get(row.id, MachineState.ABSENT)
+        if row.state == "running":
+            assert actual is MachineState.RUNNING, row.state
+        elif row.state in {"terminated", "cancelled"}:
+            assert_nothing_left(stage, row.id)
+        elif row.state == "stopped":
+            assert actual is MachineState.STOPPED, row.state
+    session.rollback()
+
+
+def assert_nothing_left(stage: Stage, resource_id: str) -> None:
+    """No machine, disk, seed, image or staged file of a resource is on the host, and no quota is held for it."""
+    assert resource_id not in stage.engine.machines()
+    assert not stage.engine.has_image(resource_id)
+    data = stage.ctx.settings.data_dir
+    left = [path for path in data.rglob("*") if resource_id in path.name]
+    assert left == []
+    assert stage.ctx.db.query(Reservation).filter(Reservation.resource_id == resource_id).all() == []
+    stage.ctx.db.rollback()
