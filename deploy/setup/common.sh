@@ -36,8 +36,8 @@ mark_done() {
     printf '%s\n' "$2" >"$STAMPS/$1"
 }
 
-# Failures that no second try mends: a wrong checksum, a version nobody has.
-hopeless() { grep -qiE 'hash mismatch|do not match the hashes|EINTEGRITY|no matching distribution|E: Unable to locate package' "$LOG"; }
+# What no second try mends. A missing version is not that: it is also what pip says of an index out of reach.
+hopeless() { grep -qiE 'hash mismatch|do not match the hashes|EINTEGRITY' "$LOG"; }
 
 # patiently WHAT COMMAND…: run the command, again and again with growing pauses; its output goes to the log.
 patiently() {
