@@ -99,7 +99,7 @@ def _take(session: Session, project_id: str, dimension: str, amount: int) -> Non
     if session.execute(statement.execution_options(synchronize_session=False)).rowcount:  # type: ignore[attr-defined] # an UPDATE has one
         return
     row = session.execute(select(Quota.limit, Quota.used).where(Quota.project_id == project_id, Quota.dimension == dimension)).one()
-    raise QuotaExceeded(dimension, limit=row.quota_limit or 0, used=row.used, requested=amount)
+    raise QuotaExceeded(dimension, limit=row.limit or 0, used=row.used, requested=amount)
 
 
 def ensure(session: Session, project_id: str, dimension: str) -> None:
@@ -115,7 +115,7 @@ def usage(session: Session, project_id: str) -> dict[str, tuple[int | None, int]
     found = {d.name: (d.default, 0) for d in DIMENSIONS.values()}
     result: dict[str, tuple[int | None, int]] = dict(found)
     for row in session.execute(select(Quota.dimension, Quota.limit, Quota.used).where(Quota.project_id == project_id)):
-        result[row.dimension] = (row.quota_limit, row.used)
+        result[row.dimension] = (row.limit, row.used)
     return result
 
 

@@ -26,13 +26,15 @@ def celery_app(settings: Settings) -> Any:
     from celery import Celery  # noqa: PLC0415 - most installations have no broker; it costs 20 MB
 
     app = Celery("portal", broker=settings.queue_url, set_as_current=False)
+    is_redis = settings.queue_url.startswith("redis")
     options = {"socket_timeout": 10, "socket_connect_timeout": CONNECT_TIMEOUT_S, "visibility_timeout": 60}
     app.conf.update(
         task_default_queue=QUEUE, task_ignore_result=True, task_acks_late=True, task_default_delivery_mode="transient", task_serializer="json",
-        accept_content=["json"], worker_prefetch_multiplier=1, worker_hijack_root_logger=False, worker_enable_remote_control=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False, broker_connection_timeout=CONNECT_TIMEOUT_S, broker_connection_max_retries=None,
-        broker_connection_retry_on_startup=True, broker_heartbeat=10, broker_pool_limit=1,
-        broker_transport_options=options if settings.queue_url.startswith("redis") else {},
+        accept_content=["json"], worker_prefetch_multiplier=1, worker_hijack_root_logger=False, broker_connection_max_retries=None,
+        worker_cancel_long_running_tasks_on_connection_loss=False, broker_connection_timeout=CONNECT_TIMEOUT_S, broker_heartbeat=10,
+        broker_connection_retry_on_startup=True, broker_pool_limit=1, broker_transport_options=options if is_redis else {},
+        # On Redis, its subscription is what notices that the server went away while the acknowledgements of a full worker are on their way.
+        worker_enable_remote_control=is_redis,
     )  # fmt: skip
     return app
 

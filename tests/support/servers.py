@@ -168,6 +168,11 @@ class RabbitMQ(Server):
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
+    def close(self) -> None:
+        super().close()
+        # The name server that the node started has left its process group.
+        subprocess.run(["epmd", "-port", str(self.epmd_port), "-kill"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def is_up(self) -> bool:
         """The port opens a moment before the broker serves: ask it for its greeting."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=2) as link:
