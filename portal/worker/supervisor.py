@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from portal.logging import setup_logging
@@ -46,6 +47,7 @@ class Child:
     """One role, its process, and when it may be started again."""
 
     role: str
+    command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     failures: int = 0
@@ -55,7 +57,7 @@ class Child:
         """Start the process in a group of its own, tied to this one."""
         parent, libc = os.getpid(), ctypes.CDLL(None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "portal", self.role],
+            self.command,
             start_new_session=True,
             preexec_fn=lambda: _bind_to_parent(parent, libc),  # noqa: PLW1509 - the supervisor has one thread
         )
@@ -96,10 +98,9 @@ class Child:
 class Supervisor:
     """Runs the children until SIGTERM or SIGINT."""
 
-    def __init__(self, settings: Settings, signals: Signals) -> None:
+    def __init__(self, settings: Settings, signals: Signals, children: Sequence[Child]) -> None:
         """`signals` must bring SIGCHLD as well."""
-        self._settings, self._signals = settings, signals
-        self._children = [Child(role) for role in ROLES]
+        self._settings, self._signals, self._children = settings, signals, children
         self._is_announced = False
 
     def run(self) -> int:
@@ -180,4 +181,5 @@ def run_supervisor(settings: Settings) -> int:
     if problem := taken_port(settings):
         sys.stderr.write(f"{problem}\n")
         return 1
-    return Supervisor(settings, Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)).run()
+    children = [Child(role, (sys.executable, "-m", "portal", role)) for role in ROLES]
+    return Supervisor(settings, Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD), children).run()
