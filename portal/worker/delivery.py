@@ -95,28 +95,43 @@ class Consumer:
 
     def __init__(self, settings: Settings, offer: Callable[[str], bool]) -> None:
         """`offer` blocks until the job is taken (or is none to take), and answers False when the worker stops."""
-        from celery.exceptions import Reject  # noqa: PLC0415 - as above
-
-        self._app = celery_app(settings)
-
-        def job(job_id: str) -> None:
-            if not offer(job_id):
-                raise Reject("the worker stops", requeue=True)
-
-        self._app.task(job, name=TASK)
-        self._controller = self._app.WorkController(
-            app=self._app, pool_cls="threads", concurrency=settings.worker_threads, without_gossip=True, without_mingle=True, loglevel=logging.WARNING
-        )
-        self._thread = threading.Thread(target=self._controller.start, name="broker", daemon=True)
+        self._settings, self._offer = settings, offer
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._consume, name="broker", daemon=True)
 
     def start(self) -> None:
         """Connect in the background, and again whenever the broker comes back."""
         self._thread.start()
 
-    def stop(self) -> None:
+    def halt(self) -> None:
         """Take no more ids; unacknowledged ones go back to the broker."""
         from celery.worker import state  # noqa: PLC0415 - as above
 
+        self._stop.set()
         # The consumer looks at this between two waits for the broker, also while there is none.
         state.should_stop = 0
+
+    def join(self) -> None:
+        """Wait until the broker was told; for a moment only, since nothing depends on it."""
         self._thread.join(STOP_LIMIT_S)
+
+    def _consume(self) -> None:
+        while not self._stop.is_set():
+            self._controller().start()
+            if not self._stop.wait(CONNECT_TIMEOUT_S):
+                log.error("the broker's consumer ended; starting it again")
+
+    def _controller(self) -> Any:
+        from celery.exceptions import Reject  # noqa: PLC0415 - as above
+
+        app = celery_app(self._settings)
+
+        def job(job_id: str) -> None:
+            if not self._offer(job_id):
+                raise Reject("the worker stops", requeue=True)
+
+        app.task(job, name=TASK)
+        threads = self._settings.worker_threads
+        return app.WorkController(
+            app=app, pool_cls="threads", concurrency=threads, without_gossip=True, without_mingle=True, loglevel=logging.WARNING
+        )

@@ -79,11 +79,10 @@ class Worker:
     def stop(self, *, limit_s: float = STOP_LIMIT_S) -> None:
         """Let running steps finish within the limit; jobs that have more to do go back to the queue."""
         self._stop.set()
-        self._hints.put(None)
+        self._refuse_offers()
         deadline = time.monotonic() + limit_s
         for thread in self._job_threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._refuse_offers()
         self._closed.set()
         for thread in self._other_threads:
             thread.join(PAUSE_AFTER_ERROR_S)
@@ -105,6 +104,8 @@ class Worker:
             offer = self._hints.get()
             if offer is not None:
                 offer.looked_at.set()
+        # One thread waits for a hint; it wakes the next.
+        self._hints.put(None)
 
     # -- jobs ----------------------------------------------------------------------------------------------------------------------
 
@@ -147,9 +148,11 @@ class Worker:
             offer = self._hints.get(timeout=self._poll_s)
         except queue.Empty:
             return None
-        if offer is None or self._stop.is_set():
+        if offer is None:
             return None
         try:
+            if self._stop.is_set():
+                return None
             with self._sessions() as session:
                 return claim(session, offer.job_id, worker=self.name, lease_s=self._settings.job_lease_s)
         finally:
@@ -206,8 +209,10 @@ def run_worker(settings: Settings) -> int:
     log.info("working", extra={"worker": worker.name})
     signals.wait()
     if consumer is not None:
-        consumer.stop()
+        consumer.halt()
     worker.stop()
+    if consumer is not None:
+        consumer.join()
     if engines.compute is not None:
         engines.compute.close()
     sessions.kw["bind"].dispose()

@@ -127,6 +127,21 @@ def test_a_worker_killed_under_load_loses_nothing(queued: Settings, sending: Con
     assert count("succeeded") == 40
 
 
+def test_a_busy_worker_stops_in_time_and_its_ids_go_to_the_next(queued: Settings, sending: Context, count: Callable[..., int]) -> None:
+    with portal_process(queued, "worker") as leaving:
+        for number in range(60):
+            create(sending, f"i{number}")
+        until(lambda: count("succeeded") > 0, within_s=30, what="work has begun")
+        before = time.monotonic()
+        leaving.terminate()
+        assert leaving.wait(30) == 0
+        assert time.monotonic() - before < 8
+    assert count("running") == 0
+    with portal_process(queued, "worker"):
+        until(lambda: count(*ACTIVE) == 0, within_s=60, what="all jobs are done")
+    assert count("succeeded") == 60
+
+
 def test_a_worker_stops_in_time_without_its_broker(
     settings: Settings, database: sessionmaker[Session], people: People, count: Callable[..., int]
 ) -> None:
