@@ -1,0 +1,246 @@
+"""A compute engine that runs nothing: it keeps the rules of the real one, so that a wrong order of steps fails here as it would there.
+
+Its host is a directory; every process that opens it sees the same machines. Tests tell it to fail and look at what was called.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from socket import socket
+
+from portal.engines.fake_console import open_stream, serve_display, serve_serial
+from portal.engines.fake_images import look_into
+from portal.engines.fake_store import FakeCall, FakeMachine, FakeStore
+from portal.engines.ports import (
+    Capability,
+    ComputeEngine,
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    HostCapacity,
+    ImageFormat,
+    ImageInfo,
+    MachineSample,
+    MachineSpec,
+    MachineState,
+)
+
+GIB = 1 << 30
+MIB = 1 << 20
+MAX_USER_DATA_BYTES = 16 * 1024
+BUILTIN = ImageInfo(ImageFormat.QCOW2, 64 * MIB, 8 * MIB, "0" * 64)
+HOST = HostCapacity(cpus=64, memory_mib=1 << 20, disk_total_gib=10_000, disk_free_gib=10_000, accelerator="fake")
+
+
+class FakeCompute:
+    """ComputeEngine and ConsoleAccess over a directory."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is made if it is not there."""
+        self._store = FakeStore(root)
+
+    # -- what tests do to it -----------------------------------------------------------------------------------------------------------------
+
+    def fail_next(self, method: str, error: EngineError | None = None, times: int = 1) -> None:
+        """Let the next `times` calls of a method fail, in whichever process they are made."""
+        if method not in dir(ComputeEngine):
+            raise AttributeError(f"a compute engine has no method {method}")
+        self._store.plan_failure(method, error or EngineError("The fake engine was told to fail."), times)
+
+    def outside_kill(self, machine_id: str) -> None:
+        """End a running machine as if somebody had killed its process on the host."""
+        with self._store.locked():
+            machine = self._store.machine(machine_id)
+            if machine.state is MachineState.RUNNING:
+                self._store.save_machine(replace(machine, power=MachineState.CRASHED))
+
+    def calls(self) -> Sequence[FakeCall]:
+        """Every call of the engine by any process, oldest first."""
+        return self._store.calls()
+
+    # -- the host ----------------------------------------------------------------------------------------------------------------------------
+
+    def capability(self) -> Capability:
+        """Guests can run here, unless the fake was told otherwise."""
+        try:
+            with self._call("capability"):
+                return Capability("compute", available=True, detail="fake: nothing real runs")
+        except EngineError as error:
+            return Capability("compute", available=False, detail="fake", reason=error.message)
+
+    def capacity(self) -> HostCapacity:
+        """A host that is never full."""
+        with self._call("capacity"):
+            return HOST
+
+    # -- images ------------------------------------------------------------------------------------------------------------------------------
+
+    def inspect_image(self, path: Path) -> ImageInfo:
+        """Look into a file's header."""
+        with self._call("inspect_image"):
+            return look_into(path)
+
+    def ensure_image(self, image_id: str, path: Path) -> ImageInfo:
+        """Remember what the file is, and take it away."""
+        with self._call("ensure_image", image_id):
+            info = self._store.image(image_id)
+            if info is None:
+                info = look_into(path)
+                self._store.save_image(image_id, info)
+            path.unlink(missing_ok=True)
+            return info
+
+    def ensure_builtin_image(self, image_id: str) -> ImageInfo:
+        """Remember that the builtin image is there."""
+        with self._call("ensure_builtin_image", image_id):
+            info = self._store.image(image_id) or BUILTIN
+            self._store.save_image(image_id, info)
+            return info
+
+    def has_image(self, image_id: str) -> bool:
+        """Whether the image is remembered."""
+        with self._call("has_image", image_id):
+            return self._store.image(image_id) is not None
+
+    def remove_image(self, image_id: str) -> None:
+        """Forget an image that no disk is based on."""
+        with self._call("remove_image", image_id):
+            if any(machine.disk_gib and machine.image_id == image_id for machine in self._store.machines()):
+                raise EngineRefused("Disks of machines are based on this image. Remove these machines first.")
+            self._store.forget_image(image_id)
+
+    # -- machines ----------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_disk(self, spec: MachineSpec) -> None:
+        """Remember the disk and its size; it only grows."""
+        with self._call("ensure_disk", spec.machine_id):
+            machine, image = self._store.machine(spec.machine_id), self._store.image(spec.image_id)
+            if machine.disk_gib == 0:
+                if image is None:
+                    raise EngineRefused("The image is not in this host's store.")
+                if image.virtual_size_bytes > spec.root_disk_gib * GIB:
+                    raise EngineRefused(f"The image does not fit on a disk of {spec.root_disk_gib} GiB.")
+                machine = replace(machine, image_id=spec.image_id)
+            self._store.save_machine(replace(machine, disk_gib=max(machine.disk_gib, spec.root_disk_gib)))
+
+    def ensure_seed(self, spec: MachineSpec) -> None:
+        """Remember that the guest has its first-boot data."""
+        with self._call("ensure_seed", spec.machine_id):
+            if len(spec.user_data.encode()) > MAX_USER_DATA_BYTES:
+                raise EngineRefused("User data is larger than 16 KiB.")
+            self._store.save_machine(replace(self._store.machine(spec.machine_id), is_seeded=True))
+
+    def ensure_defined(self, spec: MachineSpec) -> None:
+        """Remember vCPU and memory of a stopped machine."""
+        with self._call("ensure_defined", spec.machine_id):
+            machine = self._store.machine(spec.machine_id)
+            wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname)
+            if machine.state is MachineState.RUNNING and (machine.vcpus, machine.memory_mib) != (wanted.vcpus, wanted.memory_mib):
+                raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
+            self._store.save_machine(wanted)
+
+    def ensure_running(self, machine_id: str) -> None:
+        """Let a machine run that has everything it needs."""
+        with self._call("ensure_running", machine_id):
+            machine = self._store.machine(machine_id)
+            if not machine.is_defined:
+                raise EngineRefused("The machine is not defined on this host.")
+            if machine.state is MachineState.RUNNING:
+                return
+            if not machine.disk_gib or not machine.is_seeded:
+                raise EngineRefused(f"The machine has no {'first-boot data' if machine.disk_gib else 'root disk'}.")
+            self._store.save_machine(replace(machine, power=MachineState.RUNNING, booted_at_s=time.time()))
+            self._print(machine_id, f"Booting {machine_id}\r\natonix-init: READY hostname={machine.hostname}\r\n")
+
+    def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
+        """Stop a machine; fake guests obey at once."""
+        with self._call("ensure_stopped", machine_id):
+            machine = self._store.machine(machine_id)
+            if not machine.is_defined or machine.power is MachineState.STOPPED:
+                return
+            if graceful_timeout_s > 0 and machine.power is MachineState.RUNNING:
+                self._print(machine_id, "reboot: Power down\r\n")
+            self._store.save_machine(replace(machine, power=MachineState.STOPPED))
+
+    def remove_disk(self, machine_id: str) -> None:
+        """Forget the disk of a machine that does not run."""
+        with self._call("remove_disk", machine_id):
+            machine = self._store.machine(machine_id)
+            if machine.state is MachineState.RUNNING:
+                raise EngineRefused("The disk of a running machine cannot be removed. Stop it first.")
+            if machine.disk_gib:
+                self._store.save_machine(replace(machine, disk_gib=0, image_id=""))
+
+    def remove_machine(self, machine_id: str) -> None:
+        """Forget everything about a machine."""
+        with self._call("remove_machine", machine_id):
+            self._store.forget_machine(machine_id)
+
+    def machine_state(self, machine_id: str) -> MachineState:
+        """What is remembered of a machine."""
+        with self._call("machine_state", machine_id):
+            return self._store.machine(machine_id).state
+
+    def machines(self) -> Mapping[str, MachineState]:
+        """All machines that were defined."""
+        with self._call("machines"):
+            return {machine.machine_id: machine.state for machine in self._store.machines() if machine.is_defined}
+
+    def samples(self) -> Sequence[MachineSample]:
+        """Counters that grow with the time since boot."""
+        with self._call("samples"):
+            taken_at_s = time.time()
+            return [_sample(machine, taken_at_s) for machine in self._store.machines() if machine.state is MachineState.RUNNING]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    # -- consoles ----------------------------------------------------------------------------------------------------------------------------
+
+    def log_tail(self, machine_id: str, *, max_bytes: int) -> bytes:
+        """What the fake guest printed."""
+        path = self._store.log_path(machine_id)
+        return path.read_bytes()[-max_bytes:] if path.exists() and max_bytes > 0 else b""
+
+    def open_serial(self, machine_id: str) -> socket:
+        """A terminal that echoes."""
+        hostname = self._running(machine_id).hostname
+        return open_stream(lambda stream: serve_serial(stream, hostname))
+
+    def open_display(self, machine_id: str) -> socket:
+        """A display without pictures."""
+        self._running(machine_id)
+        return open_stream(lambda stream: serve_display(stream, machine_id))
+
+    def _running(self, machine_id: str) -> FakeMachine:
+        machine = self._store.machine(machine_id)
+        if machine.state is not MachineState.RUNNING:
+            raise EngineUnavailable("The machine is not running.")
+        return machine
+
+    def _print(self, machine_id: str, text: str) -> None:
+        with self._store.log_path(machine_id).open("ab") as log:
+            log.write(text.encode())
+
+    @contextmanager
+    def _call(self, method: str, subject: str = "") -> Iterator[None]:
+        """Hold the host during one call, note it, and fail if that was planned."""
+        with self._store.locked():
+            self._store.note_call(FakeCall(method, subject))
+            error = self._store.take_failure(method)
+            if error is not None:
+                raise error
+            yield
+
+
+def _sample(machine: FakeMachine, taken_at_s: float) -> MachineSample:
+    up_s = taken_at_s - machine.booted_at_s
+    memory = machine.memory_mib * MIB
+    return MachineSample(
+        machine_id=machine.machine_id, taken_at_s=taken_at_s, cpu_time_ns=int(up_s * machine.vcpus * 0.2 * 1e9), vcpus=machine.vcpus,
+        memory_total_bytes=memory, memory_used_bytes=memory // 3, disk_capacity_bytes=machine.disk_gib * GIB,
+        disk_allocated_bytes=int(min(machine.disk_gib * GIB, 16 * MIB + up_s * 1024)), disk_read_bytes=int(4 * MIB + up_s * 4096),
+        disk_write_bytes=int(up_s * 8192), net_in_bytes=int(up_s * 2048), net_out_bytes=int(up_s * 1024),
+    )  # fmt: skip
