@@ -126,7 +126,7 @@ class Runner:
             problem = self._attempt(step.do, run)
             if problem is not None:
                 return self._failed(session, claim, position, problem)
-            self._save(session, claim, rtype, position, run, "done")
+            self._save(session, claim, rtype, position, run, state="done")
         return not self._succeed(session, claim, op, rtype)
 
     def _attempt(self, call: Callable[[StepRun], None], run: StepRun) -> EngineError | StepFailed | None:
@@ -140,7 +140,7 @@ class Runner:
             return EngineError(UNEXPECTED)
         return None
 
-    def _save(self, session: Session, claim: Claim, rtype: ResourceType, position: int, run: StepRun, state: str) -> None:
+    def _save(self, session: Session, claim: Claim, rtype: ResourceType, position: int, run: StepRun, *, state: str) -> None:
         with transaction(session):
             job = held(session, claim)
             record = job.steps[position]
@@ -216,7 +216,7 @@ class Runner:
             session.expunge_all()
             if step.undo is not None and (problem := self._attempt(step.undo, run)) is not None:
                 return self._undo_failed(session, claim, step, problem)
-            self._save(session, claim, rtype, position, run, "undone" if record.state != "failed" else "failed")
+            self._save(session, claim, rtype, position, run, state="failed" if record.state == "failed" else "undone")
         return True
 
     def _undo_failed(self, session: Session, claim: Claim, step: Step, problem: Exception) -> bool:

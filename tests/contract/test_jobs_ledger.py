@@ -11,6 +11,7 @@ from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
+from portal.compute.images import Image
 from portal.compute.instances import instance_create, instance_start, instance_terminate
 from portal.engines.ports import EngineError, EngineRefused, Engines
 from portal.kernel.audit import Subject, record, verify
@@ -210,6 +211,21 @@ def test_two_jobs_on_one_resource_are_refused(stage: Stage, database: sessionmak
         run(stage.ctx, instance_terminate, outcome.row.id)
     with database() as session, pytest.raises(Exception, match=r"(?i)unique"), transaction(session):
         session.add(Job(kind="compute.instance.stop", label="", resource_type="compute.instance", resource_id=outcome.row.id))
+
+
+def test_two_machines_from_one_image_that_is_still_to_be_fetched(stage: Stage) -> None:
+    with transaction(stage.ctx.db):
+        stage.ctx.db.add(Image(id="ami-far", name="far", size_gb=1, is_public=True, source_url=stage.image_url, state="catalogue"))
+    outcome = run(stage.ctx, instance_create, None, {"name": "twin", "flavor": "t3-micro", "image": "ami-far", "count": 2})
+    claims = [stage.worker.claim() for _ in outcome.jobs]
+    threads = [threading.Thread(target=stage.worker.runner.run, args=(claimed,)) for claimed in claims]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [stage.worker.job(job_id).state for job_id in outcome.jobs] == ["succeeded", "succeeded"]
+    assert list((stage.ctx.settings.data_dir / "staging").iterdir()) == []
+    assert_sound(stage)
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------------------

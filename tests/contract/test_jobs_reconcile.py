@@ -58,8 +58,17 @@ def test_what_agrees_is_left_alone(stage: Stage, reconcile) -> None:
     assert_sound(stage)
 
 
+def test_a_machine_that_was_killed_is_booted_again(stage: Stage, reconcile) -> None:
+    row = running_instance(stage)
+    stage.engine.outside_kill(row.id)
+    reconcile()
+    row = row_of(stage, row)
+    assert (row.state, row.heals, stage.engine.machine_state(row.id)) == ("running", 1, MachineState.RUNNING)
+    assert_sound(stage)
+
+
 @pytest.mark.parametrize("state", [MachineState.CRASHED, MachineState.PAUSED, MachineState.ABSENT])
-def test_a_machine_that_was_killed_is_booted_again(stage: Stage, reconcile, state: MachineState) -> None:
+def test_whatever_else_a_machine_is_it_is_brought_back(stage: Stage, reconcile, state: MachineState) -> None:
     row = running_instance(stage)
     reconcile(Seen(stage, **{row.id: state}))
     row = row_of(stage, row)

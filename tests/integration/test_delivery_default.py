@@ -7,7 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import Instance, instance_create
-from portal.engines.ports import ComputeEngine
+from portal.engines.fake import FakeCompute
+from portal.engines.ports import MachineState
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.jobs import Job, Schedule
@@ -32,10 +33,13 @@ def state_of(database: sessionmaker[Session], instance_id: str) -> str:
         return session.scalars(select(Instance.state).where(Instance.id == instance_id)).one()
 
 
-def test_periodic_work_is_done(eager: Settings, ctx: Context, database: sessionmaker[Session], fake: ComputeEngine) -> None:
+def test_periodic_work_is_done(eager: Settings, ctx: Context, database: sessionmaker[Session], fake: FakeCompute) -> None:
     with portal_process(eager, "worker"), portal_process(eager, "scheduler"), portal_process(eager, "scheduler"):
         row = run(ctx, instance_create, None, {"name": "one", **CREATE}).row
         until(lambda: state_of(database, row.id) == "running", within_s=30, what="the instance runs")
+        fake.outside_kill(row.id)
+        until(lambda: fake.machine_state(row.id) is MachineState.RUNNING, within_s=30, what="the reconciler has booted it again")
+        until(lambda: state_of(database, row.id) == "running", within_s=30, what="the instance runs again")
         fake.ensure_stopped(row.id, graceful_timeout_s=0)
         until(lambda: state_of(database, row.id) == "stopped", within_s=30, what="the reconciler has noticed")
 

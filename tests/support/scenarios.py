@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from portal.compute.images import staging_path
-from portal.engines.ports import ComputeEngine, MachineState
+from portal.engines.fake import FakeCompute
+from portal.engines.ports import MachineState
 from portal.kernel.audit import verify
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
@@ -40,7 +41,7 @@ class Stage:
 
     ctx: Context
     worker: TestWorker
-    engine: ComputeEngine
+    engine: FakeCompute
     image_url: str = ""
     made: int = field(default=0)
 
