@@ -11,8 +11,8 @@ from pathlib import Path
 from socket import socket
 
 from portal.engines.fake_console import open_stream, serve_display, serve_serial
-from portal.engines.fake_images import look_into
 from portal.engines.fake_store import FakeCall, FakeMachine, FakeStore
+from portal.engines.image_headers import look_into
 from portal.engines.ports import (
     Capability,
     ComputeEngine,

@@ -1,1 +1,17 @@
 """Engines of one Linux host: libvirt and QEMU, files on disk."""
+
+from portal.engines.local.compute import LocalCompute
+from portal.engines.local.console import LocalConsole
+from portal.settings import Settings
+
+
+def open_compute(settings: Settings) -> LocalCompute:
+    """The compute engine of this host, as the settings say."""
+    return LocalCompute(
+        settings.data_dir, accelerator=settings.qemu_accel, libvirt_uri=settings.libvirt_uri, image_max_gib=settings.image_max_gib,
+    )  # fmt: skip
+
+
+def open_console(settings: Settings) -> LocalConsole:
+    """The consoles of this host's machines; needs no privilege."""
+    return LocalConsole(settings.data_dir)

@@ -1,4 +1,4 @@
-"""Looks into disk images without qemu-img, as far as the fake engine must: it reads headers, and refuses what the real engine refuses."""
+"""Looks into the headers of disk images: which format, and whether they lead elsewhere, before a program that would follow opens them."""
 
 import hashlib
 import struct
@@ -7,6 +7,7 @@ from pathlib import Path
 from portal.engines.ports import EngineRefused, ImageFormat, ImageInfo
 
 SECTOR_BYTES = 512
+SMALLEST_RAW_BYTES = 1 << 20
 QCOW2_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 QCOW2_MAGIC = b"QFI\xfb"
 QCOW2_VERSIONS = (2, 3)
@@ -28,7 +29,7 @@ def look_into(path: Path) -> ImageInfo:
             sha256.update(chunk)
     if head.startswith(QCOW2_MAGIC):
         return ImageInfo(ImageFormat.QCOW2, _qcow2_size(head, size), size, sha256.hexdigest())
-    if size < SECTOR_BYTES or size % SECTOR_BYTES or not head.endswith(BOOT_SIGNATURE):
+    if size < SMALLEST_RAW_BYTES or size % SECTOR_BYTES or not head.endswith(BOOT_SIGNATURE):
         raise EngineRefused("The file is neither a qcow2 image nor a raw disk that a machine can boot from.")
     return ImageInfo(ImageFormat.RAW, size, size, sha256.hexdigest())
 

@@ -1,0 +1,329 @@
+"""Virtual machines on this host through libvirt and QEMU. One process per installation owns the engine: the worker.
+
+Machines belong to nobody's process tree: whatever becomes of the worker, they run on, and the next one finds them again with their consoles.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from portal.engines.local import logs, qemu_img
+from portal.engines.local.accelerator import Accelerator, choose
+from portal.engines.local.definition import ROOT_DISK, Host, definition
+from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage, read_origin, write_origin
+from portal.engines.local.locks import KeyedLocks
+from portal.engines.local.paths import LocalPaths, MachineFiles
+from portal.engines.local.requirements import REMEDY, missing_piece
+from portal.engines.local.seed import write_seed
+from portal.engines.local.statistics import sample
+from portal.engines.ports import (
+    Capability,
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    HostCapacity,
+    ImageInfo,
+    MachineSample,
+    MachineSpec,
+    MachineState,
+)
+
+if TYPE_CHECKING:
+    from portal.engines.local.hypervisor import Hypervisor
+
+GIB = 1 << 30
+MIB = 1 << 20
+# A guest that is just booting does not hear the power button: it is pressed again.
+PRESS_EVERY_S = 5.0
+NEVER_DEFINED = "The machine is not defined on this host."
+
+
+class LocalCompute:
+    """ComputeEngine on libvirt and QEMU."""
+
+    def __init__(self, data_dir: Path, *, accelerator: str = "auto", libvirt_uri: str = "", image_max_gib: int = qemu_img.MOST_GIB) -> None:
+        """Open nothing before the first use. `libvirt_uri` names a libvirt of the host's own; empty embeds one in this process."""
+        self._paths = LocalPaths(data_dir)
+        self._setting = accelerator
+        self._uri = libvirt_uri
+        self._images = ImageStore(self._paths, most_gib=image_max_gib)
+        self._locks = KeyedLocks()
+        self._opening = threading.Lock()
+        self._starts = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._hypervisor: Hypervisor | None = None
+        self._accelerator: Accelerator | None = None
+
+    # -- the host ----------------------------------------------------------------------------------------------------------------------------
+
+    def capability(self) -> Capability:
+        """Say whether guests can run here, and what is missing."""
+        missing = missing_piece()
+        if missing:
+            return Capability("compute", available=False, detail="libvirt and QEMU", reason=missing, remedy=REMEDY)
+        try:
+            version, chosen = self._open().version(), self._accelerated()
+        except EngineError as error:
+            return Capability("compute", available=False, detail="libvirt and QEMU", reason=error.message)
+        return Capability("compute", available=True, detail=f"{version}, {chosen.name.upper()} ({chosen.why})")
+
+    def capacity(self) -> HostCapacity:
+        """Measure the host."""
+        self._open()
+        disk = shutil.disk_usage(self._paths.root)
+        return HostCapacity(
+            cpus=psutil.cpu_count() or 1, memory_mib=psutil.virtual_memory().total // MIB, disk_total_gib=disk.total // GIB,
+            disk_free_gib=disk.free // GIB, accelerator=self._accelerated().name,
+        )  # fmt: skip
+
+    # -- images ------------------------------------------------------------------------------------------------------------------------------
+
+    def inspect_image(self, path: Path) -> ImageInfo:
+        """Look into an untrusted file."""
+        return self._images.inspect(path)
+
+    def ensure_image(self, image_id: str, path: Path) -> ImageInfo:
+        """Take a file into the store."""
+        self._paths.make()
+        return self._images.take(image_id, path)
+
+    def ensure_builtin_image(self, image_id: str) -> ImageInfo:
+        """Build the tiny guest, unless it is there as it would be built today."""
+        self._paths.make()
+        return self._images.build(image_id)
+
+    def has_image(self, image_id: str) -> bool:
+        """Whether machines can be made from the image at once; an outdated builtin guest is to be built anew."""
+        stored = self._images.find(image_id)
+        return stored is not None and not self._images.is_outdated(stored)
+
+    def remove_image(self, image_id: str) -> None:
+        """Drop an image that no disk is based on."""
+        self._images.remove(image_id)
+
+    # -- machines ----------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_disk(self, spec: MachineSpec) -> None:
+        """Lay a disk over the image, or grow the one that is there."""
+        files = self._paths.machine(spec.machine_id)
+        with self._locks.of(spec.machine_id):
+            if files.disk.exists():
+                self._grow(spec, files)
+            else:
+                self._lay_over(spec, files)
+
+    def _lay_over(self, spec: MachineSpec, files: MachineFiles) -> None:
+        with self._images.holding(spec.image_id):
+            image = self._images.find(spec.image_id)
+            if image is None:
+                raise EngineRefused("The image is not in this host's store.")
+            size_bytes = spec.root_disk_gib * GIB
+            if image.info.virtual_size_bytes > size_bytes:
+                raise EngineRefused(f"The image does not fit on a disk of {spec.root_disk_gib} GiB.")
+            self._make_folder(files)
+            # The note first: an image that it names is not dropped while the disk is being made.
+            write_origin(files.disk_origin, DiskOrigin(image.image_id, image.generation))
+            fresh = files.disk.with_suffix(".new")
+            qemu_img.create_overlay(fresh, os.path.relpath(image.disk, files.folder), image.info.format, size_bytes)
+            fresh.chmod(0o600)
+            fresh.replace(files.disk)
+
+    def _grow(self, spec: MachineSpec, files: MachineFiles) -> None:
+        size_bytes = spec.root_disk_gib * GIB
+        if qemu_img.virtual_size(files.disk) >= size_bytes:
+            return
+        hypervisor = self._open()
+        domain = hypervisor.find(spec.machine_id)
+        if domain is not None and hypervisor.is_active(domain):
+            hypervisor.grow_disk(domain, ROOT_DISK, size_bytes)
+        else:
+            qemu_img.grow(files.disk, size_bytes)
+
+    def ensure_seed(self, spec: MachineSpec) -> None:
+        """Write the seed disk."""
+        files = self._paths.machine(spec.machine_id)
+        with self._locks.of(spec.machine_id):
+            self._make_folder(files)
+            write_seed(files.seed, spec)
+
+    def ensure_defined(self, spec: MachineSpec) -> None:
+        """Define the machine as the spec says."""
+        files = self._paths.machine(spec.machine_id)
+        with self._locks.of(spec.machine_id):
+            hypervisor = self._open()
+            domain = hypervisor.find(spec.machine_id)
+            if domain is not None and hypervisor.is_active(domain):
+                # What else differs is written when the machine is defined before its next start.
+                if hypervisor.size(domain) != (spec.vcpus, spec.memory_mib):
+                    raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
+                return
+            wanted = definition(spec, self._image_of(spec, files), files, self._host())
+            mark = hypervisor.mark(domain) if domain is not None else None
+            if mark is None or mark.digest != wanted.digest:
+                hypervisor.define(wanted.xml)
+
+    def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
+        """The image that the machine's disk is laid over, or will be."""
+        origin = read_origin(files.disk_origin)
+        image = self._images.generation(origin.image_id, origin.generation) if origin else self._images.find(spec.image_id)
+        if image is None:
+            raise EngineRefused("The image is not in this host's store.")
+        return image
+
+    def ensure_running(self, machine_id: str) -> None:
+        """Boot the machine, as many at once as there are cores."""
+        files = self._paths.machine(machine_id)
+        with self._locks.of(machine_id):
+            hypervisor = self._open()
+            domain = hypervisor.find(machine_id)
+            if domain is None:
+                raise EngineRefused(NEVER_DEFINED)
+            state, _ = hypervisor.state(domain)
+            if state is MachineState.PAUSED:
+                hypervisor.resume(domain)
+            elif state is not MachineState.RUNNING:
+                self._boot(hypervisor, domain, files)
+            files.should_run.touch()
+
+    def _boot(self, hypervisor: "Hypervisor", domain: Any, files: MachineFiles) -> None:
+        if not files.disk.exists():
+            raise EngineRefused("The machine has no root disk.")
+        if not files.seed.exists():
+            raise EngineRefused("The machine has no first-boot data.")
+        with self._starts:
+            hypervisor.start(domain)
+
+    def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
+        """Press the power button, wait, pull the plug."""
+        files = self._paths.machine(machine_id)
+        with self._locks.of(machine_id):
+            files.should_run.unlink(missing_ok=True)
+            hypervisor = self._open()
+            domain = hypervisor.find(machine_id)
+            if domain is None or not hypervisor.is_active(domain):
+                return
+            state, _ = hypervisor.state(domain)
+            deadline_s = time.monotonic() + graceful_timeout_s
+            while state is MachineState.RUNNING and (left_s := deadline_s - time.monotonic()) > 0:
+                hypervisor.power_button(domain)
+                if hypervisor.wait_until_off(domain, min(left_s, PRESS_EVERY_S)):
+                    return
+            hypervisor.pull_plug(domain)
+
+    def remove_disk(self, machine_id: str) -> None:
+        """Delete the root disk of a stopped machine."""
+        files = self._paths.machine(machine_id)
+        with self._locks.of(machine_id):
+            if files.folder.exists():
+                hypervisor = self._open()
+                domain = hypervisor.find(machine_id)
+                if domain is not None and hypervisor.is_active(domain):
+                    raise EngineRefused("The disk of a running machine cannot be removed. Stop it first.")
+                files.disk.unlink(missing_ok=True)
+                files.disk_origin.unlink(missing_ok=True)
+
+    def remove_machine(self, machine_id: str) -> None:
+        """End the machine and delete everything of it."""
+        files = self._paths.machine(machine_id)
+        with self._locks.of(machine_id):
+            files.should_run.unlink(missing_ok=True)
+            hypervisor = self._open()
+            domain = hypervisor.find(machine_id)
+            if domain is not None:
+                hypervisor.pull_plug(domain)
+                hypervisor.undefine(domain)
+            for path in (files.serial, files.display, files.hypervisor_log):
+                path.unlink(missing_ok=True)
+            if files.folder.exists():
+                shutil.rmtree(files.folder)
+
+    def machine_state(self, machine_id: str) -> MachineState:
+        """State of one machine."""
+        files = self._paths.machine(machine_id)
+        hypervisor = self._open()
+        domain = hypervisor.find(machine_id)
+        return MachineState.ABSENT if domain is None else self._state(hypervisor, domain, machine_id, files)
+
+    def machines(self) -> Mapping[str, MachineState]:
+        """State of all machines; on the way their logs are kept small, whoever asks."""
+        hypervisor = self._open()
+        logs.bound(self._paths.libvirt_log)
+        found = {}
+        for machine_id, domain in hypervisor.all().items():
+            files = self._paths.machine(machine_id)
+            logs.bound(files.log)
+            logs.bound(files.hypervisor_log)
+            state = self._state(hypervisor, domain, machine_id, files)
+            if state is not MachineState.ABSENT:
+                found[machine_id] = state
+        return found
+
+    def _state(self, hypervisor: "Hypervisor", domain: Any, machine_id: str, files: MachineFiles) -> MachineState:
+        """State of a domain: one that is off although nobody stopped it has crashed, unless the guest shut itself down."""
+        state, ended_itself = hypervisor.state(domain)
+        if state is not MachineState.STOPPED or not files.should_run.exists():
+            return state
+        if not ended_itself:
+            return MachineState.CRASHED
+        lock = self._locks.of(machine_id)
+        # libvirt forgets how a guest ended when it is opened anew, so it is written down; not while somebody is starting the machine again.
+        if lock.acquire(blocking=False):
+            try:
+                if hypervisor.state(domain) == (state, ended_itself):
+                    files.should_run.unlink(missing_ok=True)
+            finally:
+                lock.release()
+        return state
+
+    def samples(self) -> Sequence[MachineSample]:
+        """Counters of all running machines."""
+        taken_at_s = time.time()
+        return [sample(machine_id, taken_at_s, counters) for machine_id, counters in self._open().statistics().items()]
+
+    def close(self) -> None:
+        """Let go of the hypervisor."""
+        with self._opening:
+            if self._hypervisor is not None:
+                self._hypervisor.close()
+                self._hypervisor = None
+
+    # -- inside ------------------------------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> "Hypervisor":
+        """Give the connection, opened anew if it broke. Raises EngineUnavailable."""
+        with self._opening:
+            if self._hypervisor is not None and not self._hypervisor.is_alive():
+                self._hypervisor.close()
+                self._hypervisor = None
+            if self._hypervisor is None:
+                missing = missing_piece()
+                if missing:
+                    raise EngineUnavailable(f"{missing} {REMEDY}")
+                self._paths.make()
+                # libvirt reads this when it is loaded; else it would write between the portal's own log lines.
+                os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{self._paths.libvirt_log}")
+                # The binding to libvirt is not on every machine.
+                from portal.engines.local.hypervisor import Hypervisor  # noqa: PLC0415
+
+                self._hypervisor = Hypervisor(self._paths, self._uri)
+            return self._hypervisor
+
+    def _accelerated(self) -> Accelerator:
+        with self._opening:
+            if self._accelerator is None:
+                self._paths.make()
+                self._accelerator = choose(self._setting, self._paths.accelerator)
+            return self._accelerator
+
+    def _host(self) -> Host:
+        return Host(self._paths.installation, self._accelerated().name, self._paths.short_root() / "run")
+
+    def _make_folder(self, files: MachineFiles) -> None:
+        self._paths.make()
+        files.folder.mkdir(exist_ok=True)
+        files.folder.chmod(0o711)

@@ -1,0 +1,130 @@
+"""A machine as libvirt is told about it: XML that is built from elements, never from text, so that no user's word becomes markup."""
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from portal.engines.local.image_store import StoredImage
+from portal.engines.local.paths import MachineFiles
+from portal.engines.ports import MachineSpec
+
+NAMESPACE = "urn:atonix:portal:machine:1"
+PREFIX = "atonix"
+# Devices that are there from the start, and room for what is plugged in later: on q35 each takes a port of its own.
+DEVICES = 5
+SPARE_PORTS = 8
+ROOT_DISK = "vda"
+KERNEL_ARGUMENTS = "console=tty0 console=ttyS0 net.ifnames=0 random.trust_cpu=on panic=10"
+SERIAL_LENGTH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What definitions say about this host: who it is, how guest code is run, and where sockets have short names."""
+
+    installation: str
+    accelerator: str
+    run: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a definition says about itself in its metadata."""
+
+    installation: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """The XML of a machine, and the word by which another definition is known to be the same."""
+
+    xml: str
+    digest: str
+
+
+def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host: Host) -> Definition:
+    """Describe a machine; the same spec on the same host gives the same text."""
+    root = ET.Element("domain", type="kvm" if host.accelerator == "kvm" else "qemu")
+    _text(root, "name", spec.machine_id)
+    _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{host.installation}/{spec.machine_id}")))
+    _text(root, "memory", str(spec.memory_mib), unit="MiB")
+    _text(root, "vcpu", str(spec.vcpus))
+    _boot(root, image)
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+    ET.SubElement(root, "cpu", mode="host-passthrough" if host.accelerator == "kvm" else "maximum")
+    ET.SubElement(root, "clock", offset="utc")
+    for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
+        _text(root, event, action)
+    _devices(root, spec, files, host)
+    digest = hashlib.sha256(ET.tostring(root)).hexdigest()
+    mark = ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark")
+    mark.attrib.update(installation=host.installation, digest=digest)
+    ET.register_namespace(PREFIX, NAMESPACE)
+    return Definition(ET.tostring(root, encoding="unicode"), digest)
+
+
+def mark_of(metadata: str) -> Mark:
+    """Read the mark that a definition of ours carries."""
+    element = ET.fromstring(metadata)  # noqa: S314 - libvirt wrote it
+    return Mark(element.get("installation", ""), element.get("digest", ""))
+
+
+def _boot(root: ET.Element, image: StoredImage) -> None:
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "hvm", arch="x86_64", machine="q35")
+    if image.kernel is None:
+        ET.SubElement(boot, "boot", dev="hd")
+        return
+    _text(boot, "kernel", str(image.kernel))
+    _text(boot, "initrd", str(image.initrd))
+    _text(boot, "cmdline", KERNEL_ARGUMENTS)
+
+
+def _devices(root: ET.Element, spec: MachineSpec, files: MachineFiles, host: Host) -> None:
+    devices = ET.SubElement(root, "devices")
+    _disk(devices, files.disk, "qcow2", ROOT_DISK, spec.machine_id)
+    _disk(devices, files.seed, "raw", "vdb", "seed", is_readonly=True)
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "controller", type="pci", model="pcie-root")
+    for _ in range(DEVICES + SPARE_PORTS):
+        ET.SubElement(devices, "controller", type="pci", model="pcie-root-port")
+    network = ET.SubElement(devices, "interface", type="user")
+    ET.SubElement(network, "mac", address=mac_address(spec.machine_id))
+    ET.SubElement(network, "model", type="virtio")
+    serial = ET.SubElement(devices, "serial", type="unix")
+    ET.SubElement(serial, "source", mode="bind", path=str(host.run / files.serial.name))
+    # Appending: what the portal cuts off at the front stays cut off.
+    ET.SubElement(serial, "log", file=str(files.log), append="on")
+    ET.SubElement(serial, "target", port="0")
+    display = ET.SubElement(devices, "graphics", type="vnc")
+    ET.SubElement(display, "listen", type="socket", socket=str(host.run / files.display.name))
+    ET.SubElement(ET.SubElement(devices, "video"), "model", type="vga", vram="16384", heads="1", primary="yes")
+    ET.SubElement(ET.SubElement(devices, "memballoon", model="virtio"), "stats", period="5")
+    _text(ET.SubElement(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
+    ET.SubElement(devices, "panic", model="isa")
+
+
+def _disk(devices: ET.Element, path: Path, kind: str, target: str, serial: str, *, is_readonly: bool = False) -> None:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", {"name": "qemu", "type": kind} | ({} if is_readonly else {"discard": "unmap"}))
+    ET.SubElement(disk, "source", file=str(path))
+    ET.SubElement(disk, "target", dev=target, bus="virtio")
+    # Guests do not heed the target; by this they name the disk in /dev/disk/by-id.
+    _text(disk, "serial", serial[:SERIAL_LENGTH])
+    if is_readonly:
+        ET.SubElement(disk, "readonly")
+
+
+def mac_address(machine_id: str) -> str:
+    """The address of a machine's network card, the same for each definition."""
+    tail = hashlib.sha256(machine_id.encode()).hexdigest()[:6]
+    return ":".join(("52", "54", "00", tail[0:2], tail[2:4], tail[4:6]))
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text

@@ -1,0 +1,96 @@
+"""Disk images through qemu-img, which is given little time and memory: an image may have been made to devour both."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from portal.engines.image_headers import BROKEN, look_into
+from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat, ImageInfo
+
+CPU_LIMIT_S = 60
+TIME_LIMIT_S = 300
+MEMORY_LIMIT_BYTES = 1 << 30
+MOST_GIB = 65_536
+GIB = 1 << 30
+LEAKS_ONLY = 3
+
+
+def inspect(path: Path, *, most_gib: int = MOST_GIB) -> ImageInfo:
+    """Look into an untrusted file. Raises EngineRefused unless it is a sound image that stands alone."""
+    # The header first: qemu-img is not even shown a file that would lead it to another one.
+    told = look_into(path)
+    found = _json(["info", "--output=json", *(["-f", "qcow2"] if told.format is ImageFormat.QCOW2 else []), str(path)])
+    if found.get("format") != told.format.value:
+        raise EngineRefused(f"The file is an image in the format {found.get('format')}; accepted are qcow2 and raw.")
+    details = found.get("format-specific", {}).get("data", {})
+    if any(key in found for key in ("backing-filename", "full-backing-filename")) or details.get("data-file"):
+        raise EngineRefused("The image refers to another file. Convert it to one that stands alone.")
+    if found.get("encrypted") or details.get("encrypt"):
+        raise EngineRefused("The image is encrypted. Convert it to one that is not.")
+    if len(found.get("snapshots", [])) > 1:
+        raise EngineRefused("The image holds several snapshots. Convert it to one without.")
+    size = int(found["virtual-size"])
+    if size != told.virtual_size_bytes:
+        raise EngineRefused(BROKEN)
+    if size > most_gib * GIB:
+        raise EngineRefused(f"The disk in the image has {-(-size // GIB):,} GiB; at most {most_gib:,} GiB are accepted.")
+    if told.format is ImageFormat.QCOW2:
+        _check(path, told.file_size_bytes, int(found["cluster-size"]))
+    return told
+
+
+def _check(path: Path, file_size: int, cluster_size: int) -> None:
+    done = _run(["check", "-f", "qcow2", "--output=json", str(path)])
+    # What is only reserved without use does no harm.
+    if done.returncode not in {0, LEAKS_ONLY}:
+        raise EngineRefused(BROKEN)
+    # The last cluster need not be written to its end, everything before it must be there.
+    if int(json.loads(done.stdout)["image-end-offset"]) - file_size >= cluster_size:
+        raise EngineRefused(BROKEN)
+
+
+def create_overlay(path: Path, base: str, base_format: ImageFormat, size_bytes: int) -> None:
+    """Make a disk that begins as `base` (relative to the new file) and takes all writes itself."""
+    _done(["create", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path), str(size_bytes)], "The root disk cannot be made")
+
+
+def virtual_size(path: Path) -> int:
+    """Size in bytes of a disk of ours; a guest may be using it."""
+    return int(_json(["info", "-U", "-f", "qcow2", "--output=json", str(path)])["virtual-size"])
+
+
+def grow(path: Path, size_bytes: int) -> None:
+    """Make a disk that nobody uses larger."""
+    _done(["resize", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The root disk cannot grow")
+
+
+def _json(arguments: Sequence[str]) -> dict[str, Any]:
+    done = _run(arguments)
+    if done.returncode != 0:
+        raise EngineRefused(BROKEN)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _done(arguments: Sequence[str], complaint: str) -> None:
+    done = _run(arguments)
+    if done.returncode == 0:
+        return
+    reason = done.stderr.decode(errors="replace")
+    if "No space left" in reason:
+        raise EngineRefused(f"{complaint}: the host's disk is full.")
+    raise EngineError(f"{complaint} (qemu-img ended with status {done.returncode}).")
+
+
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+    program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
+    if program is None or limiter is None:
+        raise EngineUnavailable("qemu-img is missing on this host.")
+    limits = [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}", "--core=0"]
+    try:
+        return subprocess.run([limiter, *limits, program, *arguments], capture_output=True, timeout=TIME_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise EngineRefused(f"Looking into the image took more than {TIME_LIMIT_S} s.") from None
