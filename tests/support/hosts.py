@@ -1,0 +1,168 @@
+"""Compute engines under test: the fake one, and the real one on this host, behind what tests do to both."""
+
+import os
+import signal
+import struct
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from portal.engines.fake import FakeCompute
+from portal.engines.local import LocalCompute, LocalConsole
+from portal.engines.local.requirements import missing_piece
+from portal.engines.ports import ComputeEngine, ConsoleAccess, MachineSpec
+from tests.support.servers import until
+
+TINY = "atonix-tiny"
+GIB = 1 << 30
+READY_S = 90
+
+
+def qcow2_header(*, size: int = GIB, backing: int = 0, encryption: int = 0, snapshots: int = 0, features: int = 0, version: int = 3) -> bytes:
+    """The header of a qcow2 image with what a test wants in it; its tables follow in the next clusters."""
+    cluster = 1 << 16
+    tables = -(-size // (cluster * cluster // 8))
+    return struct.pack(
+        ">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", version, backing, 11 if backing else 0, 16, size, encryption, tables, 3 * cluster, cluster, 1, snapshots,
+        0, features, 0, 0, 4, 104,
+    )  # fmt: skip
+
+
+def qcow2_image(**header: int) -> bytes:
+    """A whole image with nothing on it."""
+    cluster = 1 << 16
+    counts = struct.pack(">Q", 2 * cluster).ljust(cluster, b"\0") + (b"\0\x01" * 4).ljust(cluster, b"\0")
+    head = qcow2_header(**header)
+    named = head + b"\0" * 64 + b"/etc/shadow" if header.get("backing") else head
+    return named.ljust(cluster, b"\0") + counts + b"\0" * cluster
+
+
+def raw_image(mib: int = 1) -> bytes:
+    """A disk with a boot sector that does nothing."""
+    return b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa" + b"\0" * ((mib << 20) - 512)
+
+
+@dataclass
+class Host:
+    """One engine with its consoles, and what can be done to its host from outside."""
+
+    name: str
+    engine: ComputeEngine
+    console: ConsoleAccess
+    kill_outside: Callable[[str], None]
+    reopen: Callable[[], ComputeEngine]
+    made: list[str] = field(default_factory=list)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether guests boot."""
+        return self.name == "local"
+
+    def spec(self, **changes: Any) -> MachineSpec:
+        """What a small machine is; each call names another one."""
+        machine_id = f"i-{uuid.uuid4().hex[:12]}"
+        self.made.append(machine_id)
+        given = {"machine_id": machine_id, "hostname": "web-1", "vcpus": 1, "memory_mib": 192, "root_disk_gib": 1, "image_id": TINY}
+        return MachineSpec(**{**given, **changes})
+
+    def prepared(self, **changes: Any) -> MachineSpec:
+        """A machine that is ready to be started."""
+        spec = self.spec(**changes)
+        self.engine.ensure_disk(spec)
+        self.engine.ensure_seed(spec)
+        self.engine.ensure_defined(spec)
+        return spec
+
+    def running(self, **changes: Any) -> MachineSpec:
+        """A machine that was started; its guest may still be booting."""
+        spec = self.prepared(**changes)
+        self.engine.ensure_running(spec.machine_id)
+        return spec
+
+    def booted(self, **changes: Any) -> MachineSpec:
+        """A machine whose guest has come up."""
+        spec = self.running(**changes)
+        self.wait_for(spec, "READY")
+        return spec
+
+    def wait_for(self, spec: MachineSpec, text: str, times: int = 1) -> None:
+        """Wait until the machine has printed something that often."""
+        until(lambda: self.log(spec).count(text) >= times, within_s=READY_S, what=f"{text} on the console")
+
+    def log(self, spec: MachineSpec) -> str:
+        """Everything that the machine printed."""
+        return self.console.log_tail(spec.machine_id, max_bytes=1 << 20).decode(errors="replace")
+
+    def type(self, spec: MachineSpec, line: str, answer: bytes) -> bytes:
+        """Type a line on the serial console until it is answered."""
+        heard = b""
+        with self.console.open_serial(spec.machine_id) as stream:
+            stream.settimeout(1)
+            for _ in range(READY_S):
+                stream.sendall(f"{line}\n".encode())
+                try:
+                    while answer not in heard:
+                        heard += stream.recv(4096)
+                except TimeoutError:
+                    continue  # the login may just be coming up
+                return heard
+        raise AssertionError(f"no answer on the serial console, heard {heard!r}")
+
+    def clear(self) -> None:
+        """Remove every machine that was made."""
+        while self.made:
+            self.engine.remove_machine(self.made.pop())
+
+
+def fake_host(root: Path) -> Host:
+    """The fake engine; another process's view of it is another object."""
+    fake = FakeCompute(root)
+    return Host("fake", fake, fake, fake.outside_kill, lambda: FakeCompute(root))
+
+
+def why_no_local_host() -> str:
+    """Why guests cannot run on this machine; empty if they can."""
+    return missing_piece()
+
+
+def process_of(machine_id: str) -> int:
+    """The process that runs a machine."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if arguments[0].endswith(b"qemu-system-x86_64") and any(
+            f"guest={machine_id}," in argument.decode(errors="replace") for argument in arguments
+        ):
+            return int(folder.name)
+    raise AssertionError(f"no process runs {machine_id}")
+
+
+@contextmanager
+def local_host(data_dir: Path) -> Iterator[Host]:
+    """The real engine in a directory of its own; afterwards nothing of it runs."""
+    engine = LocalCompute(data_dir)
+
+    def reopen() -> LocalCompute:
+        engine.close()
+        return engine
+
+    def kill(machine_id: str) -> None:
+        os.kill(process_of(machine_id), signal.SIGKILL)
+        until(lambda: not _is_up(engine, machine_id), within_s=10, what="the hypervisor to notice")
+
+    host = Host("local", engine, LocalConsole(data_dir), kill, reopen)
+    try:
+        yield host
+    finally:
+        for machine_id in engine.machines():
+            engine.remove_machine(machine_id)
+        engine.close()
+
+
+def _is_up(engine: ComputeEngine, machine_id: str) -> bool:
+    return engine.machine_state(machine_id).value == "running"
