@@ -22,6 +22,7 @@ from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.requirements import REMEDY, missing_piece
 from portal.engines.local.seed import write_seed
 from portal.engines.local.statistics import sample
+from portal.engines.local.traffic import Traffic, measure
 from portal.engines.ports import (
     Capability,
     EngineError,
@@ -237,7 +238,7 @@ class LocalCompute:
             if domain is not None:
                 hypervisor.pull_plug(domain)
                 hypervisor.undefine(domain)
-            for path in (files.serial, files.display, files.hypervisor_log):
+            for path in (files.serial, files.display, files.sent, files.received, files.hypervisor_log):
                 path.unlink(missing_ok=True)
             if files.folder.exists():
                 shutil.rmtree(files.folder)
@@ -250,7 +251,7 @@ class LocalCompute:
         return MachineState.ABSENT if domain is None else self._state(hypervisor, domain, machine_id, files)
 
     def machines(self) -> Mapping[str, MachineState]:
-        """State of all machines; on the way their logs are kept small, whoever asks."""
+        """State of all machines; on the way what QEMU appends to is kept small, whoever asks."""
         hypervisor = self._open()
         logs.bound(self._paths.libvirt_log)
         found = {}
@@ -258,6 +259,7 @@ class LocalCompute:
             files = self._paths.machine(machine_id)
             logs.bound(files.log)
             logs.bound(files.hypervisor_log)
+            self._traffic(files)
             state = self._state(hypervisor, domain, machine_id, files)
             if state is not MachineState.ABSENT:
                 found[machine_id] = state
@@ -283,7 +285,15 @@ class LocalCompute:
     def samples(self) -> Sequence[MachineSample]:
         """Counters of all running machines."""
         taken_at_s = time.time()
-        return [sample(machine_id, taken_at_s, counters) for machine_id, counters in self._open().statistics().items()]
+        return [
+            sample(machine_id, taken_at_s, counters, self._traffic(self._paths.machine(machine_id)))
+            for machine_id, counters in self._open().statistics().items()
+        ]
+
+    def _traffic(self, files: MachineFiles) -> Traffic:
+        # Two measurements at once would count the same packets into one note.
+        with self._locks.of(f"traffic of {files.folder.name}"):
+            return measure(files) if files.folder.exists() else Traffic(0, 0)
 
     def close(self) -> None:
         """Let go of the hypervisor."""

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from portal.engines.local import traffic
 from portal.engines.local.image_store import StoredImage
 from portal.engines.local.paths import MachineFiles
 from portal.engines.ports import MachineSpec
 
 NAMESPACE = "urn:atonix:portal:machine:1"
-PREFIX = "atonix"
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 # Devices that are there from the start, and room for what is plugged in later: on q35 each takes a port of its own.
 DEVICES = 5
 SPARE_PORTS = 8
 ROOT_DISK = "vda"
+ET.register_namespace("atonix", NAMESPACE)
+# libvirt knows this namespace by this prefix only.
+ET.register_namespace("qemu", QEMU_NAMESPACE)
 KERNEL_ARGUMENTS = "console=tty0 console=ttyS0 net.ifnames=0 random.trust_cpu=on panic=10"
 SERIAL_LENGTH = 20
 
@@ -61,10 +65,12 @@ def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host:
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(root, event, action)
     _devices(root, spec, files, host)
+    extra = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
+    for argument in traffic.arguments(files, host.run):
+        ET.SubElement(extra, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
     digest = hashlib.sha256(ET.tostring(root)).hexdigest()
     mark = ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark")
     mark.attrib.update(installation=host.installation, digest=digest)
-    ET.register_namespace(PREFIX, NAMESPACE)
     return Definition(ET.tostring(root, encoding="unicode"), digest)
 
 

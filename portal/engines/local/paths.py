@@ -26,6 +26,9 @@ class MachineFiles:
     should_run: Path
     serial: Path
     display: Path
+    sent: Path
+    received: Path
+    traffic: Path
     hypervisor_log: Path
 
 
@@ -61,6 +64,7 @@ class LocalPaths:
         return MachineFiles(
             folder=folder, disk=folder / "disk.qcow2", disk_origin=folder / "disk.json", seed=folder / "seed.iso", log=folder / "console.log",
             should_run=folder / "should_run", serial=self.run / f"{name}.serial", display=self.run / f"{name}.vnc",
+            sent=self.run / f"{name}.sent", received=self.run / f"{name}.received", traffic=folder / "traffic.json",
             hypervisor_log=self.libvirt / "log" / "qemu" / f"{name}.log",
         )  # fmt: skip
 

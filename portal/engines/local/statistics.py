@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from portal.engines.local.definition import ROOT_DISK
+from portal.engines.local.traffic import Traffic
 from portal.engines.ports import MachineSample
 
 KIB = 1024
 
 
-def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any]) -> MachineSample:
+def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any], moved: Traffic) -> MachineSample:
     """One machine's measurement; what the guest has not told yet (memory, before its driver is up) is what QEMU uses."""
     vcpus = int(counters.get("vcpu.current", 1))
     disk = _block(counters, ROOT_DISK)
@@ -25,8 +26,8 @@ def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any]) -> M
         disk_allocated_bytes=disk.get("physical", 0),
         disk_read_bytes=disk.get("rd.bytes", 0),
         disk_write_bytes=disk.get("wr.bytes", 0),
-        net_in_bytes=_sum(counters, "net", "rx.bytes"),
-        net_out_bytes=_sum(counters, "net", "tx.bytes"),
+        net_in_bytes=moved.received_bytes,
+        net_out_bytes=moved.sent_bytes,
     )
 
 
@@ -43,7 +44,3 @@ def _block(counters: Mapping[str, Any], target: str) -> dict[str, int]:
             prefix = f"block.{number}."
             return {key.removeprefix(prefix): value for key, value in counters.items() if key.startswith(prefix) and isinstance(value, int)}
     return {}
-
-
-def _sum(counters: Mapping[str, Any], kind: str, what: str) -> int:
-    return sum(int(counters.get(f"{kind}.{number}.{what}", 0)) for number in range(int(counters.get(f"{kind}.count", 0))))

@@ -1,0 +1,1 @@
+"""The REST API: endpoints and OpenAPI document derived from the registry."""

@@ -1,0 +1,181 @@
+"""The command line: `portal serve` runs everything, the other commands run or ask for one part."""
+
+import argparse
+import getpass
+import os
+import sys
+import urllib.request
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from portal.settings import Settings, SettingsError
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    command: Command = args.command
+    return command(settings, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="portal", description="Atonix Portal, a self-hosted cloud console.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    add("serve", _serve, "Migrate, initialise and run web, worker and scheduler until Ctrl-C.")
+    add("web", _web, "Run the web server alone.")
+    add("worker", _worker, "Run a worker alone.")
+    add("scheduler", _scheduler, "Run a scheduler alone.")
+    add("migrate", _migrate, "Bring the database to this version.").add_argument("--check", action="store_true", help="Only say whether models and migrations agree.")
+    add("init", _init, "Make the default project, flavors, images and the first administrator where they are missing.")
+    add("settings", _settings, "Print every setting with its value and source; secrets are masked.")
+    add("health", _health, "Ask the running web server whether it is alive.")
+    add("docs", _docs, "Write the generated pages of docs/.")
+    audit = add("audit", _audit, "Verify the audit log.")
+    audit.add_argument("what", choices=["verify"])
+    user = add("user", _user, "Manage users on the command line.")
+    user.add_argument("what", choices=["list", "set-password", "unlock"])
+    user.add_argument("username", nargs="?", default="")
+    return parser
+
+
+def _session(settings: Settings) -> Session:
+    from portal.kernel.db import open_database
+
+    return open_database(settings)()
+
+
+def _prepare(settings: Settings) -> None:
+    from portal.bootstrap import initialise, migrate
+
+    with _session(settings) as session:
+        migrate(session.get_bind().engine)
+        made = initialise(session, settings)
+    if made is not None:
+        print(f"First administrator: user {made.username}, e-mail {made.email}", flush=True)
+        if made.generated:
+            print(f"Password (shown only now): {made.password}", flush=True)
+
+
+def _serve(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.worker.supervisor import run_supervisor
+
+    _prepare(settings)
+    return run_supervisor(settings)
+
+
+def _web(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.http.server import command_line
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    command = command_line(settings)
+    os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+
+
+def _worker(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.worker.loop import run_worker
+
+    return run_worker(settings)
+
+
+def _scheduler(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.worker.scheduler import run_scheduler
+
+    return run_scheduler(settings)
+
+
+def _migrate(settings: Settings, args: argparse.Namespace) -> int:
+    from alembic import command
+    from alembic.util import CommandError
+
+    from portal.bootstrap import alembic_config, migrate
+
+    with _session(settings) as session:
+        engine = session.get_bind().engine
+        migrate(engine)
+        if args.check:
+            try:
+                command.check(alembic_config(engine))
+            except CommandError as error:
+                print(error, file=sys.stderr)
+                return 1
+    return 0
+
+
+def _init(settings: Settings, _args: argparse.Namespace) -> int:
+    _prepare(settings)
+    return 0
+
+
+def _settings(settings: Settings, _args: argparse.Namespace) -> int:
+    for name, value, source, text in settings.rows():
+        print(f"{name}={value}  [{source}]  {text}")
+    return 0
+
+
+def _health(settings: Settings, _args: argparse.Namespace) -> int:
+    host = "127.0.0.1" if settings.portal_host in {"", "0.0.0.0", "::"} else settings.portal_host  # noqa: S104 - compared, not bound
+    try:
+        with urllib.request.urlopen(f"http://{host}:{settings.portal_port}/health", timeout=4) as answer:  # noqa: S310 - http by construction
+            print(answer.read().decode())
+    except OSError as error:
+        print(f"The web server does not answer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.reference import write_all
+
+    for path in write_all():
+        print(path)
+    return 0
+
+
+def _audit(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.kernel.audit import verify
+
+    with _session(settings) as session:
+        verdict = verify(session)
+    if verdict.broken_seq is not None:
+        print(f"The audit log is broken at entry {verdict.broken_seq}: {verdict.problem}. {verdict.entries} entries before it hold.", file=sys.stderr)
+        return 1
+    print(f"The audit log holds: {verdict.entries} entries.")
+    return 0
+
+
+def _user(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.identity.admin import set_password, unlock
+    from portal.identity.models import User
+    from portal.kernel.errors import PortalError
+
+    with _session(settings) as session:
+        if args.what == "list":
+            for user in session.scalars(select(User).order_by(User.username)):
+                print(f"{user.username}\t{user.email}\t{user.platform_role or 'member'}\t{'active' if user.is_active else 'disabled'}")
+            return 0
+        try:
+            if args.what == "unlock":
+                unlock(session, settings, args.username)
+            else:
+                password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+                set_password(session, settings, args.username, password)
+        except PortalError as error:
+            print(error.message, file=sys.stderr)
+            return 1
+    return 0

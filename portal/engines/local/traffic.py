@@ -1,0 +1,83 @@
+"""How much a machine on user networking has sent and received: it has no interface on the host whose counters could be read.
+
+QEMU notes each packet in a file, with its length and one byte of it; here the lengths are added up and what was read is given back to the file
+system. Machines with an interface of their own on the host will not need this.
+"""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from portal.engines.local.logs import release_front
+from portal.engines.local.paths import MachineFiles
+
+NETDEV = "hostnet0"
+# A pcap file: its own header, then per packet two words of time, the length kept, the length that it had, and the one byte kept.
+FILE_HEADER_BYTES = 24
+PACKET = struct.Struct("=IIIIB")
+CHUNK_BYTES = PACKET.size << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Bytes of all packets up to a place in the file."""
+
+    read_to: int = FILE_HEADER_BYTES
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that a machine moved since its boot."""
+
+    received_bytes: int
+    sent_bytes: int
+
+
+def arguments(files: MachineFiles, run: Path) -> list[str]:
+    """What QEMU is told: a netdev receives what the guest sends."""
+    both = (("rx", files.sent), ("tx", files.received))
+    objects = [
+        {"qom-type": "filter-dump", "id": f"count-{queue}", "netdev": NETDEV, "queue": queue, "maxlen": 1, "file": str(run / path.name)}
+        for queue, path in both
+    ]
+    return [part for each in objects for part in ("-object", json.dumps(each))]
+
+
+def measure(files: MachineFiles) -> Traffic:
+    """Add up what came since the last time."""
+    before = _remembered(files.traffic)
+    received = _advance(files.received, before.get("received", Counter()))
+    sent = _advance(files.sent, before.get("sent", Counter()))
+    fresh = files.traffic.with_suffix(".new")
+    fresh.write_text(json.dumps({"received": asdict(received), "sent": asdict(sent)}))
+    fresh.replace(files.traffic)
+    # Only now: a process that dies before this reads the same packets again.
+    release_front(files.received, received.read_to)
+    release_front(files.sent, sent.read_to)
+    return Traffic(received.total_bytes, sent.total_bytes)
+
+
+def _remembered(path: Path) -> dict[str, Counter]:
+    try:
+        return {name: Counter(**found) for name, found in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+
+
+def _advance(path: Path, counter: Counter) -> Counter:
+    try:
+        with path.open("rb") as notes:
+            if path.stat().st_size < counter.read_to:
+                counter = Counter()  # the machine was booted anew
+            notes.seek(counter.read_to)
+            while chunk := notes.read(CHUNK_BYTES):
+                whole = len(chunk) // PACKET.size * PACKET.size
+                total = sum(length for _, _, _, length, _ in PACKET.iter_unpack(chunk[:whole]))
+                counter = Counter(counter.read_to + whole, counter.total_bytes + total)
+                if whole < len(chunk):
+                    break
+    except FileNotFoundError:
+        return Counter()
+    return counter

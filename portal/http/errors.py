@@ -1,0 +1,85 @@
+"""How refusals look: JSON for scripts, a page for people, and the same words in both."""
+
+import logging
+from collections.abc import Callable
+
+from flask import Flask, g, jsonify, request
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import OperationalError
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from portal.http.request import session_secret
+from portal.kernel.errors import ERRORS, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
+
+log = logging.getLogger("portal.http")
+CODE_OF_STATUS = {error.status: error.code for error in reversed(ERRORS)} | {404: "NOT_FOUND", 409: "CONFLICT", 429: "RATE_LIMITED"}
+UNEXPECTED = "Something unexpected went wrong in the portal. Nothing was changed by this request. Give its id to an administrator."
+
+PageRenderer = Callable[[PortalError], ResponseReturnValue]
+
+
+def install(app: Flask, render_page: PageRenderer) -> None:
+    """Answer every error; `render_page` makes the page that people see."""
+
+    def answer(error: PortalError) -> ResponseReturnValue:
+        return as_json(error) if wants_json() else render_page(error)
+
+    def portal_error(error: PortalError) -> ResponseReturnValue:
+        return answer(error)
+
+    def http_error(error: HTTPException) -> ResponseReturnValue:
+        if error.response is not None and error.code is not None and error.code < 400:  # noqa: PLR2004 - a redirect
+            return error.response
+        return answer(from_http(error))
+
+    def database_error(error: OperationalError) -> ResponseReturnValue:
+        log.error("database: %s", error.orig, exc_info=error)
+        return answer(Unavailable("The database does not answer. Nothing was changed. Try again in a moment."))
+
+    def unexpected(error: Exception) -> ResponseReturnValue:
+        log.error("unhandled", exc_info=error)
+        return answer(PortalError(UNEXPECTED))
+
+    app.register_error_handler(PortalError, portal_error)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(OperationalError, database_error)
+    app.register_error_handler(Exception, unexpected)
+
+
+def wants_json() -> bool:
+    """Whether the answer is for a script."""
+    return request.path.startswith("/api") or request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json"
+
+
+def as_json(error: PortalError) -> ResponseReturnValue:
+    """The error body of the API: code, message, details per field, request id."""
+    body = {"error": error.code, "message": error.message, "details": error.details, "request_id": g.get("request_id", "")}
+    response = jsonify(body)
+    response.status_code = error.status
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Token"
+        if session_secret():
+            response.headers["X-Session-Expired"] = "1"
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def from_http(error: HTTPException) -> PortalError:
+    """One of Werkzeug's errors in the portal's words."""
+    status = error.code or 500
+    if isinstance(error, CSRFError):
+        found = PortalError("The form is too old or did not come from this portal. Load the page again; what you typed is kept.")
+        found.code, found.status = "INVALID_REQUEST", 400
+        return found
+    if isinstance(error, RequestEntityTooLarge):
+        return TooLarge("The request body is larger than this endpoint accepts.")
+    if status == RateLimited.status:
+        limited = RateLimited(f"Too many requests: {error.description}. Wait a moment and try again.")
+        limited.retry_after_s = 60
+        return limited
+    words = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here.", 400: "The request is malformed."}
+    found = PortalError(words.get(status, error.description or error.name))
+    found.code, found.status = CODE_OF_STATUS.get(status, "INVALID_REQUEST" if status < 500 else "INTERNAL_ERROR"), status  # noqa: PLR2004 - ours or theirs
+    return found

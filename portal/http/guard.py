@@ -1,0 +1,74 @@
+"""Every route says who may call it; one that does not keeps the portal from starting."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+
+from portal.http.request import context, session_secret, signed_in
+from portal.kernel.authz import Target, authorize
+from portal.kernel.errors import Unauthorized
+
+ViewT = TypeVar("ViewT", bound=Callable[..., Any])
+ATTRIBUTE = "_portal_access"
+
+
+class Access(StrEnum):
+    """Who may call a route: anybody, or whoever is signed in (operations and queries then decide on their own)."""
+
+    PUBLIC = "public"
+    SIGNED_IN = "signed in"
+
+
+def access(rule: Access | str) -> Callable[[ViewT], ViewT]:
+    """Mark a view: an `Access`, or the name of a permission that is needed in the current project."""
+
+    def mark(view: ViewT) -> ViewT:
+        setattr(view, ATTRIBUTE, rule)
+        return view
+
+    return mark
+
+
+def rule_of(app: Flask, endpoint: str | None) -> Access | str | None:
+    """What a route's view was marked with."""
+    view = app.view_functions.get(endpoint or "")
+    return getattr(view, ATTRIBUTE, Access.PUBLIC if endpoint == "static" else None)
+
+
+def install(app: Flask) -> None:
+    """Enforce the marks before every request."""
+
+    @app.before_request
+    def enforce() -> ResponseReturnValue | None:
+        if request.endpoint is None:
+            return None
+        rule = rule_of(app, request.endpoint)
+        if rule is Access.PUBLIC:
+            return None
+        if signed_in() is None:
+            raise Unauthorized("Sign in first." if not session_secret() else "Your session has ended. Sign in again.")
+        if rule is None:
+            msg = f"{request.endpoint} has no access rule"
+            raise RuntimeError(msg)
+        if rule is not Access.SIGNED_IN:
+            ctx = context()
+            authorize(ctx, rule, Target(ctx.project_id))
+        return None
+
+
+def check(app: Flask) -> None:
+    """Raise, at start-up, for a route without a rule or with a permission that was never declared."""
+    registry = app.extensions["portal"][1]
+    for route in app.url_map.iter_rules():
+        rule = rule_of(app, route.endpoint)
+        if rule is None or (not isinstance(rule, Access) and rule not in registry.permissions):
+            msg = f"route {route.rule} ({route.endpoint}) has no valid access rule: {rule}"
+            raise TypeError(msg)
+
+
+def public_routes(app: Flask) -> list[str]:
+    """Paths that anybody may call, for the golden file."""
+    return sorted({route.rule for route in app.url_map.iter_rules() if rule_of(app, route.endpoint) is Access.PUBLIC})

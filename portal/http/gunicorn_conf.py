@@ -1,0 +1,54 @@
+"""gunicorn's configuration: hooks for metrics and logging; addresses and sizes come on the command line."""
+
+import os
+from typing import Any
+
+from prometheus_flask_exporter.multiprocess import GunicornPrometheusMetrics
+
+from portal.http.server import GRACEFUL_S, no_metrics_port, start_metrics
+from portal.logging import setup_logging
+from portal.settings import Settings
+
+worker_class = "gthread"
+preload_app = True
+graceful_timeout = GRACEFUL_S
+timeout = 60
+keepalive = 5
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 - gunicorn's heartbeat belongs in memory
+accesslog = None
+logconfig_dict: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
+
+
+def when_ready(server: Any) -> None:
+    """Open the metrics port."""
+    settings = Settings.load()
+    if no_metrics_port(settings):
+        return
+    try:
+        start_metrics(settings)
+    except OSError as error:
+        server.log.error("METRICS_PORT %s cannot be opened: %s. /metrics stays on the main port.", settings.metrics_port, error.strerror)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A child must not use the parent's database connections."""
+    del server, worker
+    from portal.http.wsgi import app  # noqa: PLC0415 - loaded before the fork
+    from portal.kernel.db import db  # noqa: PLC0415
+
+    os.environ["PORTAL_WEB_CHILD"] = "1"
+    with app.app_context():
+        db.engine.dispose(close=False)
+
+
+def on_starting(server: Any) -> None:
+    """JSON lines from the first one on."""
+    del server
+    setup_logging(Settings.load())
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Drop the gauges of a process that ended."""
+    del server
+    GunicornPrometheusMetrics.mark_process_dead_on_child_exit(worker.pid)

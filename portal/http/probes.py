@@ -1,0 +1,128 @@
+"""Probes and metrics, in the shapes of the service standards."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+from flask import Blueprint, Flask, Response, g, jsonify, request
+from flask.typing import ResponseReturnValue
+from prometheus_client import Counter, Gauge, Histogram
+from sqlalchemy import func, select, text
+
+from portal.http.guard import Access, access
+from portal.http.request import portal_settings
+from portal.kernel.capabilities import capabilities
+from portal.kernel.db import db
+from portal.kernel.jobs import ACTIVE, Job
+from portal.settings import ROOT
+
+SERVICE = "atonix-portal"
+VERSION = (ROOT / ".version").read_text().strip()
+BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+FULL_PERCENT = 98.0
+
+probes = Blueprint("probes", __name__)
+
+REQUESTS = Counter("http_requests_total", "Total HTTP requests", ["method", "endpoint", "status"])
+DURATION = Histogram("http_request_duration_seconds", "HTTP request duration", ["method", "endpoint"], buckets=BUCKETS)
+ACTIVE_REQUESTS = Gauge("http_requests_active", "Active request count", multiprocess_mode="livesum")
+ERRORS = Counter("http_errors_total", "Total HTTP errors", ["method", "endpoint", "status"])
+JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
+
+
+def install(app: Flask) -> None:
+    """Serve the probes and measure every request."""
+    app.register_blueprint(probes)
+    app.before_request(_started)
+    app.after_request(_measured)
+
+
+def _started() -> None:
+    g.started = time.perf_counter()
+    ACTIVE_REQUESTS.inc()
+    g.counted = True
+
+
+def _measured(response: Response) -> Response:
+    endpoint = request.url_rule.rule if request.url_rule else "unmatched"
+    status = str(response.status_code)
+    method = request.method if request.method in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "OTHER"
+    REQUESTS.labels(method, endpoint, status).inc()
+    if response.status_code >= 400:  # noqa: PLR2004 - HTTP's own border
+        ERRORS.labels(method, endpoint, status).inc()
+    if "started" in g:
+        DURATION.labels(method, endpoint).observe(time.perf_counter() - g.started)
+    if g.pop("counted", False):
+        # After the body is sent, not before: a stream is active as long as it lasts.
+        response.call_on_close(ACTIVE_REQUESTS.dec)
+    return response
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _database() -> dict[str, Any]:
+    try:
+        db.session.execute(text("SELECT 1"))
+    except Exception as error:  # noqa: BLE001 - a probe reports whatever is wrong
+        return {"status": "error", "message": type(error).__name__}
+    return {"status": "ok", "message": "Database connection OK"}
+
+
+@probes.get("/health")
+@probes.get("/healthz", endpoint="healthz")
+@access(Access.PUBLIC)
+def health() -> ResponseReturnValue:
+    """Liveness: the process answers, even if it is degraded."""
+    database = _database()
+    resources = {"cpu_percent": psutil.cpu_percent(interval=None), "memory_percent": psutil.virtual_memory().percent}
+    status = "healthy" if database["status"] == "ok" else "degraded"
+    checks = {"database": database, "resources": resources}
+    return jsonify(status=status, service=SERVICE, version=VERSION, timestamp=_timestamp(), checks=checks)
+
+
+@probes.get("/ready")
+@access(Access.PUBLIC)
+def ready() -> ResponseReturnValue:
+    """Readiness: may traffic come? A missing engine is said here and does not keep the portal from serving."""
+    disk = psutil.disk_usage(str(portal_settings().data_dir))
+    checks: dict[str, Any] = {
+        "database": _database(),
+        "disk_space": {"status": "ok" if disk.percent < FULL_PERCENT else "error", "percent_used": disk.percent},
+    }
+    is_ready = all(check["status"] == "ok" for check in checks.values())
+    if checks["database"]["status"] == "ok":
+        checks["capabilities"] = {
+            row.name: {
+                "status": "ok" if row.available and row.fresh else "unavailable" if not row.available else "stale",
+                "detail": row.detail, "reason": row.reason, "remedy": row.remedy,
+            }
+            for row in capabilities(db.session())
+        }  # fmt: skip
+    response = jsonify(ready=is_ready, service=SERVICE, timestamp=_timestamp(), checks=checks)
+    response.status_code = 200 if is_ready else 503
+    return response
+
+
+@probes.get("/metrics")
+@access(Access.PUBLIC)
+def metrics() -> ResponseReturnValue:
+    """Prometheus exposition of all web processes."""
+    counts: dict[str, int] = dict.fromkeys(ACTIVE, 0)
+    for state, number in db.session.execute(select(Job.state, func.count()).where(Job.state.in_(ACTIVE)).group_by(Job.state)):
+        counts[state] = number
+    for state, number in counts.items():
+        JOBS_WAITING.labels(state).set(number)
+    return exposition()
+
+
+def exposition() -> Response:
+    """The registry of this process, or of all web processes where several share a directory."""
+    from portal.http.exporter import collect  # noqa: PLC0415 - reads the environment that the web server sets
+
+    body, content_type = collect()
+    return Response(body, content_type=content_type)
+
+

@@ -1,0 +1,135 @@
+"""From an HTTP request to a `Context`: the credential, the project, the request id."""
+
+import ipaddress
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from flask import Flask, current_app, g, request
+from flask_login import LoginManager, UserMixin
+
+from portal.identity import accounts
+from portal.identity.accounts import SignedIn
+from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.db import db
+from portal.kernel.errors import NotFound
+from portal.kernel.resource import Registry
+from portal.settings import Settings
+
+SESSION_COOKIE = "__Host-atonix_session"
+PLAIN_SESSION_COOKIE = "atonix_session"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")
+TOKEN_SCHEMES = ("token", "apikey", "bearer")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+class LoginUser(UserMixin):  # type: ignore[misc] # the library has no types
+    """The signed-in user as Flask-Login and templates see them."""
+
+    def __init__(self, found: SignedIn) -> None:
+        """Wrap what the credential led to."""
+        self.id = found.user.id
+        self.found = found
+
+
+def install(app: Flask, settings: Settings, registry: Registry, deliver: Callable[[Sequence[str]], None]) -> None:
+    """Make `context()` work within requests of this app."""
+    app.extensions["portal"] = (settings, registry, deliver)
+    login = LoginManager(app)
+    login.request_loader(_load_user)
+    login.session_protection = None
+    app.before_request(_begin)
+
+
+def portal_settings() -> Settings:
+    """Settings of the running app."""
+    settings: Settings = current_app.extensions["portal"][0]
+    return settings
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+
+
+def _load_user(_request: object) -> LoginUser | None:
+    found = signed_in()
+    return LoginUser(found) if found else None
+
+
+def signed_in() -> SignedIn | None:
+    """Who is behind the request's credential. A token header, even a wrong one, wins over the cookie."""
+    if "signed_in" not in g:
+        settings = portal_settings()
+        token = token_from_header()
+        if token is not None:
+            g.signed_in = accounts.token_user(db.session(), token, source_ip=source_ip())
+        elif secret := session_secret():
+            g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
+        else:
+            g.signed_in = None
+    found: SignedIn | None = g.signed_in
+    return found
+
+
+def token_from_header() -> str | None:
+    """The API token of the request; empty text if there is a header that cannot be one."""
+    if key := request.headers.get("X-API-Key"):
+        return key
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, value = header.partition(" ")
+    return value.strip() if scheme.lower() in TOKEN_SCHEMES else ""
+
+
+def session_cookie_name() -> str:
+    """`__Host-` where the browser treats the connection as secure, which loopback is; a plain name on bare HTTP."""
+    host = request.host.rpartition(":")[0] or request.host
+    return SESSION_COOKIE if request.is_secure or host in LOOPBACK_NAMES or request.host in LOOPBACK_NAMES else PLAIN_SESSION_COOKIE
+
+
+def session_secret() -> str:
+    """Value of the session cookie."""
+    return request.cookies.get(session_cookie_name(), "")
+
+
+def source_ip() -> str:
+    """Address of the client, as the trusted proxies say."""
+    try:
+        return str(ipaddress.ip_address(request.remote_addr or ""))
+    except ValueError:
+        return ""
+
+
+def context() -> Context:
+    """The context of this request; the same object throughout it."""
+    if "context" not in g:
+        settings, registry, deliver = current_app.extensions["portal"]
+        found = signed_in()
+        is_api = request.path.startswith("/api") or token_from_header() is not None
+        g.context = Context(
+            db.session(), settings, registry, found.principal if found else ANONYMOUS, request_id=g.get("request_id", ""), source="api" if is_api else "console",
+            source_ip=source_ip(), user_agent=request.headers.get("User-Agent", "")[:255], idempotency_key=request.headers.get("Idempotency-Key", "")[:255],
+            deliver=deliver,
+        )  # fmt: skip
+        g.context.project_id = _project(found)
+    ctx: Context = g.context
+    return ctx
+
+
+def _project(found: SignedIn | None) -> str | None:
+    """The project that the request is about: named by header, else the session's, else the user's own."""
+    if found is None:
+        return None
+    named = request.headers.get("X-Project", "")
+    if named:
+        if not any(grant.project_id in {None, named} for grant in found.principal.grants):
+            raise NotFound(f"There is no project {named[:80]} here.")
+        return named
+    if found.session is not None and found.session.project_id:
+        current: str = found.session.project_id
+        if any(grant.project_id in {None, current} for grant in found.principal.grants):
+            return current
+    return accounts.home_project(found.user)

@@ -1,0 +1,111 @@
+"""Headers, cookies, CSRF and request limits."""
+
+from typing import Any
+
+from flask import Flask, Request, Response, request
+from flask.sessions import SecureCookieSessionInterface
+from flask_limiter import Limiter
+from flask_wtf.csrf import CSRFProtect
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip
+from portal.kernel.errors import InvalidRequest
+from portal.settings import Settings
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; manifest-src 'self'"
+)
+# The terminal writes its own style rules; that page alone may.
+CSP_CONSOLE = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+INLINE_STYLE = "inline_style"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+MAX_FORM_BYTES = 2 << 20
+
+
+class FormCookie(SecureCookieSessionInterface):
+    """The signed cookie that holds the CSRF token and nothing else; the session itself lives in the database."""
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """With `__Host-` where the connection counts as secure."""
+        del app
+        return "__Host-atonix_form" if session_cookie_name() == SESSION_COOKIE else "atonix_form"
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """As the session cookie."""
+        del app
+        return session_cookie_name() == SESSION_COOKIE
+
+
+def install(app: Flask, settings: Settings) -> CSRFProtect:
+    """Add all of it; gives the CSRF guard so that the API, which takes no cookies without a token, can be exempted by its blueprint."""
+    app.config.update(SECRET_KEY=settings.secret(), SESSION_COOKIE_SAMESITE="Lax", SESSION_COOKIE_HTTPONLY=True, MAX_CONTENT_LENGTH=MAX_FORM_BYTES)
+    app.config.update(WTF_CSRF_TIME_LIMIT=None, WTF_CSRF_SSL_STRICT=False, WTF_CSRF_CHECK_DEFAULT=False)
+    app.session_interface = FormCookie()
+    if settings.trusted_proxies:
+        proxies = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
+    csrf = CSRFProtect(app)
+
+    @app.before_request
+    def protect() -> None:
+        _refuse_odd_text()
+        # A request with a token header carries no cookie that a foreign page could abuse.
+        if request.method not in {"GET", "HEAD", "OPTIONS"} and _by_cookie():
+            csrf.protect()
+
+    app.after_request(_headers)
+    _limits(app, settings)
+    return csrf
+
+
+def _by_cookie() -> bool:
+    from portal.http.request import token_from_header  # noqa: PLC0415 - keeps the list of names above short
+
+    return token_from_header() is None and (not request.path.startswith("/api") or signed_in() is not None)
+
+
+def _refuse_odd_text() -> None:
+    if "\x00" in request.path or "\x00" in request.query_string.decode("latin-1") or "%00" in request.query_string.decode("latin-1"):
+        raise InvalidRequest("The address contains a null character.")
+
+
+def _headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Content-Security-Policy", CSP_CONSOLE if request.environ.get(INLINE_STYLE) else CSP)
+    if request.is_secure:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.vary.update(["Cookie", "HX-Request", "HX-Boosted"])
+    return response
+
+
+def allow_inline_style(incoming: Request) -> None:
+    """Relax the style rule for the response to this request (the terminal page)."""
+    incoming.environ[INLINE_STYLE] = True
+
+
+def _who() -> str:
+    found = signed_in()
+    return found.user.id if found else f"address:{source_ip()}"
+
+
+def _limits(app: Flask, settings: Settings) -> None:
+    def allowed() -> str:
+        limit = settings.rate_limit_per_minute if signed_in() else settings.rate_limit_anonymous_per_minute
+        return f"{limit or 10**9} per minute"
+
+    def free() -> bool:
+        return request.endpoint in {"static", "probes.health", "probes.healthz", "probes.ready", "probes.metrics"}
+
+    options: dict[str, Any] = {"headers_enabled": True, "storage_uri": settings.rate_limit_storage, "strategy": "fixed-window"}
+    limiter = Limiter(_who, app=app, default_limits=[allowed], default_limits_exempt_when=free, **options)
+    app.extensions["portal_limiter"] = limiter

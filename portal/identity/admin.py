@@ -1,0 +1,48 @@
+"""What an administrator does to accounts from the command line, where no session is needed because the machine is theirs."""
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from portal.kernel.resource import Registry
+from portal.identity import passwords
+from portal.identity.models import ApiToken, User, UserSession
+from portal.kernel import audit
+from portal.kernel.context import SYSTEM, Context
+from portal.kernel.errors import NotFound
+from portal.kernel.operations import acting
+from portal.settings import Settings
+
+
+def set_password(session: Session, settings: Settings, username: str, password: str) -> None:
+    """Set a user's password; their sessions and tokens end. Raises NotFound or InvalidRequest."""
+    user = _user(session, username)
+    passwords.check_strength(password, field="password", username=user.username)
+    fresh = passwords.hash_password(password)
+    with acting(_context(session, settings), "identity.user.set_password", _about(user)):
+        row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
+        row.password_hash, row.failed_sign_ins, row.locked_until = fresh, 0, None
+        session.execute(delete(UserSession).where(UserSession.user_id == row.id))
+        session.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+
+
+def unlock(session: Session, settings: Settings, username: str) -> None:
+    """End the lock after wrong passwords. Raises NotFound."""
+    user = _user(session, username)
+    with acting(_context(session, settings), "identity.user.unlock", _about(user)):
+        row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
+        row.failed_sign_ins, row.locked_until = 0, None
+
+
+def _user(session: Session, username: str) -> User:
+    user = session.scalars(select(User).where(User.username == username)).first()
+    if user is None:
+        raise NotFound(f"There is no user {username!r}.")
+    return user
+
+
+def _context(session: Session, settings: Settings) -> Context:
+    return Context(session, settings, Registry([], {}), SYSTEM, source="cli")
+
+
+def _about(user: User) -> audit.Subject:
+    return audit.Subject("identity.user", user.id, user.username)

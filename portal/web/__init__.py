@@ -1,0 +1,1 @@
+"""The console: pages derived from the registry, and the few that differ."""
