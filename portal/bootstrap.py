@@ -74,7 +74,11 @@ def _first_admin(session: Session, settings: Settings, project: Project) -> Firs
     given = settings.admin_password.get_secret_value()
     password = given or secrets.token_urlsafe(15)
     user = User(
-        username=ADMIN, email=settings.admin_email, password_hash=hash_password(password), platform_role="platform_admin", default_project_id=project.id
+        username=ADMIN,
+        email=settings.admin_email,
+        password_hash=hash_password(password),
+        platform_role="platform_admin",
+        default_project_id=project.id,
     )
     session.add(user)
     session.flush()

@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     add("web", _web, "Run the web server alone.")
     add("worker", _worker, "Run a worker alone.")
     add("scheduler", _scheduler, "Run a scheduler alone.")
-    add("migrate", _migrate, "Bring the database to this version.").add_argument("--check", action="store_true", help="Only say whether models and migrations agree.")
+    add("migrate", _migrate, "Bring the database to this version.").add_argument(
+        "--check", action="store_true", help="Only say whether models and migrations agree."
+    )
     add("init", _init, "Make the default project, flavors, images and the first administrator where they are missing.")
     add("settings", _settings, "Print every setting with its value and source; secrets are masked.")
     add("health", _health, "Ask the running web server whether it is alive.")
@@ -131,7 +133,7 @@ def _settings(settings: Settings, _args: argparse.Namespace) -> int:
 def _health(settings: Settings, _args: argparse.Namespace) -> int:
     host = "127.0.0.1" if settings.portal_host in {"", "0.0.0.0", "::"} else settings.portal_host  # noqa: S104 - compared, not bound
     try:
-        with urllib.request.urlopen(f"http://{host}:{settings.portal_port}/health", timeout=4) as answer:  # noqa: S310 - http by construction
+        with urllib.request.urlopen(f"http://{host}:{settings.portal_port}/health", timeout=4) as answer:
             print(answer.read().decode())
     except OSError as error:
         print(f"The web server does not answer: {error}", file=sys.stderr)

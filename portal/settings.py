@@ -96,14 +96,18 @@ class Settings(BaseSettings):
     admin_password: SecretStr = Field(SecretStr(""), description="Password of the first administrator; empty makes one and prints it once.")
     log_level: LogLevel = Field("info", description="debug, info, warn, error or fatal.")
     environment: str = Field("production", description="Name of this installation in log lines.")
-    engine_compute: ComputeDriver = Field(ComputeDriver.LOCAL, description="Engine for instances: local (libvirt and QEMU), fake (nothing real, for tests), none.")
+    engine_compute: ComputeDriver = Field(
+        ComputeDriver.LOCAL, description="Engine for instances: local (libvirt and QEMU), fake (nothing real, for tests), none."
+    )
     qemu_accel: Accelerator = Field(Accelerator.AUTO, description="auto proves that KVM works before it is used; kvm and tcg choose.")
     libvirt_uri: str = Field("", description="libvirt connection; empty runs libvirt's embedded driver under DATA_DIR.")
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
     image_max_gib: int = Field(50, ge=1, le=4096, description="Largest image that may be uploaded or fetched.")
-    image_hosts_allowed: str = Field("", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet.")
+    image_hosts_allowed: str = Field(
+        "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."
+    )
     web_workers: int = Field(2, ge=1, le=64, description="Web server processes.")
     web_threads: int = Field(64, ge=4, le=1000, description="Threads of one web server process; a console session holds one.")
     worker_threads: int = Field(4, ge=1, le=64, description="Jobs that one worker process runs at the same time.")
@@ -120,7 +124,9 @@ class Settings(BaseSettings):
     session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
     api_token_days: int = Field(90, ge=1, le=3650, description="Lifetime of tokens from POST /api-token-auth/.")
     rate_limit_per_minute: int = Field(1200, ge=0, description="API requests per user and minute; 0 switches the limit off.")
-    rate_limit_anonymous_per_minute: int = Field(120, ge=0, description="Requests per address and minute without a credential; 0 switches the limit off.")
+    rate_limit_anonymous_per_minute: int = Field(
+        120, ge=0, description="Requests per address and minute without a credential; 0 switches the limit off."
+    )
     rate_limit_storage: str = Field("memory://", description="Where request counts are kept; redis:// shares them between replicas.")
 
     def database(self) -> str:
@@ -147,7 +153,7 @@ class Settings(BaseSettings):
             try:
                 os.link(fresh, path)
             except FileExistsError:
-                pass  # noqa: S110 - another process was first; its key is the one that counts
+                pass
             finally:
                 fresh.unlink()
         return path.read_text()

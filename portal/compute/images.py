@@ -57,7 +57,9 @@ class Image(Shareable, Stateful, Base):
     checksum_sha256: Mapped[str] = f.field(
         f.Line(64, r"^([0-9a-fA-F]{64})?$"), label="SHA-256", default="", help="Of the file, in hex. With it, a changed or broken file is refused."
     )
-    source_url: Mapped[str] = f.field(f.Line(2048, r"^(https?://[^\s\x00-\x1f\x7f]+)?$"), label="URL", default="", help="Where the portal fetches the file.")
+    source_url: Mapped[str] = f.field(
+        f.Line(2048, r"^(https?://[^\s\x00-\x1f\x7f]+)?$"), label="URL", default="", help="Where the portal fetches the file."
+    )
     is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
     builtin: Mapped[bool] = f.field(f.Bool(), label="Built by the portal", default=False)
 
@@ -217,7 +219,9 @@ def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldIn
     """Take an uploaded file, unless its checksum is not the announced one."""
     del ctx
     if image.checksum_sha256 and image.checksum_sha256 != sha256:
-        raise InvalidRequest.fields({"checksum_sha256": [f"The file that arrived has SHA-256 {sha256}, announced was {image.checksum_sha256}. Send it again."]})
+        raise InvalidRequest.fields(
+            {"checksum_sha256": [f"The file that arrived has SHA-256 {sha256}, announced was {image.checksum_sha256}. Send it again."]}
+        )
     image.source_url = ""
 
 

@@ -57,11 +57,17 @@ class Instance(ProjectOwned, Stateful, Base):
     key_pair_id: Mapped[str | None] = f.field(f.Ref("compute.key_pair"), label="Key pair", references="key_pairs.id", nullable=True)
     public_key: Mapped[str] = f.field(f.LongText(16384), label="Public key", default="", help="A key for this instance alone, in OpenSSH form.")
     user_data: Mapped[str] = f.field(
-        f.LongText(16384), label="User data", default="", exposed=False, help="A script (#!…) or cloud-init document for the first boot, at most 16 KiB."
+        f.LongText(16384),
+        label="User data",
+        default="",
+        exposed=False,
+        help="A script (#!…) or cloud-init document for the first boot, at most 16 KiB.",
     )
     vpc_id: Mapped[str] = f.field(f.Line(64), label="Network", default=DEFAULT_VPC)
     root_volume_size_gb: Mapped[int] = f.field(f.Int(1, 16_384), label="Root disk", unit="GiB")
-    enable_monitoring: Mapped[bool] = f.field(f.Bool(), label="Monitoring", default=True, editable=True, help="Measure CPU, memory, disk and network.")
+    enable_monitoring: Mapped[bool] = f.field(
+        f.Bool(), label="Monitoring", default=True, editable=True, help="Measure CPU, memory, disk and network."
+    )
     enable_termination_protection: Mapped[bool] = f.field(
         f.Bool(), label="Termination protection", default=False, editable=True, help="Refuse to terminate until this is switched off."
     )
@@ -185,7 +191,9 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
     """Remove the machine and its root disk for good."""
     del ctx
     if instance.enable_termination_protection:
-        raise Conflict(f"{instance.name} is protected against termination. Switch the protection off first.", details={"enable_termination_protection": True})
+        raise Conflict(
+            f"{instance.name} is protected against termination. Switch the protection off first.", details={"enable_termination_protection": True}
+        )
 
 
 @operation(Instance, "heal", label="Restart", needs="write", steps=steps.START, when={"running"}, holds="starting", settles="running", fails="error",
@@ -215,7 +223,7 @@ def instance_settle(
 
 
 def cpus_of(instance: Instance) -> int:
-    """vCPU that the quota counts: while a resize is under way, the larger of both sizes."""
+    """VCPU that the quota counts: while a resize is under way, the larger of both sizes."""
     return max(instance.flavor.vcpus, instance.resize_to.vcpus if instance.resize_to else 0)
 
 

@@ -23,7 +23,9 @@ class KeyPair(ProjectOwned, Base):
 
     __tablename__ = "key_pairs"
 
-    public_key: Mapped[str] = f.field(f.LongText(16384), label="Public key", help="One line in OpenSSH form. Leave empty to have a pair made.", default="")
+    public_key: Mapped[str] = f.field(
+        f.LongText(16384), label="Public key", help="One line in OpenSSH form. Leave empty to have a pair made.", default=""
+    )
     fingerprint: Mapped[str] = f.field(f.Line(64), label="Fingerprint", default="")
     key_type: Mapped[str] = f.field(f.Line(32), label="Type", default="")
 

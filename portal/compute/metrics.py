@@ -56,7 +56,9 @@ def sample_metrics(task: TaskRun) -> None:
     ctx = task.ctx
     instance = ctx.registry.model("compute.instance")
     with transaction(ctx.db):
-        watched = set(ctx.db.scalars(select(instance.id).where(instance.id.in_([s.machine_id for s in samples]), instance.enable_monitoring.is_(True))))
+        watched = set(
+            ctx.db.scalars(select(instance.id).where(instance.id.in_([s.machine_id for s in samples]), instance.enable_monitoring.is_(True)))
+        )
         before = {row.instance_id: row for row in ctx.db.scalars(select(InstanceCounters).where(InstanceCounters.instance_id.in_(watched)))}
         for sample in samples:
             if sample.machine_id in watched:
@@ -110,7 +112,8 @@ def series(ctx: Context, instance_id: str, *, hours: float) -> Series:
         figures += [func.min(column), func.avg(column), func.max(column)]
     total, *values = ctx.db.execute(select(*figures).where(*mine)).one()
     summary = {
-        column.key: {"min": values[i * 3] or 0.0, "avg": round(values[i * 3 + 1] or 0.0, 2), "max": values[i * 3 + 2] or 0.0} for i, column in enumerate(columns)
+        column.key: {"min": values[i * 3] or 0.0, "avg": round(values[i * 3 + 1] or 0.0, 2), "max": values[i * 3 + 2] or 0.0}
+        for i, column in enumerate(columns)
     }
     rows = ctx.db.scalars(select(InstanceMetric).where(*mine).order_by(InstanceMetric.at)).all()
     every = max(1, -(-len(rows) // MAX_POINTS))

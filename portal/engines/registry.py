@@ -13,12 +13,12 @@ SWITCHED_OFF = Capability(
 def open_engines(settings: Settings, *, owner: bool) -> Engines:
     """The drivers of this installation. A worker owns them; the web process gets the consoles only, which need no privilege."""
     if settings.engine_compute is ComputeDriver.FAKE:
-        from portal.engines.fake import FakeCompute  # noqa: PLC0415 - only where it is used
+        from portal.engines.fake import FakeCompute
 
         fake = FakeCompute(settings.data_dir / "fake")
         return Engines(compute=fake if owner else None, console=fake)
     if settings.engine_compute is ComputeDriver.LOCAL:
-        from portal.engines.local import open_compute, open_console  # noqa: PLC0415 - only where it is used
+        from portal.engines.local import open_compute, open_console
 
         return Engines(compute=open_compute(settings) if owner else None, console=open_console(settings))
     return Engines()

@@ -49,7 +49,9 @@ def install(app: Flask, render_page: PageRenderer) -> None:
 
 def wants_json() -> bool:
     """Whether the answer is for a script."""
-    return request.path.startswith("/api") or request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json"
+    return (
+        request.path.startswith("/api") or request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json"
+    )
 
 
 def as_json(error: PortalError) -> ResponseReturnValue:

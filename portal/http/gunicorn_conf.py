@@ -34,8 +34,8 @@ def when_ready(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """A child must not use the parent's database connections."""
     del server, worker
-    from portal.http.wsgi import app  # noqa: PLC0415 - loaded before the fork
-    from portal.kernel.db import db  # noqa: PLC0415
+    from portal.http.wsgi import app
+    from portal.kernel.db import db
 
     os.environ["PORTAL_WEB_CHILD"] = "1"
     with app.app_context():

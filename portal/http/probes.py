@@ -120,9 +120,7 @@ def metrics() -> ResponseReturnValue:
 
 def exposition() -> Response:
     """The registry of this process, or of all web processes where several share a directory."""
-    from portal.http.exporter import collect  # noqa: PLC0415 - reads the environment that the web server sets
+    from portal.http.exporter import collect
 
     body, content_type = collect()
     return Response(body, content_type=content_type)
-
-

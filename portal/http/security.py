@@ -66,7 +66,7 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
 
 
 def _by_cookie() -> bool:
-    from portal.http.request import token_from_header  # noqa: PLC0415 - keeps the list of names above short
+    from portal.http.request import token_from_header
 
     return token_from_header() is None and (not request.path.startswith("/api") or signed_in() is not None)
 

@@ -31,8 +31,8 @@ def no_metrics_port(settings: Settings) -> bool:
 
 def start_metrics(settings: Settings) -> Any:
     """Serve /metrics on its own port from the web server's first process."""
-    from prometheus_client import start_http_server  # noqa: PLC0415 - only this process needs it
+    from prometheus_client import start_http_server
 
-    from portal.http.exporter import registry_of_all  # noqa: PLC0415
+    from portal.http.exporter import registry_of_all
 
     return start_http_server(settings.metrics_port, addr=settings.portal_host, registry=registry_of_all())

@@ -131,7 +131,12 @@ def sign_out(ctx: Context, secret: str) -> None:
     with transaction(ctx.db):
         gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
         if gone:
-            audit.record(ctx, "identity.session.delete", audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username), details={"session": gone})
+            audit.record(
+                ctx,
+                "identity.session.delete",
+                audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username),
+                details={"session": gone},
+            )
 
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:

@@ -3,13 +3,13 @@
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from portal.kernel.resource import Registry
 from portal.identity import passwords
 from portal.identity.models import ApiToken, User, UserSession
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.errors import NotFound
 from portal.kernel.operations import acting
+from portal.kernel.resource import Registry
 from portal.settings import Settings
 
 

@@ -28,10 +28,17 @@ class Event(Base):
     __table_args__ = (Index("ix_events_resource", "resource_id", "id"), Index("ix_events_project", "project_id", "id"))
 
 
-def emit(ctx: Context, event_type: str, *, resource_id: str, name: str = "", project_id: str | None = None, payload: Mapping[str, object] | None = None) -> None:
+def emit(
+    ctx: Context, event_type: str, *, resource_id: str, name: str = "", project_id: str | None = None, payload: Mapping[str, object] | None = None
+) -> None:
     """Write an event such as `compute.instance.running` within the caller's transaction."""
     ctx.db.add(
         Event(
-            type=event_type, resource_id=resource_id, resource_name=name, project_id=project_id, actor=ctx.principal.username, payload=masked(payload or {})
+            type=event_type,
+            resource_id=resource_id,
+            resource_name=name,
+            project_id=project_id,
+            actor=ctx.principal.username,
+            payload=masked(payload or {}),
         )
     )

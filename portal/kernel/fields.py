@@ -249,7 +249,7 @@ class FieldInfo:
     show: Callable[[Any], str] | None = None
 
 
-def field(  # noqa: PLR0913 - the one place where a field is described
+def field(
     kind: Kind,
     *,
     label: str = "",

@@ -47,7 +47,7 @@ class Fingerprint:
 
 def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
     """What the same request gave before; None if the key is new or there is none. Raises Conflict if it was used otherwise."""
-    from portal.kernel.operations import Outcome  # noqa: PLC0415 - operations builds on this module
+    from portal.kernel.operations import Outcome
 
     if not ctx.idempotency_key:
         return None
@@ -55,7 +55,10 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
     if found is None:
         return None
     if found.fingerprint != fingerprint.digest():
-        raise Conflict("This Idempotency-Key was used for another request. Use a fresh key for each new request.", details={"idempotency_key": ctx.idempotency_key})
+        raise Conflict(
+            "This Idempotency-Key was used for another request. Use a fresh key for each new request.",
+            details={"idempotency_key": ctx.idempotency_key},
+        )
     model = next(t.model for t in ctx.registry if t.key == found.type_key)
     rows = [row for rid in found.resource_ids if (row := ctx.db.get(model, rid)) is not None]
     return Outcome(rows, found.job_ids, replayed=True)

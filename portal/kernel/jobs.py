@@ -97,7 +97,7 @@ class Schedule(Base):
     last_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
-class LeaseLost(Exception):  # noqa: N818 - a fact, not an error
+class LeaseLost(Exception):
     """Another worker has taken the job over; this one must not write any more."""
 
 

@@ -110,6 +110,12 @@ def list_rows(ctx: Context, rtype: ResourceType, query: ListQuery) -> Page:
     )  # fmt: skip
 
 
+def found_rows(ctx: Context, rtype: ResourceType, query: ListQuery, *, limit: int) -> Sequence[Any]:
+    """The first rows that a query covers, by name, without counting."""
+    statement = select(rtype.model).where(conditions(ctx, rtype, query)).order_by(rtype.model.name, rtype.model.id).limit(limit)
+    return ctx.db.scalars(statement).all()
+
+
 def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnElement[bool]:
     """WHERE of a list: what the caller may see, in the current project, as filtered."""
     model = rtype.model
@@ -170,7 +176,9 @@ def _sort_column(rtype: ResourceType, order: str) -> Any:
     info = rtype.fields().get(name)
     if info is None or not info.sortable:
         allowed = sorted(n for n, i in rtype.fields().items() if i.sortable)
-        raise InvalidRequest.fields({"ordering": [f"{name[:80]} cannot be sorted by; use one of {', '.join(allowed)}, with - in front to turn it round."]})
+        raise InvalidRequest.fields(
+            {"ordering": [f"{name[:80]} cannot be sorted by; use one of {', '.join(allowed)}, with - in front to turn it round."]}
+        )
     return getattr(rtype.model, name)
 
 

@@ -154,7 +154,9 @@ class Operation:
             raise TypeError(msg)
 
 
-def operation(model: type[Any], verb: str, *, label: str, needs: str, effect: Effect = Effect.CHANGE, **options: Any) -> Callable[[Callable[..., Any]], Operation]:
+def operation(
+    model: type[Any], verb: str, *, label: str, needs: str, effect: Effect = Effect.CHANGE, **options: Any
+) -> Callable[[Callable[..., Any]], Operation]:
     """Declare an operation; its inputs are the keyword-only parameters of the function.
 
     A parameter annotated with a resource model is a reference and arrives as the loaded row; one that is named like a field of the model is
@@ -281,23 +283,23 @@ def run(
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version, strict)
-    with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt):
-        with transaction(ctx.db):
-            outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
+    with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
+        outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
     if outcome.jobs and not outcome.replayed:
         ctx.deliver(outcome.jobs)
     return outcome
 
 
 @contextmanager
-def acting(ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None) -> Iterator[None]:
+def acting(
+    ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None
+) -> Iterator[None]:
     """The write path for what is no resource (sessions, tokens, memberships): one transaction, authorized if `target` is given, audited."""
-    with refusals_audited(ctx, action, subject):
-        with transaction(ctx.db):
-            if target is not None:
-                authz.authorize(ctx, action, target)
-            yield
-            audit.record(ctx, action, subject, details=details)
+    with refusals_audited(ctx, action, subject), transaction(ctx.db):
+        if target is not None:
+            authz.authorize(ctx, action, target)
+        yield
+        audit.record(ctx, action, subject, details=details)
 
 
 @contextmanager
@@ -322,7 +324,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
 class _Attempt:
     """One run of one operation, from the loaded target to the written entry."""
 
-    def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], expected_version: int | None, strict: bool) -> None:  # noqa: D417
+    def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], expected_version: int | None, strict: bool) -> None:
         self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
@@ -518,4 +520,6 @@ def refuse_duplicate(ctx: Context, rtype: ResourceType, row: Any) -> None:
 
 def snapshot(rtype: ResourceType, row: Any) -> dict[str, object]:
     """Field values of a row, for the audit entry's before and after."""
-    return {name: getattr(row, name) for name, info in rtype.fields().items() if info.exposed and name not in {"created_at", "owner_id", "project_id"}}
+    return {
+        name: getattr(row, name) for name, info in rtype.fields().items() if info.exposed and name not in {"created_at", "owner_id", "project_id"}
+    }

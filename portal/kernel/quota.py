@@ -127,11 +127,15 @@ def count(session: Session, project_id: str, dimension: str) -> int:
 def recount(session: Session) -> list[tuple[str, str, int, int]]:
     """Set `used` to the sum of reservations; gives (project, dimension, before, after) of whatever differed."""
     # Locked before they are summed: what is being reserved meanwhile comes after, in both figures.
-    rows = session.scalars(select(Quota).order_by(Quota.project_id, Quota.dimension).with_for_update().execution_options(populate_existing=True)).all()
+    rows = session.scalars(
+        select(Quota).order_by(Quota.project_id, Quota.dimension).with_for_update().execution_options(populate_existing=True)
+    ).all()
     sums = {
         (project, dimension): total
         for project, dimension, total in session.execute(
-            select(Reservation.project_id, Reservation.dimension, func.sum(Reservation.amount)).group_by(Reservation.project_id, Reservation.dimension)
+            select(Reservation.project_id, Reservation.dimension, func.sum(Reservation.amount)).group_by(
+                Reservation.project_id, Reservation.dimension
+            )
         )
     }
     repaired = []

@@ -48,7 +48,7 @@ class Tenancy(StrEnum):
 class Resource:
     """Columns that every resource has. Mixin."""
 
-    __tablename__: ClassVar[str]
+    __tablename__: Any
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     resource_id: Mapped[str] = mapped_column(String(64), unique=True, default=lambda: new_id("res"))
@@ -123,7 +123,9 @@ class Shareable(Resource):
         """Shared rows, and those of the covered projects."""
         if reach.everything:
             return true()
-        return or_(cls.is_public.is_(true()), cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
+        return or_(
+            cls.is_public.is_(true()), cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id)
+        )
 
     def project_of(self) -> str | None:
         """The owning project, None for the platform's own."""

@@ -25,7 +25,7 @@ log = logging.getLogger("portal.jobs")
 UNEXPECTED = "Something unexpected went wrong in the portal itself; its log has the details under this job's id."
 
 
-class StepFailed(Exception):  # noqa: N818 - reads as a sentence where it is raised
+class StepFailed(Exception):
     """A step cannot succeed, however often it is tried; the text is for the user."""
 
 

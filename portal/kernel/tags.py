@@ -19,7 +19,10 @@ class ResourceTag(Base):
     resource_type: Mapped[str] = mapped_column(String(64))
     project_id: Mapped[str | None] = mapped_column(String(64))
 
-    __table_args__ = (Index("ix_resource_tags_search", "key", "value", "resource_id"), Index("ix_resource_tags_project", "project_id", "key", "value"))
+    __table_args__ = (
+        Index("ix_resource_tags_search", "key", "value", "resource_id"),
+        Index("ix_resource_tags_project", "project_id", "key", "value"),
+    )
 
 
 def store(session: Session, type_key: str, row: Any) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger("portal.delivery")
 
 def celery_app(settings: Settings) -> Any:
     """Celery on QUEUE_URL, without results: the ledger has them."""
-    from celery import Celery  # noqa: PLC0415 - most installations have no broker; it costs 20 MB
+    from celery import Celery
 
     app = Celery("portal", broker=settings.queue_url, set_as_current=False)
     is_redis = settings.queue_url.startswith("redis")
@@ -105,7 +105,7 @@ class Consumer:
 
     def halt(self) -> None:
         """Take no more ids; unacknowledged ones go back to the broker."""
-        from celery.worker import state  # noqa: PLC0415 - as above
+        from celery.worker import state
 
         self._stop.set()
         # The consumer looks at this between two waits for the broker, also while there is none.
@@ -122,7 +122,7 @@ class Consumer:
                 log.error("the broker's consumer ended; starting it again")
 
     def _controller(self) -> Any:
-        from celery.exceptions import Reject  # noqa: PLC0415 - as above
+        from celery.exceptions import Reject
 
         app = celery_app(self._settings)
 

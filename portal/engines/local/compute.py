@@ -318,7 +318,7 @@ class LocalCompute:
                 # libvirt reads this when it is loaded; else it would write between the portal's own log lines.
                 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{self._paths.libvirt_log}")
                 # The binding to libvirt is not on every machine.
-                from portal.engines.local.hypervisor import Hypervisor  # noqa: PLC0415
+                from portal.engines.local.hypervisor import Hypervisor
 
                 self._hypervisor = Hypervisor(self._paths, self._uri)
             return self._hypervisor

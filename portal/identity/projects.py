@@ -1,0 +1,169 @@
+"""Projects and their members: who works where, and in which role."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import joinedload
+
+from portal.identity.models import Membership, Project, User
+from portal.kernel import audit, quota
+from portal.kernel.authz import ROLES, Target, authorize, reach
+from portal.kernel.context import Context
+from portal.kernel.errors import Conflict, InvalidRequest, NotFound
+from portal.kernel.ids import new_id
+from portal.kernel.operations import acting
+
+READ = "identity.project.read"
+PROJECT_ROLES = ("project_admin", "developer", "viewer", "auditor")
+NAME_MAX = 100
+MIN_NAME = 2
+
+
+def projects_visible(ctx: Context) -> Sequence[Project]:
+    """The projects that the caller may see, by name."""
+    covered = reach(ctx, READ)
+    query = select(Project).order_by(Project.name)
+    if not covered.everything:
+        query = query.where(Project.id.in_(covered.projects))
+    return ctx.db.scalars(query).all()
+
+
+def project_find(ctx: Context, project_id: str) -> Project:
+    """A project that the caller may see. Raises NotFound."""
+    covered = reach(ctx, READ)
+    project = ctx.db.get(Project, project_id) if covered.everything or project_id in covered.projects else None
+    if project is None:
+        raise NotFound(f"There is no project {project_id[:80]} here.")
+    return project
+
+
+def project_create(ctx: Context, *, name: str, description: str = "") -> Project:
+    """Create a project with the default quotas; whoever creates it administers it."""
+    name = _checked_name(name)
+    project = Project(id=new_id("prj"), name=name, description=_checked_description(description))
+    with acting(ctx, "identity.project.create", _about(project), target=Target(None, label=f"a new project {name}"), details={"name": name}):
+        _refuse_taken(ctx, project)
+        ctx.db.add(project)
+        ctx.db.flush()
+        for dimension in quota.DIMENSIONS:
+            quota.ensure(ctx.db, project.id, dimension)
+        if ctx.principal.user_id is not None:
+            ctx.db.add(Membership(user_id=ctx.principal.user_id, project_id=project.id, role="project_admin"))
+    return project
+
+
+def project_update(ctx: Context, project_id: str, *, name: str | None = None, description: str | None = None) -> Project:
+    """Change a project's name or description. Raises NotFound, Forbidden, InvalidRequest or Conflict."""
+    project = project_find(ctx, project_id)
+    changes = {}
+    if name is not None:
+        changes["name"] = _checked_name(name)
+    if description is not None:
+        changes["description"] = _checked_description(description)
+    before = {"name": project.name, "description": project.description}
+    with acting(ctx, "identity.project.update", _about(project), target=_target(project), details={"before": before, "after": changes}):
+        row = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
+        for attribute, value in changes.items():
+            setattr(row, attribute, value)
+        _refuse_taken(ctx, row)
+    return project
+
+
+def members_of(ctx: Context, project_id: str) -> Sequence[Membership]:
+    """The members of a project that the caller may see, by name. Raises NotFound."""
+    project_find(ctx, project_id)
+    query = (
+        select(Membership)
+        .join(Membership.user)
+        .where(Membership.project_id == project_id)
+        .options(joinedload(Membership.user))
+        .order_by(User.username)
+    )
+    return ctx.db.scalars(query).all()
+
+
+def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membership:
+    """Give a user a role in a project, in place of the one they had. Raises InvalidRequest for an unknown user or role."""
+    project = project_find(ctx, project_id)
+    about = audit.Subject("identity.membership", project.id, username[:255], project.id)
+    with acting(ctx, "identity.membership.update", about, target=_target(project), details={"username": username[:255], "role": role[:64]}):
+        # Looked up after the permission was decided: who may not manage members does not learn which users exist.
+        authorize(ctx, "identity.membership.update", _target(project))
+        if role not in PROJECT_ROLES:
+            raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
+        _lock(ctx, project)
+        user = ctx.db.scalars(select(User).where(User.username == username[:254])).first()
+        if user is None:
+            raise InvalidRequest.fields({"username": [f"There is no user {username[:80]}. An administrator of the platform creates users."]})
+        held = ctx.db.get(Membership, (user.id, project.id), populate_existing=True)
+        if held is None:
+            held = Membership(user_id=user.id, project_id=project.id, role=role)
+            ctx.db.add(held)
+        else:
+            _keep_an_admin(ctx, held, role)
+            held.role = role
+        ctx.db.flush()
+    return held
+
+
+def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
+    """Take a user out of a project; what they own there stays. Raises NotFound, or Conflict for the last administrator."""
+    project = project_find(ctx, project_id)
+    about = audit.Subject("identity.membership", project.id, user_id[:64], project.id)
+    with acting(ctx, "identity.membership.update", about, target=_target(project), details={"user_id": user_id[:64], "role": None}):
+        _lock(ctx, project)
+        held = ctx.db.get(Membership, (user_id, project.id), populate_existing=True)
+        if held is None:
+            raise NotFound(f"{user_id[:80]} is no member of {project.name}.")
+        _keep_an_admin(ctx, held, "")
+        ctx.db.delete(held)
+
+
+def _lock(ctx: Context, project: Project) -> None:
+    # Two administrators who demote each other at once must not both succeed.
+    ctx.db.get_one(Project, project.id, with_for_update=True)
+
+
+def _keep_an_admin(ctx: Context, held: Membership, role: str) -> None:
+    if held.role != "project_admin" or role == "project_admin":
+        return
+    others = select(Membership.user_id).where(
+        Membership.project_id == held.project_id, Membership.role == "project_admin", Membership.user_id != held.user_id
+    )
+    if ctx.db.scalars(others.limit(1)).first() is None:
+        raise Conflict("This is the project's last administrator. Make somebody else project admin first.")
+
+
+def _target(project: Project) -> Target:
+    return Target(project.id, label=f"project {project.name}")
+
+
+def _about(project: Project) -> audit.Subject:
+    return audit.Subject("identity.project", project.id, project.name, project.id)
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not MIN_NAME <= len(name) <= NAME_MAX or not name.isprintable():
+        raise InvalidRequest.fields({"name": [f"must have {MIN_NAME} to {NAME_MAX} printable characters; this one has {len(name)}."]})
+    return name
+
+
+def _checked_description(description: str) -> str:
+    limit = 2000
+    if len(description) > limit or "\x00" in description:
+        raise InvalidRequest.fields({"description": [f"must have at most {limit} characters; this one has {len(description)}."]})
+    return description
+
+
+def _refuse_taken(ctx: Context, project: Project) -> None:
+    with ctx.db.no_autoflush:
+        if ctx.db.scalars(select(Project.id).where(Project.name == project.name, Project.id != project.id)).first() is not None:
+            raise Conflict(
+                f'name: "{project.name}" is taken by another project. Choose another name.', details={"name": ["is taken by another project"]}
+            )
+
+
+def role_labels() -> dict[str, str]:
+    """Role → label, of the roles that a member can hold."""
+    return {name: ROLES[name].label for name in PROJECT_ROLES}

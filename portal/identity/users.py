@@ -1,0 +1,97 @@
+"""Users, as administrators of the platform see them."""
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, or_, select
+
+from portal.identity import passwords
+from portal.identity.models import ApiToken, User, UserSession
+from portal.kernel import audit
+from portal.kernel.authz import Target, authorize
+from portal.kernel.context import Context
+from portal.kernel.errors import Conflict, InvalidRequest, NotFound
+from portal.kernel.ids import new_id
+from portal.kernel.operations import acting
+
+PLATFORM_ROLES = ("", "platform_admin", "auditor")
+USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
+EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
+EVERYWHERE = Target(None, label="the platform's users")
+
+
+def users_list(ctx: Context) -> Sequence[User]:
+    """All users, by name. Raises Forbidden."""
+    authorize(ctx, "identity.user.read", EVERYWHERE)
+    return ctx.db.scalars(select(User).order_by(User.username)).all()
+
+
+def user_find(ctx: Context, user_id: str) -> User:
+    """One user. Raises Forbidden or NotFound."""
+    authorize(ctx, "identity.user.read", EVERYWHERE)
+    user = ctx.db.get(User, user_id)
+    if user is None:
+        raise NotFound(f"There is no user {user_id[:80]}.")
+    return user
+
+
+def user_create(ctx: Context, *, username: str, email: str, password: str, platform_role: str = "") -> User:
+    """Create a user, who chooses a password of their own at the first sign-in. Raises InvalidRequest or Conflict."""
+    user = User(id=new_id("usr"), username=username, email=email, platform_role=platform_role, must_change_password=True)
+    with acting(
+        ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
+    ):
+        _check(user)
+        passwords.check_strength(password, field="password", username=username)
+        taken = ctx.db.scalars(select(User.username).where(or_(User.username == username, func.lower(User.email) == email.lower()))).first()
+        if taken is not None:
+            name = "username" if taken == username else "email"
+            raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
+        user.password_hash = passwords.hash_password(password)
+        ctx.db.add(user)
+    return user
+
+
+def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, platform_role: str | None = None) -> User:
+    """Disable or enable a user, or change what they are on the platform; whoever is disabled is signed out everywhere."""
+    user = user_find(ctx, user_id)
+    details = {
+        "before": {"is_active": user.is_active, "platform_role": user.platform_role},
+        "after": {"is_active": is_active, "platform_role": platform_role},
+    }
+    with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
+        row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+        row.is_active = row.is_active if is_active is None else is_active
+        row.platform_role = row.platform_role if platform_role is None else platform_role
+        _check(row)
+        _keep_an_admin(ctx)
+        if not row.is_active:
+            ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
+            ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+    return user
+
+
+def _check(user: User) -> None:
+    problems = {}
+    if not USERNAME.fullmatch(user.username):
+        problems["username"] = ["must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."]
+    if not EMAIL.fullmatch(user.email):
+        problems["email"] = ["must be an e-mail address."]
+    if user.platform_role not in PLATFORM_ROLES:
+        problems["platform_role"] = [f"must be empty or one of {', '.join(r for r in PLATFORM_ROLES if r)}."]
+    if problems:
+        raise InvalidRequest.fields(problems)
+
+
+def _keep_an_admin(ctx: Context) -> None:
+    ctx.db.flush()
+    # All of them are locked: two administrators who disable each other at once must not both succeed.
+    left = ctx.db.scalars(
+        select(User.id).where(User.platform_role == "platform_admin", User.is_active.is_(True)).order_by(User.id).with_for_update()
+    ).first()
+    if left is None:
+        raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
+
+
+def _about(user: User) -> audit.Subject:
+    return audit.Subject("identity.user", user.id, user.username[:255])

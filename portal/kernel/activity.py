@@ -1,0 +1,243 @@
+"""What happened: the audit log as the caller may read it, jobs by page, and both together for one resource or one project."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
+
+from portal.kernel.audit import AuditEntry
+from portal.kernel.authz import decide, reach, target_of
+from portal.kernel.context import Context
+from portal.kernel.control import visible_jobs
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.events import Event
+from portal.kernel.jobs import Job
+from portal.kernel.resource import Reach, ResourceType
+
+READ_AUDIT = "security.audit.read"
+MAX_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which entries of the audit log are asked for; empty means all."""
+
+    resource_id: str = ""
+    resource_type: str = ""
+    action: str = ""
+    username: str = ""
+    user_id: str = ""
+    status: str = ""
+    project_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    search: str = ""
+    before_seq: int | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """Entries, newest first, and where the next page begins."""
+
+    entries: Sequence[AuditEntry]
+    next_before_seq: int | None
+
+
+def audit_entries(ctx: Context, query: AuditQuery) -> AuditPage:
+    """A page of the audit log: of the projects whose log the caller may read, and what they did themselves."""
+    limit = max(1, min(query.limit, MAX_LIMIT))
+    statement = select(AuditEntry).where(*audit_conditions(ctx, query))
+    if query.before_seq is not None:
+        statement = statement.where(AuditEntry.seq < query.before_seq)
+    rows = ctx.db.scalars(statement.order_by(AuditEntry.seq.desc()).limit(limit + 1)).all()
+    more = len(rows) > limit
+    return AuditPage(rows[:limit], rows[limit - 1].seq if more else None)
+
+
+def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = 1000) -> int:
+    """How many entries a query covers, counted up to a bound."""
+    some = select(AuditEntry.seq).where(*audit_conditions(ctx, query)).limit(at_most)
+    return ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0
+
+
+def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool]]:
+    """WHERE of an audit query, the caller's reach included."""
+    parts = [_readable(ctx, reach(ctx, READ_AUDIT))]
+    for column, value in (
+        (AuditEntry.resource_id, query.resource_id), (AuditEntry.resource_type, query.resource_type), (AuditEntry.username, query.username),
+        (AuditEntry.user_id, query.user_id), (AuditEntry.status, query.status), (AuditEntry.project_id, query.project_id),
+    ):  # fmt: skip
+        if value:
+            parts.append(column == value)
+    if query.action:
+        parts.append(AuditEntry.action.startswith(query.action, autoescape=True))
+    if query.since is not None:
+        parts.append(AuditEntry.timestamp >= query.since)
+    if query.until is not None:
+        parts.append(AuditEntry.timestamp < query.until)
+    if query.search:
+        columns = (AuditEntry.action, AuditEntry.resource_name, AuditEntry.resource_id, AuditEntry.username, AuditEntry.error_message)
+        parts.append(or_(*(column.icontains(query.search[:100], autoescape=True) for column in columns)))
+    return parts
+
+
+def _readable(ctx: Context, covered: Reach) -> ColumnElement[bool]:
+    if covered.everything:
+        return true()
+    return or_(AuditEntry.project_id.in_(covered.projects), AuditEntry.user_id == ctx.principal.user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsQuery:
+    """Which jobs are asked for; the current project's unless `all_projects`."""
+
+    state: str = ""
+    kind: str = ""
+    resource_id: str = ""
+    search: str = ""
+    all_projects: bool = False
+    cursor: str = ""
+    limit: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class JobsPage:
+    """Jobs, newest first, and where the next page begins."""
+
+    jobs: Sequence[Job]
+    next_cursor: str
+
+
+def jobs_page(ctx: Context, query: JobsQuery) -> JobsPage:
+    """A page of the jobs that the caller may see. Raises InvalidRequest for a cursor that is none."""
+    statement = _jobs(ctx, query)
+    if query.cursor:
+        at, _, job_id = query.cursor.partition("~")
+        try:
+            place = datetime.fromisoformat(at)
+        except ValueError:
+            place = None
+        if place is None or place.tzinfo is None:
+            raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]})
+        statement = statement.where(or_(Job.created_at < place, and_(Job.created_at == place, Job.id < job_id)))
+    rows = ctx.db.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(query.limit + 1)).all()
+    shown = rows[: query.limit]
+    return JobsPage(shown, f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if len(rows) > query.limit else "")
+
+
+def jobs_counts(ctx: Context) -> Mapping[str, int]:
+    """State → number of the current project's jobs."""
+    visible = _jobs(ctx, JobsQuery()).with_only_columns(Job.state, func.count(), maintain_column_froms=True).group_by(Job.state)
+    return {state: number for state, number in ctx.db.execute(visible)}  # noqa: C416 - rows are no tuples for the type checker
+
+
+def _jobs(ctx: Context, query: JobsQuery) -> Select[Job]:
+    statement = select(Job).where(visible_jobs(reach(ctx, "core.job.read")), Job.resource_type != "")
+    if not query.all_projects:
+        statement = statement.where(Job.project_id == ctx.project_id)
+    states = [state for state in query.state.split(",") if state]
+    if states:
+        statement = statement.where(Job.state.in_(states))
+    if query.kind:
+        statement = statement.where(Job.kind == query.kind)
+    if query.resource_id:
+        statement = statement.where(Job.resource_id == query.resource_id)
+    if query.search:
+        statement = statement.where(
+            or_(*(c.icontains(query.search[:100], autoescape=True) for c in (Job.label, Job.resource_id, Job.username, Job.id)))
+        )
+    return statement
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityItem:
+    """Something that happened to a resource, as one line."""
+
+    at: datetime
+    kind: str
+    title: str
+    actor: str
+    status: str
+    detail: str = ""
+    job_id: str = ""
+    request_id: str = ""
+    resource_type: str = ""
+    resource_id: str = ""
+    resource_name: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def activity_of(ctx: Context, rtype: ResourceType, row: Any, *, limit: int = 50) -> list[ActivityItem]:
+    """What happened to one resource, newest first: its audit entries for those who may read them, its events for the others, and its jobs."""
+    jobs = ctx.db.scalars(select(Job).where(Job.resource_id == row.id).order_by(Job.created_at.desc()).limit(limit)).all()
+    may_audit = decide(ctx, READ_AUDIT, target_of(row)).allowed
+    if may_audit:
+        entries = ctx.db.scalars(select(AuditEntry).where(AuditEntry.resource_id == row.id).order_by(AuditEntry.seq.desc()).limit(limit)).all()
+        told = [_of_entry(ctx, entry) for entry in entries]
+    else:
+        query = select(Event).where(Event.resource_id == row.id, Event.type.startswith(f"{rtype.key}.", autoescape=True))
+        told = [_of_event(ctx, event) for event in ctx.db.scalars(query.order_by(Event.id.desc()).limit(limit))]
+    return _newest([*told, *(_of_job(job) for job in jobs)], limit)
+
+
+def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:
+    """What happened in the current project lately: events, which everybody in it may read, newest first."""
+    if ctx.project_id is None or not _covers(reach(ctx, "core.event.read"), ctx.project_id):
+        return []
+    query = select(Event).where(Event.project_id == ctx.project_id).order_by(Event.id.desc()).limit(limit)
+    return [_of_event(ctx, event) for event in ctx.db.scalars(query)]
+
+
+def events_after(ctx: Context, *, after_id: int = 0, resource_id: str = "", limit: int = 100) -> Sequence[Event]:
+    """Events of the projects that the caller may see, oldest first, after a known one."""
+    covered = reach(ctx, "core.event.read")
+    statement = select(Event).where(Event.id > after_id)
+    if not covered.everything:
+        statement = statement.where(Event.project_id.in_(covered.projects))
+    if resource_id:
+        statement = statement.where(Event.resource_id == resource_id)
+    return ctx.db.scalars(statement.order_by(Event.id).limit(min(limit, MAX_LIMIT))).all()
+
+
+def _covers(covered: Reach, project_id: str) -> bool:
+    return covered.everything or project_id in covered.projects
+
+
+def _newest(items: list[ActivityItem], limit: int) -> list[ActivityItem]:
+    return sorted(items, key=lambda item: item.at, reverse=True)[:limit]
+
+
+def _title(ctx: Context, action: str) -> str:
+    op = ctx.registry.operations().get(action)
+    if op is not None:
+        return op.label
+    base, _, ending = action.rpartition(".")
+    op = ctx.registry.operations().get(base)
+    return f"{op.label}: {ending}" if op is not None else ending.replace("_", " ").capitalize()
+
+
+def _of_entry(ctx: Context, entry: AuditEntry) -> ActivityItem:
+    job_id = str(entry.details.get("job_id") or "")
+    changes = {name: entry.details[name] for name in ("before", "after") if isinstance(entry.details.get(name), dict)}
+    return ActivityItem(
+        entry.timestamp, "audit", _title(ctx, entry.action), entry.username, entry.status, entry.error_message, job_id, entry.request_id, entry.resource_type,
+        entry.resource_id, entry.resource_name, changes,
+    )  # fmt: skip
+
+
+def _of_event(ctx: Context, event: Event) -> ActivityItem:
+    job_id = str(event.payload.get("job_id") or "")
+    return ActivityItem(
+        event.at, "event", _title(ctx, event.type), event.actor, str(event.payload.get("state") or ""), job_id=job_id,
+        resource_type=event.type.rpartition(".")[0], resource_id=event.resource_id, resource_name=event.resource_name,
+    )  # fmt: skip
+
+
+def _of_job(job: Job) -> ActivityItem:
+    return ActivityItem(
+        job.finished_at or job.started_at or job.created_at, "job", job.label, job.username, job.state, job.error, job.id, job.request_id, job.resource_type,
+        job.resource_id, job.resource_name,
+    )  # fmt: skip
