@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from portal.engines.fake import FakeCompute
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
+from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
 from portal.identity.models import User
 from portal.kernel.context import Context

@@ -58,7 +58,7 @@ def refuse_if_full(ctx: Context, flavor: Flavor, *, count: int, disk_gb: int) ->
     ):
         if used + wanted > limit:
             raise Conflict(
-                f"The host has no room: {flavor.name} needs {wanted:,}{unit} {what}, {max(limit - used, 0):,}{unit} of {max(limit, 0):,}{unit} are left. "
-                "Stop or terminate an instance, or take a smaller flavor.",
+                f"The host has no room: {flavor.name} needs {wanted:,}{unit} {what}, "
+                f"{max(limit - used, 0):,}{unit} of {max(limit, 0):,}{unit} are left. Stop or terminate an instance, or take a smaller flavor.",
                 details={"what": what, "limit": limit, "used": used, "requested": wanted},
             )

@@ -113,4 +113,6 @@ def _host(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return {ConnectionRefusedError: "connection refused", TimeoutError: "no answer in time"}.get(type(error), str(error) or type(error).__name__)
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__

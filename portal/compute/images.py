@@ -212,8 +212,8 @@ def refuse_unless_platform(ctx: Context) -> None:
 
 
 @operation(
-    Image, "upload", label="Upload", needs="write", steps=STORE, when={"awaiting_upload", "failed"}, holds="importing", settles="available", fails="failed",
-    internal=True,
+    Image, "upload", label="Upload", needs="write", steps=STORE, when={"awaiting_upload", "failed"}, holds="importing", settles="available",
+    fails="failed", internal=True,
 )  # fmt: skip
 def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldInfo(f.Line(64))]) -> None:
     """Take an uploaded file, unless its checksum is not the announced one."""
@@ -243,7 +243,8 @@ IMAGE = ResourceType(
     summary="Disks that instances are made from.",
     operations=[image_create, image_upload, image_delete, update_operation(Image)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("system", "System", css="md"),
-             Column("size", "Smallest disk", css="num lo"), Column("visibility", "Visible to", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
+             Column("size", "Smallest disk", css="num lo"),
+             Column("visibility", "Visible to", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"images": 1}, aliases={"status": "state"},
     show={"system": lambda v: f"{v.os_name} {v.os_version}".strip(), "size": lambda v: f"{v.size_gb} GiB",
           "visibility": lambda v: "Everybody" if v.is_public else "This project"},

@@ -90,6 +90,7 @@ Count = Annotated[int, f.FieldInfo(f.Int(1, MAX_COUNT), "Number of instances", f
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 FLAVOR_FIELD = f.FieldInfo(f.Ref("compute.flavor"), "Flavor", "vCPU, memory and disk.", aliases=("flavor_id", "instance_type"))
 IMAGE_FIELD = f.FieldInfo(f.Ref("compute.image"), "Image", "The disk it starts from.", aliases=("image_id",))
+METADATA_FIELD = f.FieldInfo(f.TextMap(), "Metadata", aliases=("metadata",))
 KEY_PAIR_FIELD = f.FieldInfo(f.Ref("compute.key_pair"), "Key pair", "The SSH key that the guest lets in.", aliases=("key_pair_id", "key_name"))
 
 
@@ -100,7 +101,7 @@ KEY_PAIR_FIELD = f.FieldInfo(f.Ref("compute.key_pair"), "Key pair", "The SSH key
 def instance_create(
     ctx: Context, *, name: str, flavor: Annotated[Flavor, FLAVOR_FIELD], image: Annotated[Image, IMAGE_FIELD],
     key_pair: Annotated[KeyPair | None, KEY_PAIR_FIELD] = None, public_key: str = "", root_volume_size_gb: int | None = None, user_data: str = "",
-    description: str = "", tags: dict[str, str] | None = None, extra: Annotated[dict[str, str] | None, f.FieldInfo(f.TextMap(), "Metadata", aliases=("metadata",))] = None,
+    description: str = "", tags: dict[str, str] | None = None, extra: Annotated[dict[str, str] | None, METADATA_FIELD] = None,
     vpc_id: str = DEFAULT_VPC, enable_monitoring: bool = True, enable_termination_protection: bool = False, count: Count = 1,
 ) -> Created:  # fmt: skip
     """Create virtual machines and boot them."""
@@ -185,8 +186,9 @@ def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image
     instance.image, instance.desired_power, instance.heals = image, "running", 0
 
 
-@operation(Instance, "terminate", label="Terminate", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, steps=steps.TERMINATE,
-           when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error", finish=steps.terminated)  # fmt: skip
+@operation(Instance, "terminate", label="Terminate", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True,
+           steps=steps.TERMINATE, when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error",
+           finish=steps.terminated)  # fmt: skip
 def instance_terminate(ctx: Context, instance: Instance) -> None:
     """Remove the machine and its root disk for good."""
     del ctx
@@ -246,7 +248,8 @@ INSTANCE = ResourceType(
              Column("root_volume_size_gb", "Root disk", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE,
     quota={"instances": 1, "cpus": cpus_of, "memory_gb": memory_of, "storage_gb": "root_volume_size_gb"},
-    show={"flavor_name": lambda v: v.flavor.name, "image_name": lambda v: v.image.name, "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
+    show={"flavor_name": lambda v: v.flavor.name, "image_name": lambda v: v.image.name,
+          "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
           "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb, "private_ip": lambda _: None, "public_ip": lambda _: None},
     eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
     extra_permissions={"console": "write"},

@@ -44,7 +44,8 @@ class InstanceCounters(Base):
 
 
 COUNTERS = {
-    "network_in_bytes": "net_in_bytes", "network_out_bytes": "net_out_bytes", "io_read_bytes": "disk_read_bytes", "io_write_bytes": "disk_write_bytes",
+    "network_in_bytes": "net_in_bytes", "network_out_bytes": "net_out_bytes",
+    "io_read_bytes": "disk_read_bytes", "io_write_bytes": "disk_write_bytes",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def when_ready(server: Any) -> None:
     try:
         start_metrics(settings)
     except OSError as error:
-        server.log.error("METRICS_PORT %s cannot be opened: %s. /metrics stays on the main port.", settings.metrics_port, error.strerror)
+        server.log.warning("METRICS_PORT %s cannot be opened: %s. /metrics stays on the main port.", settings.metrics_port, error.strerror)
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -110,11 +110,10 @@ def ready() -> ResponseReturnValue:
 @access(Access.PUBLIC)
 def metrics() -> ResponseReturnValue:
     """Prometheus exposition of all web processes."""
-    counts: dict[str, int] = dict.fromkeys(ACTIVE, 0)
-    for state, number in db.session.execute(select(Job.state, func.count()).where(Job.state.in_(ACTIVE)).group_by(Job.state)):
-        counts[state] = number
-    for state, number in counts.items():
-        JOBS_WAITING.labels(state).set(number)
+    waiting = select(Job.state, func.count()).where(Job.state.in_(ACTIVE)).group_by(Job.state)
+    counts = {state: number for state, number in db.session.execute(waiting)}  # noqa: C416 - rows are no tuples for the type checker
+    for state in ACTIVE:
+        JOBS_WAITING.labels(state).set(counts.get(state, 0))
     return exposition()
 
 

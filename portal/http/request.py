@@ -110,9 +110,9 @@ def context() -> Context:
         found = signed_in()
         is_api = request.path.startswith("/api") or token_from_header() is not None
         g.context = Context(
-            db.session(), settings, registry, found.principal if found else ANONYMOUS, request_id=g.get("request_id", ""), source="api" if is_api else "console",
-            source_ip=source_ip(), user_agent=request.headers.get("User-Agent", "")[:255], idempotency_key=request.headers.get("Idempotency-Key", "")[:255],
-            deliver=deliver,
+            db.session(), settings, registry, found.principal if found else ANONYMOUS, request_id=g.get("request_id", ""),
+            source="api" if is_api else "console", source_ip=source_ip(), user_agent=request.headers.get("User-Agent", "")[:255],
+            idempotency_key=request.headers.get("Idempotency-Key", "")[:255], deliver=deliver,
         )  # fmt: skip
         g.context.project_id = _project(found)
     ctx: Context = g.context

@@ -55,4 +55,5 @@ def delay_after(failures: int) -> timedelta:
     """How long an account stays locked after this many wrong passwords in a row."""
     if failures < FREE_TRIES:
         return timedelta(0)
-    return min(FIRST_DELAY * 2 ** min(failures - FREE_TRIES, 20), LONGEST_DELAY)
+    doublings: int = 2 ** min(failures - FREE_TRIES, 20)
+    return min(FIRST_DELAY * doublings, LONGEST_DELAY)

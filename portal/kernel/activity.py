@@ -223,8 +223,8 @@ def _of_entry(ctx: Context, entry: AuditEntry) -> ActivityItem:
     job_id = str(entry.details.get("job_id") or "")
     changes = {name: entry.details[name] for name in ("before", "after") if isinstance(entry.details.get(name), dict)}
     return ActivityItem(
-        entry.timestamp, "audit", _title(ctx, entry.action), entry.username, entry.status, entry.error_message, job_id, entry.request_id, entry.resource_type,
-        entry.resource_id, entry.resource_name, changes,
+        entry.timestamp, "audit", _title(ctx, entry.action), entry.username, entry.status, entry.error_message, job_id, entry.request_id,
+        entry.resource_type, entry.resource_id, entry.resource_name, changes,
     )  # fmt: skip
 
 
@@ -238,6 +238,6 @@ def _of_event(ctx: Context, event: Event) -> ActivityItem:
 
 def _of_job(job: Job) -> ActivityItem:
     return ActivityItem(
-        job.finished_at or job.started_at or job.created_at, "job", job.label, job.username, job.state, job.error, job.id, job.request_id, job.resource_type,
-        job.resource_id, job.resource_name,
+        job.finished_at or job.started_at or job.created_at, "job", job.label, job.username, job.state, job.error, job.id, job.request_id,
+        job.resource_type, job.resource_id, job.resource_name,
     )  # fmt: skip

@@ -44,7 +44,10 @@ ROLES = {
     policy.name: policy
     for policy in (
         Policy("platform_admin", "Platform admin", "May do everything everywhere.", (Statement("Everything", frozenset(LEVELS)),)),
-        Policy("auditor", "Auditor", "Reads everything, audit log included, and changes nothing.", (Statement("ReadAll", frozenset({"read", "audit"})),)),
+        Policy(
+            "auditor", "Auditor", "Reads everything, audit log included, and changes nothing.",
+            (Statement("ReadAll", frozenset({"read", "audit"})),),
+        ),
         Policy(
             "project_admin", "Project admin", "May do everything in the project.",
             (Statement("AllInProject", frozenset({"read", "audit", "write", "delete", "manage"})),),

@@ -217,7 +217,7 @@ class Tags(Kind):
         text = r"^[^\x00-\x1f\x7f]*$"
         key = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=text)]
         value = Annotated[str, StringConstraints(max_length=255, pattern=text)]
-        return Annotated[dict[key, value], PydanticField(max_length=MAX_TAGS)]  # type: ignore[valid-type] # built at run time, for pydantic
+        return Annotated[dict[key, value], PydanticField(max_length=MAX_TAGS)]
 
 
 @dataclass(frozen=True, slots=True)

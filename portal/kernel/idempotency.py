@@ -69,7 +69,7 @@ def remember(ctx: Context, fingerprint: Fingerprint, rows: Sequence[Any], job_id
     if ctx.idempotency_key:
         ctx.db.add(
             IdempotencyKey(
-                user_id=ctx.principal.user_id or "", key=ctx.idempotency_key, fingerprint=fingerprint.digest(), type_key=fingerprint.action.rpartition(".")[0],
-                resource_ids=[row.id for row in rows], job_ids=list(job_ids),
+                user_id=ctx.principal.user_id or "", key=ctx.idempotency_key, fingerprint=fingerprint.digest(),
+                type_key=fingerprint.action.rpartition(".")[0], resource_ids=[row.id for row in rows], job_ids=list(job_ids),
             )
         )  # fmt: skip

@@ -51,5 +51,4 @@ def quota_update(ctx: Context, project_id: str, dimension: str, limit: int) -> Q
         query = select(quota.Quota).where(quota.Quota.project_id == project_id, quota.Quota.dimension == dimension)
         row = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
         row.limit = limit
-        line = QuotaLine(known.name, known.label, known.unit, limit, row.used)
-    return line
+    return QuotaLine(known.name, known.label, known.unit, limit, row.used)

@@ -6,21 +6,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StringConstraints, TypeAdapter
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 
 from portal.kernel import quota
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
-from portal.kernel.fields import Bool, Choice, Int, Moment, Name, State
+from portal.kernel.fields import Bool, Choice, Int, Moment, Number
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
 
 if TYPE_CHECKING:
     from portal.kernel.operations import Param
 
+# Order, value, id and direction: what a cursor holds.
+Text = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
+Whole = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+CURSOR = TypeAdapter(tuple[str, Whole | StrictFloat | Text, Text, bool], config=ConfigDict(allow_inf_nan=False))
 COUNT_LIMIT = 1000
 MAX_PAGE_SIZE = 100
 MAX_OFFSET = 10_000
@@ -102,10 +107,11 @@ def list_rows(ctx: Context, rtype: ResourceType, query: ListQuery) -> Page:
     if backwards:
         rows.reverse()
     count, capped = _count(ctx, rtype, query, condition)
+    before = more if backwards else bool(query.cursor or query.offset)
     return Page(
         rows, count, capped,
         next_cursor=_Cursor.of(rows[-1], sort.key, order, backwards=False) if rows and (more or backwards) else "",
-        previous_cursor=_Cursor.of(rows[0], sort.key, order, backwards=True) if rows and ((backwards and more) or (query.cursor and not backwards) or query.offset) else "",
+        previous_cursor=_Cursor.of(rows[0], sort.key, order, backwards=True) if rows and before else "",
         order=order,
     )  # fmt: skip
 
@@ -186,9 +192,12 @@ def _beyond(rtype: ResourceType, sort: Any, cursor: "_Cursor", *, descending: bo
     value: Any = cursor.value
     kind = rtype.fields()[sort.key].kind
     try:
-        value = datetime.fromisoformat(str(value)) if isinstance(kind, Moment) else str(value) if isinstance(kind, Name | State) else value
+        value = datetime.fromisoformat(str(value)) if isinstance(kind, Moment) else value
     except ValueError:
-        raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]}) from None
+        value = None
+    fits = {Moment: datetime, Int: int, Number: float | int}.get(type(kind), str)
+    if not isinstance(value, fits) or (isinstance(value, datetime) and value.tzinfo is None):
+        raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]})
     first, second = (sort < value, rtype.model.id < cursor.row_id) if descending else (sort > value, rtype.model.id > cursor.row_id)
     return or_(first, and_(sort == value, second))
 
@@ -219,10 +228,9 @@ class _Cursor:
     @classmethod
     def parse(cls, text: str, order: str) -> "_Cursor":
         try:
-            content = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            given, value, row_id, backwards = content
-            if given != order or not isinstance(row_id, str) or not isinstance(value, str | int | float) or not isinstance(backwards, bool):
-                raise ValueError(given)
-        except (ValueError, TypeError, binascii.Error):
-            raise InvalidRequest.fields({"cursor": ["is not one that this list gave for this order."]}) from None
+            given, value, row_id, backwards = CURSOR.validate_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), strict=True)
+        except (ValueError, binascii.Error):
+            given = ""
+        if given != order:
+            raise InvalidRequest.fields({"cursor": ["is not one that this list gave for this order."]})
         return cls(value, row_id, backwards)

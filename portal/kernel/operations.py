@@ -282,7 +282,7 @@ def run(
 ) -> Outcome:  # fmt: skip
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
-    attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version, strict)
+    attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
         outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
     if outcome.jobs and not outcome.replayed:
@@ -324,7 +324,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
 class _Attempt:
     """One run of one operation, from the loaded target to the written entry."""
 
-    def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], expected_version: int | None, strict: bool) -> None:
+    def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], *, expected_version: int | None, strict: bool) -> None:
         self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
@@ -334,10 +334,7 @@ class _Attempt:
         return idempotency.Fingerprint(self.action, target or "", self.data)
 
     def execute(self, target: str | None) -> Outcome:
-        if self.op.effect is Effect.CREATE:
-            outcome = self._create()
-        else:
-            outcome = self._change(target or "")
+        outcome = self._create() if self.op.effect is Effect.CREATE else self._change(target or "")
         idempotency.remember(self.ctx, self.fingerprint(target), outcome.rows, outcome.jobs)
         return outcome
 
@@ -473,8 +470,8 @@ def enqueue(ctx: Context, op: Operation, rtype: ResourceType, row: Any, data: Ma
     names = {name: value for name, value in data.items() if name in op.params}
     job = Job(
         kind=f"{rtype.key}.{op.verb}", label=f"{op.label} {row.name}", resource_type=rtype.key, resource_id=row.id, resource_name=row.name,
-        project_id=row.project_of(), user_id=ctx.principal.user_id, username=ctx.principal.username, request_id=ctx.request_id, input=audit.masked(names),
-        steps=[JobStep(position=number, name=step.name, label=step.label) for number, step in enumerate(op.steps)],
+        project_id=row.project_of(), user_id=ctx.principal.user_id, username=ctx.principal.username, request_id=ctx.request_id,
+        input=audit.masked(names), steps=[JobStep(position=number, name=step.name, label=step.label) for number, step in enumerate(op.steps)],
     )  # fmt: skip
     ctx.db.add(job)
     ctx.db.flush()

@@ -9,10 +9,10 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
-from portal.engines.fake import FakeCompute
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
+from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
 from portal.kernel.db import open_database
 from portal.kernel.jobs import claim_next
