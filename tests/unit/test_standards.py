@@ -225,7 +225,7 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["docs/operations.md", "docs/security.md"])
+@pytest.mark.parametrize("name", ["docs/operations.md", "docs/security.md", "docs/architecture.md", "docs/adding-a-resource-type.md"])
 def test_guides_carry_the_header_of_the_template(name: str) -> None:
     head = read(name)[:800]
     for field in ("Document type", "Status", "Version", "Last updated", "Author", "Review cycle"):
