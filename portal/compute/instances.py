@@ -198,7 +198,7 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
         )
 
 
-@operation(Instance, "heal", label="Restart", needs="write", steps=steps.START, when={"running"}, holds="starting", settles="running", fails="error",
+@operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running", fails="error",
            finish=steps.launched, internal=True, while_locked=True)  # fmt: skip
 def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Boot a machine that should run and does not."""
@@ -207,14 +207,14 @@ def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     instance.heals, instance.healed_at = instance.heals + 1 if is_again else 1, now()
 
 
-@operation(Instance, "halt", label="Stop", needs="write", steps=steps.STOP, when={"stopped"}, holds="stopping", settles="stopped", fails="error",
+@operation(Instance, "halt", label="Stop", needs="platform", steps=steps.STOP, when={"stopped"}, holds="stopping", settles="stopped", fails="error",
            finish=steps.stopped, internal=True, while_locked=True)  # fmt: skip
 def instance_halt(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Stop a machine that runs although it should not."""
     del ctx, instance, reason
 
 
-@operation(Instance, "settle", label="Settle", needs="write", when={"running", "stopped", "error"}, internal=True, while_locked=True)
+@operation(Instance, "settle", label="Settle", needs="platform", when={"running", "stopped", "error"}, internal=True, while_locked=True)
 def instance_settle(
     ctx: Context, instance: Instance, *, state: Annotated[str, f.FieldInfo(f.Choice(("running", "stopped", "error")), "State")], reason: Because
 ) -> None:

@@ -1,0 +1,17 @@
+"""All benches, one after the other: `python -m bench`."""
+
+import importlib
+
+BENCHES = ("bench_http", "bench_jobs", "bench_boot")
+
+
+def main() -> None:
+    """Run them."""
+    for name in BENCHES:
+        module = importlib.import_module(f"bench.{name}")
+        print(f"== {name}: {(module.__doc__ or '').splitlines()[0]}")
+        module.main()
+        print()
+
+
+main()
