@@ -198,8 +198,8 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
         )
 
 
-@operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running", fails="error",
-           finish=steps.launched, internal=True, while_locked=True)  # fmt: skip
+@operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running",
+           fails="error", finish=steps.launched, internal=True, while_locked=True)  # fmt: skip
 def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Boot a machine that should run and does not."""
     del ctx, reason
