@@ -1,0 +1,101 @@
+"""A whole portal with the real engine, started as a user would, and a real browser in front of it."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from portal.engines.local import LocalCompute
+from portal.settings import Settings
+from tests.support.databases import ADMIN_PASSWORD, settings_for
+from tests.support.hosts import why_no_local_host
+from tests.support.processes import portal_process
+from tests.support.servers import answers, free_port, until
+
+CHROMIUM = "/usr/bin/chromium"
+START_S = 60
+expect.set_options(timeout=15_000)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A portal that serves."""
+
+    settings: Settings
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        return f"http://127.0.0.1:{self.settings.portal_port}"
+
+
+def serving(settings: Settings) -> Iterator[Running]:
+    """`portal serve` for the length of a test."""
+    with portal_process(settings, "serve"):
+        until(lambda: answers(settings.portal_port), within_s=START_S, what="the portal answers")
+        yield Running(settings)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With real guests. Afterwards none of them runs."""
+    if why := why_no_local_host():
+        pytest.skip(f"no guests on this machine: {why}")
+    data = tmp_path_factory.mktemp("e2e")
+    settings = settings_for(
+        data, portal_port=free_port(), metrics_port=free_port(), engine_compute="local", reconcile_interval_s=2, metrics_interval_s=2,
+        memory_reserved_mib=0, job_poll_ms=50, log_level="info",
+    )  # fmt: skip
+    yield from serving(settings)
+    engine = LocalCompute(data)
+    for machine_id in engine.machines():
+        engine.remove_machine(machine_id)
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_context(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browsers of their own; a page's errors fail the test, and where it fails there is a picture."""
+    opened: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def make(**options: object) -> BrowserContext:
+        context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, **options)
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        context.on("console", lambda message: problems.append(message.text) if message.type == "error" and "status of 4" not in message.text else None)
+        opened.append(context)
+        return context
+
+    yield make
+    for number, context in enumerate(opened):
+        for page in context.pages:
+            page.screenshot(path=tmp_path / f"last-{number}.png")
+        context.close()
+    assert problems == []
+
+
+def sign_in(page: Page, portal: Running, username: str = "admin", password: str = ADMIN_PASSWORD) -> None:
+    """Through the form, as people do."""
+    page.goto(f"{portal.url}/login")
+    page.get_by_label("User name").fill(username)
+    page.get_by_label("Password", exact=True).fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(f"{portal.url}/")
+
+
+def interrupt(pid: int) -> None:
+    """What Ctrl-C sends."""
+    os.kill(pid, signal.SIGINT)
