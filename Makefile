@@ -75,7 +75,7 @@ check: setup-dev ## linters, types, import rule, security, drift between models 
 	$(PY) -m mypy
 	$(PY) -m djlint --quiet --check --lint templates
 	.venv/bin/lint-imports --no-cache
-	$(PY) -m bandit -q -r portal -c pyproject.toml
+	$(PY) -m bandit -q -ll -r portal -c pyproject.toml
 	$(PY) deploy/checks/secrets.py
 	@# On a database of its own: a check changes nobody's.
 	directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && DATABASE_URL= DB_NAME= DATA_DIR=$$directory $(PY) -m portal migrate --check

@@ -4,7 +4,6 @@ import argparse
 import getpass
 import os
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
@@ -131,11 +130,13 @@ def _settings(settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _health(settings: Settings, _args: argparse.Namespace) -> int:
-    host = "127.0.0.1" if settings.portal_host in {"", "0.0.0.0", "::"} else settings.portal_host  # noqa: S104 - compared, not bound
+    from http.client import HTTPException
+
+    from portal.http.local import ask
+
     try:
-        with urllib.request.urlopen(f"http://{host}:{settings.portal_port}/health", timeout=4) as answer:
-            print(answer.read().decode())
-    except OSError as error:
+        print(ask(settings, "/health", timeout_s=4).decode())
+    except (OSError, HTTPException) as error:
         print(f"The web server does not answer: {error}", file=sys.stderr)
         return 1
     return 0

@@ -15,7 +15,7 @@ graceful_timeout = GRACEFUL_S
 timeout = 60
 keepalive = 5
 control_socket_disable = True
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108 - gunicorn's heartbeat belongs in memory
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108  # nosec B108 - gunicorn's heartbeat belongs in memory
 accesslog = None
 logconfig_dict: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
 

@@ -13,11 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 
+from portal.http.local import ask, local_url
 from portal.logging import setup_logging
 from portal.settings import Settings
 from portal.worker.signals import Signals
@@ -30,7 +30,6 @@ STOP_LIMIT_S = 30.0
 CHECK_EVERY_S = 0.1
 PROBE_TIMEOUT_S = 2.0
 PR_SET_PDEATHSIG = 1
-ANY = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, never bound
 
 log = logging.getLogger("portal.supervisor")
 
@@ -131,11 +130,10 @@ class Supervisor:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{local_url(self._settings)}/ready", timeout=PROBE_TIMEOUT_S) as answer:  # noqa: S310 - http by construction
-                ready: bool = json.load(answer)["ready"]
-                return ready
-        except (OSError, ValueError):
+            ready: bool = json.loads(ask(self._settings, "/ready", timeout_s=PROBE_TIMEOUT_S))["ready"]
+        except (OSError, HTTPException, ValueError):
             return False
+        return ready
 
     def _announce(self) -> None:
         self._is_announced = True
@@ -155,12 +153,6 @@ class Supervisor:
                     log.warning("%s does not end; it is killed", child.role)
                 child.sweep()
                 child.process.wait()
-
-
-def local_url(settings: Settings) -> str:
-    """Where the web server answers on this machine."""
-    host = "127.0.0.1" if settings.portal_host in ANY else settings.portal_host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.portal_port}"
 
 
 def taken_port(settings: Settings) -> str:

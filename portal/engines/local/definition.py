@@ -76,7 +76,7 @@ def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host:
 
 def mark_of(metadata: str) -> Mark:
     """Read the mark that a definition of ours carries."""
-    element = ET.fromstring(metadata)  # noqa: S314 - libvirt wrote it
+    element = ET.fromstring(metadata)  # noqa: S314  # nosec B314 - libvirt wrote it
     return Mark(element.get("installation", ""), element.get("digest", ""))
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from portal.http.local import local_url
 from portal.settings import ROOT
-from portal.worker.supervisor import ANY, LONGEST_PAUSE_S, Child, local_url, run_supervisor, taken_port
+from portal.worker.supervisor import LONGEST_PAUSE_S, Child, run_supervisor, taken_port
 from tests.support.databases import settings_for
 from tests.support.servers import free_port, until
 
@@ -97,5 +98,5 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, capfd: pyte
 
 
 def test_the_url_is_one_that_this_machine_can_open(tmp_path: Path) -> None:
-    assert local_url(settings_for(tmp_path, portal_host=ANY[1], portal_port=1234)) == "http://127.0.0.1:1234"
+    assert local_url(settings_for(tmp_path, portal_host="0.0.0.0", portal_port=1234)) == "http://127.0.0.1:1234"
     assert local_url(settings_for(tmp_path, portal_host="::1", portal_port=1234)) == "http://[::1]:1234"
