@@ -87,9 +87,10 @@ def test_a_long_step_keeps_its_lease(new_worker: NewWorker, ctx: Context, databa
     held = Held()
     brief = settings.model_copy(update={"job_lease_s": 0.6})
     new_worker(settings=brief, registry=sabotaged(CREATE, held))
-    new_worker(settings=brief, name="rival")
     job_id = create(ctx)
     assert held.entered.wait(10)
+    # Only now: it would have taken the job itself.
+    new_worker(settings=brief, name="rival")
     first = job(database, job_id).lease_until
     assert first is not None
     until(lambda: (job(database, job_id).lease_until or first) > first, within_s=10, what="the lease is renewed")

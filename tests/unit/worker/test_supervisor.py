@@ -98,5 +98,5 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, capfd: pyte
 
 
 def test_the_url_is_one_that_this_machine_can_open(tmp_path: Path) -> None:
-    assert local_url(settings_for(tmp_path, portal_host="0.0.0.0", portal_port=1234)) == "http://127.0.0.1:1234"
+    assert local_url(settings_for(tmp_path, portal_host="::", portal_port=1234)) == "http://127.0.0.1:1234"
     assert local_url(settings_for(tmp_path, portal_host="::1", portal_port=1234)) == "http://[::1]:1234"
