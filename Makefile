@@ -13,6 +13,9 @@ JOBS ?= 2
 ARGS ?=
 measured = COVERAGE_FILE=.coverage.$(1) $(PYTEST) --cov --cov-report=
 
+# Without cached bytecode each process of the portal takes seconds to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

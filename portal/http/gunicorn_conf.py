@@ -1,8 +1,10 @@
 """gunicorn's configuration: hooks for metrics and logging; addresses and sizes come on the command line."""
 
+import logging
 import os
 from typing import Any
 
+from gunicorn.glogging import Logger
 from prometheus_flask_exporter.multiprocess import GunicornPrometheusMetrics
 
 from portal.http.server import GRACEFUL_S, no_metrics_port, start_metrics
@@ -16,8 +18,23 @@ timeout = 60
 keepalive = 5
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108  # nosec B108 - gunicorn's heartbeat belongs in memory
-accesslog = None
-logconfig_dict: dict[str, Any] = {"version": 1, "disable_existing_loggers": False}
+
+
+class PortalLogger(Logger):  # type: ignore[misc] # the library has no types
+    """gunicorn's messages as the portal's own lines; requests are logged by the application, which knows who asked."""
+
+    def setup(self, cfg: Any) -> None:
+        """Hand everything to the handlers of the root logger."""
+        del cfg
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """Nothing: the address of a request may hold what must not be kept."""
+
+
+logger_class = PortalLogger
 
 
 def when_ready(server: Any) -> None:
