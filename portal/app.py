@@ -20,7 +20,12 @@ def create_app(settings: Settings, *, engines: Engines | None = None, deliver: C
     app = Flask("portal", template_folder=str(ROOT / "templates"), static_folder=str(ROOT / "static"))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database()
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_size": settings.db_pool_size, "max_overflow": settings.web_threads, "pool_pre_ping": True}
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "pool_size": settings.db_pool_size,
+        "max_overflow": settings.web_threads,
+        "pool_pre_ping": True,
+        "hide_parameters": True,
+    }
     app.json.sort_keys = False  # type: ignore[attr-defined] # the default provider has it
     db.init_app(app)
     with app.app_context():

@@ -24,6 +24,7 @@ from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
 
 DEFAULT_VPC = "vpc-12345678"
 MAX_COUNT = 20
+NAME_MAX = 255
 HEAL_WINDOW = timedelta(minutes=10)
 
 LIFECYCLE = Lifecycle(
@@ -117,6 +118,8 @@ def instance_create(
         public_key = parse_public_key(public_key)[0]
     refuse_if_full(ctx, flavor, count=count, disk_gb=size_gb)
     names = [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    if len(names[-1]) > NAME_MAX:
+        raise InvalidRequest.fields({"name": [f"must have at most {NAME_MAX - len(f'-{count}')} characters, since each gets its number."]})
     return Created([
         Instance(
             name=each, description=description, tags=dict(tags or {}), extra=dict(extra or {}), flavor=flavor, image=image, key_pair=key_pair,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true
 
 from portal.kernel.audit import AuditEntry
 from portal.kernel.authz import decide, reach, target_of
@@ -18,6 +18,7 @@ from portal.kernel.resource import Reach, ResourceType
 
 READ_AUDIT = "security.audit.read"
 MAX_LIMIT = 1000
+HIGHEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def audit_entries(ctx: Context, query: AuditQuery) -> AuditPage:
     limit = max(1, min(query.limit, MAX_LIMIT))
     statement = select(AuditEntry).where(*audit_conditions(ctx, query))
     if query.before_seq is not None:
-        statement = statement.where(AuditEntry.seq < query.before_seq)
+        statement = statement.where(AuditEntry.seq < max(0, min(query.before_seq, HIGHEST)))
     rows = ctx.db.scalars(statement.order_by(AuditEntry.seq.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
     return AuditPage(rows[:limit], rows[limit - 1].seq if more else None)
@@ -87,7 +88,8 @@ def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool
 def _readable(ctx: Context, covered: Reach) -> ColumnElement[bool]:
     if covered.everything:
         return true()
-    return or_(AuditEntry.project_id.in_(covered.projects), AuditEntry.user_id == ctx.principal.user_id)
+    mine = AuditEntry.user_id == ctx.principal.user_id if ctx.principal.user_id else false()
+    return or_(AuditEntry.project_id.in_(covered.projects), mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +174,21 @@ class ActivityItem:
 
 def activity_of(ctx: Context, rtype: ResourceType, row: Any, *, limit: int = 50) -> list[ActivityItem]:
     """What happened to one resource, newest first: its audit entries for those who may read them, its events for the others, and its jobs."""
-    jobs = ctx.db.scalars(select(Job).where(Job.resource_id == row.id).order_by(Job.created_at.desc()).limit(limit)).all()
+    visible = visible_jobs(reach(ctx, "core.job.read"))
+    jobs = ctx.db.scalars(select(Job).where(Job.resource_id == row.id, visible).order_by(Job.created_at.desc()).limit(limit)).all()
     may_audit = decide(ctx, READ_AUDIT, target_of(row)).allowed
     if may_audit:
         entries = ctx.db.scalars(select(AuditEntry).where(AuditEntry.resource_id == row.id).order_by(AuditEntry.seq.desc()).limit(limit)).all()
         told = [_of_entry(ctx, entry) for entry in entries]
     else:
-        query = select(Event).where(Event.resource_id == row.id, Event.type.startswith(f"{rtype.key}.", autoescape=True))
+        query = select(Event).where(_visible_events(ctx), Event.resource_id == row.id, Event.type.startswith(f"{rtype.key}.", autoescape=True))
         told = [_of_event(ctx, event) for event in ctx.db.scalars(query.order_by(Event.id.desc()).limit(limit))]
     return _newest([*told, *(_of_job(job) for job in jobs)], limit)
 
 
 def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:
     """What happened in the current project lately: events, which everybody in it may read, newest first."""
-    if ctx.project_id is None or not _covers(reach(ctx, "core.event.read"), ctx.project_id):
+    if ctx.project_id is None or not reach(ctx, "core.event.read").whole(ctx.project_id):
         return []
     query = select(Event).where(Event.project_id == ctx.project_id).order_by(Event.id.desc()).limit(limit)
     return [_of_event(ctx, event) for event in ctx.db.scalars(query)]
@@ -193,17 +196,15 @@ def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:
 
 def events_after(ctx: Context, *, after_id: int = 0, resource_id: str = "", limit: int = 100) -> Sequence[Event]:
     """Events of the projects that the caller may see, oldest first, after a known one."""
-    covered = reach(ctx, "core.event.read")
-    statement = select(Event).where(Event.id > after_id)
-    if not covered.everything:
-        statement = statement.where(Event.project_id.in_(covered.projects))
+    statement = select(Event).where(_visible_events(ctx), Event.id > min(after_id, HIGHEST))
     if resource_id:
         statement = statement.where(Event.resource_id == resource_id)
     return ctx.db.scalars(statement.order_by(Event.id).limit(min(limit, MAX_LIMIT))).all()
 
 
-def _covers(covered: Reach, project_id: str) -> bool:
-    return covered.everything or project_id in covered.projects
+def _visible_events(ctx: Context) -> ColumnElement[bool]:
+    covered = reach(ctx, "core.event.read")
+    return true() if covered.everything else Event.project_id.in_(covered.projects)
 
 
 def _newest(items: list[ActivityItem], limit: int) -> list[ActivityItem]:

@@ -6,6 +6,7 @@ locked last, so that it is the shortest lock of every transaction.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
-from portal.kernel.ids import new_id
+from portal.kernel.ids import new_id, storable
 
 GENESIS = "0" * 64
 SECRET_FIELDS = ("password", "secret", "private_key", "token", "user_data")
@@ -84,9 +85,10 @@ def record(
     head = ctx.db.scalars(select(AuditHead).where(AuditHead.id == 1).with_for_update().execution_options(populate_existing=True)).one()
     entry = AuditEntry(
         seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
-        credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=subject.id, resource_name=subject.name,
-        project_id=subject.project_id, status=status, error_message=error[:2000], details=masked(details or {}), source=ctx.source,
-        source_ip=ctx.source_ip, user_agent=ctx.user_agent[:255], request_id=ctx.request_id, previous_hash=head.hash,
+        credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id),
+        resource_name=storable(subject.name),
+        project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked(details or {}), source=ctx.source,
+        source_ip=ctx.source_ip, user_agent=storable(ctx.user_agent[:255]), request_id=ctx.request_id, previous_hash=head.hash,
     )  # fmt: skip
     entry.entry_hash = digest(entry)
     head.seq, head.hash = entry.seq, entry.entry_hash
@@ -98,15 +100,24 @@ def record(
 def masked(details: Mapping[str, object]) -> dict[str, object]:
     """A copy fit for the log: values of secret fields are replaced, at any depth, and everything is plain JSON."""
     plain: dict[str, object] = json.loads(json.dumps(details, default=str))
-    return {key: _masked(key, value) for key, value in plain.items()}
+    return {storable(key): _masked(key, value) for key, value in plain.items()}
 
 
 def _masked(key: str, value: object) -> object:
     if any(word in key.lower() for word in SECRET_FIELDS) and value not in (None, "", False, True):
         return "********"
     if isinstance(value, dict):
-        return {inner: _masked(inner, item) for inner, item in value.items()}
-    return [_masked(key, item) for item in value] if isinstance(value, list) else value
+        return {storable(inner): _masked(inner, item) for inner, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(key, item) for item in value]
+    return storable(value) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+
+
+def _number(value: float) -> object:
+    """A number that every database gives back as it was given: PostgreSQL has no -0.0 and no 1e16, and neither database has infinity."""
+    if not math.isfinite(value):
+        return str(value)
+    return int(value) if value.is_integer() else value
 
 
 def digest(entry: AuditEntry) -> str:

@@ -144,8 +144,9 @@ def reach(ctx: Context, action: str) -> Reach:
             if statement.covers(action, level) and not statement.shared:
                 (own if statement.own else whole).add(grant.project_id)
     if None in whole:
-        return Reach(principal.user_id, everything=True)
-    return Reach(principal.user_id, projects=frozenset(p for p in whole if p), own_in=frozenset(p for p in own if p))
+        return Reach(principal.user_id, everything=True, shared=True)
+    shared = principal.user_id is not None and any(statement.covers(action, level) for statement in EVERYONE.statements)
+    return Reach(principal.user_id, projects=frozenset(p for p in whole if p), own_in=frozenset(p for p in own if p), shared=shared)
 
 
 def role_matrix(permissions: Sequence[str], levels: Sequence[str]) -> list[tuple[str, dict[str, str]]]:

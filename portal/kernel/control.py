@@ -1,13 +1,12 @@
 """Cancelling and retrying jobs: allowed to whoever may do the job's operation."""
 
-from typing import Any
-
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select, true
 
 from portal.kernel import audit, authz
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import NotFound, StateConflict
+from portal.kernel.ids import is_storable
 from portal.kernel.jobs import ACTIVE, Job, active_for
 from portal.kernel.operations import Effect, Operation, acting, inputs_of, reserve_for_change, set_state
 from portal.kernel.resource import Reach, ResourceType
@@ -16,6 +15,8 @@ from portal.kernel.runner import settle_failure
 
 def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
     """A job of a project that the caller may see. Raises NotFound."""
+    if not is_storable(job_id):
+        raise NotFound("There is no such job here.")
     query = select(Job).where(Job.id == job_id, visible_jobs(authz.reach(ctx, "core.job.read")))
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
@@ -25,9 +26,9 @@ def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def visible_jobs(reach: Reach) -> Any:
+def visible_jobs(reach: Reach) -> ColumnElement[bool]:
     """WHERE for the jobs that a reach covers; jobs of the platform itself are for those who see everything."""
-    return True if reach.everything else Job.project_id.in_(reach.projects)
+    return true() if reach.everything else Job.project_id.in_(reach.projects)
 
 
 def job_cancel(ctx: Context, job_id: str) -> Job:

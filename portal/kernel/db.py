@@ -53,7 +53,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value.tzinfo is None:
             msg = "a moment needs its time zone"
             raise ValueError(msg)
-        value = value.astimezone(UTC)
+        try:
+            value = value.astimezone(UTC)
+        except OverflowError:
+            # A moment that users gave, at an end of the calendar: in UTC it would lie beyond.
+            value = datetime.min.replace(tzinfo=UTC) if value.year == 1 else datetime.max.replace(tzinfo=UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -87,7 +91,9 @@ def open_database(settings: Settings) -> sessionmaker[Session]:
     url = settings.database()
     # Threads of a worker: jobs, heartbeat, engine report, and the task that a job's thread runs in a session of its own.
     most = 2 * settings.worker_threads + 4
-    engine = create_engine(url, pool_size=min(settings.db_pool_size, most), max_overflow=most, pool_pre_ping=not url.startswith("sqlite"))
+    pool: dict[str, Any] = {"pool_size": min(settings.db_pool_size, most), "max_overflow": most, "pool_pre_ping": not url.startswith("sqlite")}
+    # Bound values are user data and hashes: neither a statement in the log nor an exception's text may show them.
+    engine = create_engine(url, hide_parameters=True, **pool)
     prepare_engine(engine)
     return sessionmaker(engine, expire_on_commit=False)
 
@@ -103,8 +109,14 @@ def prepare_engine(engine: Engine) -> None:
 def _on_connect(connection: Any, _record: object) -> None:
     # The driver's own transaction handling begins too late for us: switch it off and say BEGIN ourselves.
     connection.isolation_level = None
+    # SQLite's own knows ASCII only: a name would not be found under its own letters.
+    connection.create_function("lower", 1, _lower, deterministic=True)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}", "cache_size=-16384"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _on_begin(connection: Connection) -> None:

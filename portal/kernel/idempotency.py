@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String
+from sqlalchemy import String, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
+from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
-from portal.kernel.errors import Conflict
+from portal.kernel.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
     from portal.kernel.operations import Outcome
@@ -37,12 +39,13 @@ class Fingerprint:
     """What makes two requests the same."""
 
     action: str
+    project_id: str | None
     target: str
     data: Mapping[str, Any]
 
     def digest(self) -> str:
         """SHA-256 in hex."""
-        return hashlib.sha256(json.dumps([self.action, self.target, self.data], sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.action, self.project_id, self.target, self.data], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
@@ -51,25 +54,33 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
 
     if not ctx.idempotency_key:
         return None
-    found = ctx.db.get(IdempotencyKey, (ctx.principal.user_id or "", ctx.idempotency_key))
-    if found is None:
+    mine = (ctx.principal.user_id or "", ctx.idempotency_key)
+    insert = postgresql.insert if ctx.db.get_bind().dialect.name == "postgresql" else sqlite.insert
+    claim = {
+        "user_id": mine[0], "key": mine[1], "fingerprint": fingerprint.digest(), "type_key": fingerprint.action.rpartition(".")[0],
+        "resource_ids": [], "job_ids": [], "created_at": now(),
+    }  # fmt: skip
+    # Claimed before anything else is done: the same request at the same time waits here until the first has ended.
+    claimed = insert(IdempotencyKey).values(claim).on_conflict_do_nothing().returning(IdempotencyKey.key)
+    if ctx.db.scalar(claimed) is not None:
         return None
+    found = ctx.db.get_one(IdempotencyKey, mine, populate_existing=True)
     if found.fingerprint != fingerprint.digest():
         raise Conflict(
             "This Idempotency-Key was used for another request. Use a fresh key for each new request.",
             details={"idempotency_key": ctx.idempotency_key},
         )
-    model = next(t.model for t in ctx.registry if t.key == found.type_key)
-    rows = [row for rid in found.resource_ids if (row := ctx.db.get(model, rid)) is not None]
+    rtype = next(t for t in ctx.registry if t.key == found.type_key)
+    visible = select(rtype.model).where(rtype.model.id.in_(found.resource_ids), rtype.model.within(reach(ctx, f"{rtype.key}.read")))
+    made = {row.id: row for row in ctx.db.scalars(visible.options(*rtype.eager()).execution_options(populate_existing=True))}
+    rows = [made[rid] for rid in found.resource_ids if rid in made]
+    if not rows:
+        raise NotFound("What this Idempotency-Key gave is not here any more.")
     return Outcome(rows, found.job_ids, replayed=True)
 
 
-def remember(ctx: Context, fingerprint: Fingerprint, rows: Sequence[Any], job_ids: Sequence[str]) -> None:
-    """Keep what the key gave, in the transaction that did it."""
+def remember(ctx: Context, rows: Sequence[Any], job_ids: Sequence[str]) -> None:
+    """Keep what the key gave, in the transaction that claimed it."""
     if ctx.idempotency_key:
-        ctx.db.add(
-            IdempotencyKey(
-                user_id=ctx.principal.user_id or "", key=ctx.idempotency_key, fingerprint=fingerprint.digest(),
-                type_key=fingerprint.action.rpartition(".")[0], resource_ids=[row.id for row in rows], job_ids=list(job_ids),
-            )
-        )  # fmt: skip
+        claimed = ctx.db.get_one(IdempotencyKey, (ctx.principal.user_id or "", ctx.idempotency_key), populate_existing=True)
+        claimed.resource_ids, claimed.job_ids = [row.id for row in rows], list(job_ids)

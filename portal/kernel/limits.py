@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import column, select, table
 
 from portal.kernel import audit, quota
-from portal.kernel.authz import Target, authorize
+from portal.kernel.authz import Target, reach
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
+from portal.kernel.ids import is_storable
 from portal.kernel.operations import acting
 
 HIGHEST = 2**53
+# The kernel does not know the model; it only asks whether there is one.
+PROJECTS = table("projects", column("id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,16 @@ class QuotaLine:
 
 
 def quota_lines(ctx: Context, project_id: str) -> list[QuotaLine]:
-    """The limited dimensions of a project, in their usual order. Raises Forbidden."""
-    authorize(ctx, "core.quota.read", Target(project_id))
+    """The limited dimensions of a project, in their usual order. Raises NotFound."""
+    _require(ctx, project_id)
     found = quota.usage(ctx.db, project_id)
     return [QuotaLine(d.name, d.label, d.unit, *found[d.name]) for d in quota.DIMENSIONS.values()]
+
+
+def _require(ctx: Context, project_id: str) -> None:
+    is_there = is_storable(project_id) and ctx.db.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id)) is not None
+    if not is_there or not reach(ctx, "core.quota.read").whole(project_id):
+        raise NotFound(f"There is no project {project_id[:80]} here.")
 
 
 def quota_update(ctx: Context, project_id: str, dimension: str, limit: int) -> QuotaLine:
@@ -41,6 +50,7 @@ def quota_update(ctx: Context, project_id: str, dimension: str, limit: int) -> Q
     known = quota.DIMENSIONS.get(dimension)
     if known is None:
         raise NotFound(f"There is no quota {dimension[:80]}; there are {', '.join(quota.DIMENSIONS)}.")
+    _require(ctx, project_id)
     about = audit.Subject("core.quota", project_id, dimension, project_id)
     before = quota.usage(ctx.db, project_id)[dimension][0]
     details = {"before": {"limit": before}, "after": {"limit": limit}}

@@ -3,19 +3,21 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StringConstraints, TypeAdapter
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select
 
 from portal.kernel import quota
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.fields import Bool, Choice, Int, Moment, Number
+from portal.kernel.ids import is_storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Text = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
 Whole = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 CURSOR = TypeAdapter(tuple[str, Whole | StrictFloat | Text, Text, bool], config=ConfigDict(allow_inf_nan=False))
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 COUNT_LIMIT = 1000
 MAX_PAGE_SIZE = 100
 MAX_OFFSET = 10_000
@@ -34,6 +37,8 @@ MAX_OFFSET = 10_000
 def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) -> Any:
     """The row with this id or resource_id. Raises NotFound if it is not there or not the caller's to see."""
     model = rtype.model
+    if not is_storable(row_id):
+        raise NotFound(f"There is no such {rtype.label.lower()} here.")
     query = select(model).where(or_(model.id == row_id, model.resource_id == row_id), model.within(reach(ctx, f"{rtype.key}.read")))
     if rtype.lifecycle is None:
         query = query.where(model.deleted_at.is_(None))
@@ -51,8 +56,13 @@ def find_reference(ctx: Context, param: "Param", value: str) -> Any:
     model = rtype.model
     named = or_(model.id == value, model.resource_id == value, model.name == value)
     query = select(model).where(named, model.within(reach(ctx, f"{rtype.key}.read")), model.deleted_at.is_(None))
+    # What a project uses is its own or everybody's, whatever else the caller may see elsewhere.
     if rtype.tenancy is Tenancy.PROJECT:
         query = query.where(model.project_id == ctx.project_id)
+    elif rtype.tenancy is Tenancy.SHARED:
+        query = query.where(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
+    # Ids before names: however many are named like an id, the one that has it is among the first.
+    query = query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id)
     rows = ctx.db.scalars(query.limit(3).with_for_update(read=True, of=model)).all()
     exact = [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
     if len(exact) != 1:
@@ -135,6 +145,9 @@ def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnEle
         parts.append(model.deleted_at.is_(None))
     parts += [_filter(rtype, name, values) for name, values in query.filters.items()]
     for key, value in query.tags:
+        if not is_storable(key + value):
+            parts.append(false())
+            continue
         tagged = select(ResourceTag.resource_id).where(ResourceTag.key == key)
         parts.append(model.id.in_(tagged.where(ResourceTag.value == value) if value else tagged))
     if query.search:
@@ -149,7 +162,7 @@ def _filter(rtype: ResourceType, name: str, values: Sequence[str]) -> ColumnElem
         raise InvalidRequest.fields({name: [f"is no filter of this list; there are {', '.join(allowed) or 'none'}, tag and search."]})
     column: ColumnElement[Any] = getattr(rtype.model, name)
     try:
-        typed = [_typed(info.kind, value) for value in values]
+        typed = [_typed(info.kind, value) for value in values if is_storable(value)]
     except ValueError as error:
         raise InvalidRequest.fields({name: [str(error)]}) from None
     return column.in_(typed) if typed else false()
@@ -162,8 +175,8 @@ def _typed(kind: object, text: str) -> object:
             raise ValueError(msg)
         return text.lower() in {"true", "1"}
     if isinstance(kind, Int):
-        if not text.lstrip("-").isdigit() or len(text) > 18:  # noqa: PLR2004 - fits 64 bits
-            msg = "must be a whole number"
+        if not WHOLE.fullmatch(text) or not kind.low <= int(text) <= kind.high:
+            msg = f"must be a whole number from {kind.low} to {kind.high}"
             raise ValueError(msg)
         return int(text)
     if isinstance(kind, Choice) and text not in kind.options:
@@ -173,6 +186,8 @@ def _typed(kind: object, text: str) -> object:
 
 
 def _search(rtype: ResourceType, text: str) -> ColumnElement[bool]:
+    if not is_storable(text):
+        return false()
     escaped = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return or_(*(func.lower(getattr(rtype.model, name)).like(f"%{escaped}%", escape="\\") for name in rtype.search))
 
@@ -196,7 +211,8 @@ def _beyond(rtype: ResourceType, sort: Any, cursor: "_Cursor", *, descending: bo
     except ValueError:
         value = None
     fits = {Moment: datetime, Int: int, Number: float | int}.get(type(kind), str)
-    if not isinstance(value, fits) or (isinstance(value, datetime) and value.tzinfo is None):
+    outside = isinstance(kind, Int) and isinstance(value, int) and not kind.low <= value <= kind.high
+    if not isinstance(value, fits) or outside or (isinstance(value, datetime) and value.tzinfo is None):
         raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]})
     first, second = (sort < value, rtype.model.id < cursor.row_id) if descending else (sort > value, rtype.model.id > cursor.row_id)
     return or_(first, and_(sort == value, second))
@@ -204,7 +220,7 @@ def _beyond(rtype: ResourceType, sort: Any, cursor: "_Cursor", *, descending: bo
 
 def _count(ctx: Context, rtype: ResourceType, query: ListQuery, condition: ColumnElement[bool]) -> tuple[int, bool]:
     plain = not (query.filters or query.tags or query.search or query.all_projects)
-    if plain and rtype.tenancy is Tenancy.PROJECT and ctx.project_id:
+    if plain and rtype.tenancy is Tenancy.PROJECT and ctx.project_id and reach(ctx, f"{rtype.key}.read").whole(ctx.project_id):
         return quota.count(ctx.db, ctx.project_id, rtype.count_dimension), False
     some: Select[Any] = select(rtype.model.id).where(condition).limit(COUNT_LIMIT + 1)
     number = ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0

@@ -233,12 +233,12 @@ def _field_infos(model: type[Any]) -> dict[str, FieldInfo]:
     return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(model).column_attrs if "field" in attr.columns[0].info}
 
 
-_INPUT_MODELS: dict[int, type[BaseModel]] = {}
+_INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
 
 
 def input_model_of(op: Operation) -> type[BaseModel]:
     """The pydantic model of an operation's input: the source of validation and of JSON Schema alike."""
-    made = _INPUT_MODELS.get(id(op))
+    made = _INPUT_MODELS.get(op.func)
     if made is None:
         members: dict[str, Any] = {}
         for name, param in op.params.items():
@@ -251,7 +251,7 @@ def input_model_of(op: Operation) -> type[BaseModel]:
             members[name] = (annotation, PydanticField(default, title=title, description=param.info.help or None, validation_alias=alias))
         title = f"{op.model.__name__}{op.verb.title().replace('_', '').replace('-', '')}"
         made = create_model(title, __config__=ConfigDict(extra="forbid", populate_by_name=True), **members)
-        _INPUT_MODELS[id(op)] = made
+        _INPUT_MODELS[op.func] = made
     return made
 
 
@@ -269,7 +269,7 @@ def problems(error: ValidationError) -> dict[str, list[str]]:
     """Field → sentences, from pydantic's list."""
     found: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=True):
-        name = str(item["loc"][0]) if item["loc"] else "body"
+        name = str(item["loc"][0])[:100] if item["loc"] else "body"
         where = ".".join(str(part)[:100] for part in item["loc"][1:])
         message = "is not a field of this request" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         found.setdefault(name, []).append(f"{where}: {message}" if where else message)
@@ -331,11 +331,11 @@ class _Attempt:
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
-        return idempotency.Fingerprint(self.action, target or "", self.data)
+        return idempotency.Fingerprint(self.action, self.ctx.project_id, target or "", self.data)
 
     def execute(self, target: str | None) -> Outcome:
         outcome = self._create() if self.op.effect is Effect.CREATE else self._change(target or "")
-        idempotency.remember(self.ctx, self.fingerprint(target), outcome.rows, outcome.jobs)
+        idempotency.remember(self.ctx, outcome.rows, outcome.jobs)
         return outcome
 
     def _create(self) -> Outcome:
@@ -469,7 +469,7 @@ def enqueue(ctx: Context, op: Operation, rtype: ResourceType, row: Any, data: Ma
     """Queue the job of an operation within the caller's transaction; its id."""
     names = {name: value for name, value in data.items() if name in op.params}
     job = Job(
-        kind=f"{rtype.key}.{op.verb}", label=f"{op.label} {row.name}", resource_type=rtype.key, resource_id=row.id, resource_name=row.name,
+        kind=f"{rtype.key}.{op.verb}", label=f"{op.label} {row.name}"[:255], resource_type=rtype.key, resource_id=row.id, resource_name=row.name,
         project_id=row.project_of(), user_id=ctx.principal.user_id, username=ctx.principal.username, request_id=ctx.request_id,
         input=audit.masked(names), steps=[JobStep(position=number, name=step.name, label=step.label) for number, step in enumerate(op.steps)],
     )  # fmt: skip

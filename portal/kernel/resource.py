@@ -29,12 +29,17 @@ LIVE = text("deleted_at IS NULL")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What part of all rows a principal's grants of one action cover."""
+    """What part of all rows a principal's grants of one action cover; `shared` says whether shared rows are part of it."""
 
     user_id: str | None
     everything: bool = False
     projects: frozenset[str] = frozenset()
     own_in: frozenset[str] = frozenset()
+    shared: bool = False
+
+    def whole(self, project_id: str | None) -> bool:
+        """Whether every row of a project is covered."""
+        return self.everything or project_id in self.projects
 
 
 class Tenancy(StrEnum):
@@ -123,9 +128,8 @@ class Shareable(Resource):
         """Shared rows, and those of the covered projects."""
         if reach.everything:
             return true()
-        return or_(
-            cls.is_public.is_(true()), cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id)
-        )
+        mine = or_(cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
+        return or_(cls.is_public.is_(true()), mine) if reach.shared else mine
 
     def project_of(self) -> str | None:
         """The owning project, None for the platform's own."""
@@ -143,9 +147,8 @@ class PlatformOwned(Resource):
 
     @classmethod
     def within(cls, reach: Reach) -> ColumnElement[bool]:
-        """All rows."""
-        del reach
-        return true()
+        """All rows, or none."""
+        return true() if reach.everything or reach.shared else false()
 
     def is_shared(self) -> bool:
         """Always."""
@@ -251,6 +254,9 @@ class Registry:
     def __init__(self, types: Sequence[ResourceType], permissions: Mapping[str, str]) -> None:
         """`permissions` are those that belong to no type: name → access level."""
         self._types = {rtype.key: rtype for rtype in types}
+        if len(self._types) != len(types):
+            msg = "two types have the same service and name"
+            raise TypeError(msg)
         self._by_model = {rtype.model: rtype for rtype in types}
         self.permissions: dict[str, str] = dict(permissions)
         self._operations: dict[str, Operation] = {}
@@ -260,6 +266,10 @@ class Registry:
     def _add(self, rtype: ResourceType) -> None:
         if "within" not in {name for base in rtype.model.__mro__ if base is not Resource for name in vars(base)}:
             msg = f"{rtype.key} does not say which rows a principal may see"
+            raise TypeError(msg)
+        if unsorted := [name for name, info in rtype.fields().items() if info.sortable and getattr(rtype.model, name).nullable]:
+            # A page begins after a value; nothing comes after "no value".
+            msg = f"{rtype.key} cannot be sorted by {', '.join(unsorted)}, which may be empty"
             raise TypeError(msg)
         self.permissions[f"{rtype.key}.read"] = "read"
         self.permissions.update({f"{rtype.key}.{verb}": level for verb, level in rtype.extra_permissions.items()})
