@@ -1,8 +1,24 @@
-"""REST API v1, derived from the registry."""
+"""REST API v1, derived from the registry: one table of endpoints gives routes, aliases and the OpenAPI document."""
+
+from functools import cache
 
 from flask import Flask
+
+from portal.api import compute, core, identity, resources
+from portal.api.endpoints import Endpoint, register
+from portal.api.openapi import document
 
 
 def install(app: Flask) -> None:
     """Register the endpoints."""
-    del app
+    registry = app.extensions["portal"][1]
+
+    @cache
+    def described() -> dict[str, object]:
+        return document(endpoints, registry)
+
+    endpoints: list[Endpoint] = [
+        *core.endpoints(described), *identity.endpoints(app.extensions["portal_limiter"]), *compute.endpoints(), *resources.endpoints_of(registry),
+    ]  # fmt: skip
+    register(app, endpoints)
+    app.extensions["portal_api"] = (endpoints, described)

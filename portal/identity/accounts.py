@@ -179,15 +179,18 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
 
 
-def token_create(ctx: Context, user: User, name: str) -> tuple[str, ApiToken]:
-    """Make a token for scripts; gives its text, which is shown once, and the row."""
+def token_create(ctx: Context, user: User, name: str, *, replace_oldest: bool = False) -> tuple[str, ApiToken]:
+    """Make a token for scripts; gives its text, which is shown once, and the row. Raises Conflict at the limit, unless the oldest of its name may go."""
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with acting(ctx, "identity.api_token.create", _self(ctx), details={"name": name}):
         live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at).with_for_update()).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
-        if sum(token.expires_at > now() for token in live) >= MAX_TOKENS:
+        valid = [token for token in live if token.expires_at > now()]
+        if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
+            ctx.db.delete(same[0])
+        elif len(valid) >= MAX_TOKENS:
             raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
         expires = now() + timedelta(days=ctx.settings.api_token_days)
         token = ApiToken(user_id=user.id, name=name[:255], token_hash=digest(secret), prefix=secret[:12], expires_at=expires)

@@ -404,19 +404,12 @@ class _Attempt:
         return None
 
     def _check_row(self, row: Any) -> None:
-        op = self.op
         if self.expected_version is not None and row.version != self.expected_version:
             raise PreconditionFailed(
                 f"{row.name} was changed meanwhile (version {row.version}, you have {self.expected_version}). Load it again and repeat the change.",
                 details={"version": row.version, "expected": self.expected_version},
             )
-        if row.locked and not op.while_locked:
-            raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
-        reason = state_reason(op, row)
-        if reason:
-            raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
-        if op.steps and (job := active_for(self.ctx.db, row.id)) is not None:
-            raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+        check_ready(self.ctx, self.op, row)
 
     def _inputs(self) -> dict[str, Any]:
         return inputs_of(self.ctx, self.op, self.data, strict=self.strict)
@@ -437,6 +430,23 @@ class _Attempt:
 
     def _about(self, row: Any) -> audit.Subject:
         return audit.Subject(self.rtype.key, row.id or "", row.name, row.project_of())
+
+
+def check_ready(ctx: Context, op: Operation, row: Any) -> None:
+    """Raise Conflict or StateConflict if the row is locked, in a state that does not allow the operation, or busy."""
+    if row.locked and not op.while_locked:
+        raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if reason := state_reason(op, row):
+        raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
+    if op.steps and (job := active_for(ctx.db, row.id)) is not None:
+        raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+
+
+def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:
+    """Raise what `run` would raise for who asks and for the state of the target, before something costly is begun; `run` asks again."""
+    row = find(ctx, ctx.registry.of(op.model), target)
+    authz.authorize(ctx, ctx.registry.name_of(op), authz.target_of(row))
+    check_ready(ctx, op, row)
 
 
 def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:

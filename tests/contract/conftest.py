@@ -6,12 +6,16 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
+from portal.engines.fake import FakeCompute
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.scenarios import Stage, qcow2
+from tests.support.web import Api, api_client, browser, make_app
 
 
 class _Publisher(BaseHTTPRequestHandler):
@@ -56,3 +60,28 @@ def stage(people: People, worker: TestWorker, image_url: str) -> Stage:
 def worker_with(worker: TestWorker) -> Callable[[Registry], TestWorker]:
     """A worker like the fixture's whose steps come from another registry."""
     return lambda registry: replace(worker, runner=replace(worker.runner, registry=registry))
+
+
+@pytest.fixture
+def app(database: object, settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
+    """The web application."""
+    del database
+    yield from make_app(settings, fake)
+
+
+@pytest.fixture
+def api_for(app: Flask, people: People) -> Callable[..., Api]:
+    """`api_for(role, project_id)`: a client with a token of a new user; `api_for()` is a project admin's."""
+    return lambda role="project_admin", project_id=None: api_client(app, people, people.user(role, project_id))
+
+
+@pytest.fixture
+def api(api_for: Callable[..., Api]) -> Api:
+    """A project admin's client."""
+    return api_for()
+
+
+@pytest.fixture
+def client_for(app: Flask, people: People) -> Callable[..., FlaskClient]:
+    """`client_for(role, project_id)`: a browser in which a new user has signed in."""
+    return lambda role="project_admin", project_id=None: browser(app, people.user(role, project_id))

@@ -1,0 +1,79 @@
+"""Instances through the API, from creation to nothing, as scripts do it."""
+
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from tests.support.draining import TestWorker
+from tests.support.web import Api
+
+SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
+
+
+def test_from_creation_to_nothing(api: Api, worker: TestWorker) -> None:
+    made = api.post("/compute/instances", {"name": "web-1", "tags": {"env": "test"}, **SMALL})
+    assert made.status_code == 202, made.json
+    assert (made.json["status"], made.json["name"]) == ("pending", "web-1")
+    assert made.json["instance_id"].startswith("i-")
+    assert made.json["resource_id"].startswith("res-")
+    assert made.headers["Location"] == f"/api/v1/compute/instances/{made.json['instance_id']}"
+    path = f"/compute/instances/{made.json['instance_id']}"
+    assert api.get(f"/jobs/{made.json['job_id']}").json["state"] == "queued"
+    worker.drain()
+    assert api.get(path).json["status"] == "running"
+    assert api.get(f"/jobs/{made.json['job_id']}").json["progress"] == 100
+    assert "login" in api.get(f"{path}/console-output").json["text"].lower() or api.get(f"{path}/console-output").json["lines"] >= 0
+    assert api.post(f"{path}/stop").status_code == 202
+    worker.drain()
+    assert api.get(path).json["status"] == "stopped"
+    assert api("DELETE", path).status_code == 202
+    worker.drain()
+    assert api.get(path).json["status"] == "terminated"
+    log = api.get(f"/security/audit-logs?resource_id={made.json['instance_id']}").json["results"]
+    actions = [entry["action"] for entry in reversed(log)]
+    assert [action for action in actions if action.count(".") == 2] == ["compute.instance.create", "compute.instance.stop", "compute.instance.terminate"]
+    assert api.get("/compute/instances").json["count"] == 0
+
+
+@pytest.mark.parametrize("base", ["/api/v1/compute/instances", "/api/compute/instances", "/api/v1/services/instances/", "/api/v1/compute/instances/"])
+def test_every_path_form_is_the_same_endpoint(api: Api, base: str) -> None:
+    made = api.post(base, {"name": "web-1", **SMALL})
+    assert made.status_code == 202
+    assert api.get(base).json["results"][0]["instance_id"] == made.json["instance_id"]
+    item = f"{base.rstrip('/')}/{made.json['resource_id']}" + ("/" if base.endswith("/") else "")
+    assert api.get(item).json["name"] == "web-1"
+
+
+def test_token_from_user_name_and_password(app: Flask) -> None:
+    from tests.support.databases import ADMIN_PASSWORD
+
+    client = app.test_client()
+    token = client.post("/api-token-auth/", json={"username": "admin", "password": ADMIN_PASSWORD}).json["token"]
+    found = client.get("/api/v1/services/instances/", headers={"Authorization": f"Token {token}"})
+    assert (found.status_code, found.json["results"]) == (200, [])
+    assert client.post("/api-token-auth/", json={"username": "admin", "password": "wrong"}).status_code == 401
+    assert client.get("/api/v1/compute/instances", headers={"Authorization": "Token wrong"}).status_code == 401
+    assert client.get("/api/v1/compute/instances").json["error"] == "UNAUTHORIZED"
+
+
+def test_a_bulk_action_tells_of_each(api: Api, worker: TestWorker) -> None:
+    ids = [api.post("/compute/instances", {"name": f"web-{n}", **SMALL}).json["instance_id"] for n in range(2)]
+    worker.drain()
+    done = api.post("/compute/instances/bulk-action", {"action": "stop", "instance_ids": [*ids, "i-nothing"]})
+    assert (done.json["succeeded"], done.json["failed"]) == (2, 1)
+    assert done.json["results"][2]["error"] == "NOT_FOUND"
+    worker.drain()
+    assert {row["status"] for row in api.get("/compute/instances").json["results"]} == {"stopped"}
+
+
+def test_foreign_project_is_not_there(api_for: Callable[..., Api], people: object) -> None:
+    mine, other = api_for(), api_for("project_admin", people.project())
+    made = mine.post("/compute/instances", {"name": "web-1", **SMALL}).json
+    path = f"/compute/instances/{made['instance_id']}"
+    assert other.get(path).status_code == 404
+    assert other.post(f"{path}/stop").status_code == 404
+    assert other("PATCH", path, {"name": "mine"}).status_code == 404
+    assert other("DELETE", path).status_code == 404
+    assert other.get("/compute/instances").json["count"] == 0
+    assert other.get(f"/jobs/{made['job_id']}").status_code == 404

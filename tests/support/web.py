@@ -1,0 +1,107 @@
+"""The portal's application under test, and clients that are signed in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session, sessionmaker
+from werkzeug.test import TestResponse
+
+from portal.app import create_app
+from portal.engines.fake import FakeCompute
+from portal.engines.ports import Engines
+from portal.identity.accounts import token_create
+from portal.identity.models import User
+from portal.kernel.db import db
+from portal.settings import Settings
+from tests.support.people import PASSWORD, People
+
+
+@dataclass
+class Api:
+    """A client with a token."""
+
+    client: FlaskClient
+    user: User
+    token: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, method: str, path: str, json: Any = None, *, headers: dict[str, str] | None = None, **more: Any) -> TestResponse:
+        """One request; a path that begins with a slash is below /api/v1 unless it says /api itself."""
+        full = path if path.startswith("/api") else f"/api/v1{path}"
+        given = {"Authorization": f"Token {self.token}", **self.headers, **(headers or {})}
+        return self.client.open(full, method=method, json=json, headers=given, **more)
+
+    def get(self, path: str, **more: Any) -> TestResponse:
+        """GET."""
+        return self("GET", path, **more)
+
+    def post(self, path: str, json: Any = None, **more: Any) -> TestResponse:
+        """POST."""
+        return self("POST", path, json, **more)
+
+
+class Queries:
+    """Counts the statements that a block sends."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.statements = engine, list[str]()
+
+    def _note(self, _conn: object, _cursor: object, statement: str, *_rest: object) -> None:
+        self.statements.append(statement)
+
+    def __enter__(self) -> "Queries":
+        self.statements.clear()
+        event.listen(self.engine, "before_cursor_execute", self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self.engine, "before_cursor_execute", self._note)
+
+    @property
+    def count(self) -> int:
+        """How many, without BEGIN and the like."""
+        return sum(not statement.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "PRAGMA")) for statement in self.statements)
+
+
+def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
+    """The application on the test's database and fake engine."""
+    app = create_app(settings, engines=Engines(console=fake), deliver=lambda _ids: None)
+    app.config["TESTING"] = False
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    yield app
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
+
+
+def api_client(app: Flask, people: People, user: User) -> Api:
+    """A client with a fresh token of a user."""
+    secret, _ = token_create(people.context(user), user, "test")
+    return Api(app.test_client(), user, secret)
+
+
+def browser(app: Flask, user: User, password: str = PASSWORD) -> FlaskClient:
+    """A client that has signed in through the form."""
+    client = app.test_client()
+    page = client.get("/login")
+    answer = client.post("/login", data={"username": user.username, "password": password, "csrf_token": csrf_of(page)})
+    assert answer.status_code in {302, 303}, answer.get_data(as_text=True)[:2000]
+    return client
+
+
+def csrf_of(page: TestResponse) -> str:
+    """The token in a page's first form or meta element."""
+    text = page.get_data(as_text=True)
+    for marker in ('name="csrf_token" type="hidden" value="', 'name="csrf_token" value="', 'name="csrf-token" content="'):
+        if marker in text:
+            return text.split(marker, 1)[1].split('"', 1)[0]
+    pytest.fail("no CSRF token in the page")
+
+
+ApiFor = Callable[..., Api]
+SessionMaker = sessionmaker[Session]
