@@ -13,6 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.control import visible_jobs
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.events import Event
+from portal.kernel.ids import is_storable
 from portal.kernel.jobs import Job
 from portal.kernel.resource import Reach, ResourceType
 
@@ -122,7 +123,7 @@ def jobs_page(ctx: Context, query: JobsQuery) -> JobsPage:
             place = datetime.fromisoformat(at)
         except ValueError:
             place = None
-        if place is None or place.tzinfo is None:
+        if place is None or place.tzinfo is None or not is_storable(job_id):
             raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]})
         statement = statement.where(or_(Job.created_at < place, and_(Job.created_at == place, Job.id < job_id)))
     rows = ctx.db.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(query.limit + 1)).all()

@@ -7,7 +7,8 @@ locked last, so that it is the shortest lock of every transaction.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -143,8 +144,13 @@ def verify(session: Session) -> Verdict:
     if session.get_bind().dialect.name == "postgresql":
         # One moment for entries and head: what others append meanwhile must not look like a head without its entries.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    with closing(session.scalars(select(AuditEntry).order_by(AuditEntry.seq).execution_options(yield_per=1000))) as entries:
+        return _walk(session, entries)
+
+
+def _walk(session: Session, entries: Iterable[AuditEntry]) -> Verdict:
     previous, seq = GENESIS, 0
-    for entry in _entries(session):
+    for entry in entries:
         if entry.seq != seq + 1:
             return Verdict(seq, seq + 1, "entry is missing")
         if entry.previous_hash != previous:
@@ -156,7 +162,3 @@ def verify(session: Session) -> Verdict:
     if head is None or (head.seq, head.hash) != (seq, previous):
         return Verdict(seq, seq + 1, "the end of the log was cut off")
     return Verdict(seq)
-
-
-def _entries(session: Session) -> Iterator[AuditEntry]:
-    yield from session.scalars(select(AuditEntry).order_by(AuditEntry.seq).execution_options(yield_per=1000))
