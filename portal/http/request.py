@@ -114,18 +114,18 @@ def context() -> Context:
             source="api" if is_api else "console", source_ip=source_ip(), user_agent=request.headers.get("User-Agent", "")[:255],
             idempotency_key=request.headers.get("Idempotency-Key", "")[:255], deliver=deliver,
         )  # fmt: skip
-        g.context.project_id = _project(found)
+        g.context.project_id = _project(g.context, found)
     ctx: Context = g.context
     return ctx
 
 
-def _project(found: SignedIn | None) -> str | None:
+def _project(ctx: Context, found: SignedIn | None) -> str | None:
     """The project that the request is about: named by header, else the session's, else the user's own."""
     if found is None:
         return None
     named = request.headers.get("X-Project", "")
     if named:
-        if not any(grant.project_id in {None, named} for grant in found.principal.grants):
+        if not accounts.may_enter(ctx, named):
             raise NotFound(f"There is no project {named[:80]} here.")
         return named
     if found.session is not None and found.session.project_id:

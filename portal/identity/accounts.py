@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,15 +11,17 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import passwords
-from portal.identity.models import ApiToken, Membership, User, UserSession
+from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel import audit
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
 MAX_TOKENS = 20
+TOKEN_NAME_MAX = 255
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 SIGN_IN = "identity.session.create"
@@ -50,6 +52,8 @@ def principal_of(user: User, credential: str) -> Principal:
 def check_password(ctx: Context, username: str, password: str) -> User:
     """The user with this name or e-mail address and password. Raises Unauthorized with the same words and in the same time for every reason."""
     ctx.db.rollback()
+    # What cannot be a name is looked for all the same, and takes as long as one that nobody has.
+    username = storable(username)
     user = ctx.db.scalars(select(User).where(or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))).first()
     locked = user is not None and user.locked_until is not None and user.locked_until > now()
     stored = user.password_hash if user is not None and user.is_active else ""
@@ -116,14 +120,16 @@ def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn 
     user = session.get(User, found.user_id)
     if user is None or not user.is_active:
         return None
-    if moment - found.last_seen_at > SEEN_EVERY:
-        _touch(session, found, moment)
+    if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
+        return None
     return SignedIn(user, principal_of(user, f"session:{found.session_id}"), found)
 
 
-def _touch(session: Session, found: UserSession, moment: datetime) -> None:
+def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
+    """Note that the session is in use; False if it was ended a moment ago."""
     with transaction(session):
-        session.execute(update(UserSession).where(UserSession.id_hash == found.id_hash).values(last_seen_at=moment))
+        seen = update(UserSession).where(UserSession.id_hash == id_hash).values(last_seen_at=moment).returning(UserSession.id_hash)
+        return session.scalar(seen) is not None
 
 
 def sign_out(ctx: Context, secret: str) -> None:
@@ -153,9 +159,17 @@ def session_revoke(ctx: Context, session_id: str) -> None:
             raise NotFound("There is no such session of yours.")
 
 
+def may_enter(ctx: Context, project_id: str) -> bool:
+    """Whether the caller holds a role that reaches a project, and the project is there."""
+    if any(grant.project_id == project_id for grant in ctx.principal.grants):
+        return True
+    everywhere = any(grant.project_id is None for grant in ctx.principal.grants)
+    return everywhere and is_storable(project_id) and ctx.db.get(Project, project_id) is not None
+
+
 def switch_project(ctx: Context, session_id_hash: str, project_id: str) -> None:
     """Make another project the session's current one. Raises NotFound unless the caller may see it."""
-    if not (any(g.project_id in {None, project_id} for g in ctx.principal.grants)):
+    if not may_enter(ctx, project_id):
         raise NotFound("There is no such project here.")
     with transaction(ctx.db):
         ctx.db.execute(update(UserSession).where(UserSession.id_hash == session_id_hash).values(project_id=project_id))
@@ -165,7 +179,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     """Change the caller's own password; every other session and every token of theirs ends."""
     user = ctx.db.get_one(User, ctx.principal.user_id)
     passwords.check_strength(new, field="new", username=user.username)
-    if hmac.compare_digest(old.encode(), new.encode()):
+    if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
         raise InvalidRequest.fields({"new": ["must differ from the present one."]})
     try:
         check_password(ctx, user.username, old)
@@ -182,8 +196,13 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
 def token_create(ctx: Context, user: User, name: str, *, replace_oldest: bool = False) -> tuple[str, ApiToken]:
     """Make a token for scripts; gives its text, which is shown once, and the row. Raises Conflict at the limit, unless the oldest of its name may go."""
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    name = name.strip()
+    if not 0 < len(name) <= TOKEN_NAME_MAX or not name.isprintable():
+        raise InvalidRequest.fields({"name": [f"must have 1 to {TOKEN_NAME_MAX} printable characters; this one has {len(name)}."]})
     with acting(ctx, "identity.api_token.create", _self(ctx), details={"name": name}):
-        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at).with_for_update()).all()
+        # The user, not the tokens: two at once would each count those that were there before.
+        ctx.db.get_one(User, user.id, with_for_update=True)
+        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
@@ -193,7 +212,7 @@ def token_create(ctx: Context, user: User, name: str, *, replace_oldest: bool = 
         elif len(valid) >= MAX_TOKENS:
             raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
         expires = now() + timedelta(days=ctx.settings.api_token_days)
-        token = ApiToken(user_id=user.id, name=name[:255], token_hash=digest(secret), prefix=secret[:12], expires_at=expires)
+        token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires)
         ctx.db.add(token)
         ctx.db.flush()
     return secret, token
@@ -233,3 +252,10 @@ def project_ids(ctx: Context) -> list[str]:
 
 def _self(ctx: Context) -> audit.Subject:
     return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)
+
+
+def preferences_update(ctx: Context, changes: Mapping[str, bool | list[str]]) -> None:
+    """Keep how the caller likes the console; nobody else is concerned, so it is not audited."""
+    with transaction(ctx.db):
+        user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
+        user.preferences = {**user.preferences, **changes}

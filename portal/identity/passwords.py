@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from portal.kernel.errors import InvalidRequest
+from portal.kernel.ids import is_storable
 
 MIN_LENGTH = 12
 MAX_LENGTH = 256
@@ -32,7 +33,7 @@ def matches(password_hash: str, password: str) -> bool:
     """Whether the password is the right one; an empty hash costs as much time and never matches."""
     try:
         return _hasher.verify(password_hash or _nobody(), password) and bool(password_hash)
-    except (VerificationError, InvalidHashError):
+    except (VerificationError, InvalidHashError, UnicodeEncodeError):
         return False
 
 
@@ -43,6 +44,8 @@ def needs_rehash(password_hash: str) -> bool:
 
 def check_strength(password: str, *, field: str, username: str) -> None:
     """Raise InvalidRequest for a password that is too short, too long or says the user's name."""
+    if not is_storable(password):
+        raise InvalidRequest.fields({field: ["must be text without null characters."]})
     if len(password) < MIN_LENGTH:
         raise InvalidRequest.fields({field: [f"must have at least {MIN_LENGTH} characters; this one has {len(password)}."]})
     if len(password) > MAX_LENGTH:

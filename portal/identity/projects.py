@@ -10,7 +10,7 @@ from portal.kernel import audit, quota
 from portal.kernel.authz import ROLES, Target, authorize, reach
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
-from portal.kernel.ids import new_id
+from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
 
 READ = "identity.project.read"
@@ -31,7 +31,7 @@ def projects_visible(ctx: Context) -> Sequence[Project]:
 def project_find(ctx: Context, project_id: str) -> Project:
     """A project that the caller may see. Raises NotFound."""
     covered = reach(ctx, READ)
-    project = ctx.db.get(Project, project_id) if covered.everything or project_id in covered.projects else None
+    project = ctx.db.get(Project, project_id) if covered.whole(project_id) and is_storable(project_id) else None
     if project is None:
         raise NotFound(f"There is no project {project_id[:80]} here.")
     return project
@@ -92,7 +92,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
         if role not in PROJECT_ROLES:
             raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
         _lock(ctx, project)
-        user = ctx.db.scalars(select(User).where(User.username == username[:254])).first()
+        user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]))).first()
         if user is None:
             raise InvalidRequest.fields({"username": [f"There is no user {username[:80]}. An administrator of the platform creates users."]})
         held = ctx.db.get(Membership, (user.id, project.id), populate_existing=True)
@@ -112,7 +112,7 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
     about = audit.Subject("identity.membership", project.id, user_id[:64], project.id)
     with acting(ctx, "identity.membership.update", about, target=_target(project), details={"user_id": user_id[:64], "role": None}):
         _lock(ctx, project)
-        held = ctx.db.get(Membership, (user_id, project.id), populate_existing=True)
+        held = ctx.db.get(Membership, (storable(user_id), project.id), populate_existing=True)
         if held is None:
             raise NotFound(f"{user_id[:80]} is no member of {project.name}.")
         _keep_an_admin(ctx, held, "")
@@ -151,7 +151,7 @@ def _checked_name(name: str) -> str:
 
 def _checked_description(description: str) -> str:
     limit = 2000
-    if len(description) > limit or "\x00" in description:
+    if len(description) > limit or not is_storable(description):
         raise InvalidRequest.fields({"description": [f"must have at most {limit} characters; this one has {len(description)}."]})
     return description
 

@@ -11,7 +11,7 @@ from portal.kernel import audit
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
-from portal.kernel.ids import new_id
+from portal.kernel.ids import is_storable, new_id
 from portal.kernel.operations import acting
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
@@ -29,7 +29,7 @@ def users_list(ctx: Context) -> Sequence[User]:
 def user_find(ctx: Context, user_id: str) -> User:
     """One user. Raises Forbidden or NotFound."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
-    user = ctx.db.get(User, user_id)
+    user = ctx.db.get(User, user_id) if is_storable(user_id) else None
     if user is None:
         raise NotFound(f"There is no user {user_id[:80]}.")
     return user

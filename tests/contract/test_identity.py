@@ -1,0 +1,544 @@
+"""Signing in and out, lock-out, sessions, tokens and passwords."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from portal.identity import accounts, passwords
+from portal.identity.accounts import (
+    MAX_TOKENS,
+    SEEN_EVERY,
+    TOKEN_PREFIX,
+    check_password,
+    digest,
+    home_project,
+    password_change,
+    project_ids,
+    session_revoke,
+    session_user,
+    sessions_of,
+    sign_in,
+    sign_out,
+    switch_project,
+    token_create,
+    token_revoke,
+    token_user,
+    tokens_of,
+)
+from portal.identity.admin import set_password, unlock
+from portal.identity.models import ApiToken, User, UserSession
+from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.db import now, transaction
+from portal.kernel.errors import Conflict, InvalidRequest, NotFound, Unauthorized
+from tests.support.effects import entries_since, last_seq, rows_of
+from tests.support.people import PASSWORD, People
+from tests.support.racing import race
+
+IDLE = timedelta(minutes=60)
+FRESH = "another long passphrase"
+
+
+@pytest.fixture
+def visitor(people: People) -> Callable[[], Context]:
+    """Contexts of somebody who has not signed in yet."""
+
+    def new() -> Context:
+        return replace(people.context(None), principal=ANONYMOUS, project_id=None, source_ip="192.0.2.7", user_agent="tests/1.0")
+
+    return new
+
+
+def stored(sessions: sessionmaker[Session], user: User) -> User:
+    with sessions() as session:
+        return session.get_one(User, user.id)
+
+
+def set_user(sessions: sessionmaker[Session], user: User, **values: Any) -> None:
+    with sessions() as session, transaction(session):
+        session.execute(update(User).where(User.id == user.id).values(**values))
+
+
+# -- signing in ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_known_by_its_hash_alone(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, ctx, seq = people.user("developer"), visitor(), last_seq(database)
+    secret, found = sign_in(ctx, user.username, PASSWORD)
+    assert found.session is not None
+    assert secret not in repr(rows_of(database))
+    with database() as session:
+        row = session.get_one(UserSession, digest(secret))
+        assert (row.user_id, row.project_id, row.source_ip, row.user_agent) == (user.id, people.project_id, "192.0.2.7", "tests/1.0")
+        assert timedelta(hours=11, minutes=59) < row.expires_at - now() <= timedelta(hours=12)
+        again = session_user(session, secret, idle=IDLE)
+        assert again is not None
+        assert (again.user.id, again.principal.credential, again.principal.grants) == (user.id, f"session:{row.session_id}", found.principal.grants)
+    assert (ctx.principal.user_id, stored(database, user).last_login_ip) == (user.id, "192.0.2.7")
+    (entry,) = entries_since(database, seq)
+    assert (entry.action, entry.status, entry.user_id, entry.resource_id) == ("identity.session.create", "success", user.id, user.id)
+    assert PASSWORD not in repr(entry.details)
+
+
+def test_the_address_signs_in_as_the_name_does(people: People, visitor: Callable[[], Context]) -> None:
+    user = people.user("developer")
+    for name in (user.username, user.email, user.email.upper()):
+        assert sign_in(visitor(), name, PASSWORD)[1].user.id == user.id
+    with pytest.raises(Unauthorized):
+        sign_in(visitor(), user.username.upper(), PASSWORD)
+
+
+WRONG = ["", "x", PASSWORD[:-1], PASSWORD + " ", PASSWORD.upper(), "p" * 1_000_000, "nul\x00", "lone \ud800", PASSWORD + "\x00"]
+
+
+@pytest.mark.parametrize("password", WRONG, ids=range(len(WRONG)))
+def test_a_wrong_password_is_refused_counted_and_logged(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session], password: str
+) -> None:
+    user, seq = people.user("developer"), last_seq(database)
+    with pytest.raises(Unauthorized):
+        sign_in(visitor(), user.username, password)
+    assert stored(database, user).failed_sign_ins == 1
+    (entry,) = entries_since(database, seq)
+    assert (entry.status, entry.resource_id, entry.source_ip) == ("failure", user.id, "192.0.2.7")
+    with database() as session:
+        assert session.scalars(select(UserSession)).all() == []
+
+
+@pytest.mark.parametrize("name", ["", "nobody", "x" * 100_000, "nul\x00", "lone \ud800", "' OR 1=1 --", "%"])
+def test_an_unknown_name_is_refused_in_the_same_words(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session], name: str
+) -> None:
+    user = people.user("developer")
+    with pytest.raises(Unauthorized) as known:
+        sign_in(visitor(), user.username, "wrong")
+    with pytest.raises(Unauthorized) as unknown:
+        sign_in(visitor(), name, PASSWORD)
+    assert (known.value.message, known.value.details) == (unknown.value.message, unknown.value.details)
+    assert entries_since(database, 1)[-1].resource_id == ""
+
+
+def test_nobody_disabled_and_locked_cost_one_hash_like_anybody(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disabled, locked, right = people.user("developer"), people.user("developer"), people.user("developer")
+    set_user(database, disabled, is_active=False)
+    set_user(database, locked, locked_until=now() + timedelta(hours=1))
+    passwords.matches("", "warm")
+    hashed: list[str] = []
+    monkeypatch.setattr(passwords, "_hasher", Counting(passwords._hasher, hashed))
+    for name in (right.username, disabled.username, locked.username, "nobody-at-all"):
+        hashed.clear()
+        with pytest.raises(Unauthorized):
+            check_password(visitor(), name, "wrong" if name == right.username else PASSWORD)
+        assert hashed == ["verify"], name
+
+
+class Counting:
+    """A hasher that says what it was asked for."""
+
+    def __init__(self, inner: Any, calls: list[str]) -> None:
+        self.inner, self.calls = inner, calls
+
+    def verify(self, *args: Any) -> bool:
+        self.calls.append("verify")
+        return bool(self.inner.verify(*args))
+
+    def hash(self, *args: Any) -> str:
+        self.calls.append("hash")
+        return str(self.inner.hash(*args))
+
+
+def test_a_disabled_user_is_out_at_once(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user = people.user("developer")
+    secret, _ = sign_in(visitor(), user.username, PASSWORD)
+    token, _row = token_create(people.context(user), user, "script")
+    set_user(database, user, is_active=False)
+    with database() as session:
+        assert session_user(session, secret, idle=IDLE) is None
+        assert token_user(session, token, source_ip="") is None
+    with pytest.raises(Unauthorized):
+        sign_in(visitor(), user.username, PASSWORD)
+
+
+def test_a_weak_hash_is_replaced_when_the_password_is_known(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    from argon2 import PasswordHasher
+
+    user = people.user("developer")
+    weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    set_user(database, user, password_hash=weak)
+    sign_in(visitor(), user.username, PASSWORD)
+    fresh = stored(database, user).password_hash
+    assert fresh != weak
+    assert not passwords.needs_rehash(fresh)
+    assert sign_in(visitor(), user.username, PASSWORD)
+
+
+@pytest.mark.parametrize("damaged", ["", "plain", "$argon2id$v=19$broken"])
+def test_a_damaged_hash_lets_nobody_in(people: People, visitor: Callable[[], Context], database: sessionmaker[Session], damaged: str) -> None:
+    user = people.user("developer")
+    set_user(database, user, password_hash=damaged)
+    for password in ("", damaged, PASSWORD):
+        with pytest.raises(Unauthorized):
+            sign_in(visitor(), user.username, password)
+        set_user(database, user, failed_sign_ins=0, locked_until=None)
+
+
+# -- lock-out ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_delay_grows_and_is_bounded() -> None:
+    delays = [passwords.delay_after(failures) for failures in range(200)]
+    assert delays[:5] == [timedelta(0)] * 5
+    assert delays[5:9] == [timedelta(seconds=s) for s in (15, 30, 60, 120)]
+    assert delays == sorted(delays)
+    assert delays[-1] == passwords.LONGEST_DELAY
+
+
+def test_wrong_passwords_lock_the_account_longer_and_longer(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, waits = people.user("developer"), []
+    for number in range(1, 8):
+        with pytest.raises(Unauthorized):
+            sign_in(visitor(), user.username, "wrong")
+        row = stored(database, user)
+        assert row.failed_sign_ins == number
+        waits.append((row.locked_until - now()).total_seconds() if row.locked_until else 0)
+        with pytest.raises(Unauthorized) if row.locked_until else nothing():
+            check_password(visitor(), user.username, PASSWORD)
+        # As if the time had passed.
+        set_user(database, user, locked_until=None, failed_sign_ins=number)
+    assert [round(wait) for wait in waits] == [0, 0, 0, 0, 15, 30, 60]
+
+
+def nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_tries_while_locked_neither_count_nor_prolong(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, until = people.user("developer"), now() + timedelta(minutes=5)
+    set_user(database, user, failed_sign_ins=6, locked_until=until)
+    for password in ("wrong", PASSWORD):
+        with pytest.raises(Unauthorized):
+            sign_in(visitor(), user.username, password)
+    row = stored(database, user)
+    assert (row.failed_sign_ins, row.locked_until) == (6, until)
+    set_user(database, user, locked_until=now() - timedelta(seconds=1))
+    sign_in(visitor(), user.username, PASSWORD)
+    row = stored(database, user)
+    assert (row.failed_sign_ins, row.locked_until) == (0, None)
+
+
+def test_wrong_passwords_at_once_are_all_counted(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user = people.user("developer")
+    contexts = [visitor() for _ in range(8)]
+    given = race([lambda ctx=ctx: check_password(ctx, user.username, "wrong") for ctx in contexts])
+    assert all(isinstance(one, Unauthorized) for one in given)
+    row = stored(database, user)
+    assert row.locked_until is not None
+    assert row.locked_until > now()
+    assert row.failed_sign_ins >= passwords.FREE_TRIES
+
+
+def test_one_account_that_is_locked_locks_no_other(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, other = people.user("developer"), people.user("developer")
+    set_user(database, user, failed_sign_ins=6, locked_until=now() + timedelta(minutes=5))
+    assert sign_in(visitor(), other.username, PASSWORD)
+
+
+# -- sessions ------------------------------------------------------------------------------------------------------------------------------
+
+
+def age(sessions: sessionmaker[Session], secret: str, **values: Any) -> None:
+    with sessions() as session, transaction(session):
+        session.execute(update(UserSession).where(UserSession.id_hash == digest(secret)).values(**values))
+
+
+def test_sessions_end_by_idleness_and_by_age(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    with database() as session:
+        age(database, secret, last_seen_at=now() - IDLE + timedelta(seconds=5))
+        assert session_user(session, secret, idle=IDLE) is not None
+        age(database, secret, last_seen_at=now() - IDLE)
+        session.rollback()
+        assert session_user(session, secret, idle=IDLE) is None
+        age(database, secret, last_seen_at=now(), expires_at=now() - timedelta(seconds=1))
+        session.rollback()
+        assert session_user(session, secret, idle=IDLE) is None
+        for odd in ("", "x", digest(secret), secret + "x", "\ud800"[:0]):
+            assert session_user(session, odd, idle=IDLE) is None
+
+
+def test_use_keeps_a_session_alive_with_few_writes(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    writes: list[str] = []
+    event.listen(database.kw["bind"], "before_cursor_execute", lambda _c, _u, sql, *_r: writes.append(sql) if sql.startswith("UPDATE") else None)
+    with database() as session:
+        for _ in range(5):
+            assert session_user(session, secret, idle=IDLE)
+        assert writes == []
+        age(database, secret, last_seen_at=now() - SEEN_EVERY - timedelta(seconds=1))
+        writes.clear()
+        session.rollback()
+        for _ in range(5):
+            found = session_user(session, secret, idle=IDLE)
+            assert found is not None
+        assert len(writes) == 1
+        assert found.session is not None
+        assert now() - found.session.last_seen_at < timedelta(seconds=20)
+
+
+def test_a_session_that_ends_while_it_is_looked_at_is_over(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    age(database, secret, last_seen_at=now() - timedelta(minutes=5))
+    touch = accounts._touch
+
+    def late(*args: Any) -> bool:
+        args[0].rollback()
+        with database() as other, transaction(other):
+            other.query(UserSession).delete()
+        return touch(*args)
+
+    monkeypatch.setattr(accounts, "_touch", late)
+    with database() as session:
+        assert session_user(session, secret, idle=IDLE) is None
+
+
+def test_signing_out_ends_the_session_once(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    ctx = visitor()
+    secret, _ = sign_in(ctx, people.user("developer").username, PASSWORD)
+    seq = last_seq(database)
+    sign_out(ctx, secret)
+    sign_out(ctx, secret)
+    assert [entry.action for entry in entries_since(database, seq)] == ["identity.session.delete"]
+    with database() as session:
+        assert session_user(session, secret, idle=IDLE) is None
+
+
+def test_own_sessions_are_listed_and_revoked_and_nobody_elses(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session]
+) -> None:
+    user, other = people.user("developer"), people.user("developer")
+    first, second, foreign = visitor(), visitor(), visitor()
+    secret, one = sign_in(first, user.username, PASSWORD)
+    _, two = sign_in(second, user.username, PASSWORD)
+    sign_in(foreign, other.username, PASSWORD)
+    assert one.session is not None
+    assert two.session is not None
+    assert {row.session_id for row in sessions_of(second)} == {one.session.session_id, two.session.session_id}
+    with pytest.raises(NotFound):
+        session_revoke(foreign, one.session.session_id)
+    session_revoke(second, one.session.session_id)
+    with database() as session:
+        assert session_user(session, secret, idle=IDLE) is None
+    with pytest.raises(NotFound):
+        session_revoke(second, one.session.session_id)
+
+
+# -- projects of a session -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_enters_only_projects_of_its_user(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, elsewhere = people.user("developer"), people.project()
+    ctx = visitor()
+    secret, _ = sign_in(ctx, user.username, PASSWORD)
+    for project in (elsewhere, "prj-nonesuch", "", "\x00"):
+        with pytest.raises(NotFound):
+            switch_project(ctx, digest(secret), project)
+    switch_project(ctx, digest(secret), people.project_id)
+    boss = visitor()
+    secret, _ = sign_in(boss, people.admin().username, "correct horse battery staple")
+    switch_project(boss, digest(secret), elsewhere)
+    with database() as session:
+        assert session.get_one(UserSession, digest(secret)).project_id == elsewhere
+    for project in ("prj-nonesuch", "", "\x00", "\ud800"):
+        with pytest.raises(NotFound):
+            switch_project(boss, digest(secret), project)
+
+
+def test_the_home_project(people: People) -> None:
+    elsewhere = people.project()
+    assert home_project(people.user("developer")) == people.project_id
+    assert home_project(people.user("developer", elsewhere)) == elsewhere
+    assert home_project(people.user("platform_admin")) == people.project_id
+    nobody = people.user("")
+    assert home_project(nobody) is None
+    member = people.user("developer")
+    member.default_project_id = elsewhere
+    assert home_project(member) == people.project_id
+    assert project_ids(people.context(member)) == [people.project_id]
+    assert project_ids(people.context(nobody)) == []
+
+
+# -- passwords -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["short", "x" * 11, "x" * 257, "x" * 1_000_000, "nul\x00 in a long text", "lone \ud800 in a long text"])
+def test_a_password_that_is_no_good_is_refused(people: People, database: sessionmaker[Session], password: str) -> None:
+    user = people.user("developer")
+    with pytest.raises(InvalidRequest) as refused:
+        password_change(people.context(user), PASSWORD, password)
+    assert "new" in refused.value.details
+    assert password[:50] not in refused.value.message
+    with pytest.raises(InvalidRequest, match="user name"):
+        password_change(people.context(user), PASSWORD, f"xx{user.username.upper()}xxxxxxxx")
+    with pytest.raises(InvalidRequest, match="differ"):
+        password_change(people.context(user), PASSWORD, PASSWORD)
+    assert stored(database, user).password_hash == user.password_hash
+
+
+@pytest.mark.parametrize("old", ["wrong", "", "\ud800", "\x00"])
+def test_changing_needs_the_present_password_and_wrong_ones_count(people: People, database: sessionmaker[Session], old: str) -> None:
+    user = people.user("developer")
+    with pytest.raises(InvalidRequest) as refused:
+        password_change(people.context(user), old, FRESH)
+    assert "old" in refused.value.details
+    assert stored(database, user).failed_sign_ins == 1
+
+
+def test_a_change_ends_every_other_session_and_every_token(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
+    user, other = people.user("developer"), people.user("developer")
+    mine, foreign = visitor(), visitor()
+    kept, found = sign_in(mine, user.username, PASSWORD)
+    ended, _ = sign_in(visitor(), user.username, PASSWORD)
+    others, _ = sign_in(foreign, other.username, PASSWORD)
+    token, _row = token_create(mine, user, "script")
+    other_token, _row = token_create(foreign, other, "script")
+    assert found.session is not None
+    set_user(database, user, must_change_password=True)
+    seq = last_seq(database)
+    password_change(mine, PASSWORD, FRESH, keep_session=found.session.session_id)
+    with database() as session:
+        assert session_user(session, kept, idle=IDLE) is not None
+        assert session_user(session, ended, idle=IDLE) is None
+        assert session_user(session, others, idle=IDLE) is not None
+        assert token_user(session, token, source_ip="") is None
+        assert token_user(session, other_token, source_ip="") is not None
+    assert stored(database, user).must_change_password is False
+    assert [entry.action for entry in entries_since(database, seq)] == ["identity.user.change_password"]
+    with pytest.raises(Unauthorized):
+        sign_in(visitor(), user.username, PASSWORD)
+    assert sign_in(visitor(), user.username, FRESH)
+
+
+def test_an_operator_sets_a_password_and_ends_a_lock(
+    people: People, visitor: Callable[[], Context], database: sessionmaker[Session], settings: Any
+) -> None:
+    user = people.user("developer")
+    secret, _ = sign_in(visitor(), user.username, PASSWORD)
+    token, _row = token_create(people.context(user), user, "script")
+    set_user(database, user, failed_sign_ins=9, locked_until=now() + timedelta(hours=1))
+    with database() as session:
+        unlock(session, settings, user.username)
+        assert (stored(database, user).failed_sign_ins, stored(database, user).locked_until) == (0, None)
+        with pytest.raises(InvalidRequest):
+            set_password(session, settings, user.username, "short")
+        set_password(session, settings, user.username, FRESH)
+        assert session_user(session, secret, idle=IDLE) is None
+        assert token_user(session, token, source_ip="") is None
+        for call in (lambda: unlock(session, settings, "nobody"), lambda: set_password(session, settings, "nobody", FRESH)):
+            with pytest.raises(NotFound):
+                call()
+    assert sign_in(visitor(), user.username, FRESH)
+    assert {entry.source for entry in entries_since(database, 0) if entry.action in {"identity.user.unlock", "identity.user.set_password"}} == {"cli"}
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_shown_once_and_kept_as_a_hash(people: People, database: sessionmaker[Session]) -> None:
+    user = people.user("developer")
+    ctx = people.context(user)
+    text, row = token_create(ctx, user, " laptop ")
+    assert text.startswith(TOKEN_PREFIX)
+    assert len(text) > 40
+    everything = repr(rows_of(database)) + repr([entry.details for entry in entries_since(database, 0)])
+    assert text not in everything
+    assert (row.name, row.prefix, text.startswith(row.prefix), len(row.prefix)) == ("laptop", text[:12], True, 12)
+    with database() as session:
+        found = token_user(session, text, source_ip="192.0.2.9")
+        assert found is not None
+        assert (found.user.id, found.principal.credential) == (user.id, f"token:{row.id}")
+        used = session.get_one(ApiToken, row.id, populate_existing=True)
+        assert (used.last_used_ip, used.last_used_at is not None) == ("192.0.2.9", True)
+        for odd in ("", TOKEN_PREFIX, text[:-1], text.upper(), row.token_hash, row.prefix, "x" * 100_000):
+            assert token_user(session, odd, source_ip="") is None
+
+
+def test_tokens_end_by_age_and_by_revoking(people: People, database: sessionmaker[Session]) -> None:
+    user, other = people.user("developer"), people.user("developer")
+    ctx = people.context(user)
+    text, row = token_create(ctx, user, "one")
+    with pytest.raises(NotFound):
+        token_revoke(people.context(other), row.id)
+    assert [token.id for token in tokens_of(ctx)] == [row.id]
+    token_revoke(ctx, row.id)
+    with database() as session:
+        assert token_user(session, text, source_ip="") is None
+    with pytest.raises(NotFound):
+        token_revoke(ctx, row.id)
+    text, row = token_create(ctx, user, "two")
+    with database() as session, transaction(session):
+        session.execute(update(ApiToken).values(expires_at=now() - timedelta(seconds=1)))
+    with database() as session:
+        assert token_user(session, text, source_ip="") is None
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 256, "nul\x00", "two\nlines", "\ud800"])
+def test_a_token_needs_a_name(people: People, database: sessionmaker[Session], name: str) -> None:
+    user = people.user("developer")
+    with pytest.raises(InvalidRequest):
+        token_create(people.context(user), user, name)
+    with database() as session:
+        assert session.scalars(select(ApiToken)).all() == []
+
+
+def test_expired_tokens_make_room_and_live_ones_do_not(people: People, database: sessionmaker[Session]) -> None:
+    user = people.user("developer")
+    ctx = people.context(user)
+    for number in range(MAX_TOKENS):
+        token_create(ctx, user, f"t{number}")
+    with pytest.raises(Conflict, match="Revoke one"):
+        token_create(ctx, user, "more")
+    with database() as session, transaction(session):
+        session.execute(update(ApiToken).where(ApiToken.name == "t3").values(expires_at=now() - timedelta(days=1)))
+    token_create(ctx, user, "more")
+    assert len(tokens_of(ctx)) == MAX_TOKENS
+
+
+def test_tokens_made_at_once_keep_the_limit(people: People, database: sessionmaker[Session]) -> None:
+    user = people.user("developer")
+    first = people.context(user)
+    for number in range(MAX_TOKENS - 2):
+        token_create(first, user, f"t{number}")
+    contexts = [people.context(user) for _ in range(6)]
+    given = race([lambda ctx=ctx: token_create(ctx, user, "more") for ctx in contexts])
+    assert sum(isinstance(one, tuple) for one in given) == 2, given
+    assert sum(isinstance(one, Conflict) for one in given) == 4
+    with database() as session:
+        assert len(session.scalars(select(ApiToken)).all()) == MAX_TOKENS
+
+
+def test_known_and_unknown_names_take_about_as_long(people: People, visitor: Callable[[], Context]) -> None:
+    user = people.user("developer")
+
+    def best(name: str) -> float:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            with pytest.raises(Unauthorized):
+                check_password(visitor(), name, "wrong")
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    passwords.matches("", "warm")
+    known, unknown = best(user.username), best("nobody-at-all")
+    assert 0.2 < unknown / known < 5
