@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from portal.compute.flavors import Flavor
-from portal.kernel.capabilities import capability
+from portal.kernel.capabilities import CapabilityStatus
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Unavailable
 from portal.settings import Settings
@@ -43,7 +43,8 @@ def promised(ctx: Context) -> Room:
 
 def refuse_if_full(ctx: Context, flavor: Flavor, *, count: int, disk_gb: int) -> None:
     """Raise Conflict naming what is short, or Unavailable where no engine runs instances at all. `disk_gb` is per instance, thinly provisioned."""
-    status = capability(ctx.db, "compute")
+    # Locked: two that come at once must not both be promised the last of the host.
+    status = ctx.db.get(CapabilityStatus, "compute", with_for_update=True, populate_existing=True)
     if status is None:
         raise Unavailable("No worker has reported a compute engine yet. It starts with the portal; try again in a few seconds.")
     if not status.available:

@@ -22,6 +22,7 @@ TIMEOUT_S = 30.0
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 OK = 200
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def _opened(url: str, limits: Limits) -> Iterator[HTTPResponse]:
             connection.request("GET", path, headers={"User-Agent": "atonix-portal", "Accept-Encoding": "identity"})
             response = connection.getresponse()
             if response.status in REDIRECTS and (location := response.getheader("Location")):
-                url = urljoin(url, location)
+                url = _redirected(url, location)
                 continue
             if response.status != OK:
                 kind = EngineError if response.status >= 500 else EngineRefused  # noqa: PLR2004 - their fault may pass
@@ -62,14 +63,37 @@ def _opened(url: str, limits: Limits) -> Iterator[HTTPResponse]:
     raise EngineRefused(f"{_host(url)} redirects more than {MAX_REDIRECTS} times.")
 
 
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        # Refused as what it is when it is to be connected to.
+        return location
+
+
+def problem_of(url: str) -> str:
+    """Why nothing can be fetched from a URL, whoever is there; empty for one that can be tried."""
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return "is malformed."
+    if not is_sound:
+        return "must be http:// or https:// with a host."
+    # It would be kept, shown and logged with the image.
+    return "must not hold a user name or password." if "@" in parts.netloc else ""
+
+
 def _connect(url: str, limits: Limits) -> tuple[HTTPConnection, SplitResult]:
+    if problem := problem_of(url):
+        raise EngineRefused(f"The URL {problem}")
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        raise EngineRefused("The URL must be http:// or https:// with a host and without user name and password.")
     port = parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.hostname is None:
+        raise EngineRefused("The URL names no host.")
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise EngineError(f"The image could not be fetched: the name {parts.hostname} cannot be resolved from this host.") from error
     address = found[0][4]
     _refuse_private(str(address[0]), parts.hostname, limits)
@@ -82,11 +106,19 @@ def _connect(url: str, limits: Limits) -> tuple[HTTPConnection, SplitResult]:
 
 
 def _refuse_private(address: str, host: str, limits: Limits) -> None:
-    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = _innermost(ipaddress.ip_address(address.partition("%")[0]))
     if any(ip in ipaddress.ip_network(network) for network in limits.networks_allowed):
         return
     if not ip.is_global or ip.is_multicast:
         raise EngineRefused(f"{host} is at {ip}, which is no public address. An administrator can allow it with IMAGE_HOSTS_ALLOWED.")
+
+
+def _innermost(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 one stands for, where a gateway would lead there."""
+    if ip.version == 4:  # noqa: PLR2004 - IPv4
+        return ip
+    translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or translated or ip
 
 
 def _copy(response: HTTPResponse, target: Path, max_bytes: int) -> str:
@@ -109,7 +141,7 @@ def _copy(response: HTTPResponse, target: Path, max_bytes: int) -> str:
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or "the host"
+    return (urlsplit(url).hostname if not problem_of(url) else None) or "the host"
 
 
 def _reason(error: Exception) -> str:

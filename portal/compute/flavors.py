@@ -72,7 +72,8 @@ FLAVOR = ResourceType(
              Column("price", "USD per hour", sort="hourly_cost_usd", css="num lo"), Column("is_active", "Active", css="md")],
     show={"memory": lambda v: f"{v.memory_mb / 1024:g} GiB", "disk": lambda v: f"{v.disk_gb} GiB", "price": lambda v: f"{v.hourly_cost_usd:.4f}",
           "gpu": lambda v: f"{v.gpu_count} × {v.gpu_type}" if v.gpu_count else ""},
-    default_order="vcpus",
+    default_order="vcpus", usable=lambda v: v.is_active and not v.gpu_count,
+    describe=lambda v: (f"{v.vcpus} vCPU, {v.memory_mb / 1024:g} GiB", f"{v.disk_gb} GiB disk", f"$ {v.hourly_cost_usd:.4f} / h"),
 )  # fmt: skip
 
 # (id, vCPU, memory MiB, disk GiB, USD per hour, GPUs, GPU type)

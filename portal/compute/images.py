@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Mapped, Session
 
-from portal.compute.fetch import Limits, fetch
+from portal.compute.fetch import Limits, fetch, problem_of
 from portal.engines.ports import ComputeEngine, EngineRefused, EngineUnavailable, ImageInfo
 from portal.kernel import fields as f
+from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.db import Base
 from portal.kernel.errors import Conflict, InvalidRequest, TooLarge
@@ -198,6 +199,8 @@ def image_create(
     """Import an image: from a URL at once, or as an upload that follows."""
     if is_public:
         refuse_unless_platform(ctx)
+    if source_url and (problem := problem_of(source_url)):
+        raise InvalidRequest.fields({"source_url": [problem]})
     image = Image(
         name=name, source_url=source_url, checksum_sha256=checksum_sha256.lower(), description=description, os_type=os_type, os_name=os_name,
         os_version=os_version, is_public=is_public, tags=tags or {}, state="importing" if source_url else "awaiting_upload",
@@ -233,13 +236,21 @@ def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldIn
 def image_delete(ctx: Context, image: Image) -> None:
     """Delete an image that no instance uses."""
     instance = ctx.registry.model("compute.instance")
-    users = ctx.db.scalars(select(instance.name).where(instance.image_id == image.id, instance.deleted_at.is_(None)).limit(3)).all()
-    if users:
-        raise Conflict(f"{image.name} is used by {', '.join(users)}. Terminate or rebuild them first, or make the image inactive.")
+    using = (instance.image_id == image.id, instance.deleted_at.is_(None))
+    number = ctx.db.scalar(select(func.count()).select_from(instance).where(*using)) or 0
+    if number:
+        # A shared image is used in projects whose names of instances are not the caller's to know.
+        known = instance.within(reach(ctx, "compute.instance.read"))
+        names = ctx.db.scalars(select(instance.name).where(*using, known).order_by(instance.name).limit(3)).all()
+        others = number - len(names)
+        users = ", ".join(names) + (" and " if names and others else "") + (f"{others} other instance{'s' if others > 1 else ''}" if others else "")
+        raise Conflict(
+            f"{image.name} is used by {users}. Terminate or rebuild them first, or make the image inactive.", details={"instances": number}
+        )
 
 
 IMAGE = ResourceType(
-    Image, service="compute", name="image", collection="images", prefix="ami", label="Image", plural="Images", icon="disk",
+    Image, service="compute", name="image", collection="images", prefix="ami", label="Image", plural="Images", icon="image",
     summary="Disks that instances are made from.",
     operations=[image_create, image_upload, image_delete, update_operation(Image)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("system", "System", css="md"),
@@ -248,6 +259,8 @@ IMAGE = ResourceType(
     lifecycle=LIFECYCLE, quota={"images": 1}, aliases={"status": "state"},
     show={"system": lambda v: f"{v.os_name} {v.os_version}".strip(), "size": lambda v: f"{v.size_gb} GiB",
           "visibility": lambda v: "Everybody" if v.is_public else "This project"},
+    usable=lambda v: v.is_active and v.state in {"available", "catalogue"},
+    describe=lambda v: (f"{v.os_name} {v.os_version}".strip() or v.os_type, f"{v.size_gb} GiB or more", "Fetched on first use" if v.state == "catalogue" else ""),
 )  # fmt: skip
 
 UBUNTU_2204 = "https://cloud-images.ubuntu.com/releases/22.04/release/ubuntu-22.04-server-cloudimg-amd64.img"

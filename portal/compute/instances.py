@@ -179,7 +179,7 @@ def instance_resize(ctx: Context, instance: Instance, *, flavor: Annotated[Flavo
     instance.resize_to = flavor
 
 
-@operation(Instance, "rebuild", label="Rebuild", needs="write", icon="disk", danger=True, steps=steps.REBUILD, when={"running", "stopped", "error"},
+@operation(Instance, "rebuild", label="Rebuild", needs="write", icon="image", danger=True, steps=steps.REBUILD, when={"running", "stopped", "error"},
            holds="rebuilding", settles="running", fails="error", finish=steps.launched)  # fmt: skip
 def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image, IMAGE_FIELD]) -> None:
     """Throw the root disk away and make it anew from an image; the id, name and keys stay."""
@@ -242,7 +242,7 @@ def _eager() -> list[ORMOption]:
 
 
 INSTANCE = ResourceType(
-    Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="server",
+    Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="compute",
     summary="Virtual machines.",
     operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
                 update_operation(Instance), *lock_operations(Instance), instance_heal, instance_halt, instance_settle],
@@ -255,5 +255,5 @@ INSTANCE = ResourceType(
           "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
           "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb, "private_ip": lambda _: None, "public_ip": lambda _: None},
     eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
-    extra_permissions={"console": "write"},
+    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd,
 )  # fmt: skip

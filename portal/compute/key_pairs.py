@@ -6,6 +6,7 @@ import hashlib
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from sqlalchemy.orm import Mapped
 
 from portal.kernel import fields as f
@@ -15,6 +16,7 @@ from portal.kernel.errors import InvalidRequest
 from portal.kernel.operations import Created, Effect, operation, update_operation
 from portal.kernel.resource import Column, ProjectOwned, ResourceType
 
+MIN_RSA_BITS = 2048
 KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
 
 
@@ -53,19 +55,23 @@ def generate(comment: str) -> tuple[str, str]:
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()).decode()
-    return f"{public} {comment}", private
+    # The comment ends up in files where a line is a key.
+    return f"{public} {' '.join(comment.split())}", private
 
 
 def parse_public_key(text: str) -> tuple[str, str, str]:
     """(normalised line, type, SHA-256 fingerprint as ssh-keygen prints it). Raises InvalidRequest."""
     parts = text.strip().split(None, 2)
-    if "\n" in text.strip() or len(parts) < 2 or parts[0] not in KEY_TYPES:  # noqa: PLR2004 - type and key
+    if len(text.strip().splitlines()) != 1 or len(parts) < 2 or parts[0] not in KEY_TYPES:  # noqa: PLR2004 - type and key
         raise InvalidRequest.fields({"public_key": [f"must be one line that begins with {', '.join(KEY_TYPES)}."]})
     try:
-        serialization.load_ssh_public_key(f"{parts[0]} {parts[1]}".encode())
+        key = serialization.load_ssh_public_key(f"{parts[0]} {parts[1]}".encode())
         blob = base64.b64decode(parts[1], validate=True)
     except (ValueError, UnsupportedAlgorithm):
         raise InvalidRequest.fields({"public_key": ["is not a sound OpenSSH public key; paste the whole line of the .pub file."]}) from None
+    if isinstance(key, RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        problem = f"is an RSA key of {key.key_size} bits, which can be broken; at least {MIN_RSA_BITS} are accepted. Better make an Ed25519 key."
+        raise InvalidRequest.fields({"public_key": [problem]})
     fingerprint = "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
     return " ".join(parts), parts[0], fingerprint
 
@@ -76,5 +82,5 @@ KEY_PAIR = ResourceType(
     operations=[key_pair_create, key_pair_delete, update_operation(KeyPair)],
     columns=[Column("name", "Name", sort="name"), Column("key_type", "Type", css="md"), Column("fingerprint", "Fingerprint", css="mono lo"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    quota={"key_pairs": 1},
+    quota={"key_pairs": 1}, describe=lambda v: (v.key_type.removeprefix("ssh-"), v.fingerprint[:23] + "…"),
 )  # fmt: skip

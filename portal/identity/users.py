@@ -43,9 +43,10 @@ def user_create(ctx: Context, *, username: str, email: str, password: str, platf
     ):
         _check(user)
         passwords.check_strength(password, field="password", username=username)
-        taken = ctx.db.scalars(select(User.username).where(or_(User.username == username, func.lower(User.email) == email.lower()))).first()
+        same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
+        taken = ctx.db.scalars(select(User.username).where(same)).first()
         if taken is not None:
-            name = "username" if taken == username else "email"
+            name = "username" if taken.lower() == username.lower() else "email"
             raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
         user.password_hash = passwords.hash_password(password)
         ctx.db.add(user)
@@ -75,7 +76,7 @@ def _check(user: User) -> None:
     problems = {}
     if not USERNAME.fullmatch(user.username):
         problems["username"] = ["must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."]
-    if not EMAIL.fullmatch(user.email):
+    if not EMAIL.fullmatch(user.email) or not is_storable(user.email):
         problems["email"] = ["must be an e-mail address."]
     if user.platform_role not in PLATFORM_ROLES:
         problems["platform_role"] = [f"must be empty or one of {', '.join(r for r in PLATFORM_ROLES if r)}."]

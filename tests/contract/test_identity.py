@@ -480,11 +480,12 @@ def test_tokens_end_by_age_and_by_revoking(people: People, database: sessionmake
     with pytest.raises(NotFound):
         token_revoke(people.context(other), row.id)
     assert [token.id for token in tokens_of(ctx)] == [row.id]
-    token_revoke(ctx, row.id)
+    token_id = row.id
+    token_revoke(ctx, token_id)
     with database() as session:
         assert token_user(session, text, source_ip="") is None
     with pytest.raises(NotFound):
-        token_revoke(ctx, row.id)
+        token_revoke(ctx, token_id)
     text, row = token_create(ctx, user, "two")
     with database() as session, transaction(session):
         session.execute(update(ApiToken).values(expires_at=now() - timedelta(seconds=1)))
