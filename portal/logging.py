@@ -19,9 +19,18 @@ NAMES = {"WARNING": "warn", "CRITICAL": "fatal"}
 PYTHON_LEVELS = {"warn": "WARNING", "fatal": "CRITICAL"}
 EXTRA = ("request_id", "user_id", "duration_ms", "status_code", "method", "path", "job_id", "kind", "worker")
 SECRET = re.compile(
-    r"(?i)(atonix_[A-Za-z0-9_-]{8,}|(?:password|secret|token|api[_-]?key|authorization|cookie)[\"']?\s*[:=]\s*[\"']?(?:(?:token|bearer|apikey|basic)\s+)?)([^\s\"',;&}]+)?"
+    r"""(?ix)
+    (atonix_[A-Za-z0-9_-]{8,}
+    | (?:password|passwd|secret|secret_key|token|api[_-]?key|private_key|user_data|authorization|cookie|session) \\?["']? \s*[:=]\s*
+      (?:(?:token|bearer|apikey|basic)\s+)?)
+    # What is in quotation marks ends with them, anything else at the next space or separator.
+    (\\?"(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | (?:(?:token|bearer|apikey|basic)\s+)?[^\s"',;&}]+)?
+    """
 )
-USERINFO = re.compile(r"://([^/\s:@]+):([^/\s@]+)@")
+USERINFO = re.compile(r"://([^/\s:@]*):(\S*)@")
+# PostgreSQL repeats whole rows there.
+DETAIL = re.compile(r"(?m)^DETAIL:.*$")
+KEY_BLOCK = re.compile(r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|$)")
 
 
 def redact(text: str) -> str:
@@ -30,6 +39,7 @@ def redact(text: str) -> str:
     def mask(found: re.Match[str]) -> str:
         return "atonix_********" if found[1].lower().startswith("atonix_") else f"{found[1]}********"
 
+    text = KEY_BLOCK.sub(r"\1********\2", DETAIL.sub("DETAIL: ********", text))
     return USERINFO.sub(r"://\1:********@", SECRET.sub(mask, text))
 
 

@@ -4,8 +4,10 @@ A wrong value stops the start with one line that names the variable, the value a
 """
 
 import os
+import re
 import secrets
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import quote
@@ -24,6 +26,9 @@ LOG_LEVELS = {
     "fatal": "fatal",
     "critical": "fatal",
 }
+
+
+IN_QUERY = re.compile(r"(?i)([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&]*")
 
 
 class SettingsError(Exception):
@@ -54,6 +59,24 @@ def _log_level(value: str) -> str:
         raise ValueError(msg) from None
 
 
+def _networks(value: str) -> str:
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            ip_network(part)
+        except ValueError:
+            msg = "addresses such as 10.0.0.0/8, separated by commas"
+            raise ValueError(msg) from None
+    return value
+
+
+def _address(value: str) -> str:
+    name, _, host = value.partition("@")
+    if not name or not host or "@" in host or not value.isprintable() or " " in value:
+        msg = "an e-mail address such as admin@example.org"
+        raise ValueError(msg)
+    return value
+
+
 def _one_of(*schemes: str) -> Any:
     def check(value: str) -> str:
         if value and not value.startswith(tuple(f"{scheme}:" for scheme in schemes)):
@@ -76,7 +99,9 @@ class Settings(BaseSettings):
     portal_host: str = Field("127.0.0.1", description="Address the web server listens on.")
     portal_port: Port = Field(8080, description="Port of the console and the API.")
     metrics_port: Port = Field(9090, description="Port that serves /metrics for Prometheus; 0 switches the extra listener off.")
-    public_url: str = Field("", description="Address users type, such as https://cloud.example.org; empty trusts the Host header of loopback only.")
+    public_url: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address users type, such as https://cloud.example.org; empty trusts the Host header of loopback only."
+    )
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Path = Field(Path("var"), description="Directory for the database, guest disks, images, logs and sockets.")
     database_url: Annotated[str, _one_of("sqlite", "postgresql+psycopg", "postgresql", "postgres")] = Field(
@@ -92,7 +117,9 @@ class Settings(BaseSettings):
         "", description="Broker that carries job ids (amqp:// or redis://); empty lets workers poll the jobs table."
     )
     secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
-    admin_email: str = Field("admin@atonix.local", description="E-mail address of the first administrator, user name `admin`.")
+    admin_email: Annotated[str, AfterValidator(_address)] = Field(
+        "admin@atonix.local", description="E-mail address of the first administrator, user name `admin`."
+    )
     admin_password: SecretStr = Field(SecretStr(""), description="Password of the first administrator; empty makes one and prints it once.")
     log_level: LogLevel = Field("info", description="debug, info, warn, error or fatal.")
     environment: str = Field("production", description="Name of this installation in log lines.")
@@ -105,7 +132,7 @@ class Settings(BaseSettings):
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
     image_max_gib: int = Field(50, ge=1, le=4096, description="Largest image that may be uploaded or fetched.")
-    image_hosts_allowed: str = Field(
+    image_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."
     )
     web_workers: int = Field(2, ge=1, le=64, description="Web server processes.")
@@ -127,7 +154,9 @@ class Settings(BaseSettings):
     rate_limit_anonymous_per_minute: int = Field(
         120, ge=0, description="Requests per address and minute without a credential; 0 switches the limit off."
     )
-    rate_limit_storage: str = Field("memory://", description="Where request counts are kept; redis:// shares them between replicas.")
+    rate_limit_storage: Annotated[str, _one_of("memory", "redis", "rediss")] = Field(
+        "memory://", description="Where request counts are kept; redis:// shares them between replicas."
+    )
 
     def database(self) -> str:
         """URL for SQLAlchemy: DATABASE_URL, else built from DB_*, else SQLite in DATA_DIR."""
@@ -181,11 +210,11 @@ def _in_environment(name: str) -> bool:
 def _masked(value: object) -> str:
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else ""
-    text = str(value)
+    text = IN_QUERY.sub(r"\1********", str(value))
     head, at, tail = text.rpartition("@")
-    if at and "://" in head:
-        scheme, _, userinfo = head.partition("://")
-        return f"{scheme}://{userinfo.partition(':')[0]}:********@{tail}"
+    scheme, colon, userinfo = head.partition(":")
+    if at and colon:
+        return f"{scheme}://{userinfo.removeprefix('//').partition(':')[0]}:********@{tail}"
     return text
 
 
