@@ -12,7 +12,7 @@ from portal.api.identity import TEXT, WHEN, thing
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, listed, ref
 from portal.compute.flavors import FLAVOR
-from portal.compute.images import GIB, IMAGE, image_upload, receive_upload
+from portal.compute.images import IMAGE, image_upload, receive_upload
 from portal.compute.instances import INSTANCE
 from portal.compute.metrics import InstanceMetric, series
 from portal.http.listing import whole
@@ -46,7 +46,7 @@ def endpoints() -> Iterator[Endpoint]:
                    aliases=("/api/compute/images/mine", "/api/v1/services/images/my_images"))  # fmt: skip
     yield Endpoint("PUT", "/compute/images/{image_id}/file", "compute.images.file", image_file,
                    "Send the file of an image that awaits it; its format is found by looking into it", "Images", {202: ref("Image")}, (403, 404, 409),
-                   body={"type": "string", "format": "binary"}, media="application/octet-stream", aliases=aliases(IMAGE, "/{image_id}/file"))  # fmt: skip
+                   body={"type": "string", "format": "binary"}, media="application/octet-stream", is_large=True, aliases=aliases(IMAGE, "/{image_id}/file"))  # fmt: skip
     item = "/{instance_id}"
     hours = Query("hours", "How far back, up to 168.", {"type": "integer", "minimum": 1, "maximum": 168, "default": 24})
     statistics = thing(min=NUMBER, avg=NUMBER, max=NUMBER)
@@ -93,7 +93,6 @@ def image_file(image_id: str) -> ResponseReturnValue:
     refuse_unless_ready(ctx, image_upload, image_id)
     if request.content_length is None:
         raise InvalidRequest("Say how long the file is: send Content-Length.")
-    request.max_content_length = settings.image_max_gib * GIB
     row = find(ctx, IMAGE, image_id)
     sha256 = receive_upload(settings, row.id, request.stream.read, expected_bytes=request.content_length)
     outcome = run(ctx, image_upload, image_id, {"sha256": sha256})

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask
 from flask.typing import ResponseReturnValue
 
-from portal.http.guard import Access, access
+from portal.http.guard import Access, access, large_body
 
 PREFIX = "/api/v1"
 View = Callable[..., ResponseReturnValue]
@@ -51,6 +51,7 @@ class Endpoint:
     media: str = "application/json"
     if_match: bool = False
     idempotent: bool = False
+    is_large: bool = False
     aliases: Sequence[str] = ()
 
     @property
@@ -68,6 +69,8 @@ def register(app: Flask, endpoints: Sequence[Endpoint]) -> None:
     """Make the routes; each answers with and without a slash at its end."""
     for endpoint in endpoints:
         view = access(endpoint.rule)(_own(endpoint.view))
+        if endpoint.is_large:
+            large_body(view)
         app.add_url_rule(_rule(endpoint.full_path), f"api.{endpoint.name}", view, methods=[endpoint.method], strict_slashes=False)
         for alias in endpoint.aliases:
             app.add_url_rule(_rule(alias), f"api.{endpoint.name}", methods=[endpoint.method], strict_slashes=False)

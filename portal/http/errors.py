@@ -23,6 +23,7 @@ def install(app: Flask, render_page: PageRenderer) -> None:
     """Answer every error; `render_page` makes the page that people see."""
 
     def answer(error: PortalError) -> ResponseReturnValue:
+        g.retry_after_s = error.retry_after_s
         return as_json(error) if wants_json() else render_page(error)
 
     def portal_error(error: PortalError) -> ResponseReturnValue:
@@ -63,8 +64,6 @@ def as_json(error: PortalError) -> ResponseReturnValue:
         response.headers["WWW-Authenticate"] = "Token"
         if session_secret():
             response.headers["X-Session-Expired"] = "1"
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 

@@ -15,6 +15,9 @@ ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 ATTRIBUTE = "_portal_access"
 
 
+LARGE_BODY = "_portal_large_body"
+
+
 class Access(StrEnum):
     """Who may call a route: anybody, or whoever is signed in (operations and queries then decide on their own)."""
 
@@ -30,6 +33,17 @@ def access(rule: Access | str) -> Callable[[ViewT], ViewT]:
         return view
 
     return mark
+
+
+def large_body(view: ViewT) -> ViewT:
+    """Mark a view that streams a body of an image's size; all others take forms and JSON only."""
+    setattr(view, LARGE_BODY, True)
+    return view
+
+
+def takes_large_body(app: Flask, endpoint: str | None) -> bool:
+    """Whether a route's view was marked so."""
+    return bool(getattr(app.view_functions.get(endpoint or ""), LARGE_BODY, False))
 
 
 def rule_of(app: Flask, endpoint: str | None) -> Access | str | None:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, g, request
 from flask.sessions import SecureCookieSessionInterface
 from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from portal.http.guard import takes_large_body
 from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip
 from portal.kernel.errors import InvalidRequest
 from portal.settings import Settings
@@ -27,6 +28,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 MAX_FORM_BYTES = 2 << 20
+GIB = 1 << 30
 
 
 class FormCookie(SecureCookieSessionInterface):
@@ -56,6 +58,9 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
     @app.before_request
     def protect() -> None:
         _refuse_odd_text()
+        if takes_large_body(app, request.endpoint):
+            # Before anything looks at the body: its limit is fixed with the first look.
+            request.max_content_length = settings.image_max_gib * GIB
         # A request with a token header carries no cookie that a foreign page could abuse.
         if request.method not in {"GET", "HEAD", "OPTIONS"} and _by_cookie():
             csrf.protect()
@@ -80,6 +85,10 @@ def _headers(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.setdefault("Content-Security-Policy", CSP_CONSOLE if request.environ.get(INLINE_STYLE) else CSP)
+    # The limiter says it with every answer; it is meant for those that are to be asked again.
+    response.headers.pop("Retry-After", None)
+    if g.get("retry_after_s") is not None:
+        response.headers["Retry-After"] = str(g.retry_after_s)
     if request.is_secure:
         response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
     if request.endpoint != "static":

@@ -126,9 +126,11 @@ def list_rows(ctx: Context, rtype: ResourceType, query: ListQuery) -> Page:
     )  # fmt: skip
 
 
-def found_rows(ctx: Context, rtype: ResourceType, query: ListQuery, *, limit: int) -> Sequence[Any]:
-    """The first rows that a query covers, by name, without counting."""
-    statement = select(rtype.model).where(conditions(ctx, rtype, query)).order_by(rtype.model.name, rtype.model.id).limit(limit)
+def found_rows(ctx: Context, rtype: ResourceType, query: ListQuery, *, limit: int, order: str = "name") -> Sequence[Any]:
+    """The first rows that a query covers, without counting."""
+    sort = _sort_column(rtype, order)
+    keys = (sort.desc(), rtype.model.id.desc()) if order.startswith("-") else (sort.asc(), rtype.model.id.asc())
+    statement = select(rtype.model).where(conditions(ctx, rtype, query)).options(*rtype.eager()).order_by(*keys).limit(limit)
     return ctx.db.scalars(statement).all()
 
 

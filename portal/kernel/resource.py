@@ -174,13 +174,26 @@ class Column:
     css: str = ""
 
 
+def _nothing_to_say(_row: Any) -> Sequence[str]:
+    return ()
+
+
+def _always(_row: Any) -> bool:
+    return True
+
+
+def _free(_row: Any) -> float | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceType:
     """Everything about a type that its columns do not say.
 
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
-    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. `hidden` names
-    exposed fields that the API does not return.
+    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. Where a row is offered
+    as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
+    price, None where it has none.
     """
 
     model: type[Any]
@@ -202,6 +215,9 @@ class ResourceType:
     aliases: Mapping[str, str] = field(default_factory=dict)
     default_order: str = "-created_at"
     in_navigation: bool = True
+    describe: Callable[[Any], Sequence[str]] = _nothing_to_say
+    usable: Callable[[Any], bool] = _always
+    hourly_cost_usd: Callable[[Any], float | None] = _free
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 
     @property

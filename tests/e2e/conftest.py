@@ -75,7 +75,9 @@ def open_context(browser: Browser, request: pytest.FixtureRequest, tmp_path: Pat
     def make(**options: object) -> BrowserContext:
         context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, **options)
         context.on("weberror", lambda error: problems.append(str(error.error)))
-        context.on("console", lambda message: problems.append(message.text) if message.type == "error" and "status of 4" not in message.text else None)
+        context.on(
+            "console", lambda message: problems.append(message.text) if message.type == "error" and "status of 4" not in message.text else None
+        )
         opened.append(context)
         return context
 

@@ -1,0 +1,94 @@
+"""The user's own account: sessions, tokens, password, preferences."""
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from portal.http.guard import Access, access
+from portal.http.request import context, signed_in
+from portal.identity import accounts
+from portal.identity.accounts import SignedIn
+from portal.kernel.errors import InvalidRequest, PortalError, Unauthorized
+from portal.web.page import field_errors, form_status, go, render
+
+pages = Blueprint("account", __name__)
+
+
+def _me() -> SignedIn:
+    found = signed_in()
+    if found is None:
+        raise Unauthorized("Sign in first.")
+    return found
+
+
+@pages.get("/account")
+@access(Access.SIGNED_IN)
+def index() -> ResponseReturnValue:
+    """Everything about the account."""
+    return _page(200)
+
+
+@pages.post("/account/sessions/<session_id>/revoke")
+@access(Access.SIGNED_IN)
+def revoke_session(session_id: str) -> ResponseReturnValue:
+    """End one of the own sessions."""
+    accounts.session_revoke(context(), session_id)
+    return go("/account", "The session has ended.")
+
+
+@pages.post("/account/tokens")
+@access(Access.SIGNED_IN)
+def create_token() -> ResponseReturnValue:
+    """A new token, shown once."""
+    name = request.form.get("name", "").strip()
+    try:
+        if not name or len(name) > 255 or not name.isprintable():  # noqa: PLR2004 - as the column
+            raise InvalidRequest.fields({"name": ["must have 1 to 255 printable characters."]})
+        secret, token = accounts.token_create(context(), _me().user, name)
+    except PortalError as error:
+        return _page(form_status(error), error=error, typed=name[:255])
+    return _page(201, secret=secret, new_token=token.id)
+
+
+@pages.post("/account/tokens/<token_id>/revoke")
+@access(Access.SIGNED_IN)
+def revoke_token(token_id: str) -> ResponseReturnValue:
+    """End one of the own tokens."""
+    accounts.token_revoke(context(), token_id)
+    return go("/account", "The token is revoked.")
+
+
+@pages.route("/account/password", methods=["GET", "POST"])
+@access(Access.SIGNED_IN)
+def password() -> ResponseReturnValue:
+    """Choose another password."""
+    found, errors, message, status = _me(), dict[str, list[str]](), "", 200
+    if request.method == "POST":
+        form = request.form
+        try:
+            if form.get("new", "") != form.get("again", ""):
+                raise InvalidRequest.fields({"again": ["is not the same as the new password."]})
+            keep = found.session.session_id if found.session else ""
+            accounts.password_change(context(), form.get("old", ""), form.get("new", ""), keep_session=keep)
+        except PortalError as error:
+            errors, message = field_errors(error, ("old", "new", "again"))
+            status = form_status(error)
+        else:
+            return go("/account", "Your password is changed. Other sessions and all tokens have ended.")
+    return render("account/password.html", status, errors=errors, message=message, forced=found.user.must_change_password)
+
+
+@pages.post("/account/preferences")
+@access(Access.SIGNED_IN)
+def preferences() -> ResponseReturnValue:
+    """Keys and density."""
+    accounts.preferences_update(context(), {"single_keys": "single_keys" in request.form, "compact": "compact" in request.form})
+    return go("/account", "Saved.")
+
+
+def _page(status: int, *, error: PortalError | None = None, typed: str = "", secret: str = "", new_token: str = "") -> ResponseReturnValue:
+    ctx = context()
+    session = _me().session
+    return render(
+        "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=accounts.tokens_of(ctx), error=error, typed=typed, secret=secret,
+        new_token=new_token, current=session.session_id if session else "",
+    )  # fmt: skip

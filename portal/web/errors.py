@@ -1,0 +1,53 @@
+"""Refusals as people see them: a page, a part of the page, or the way to the sign-in form."""
+
+from urllib.parse import urlencode
+
+from flask import make_response, redirect, request
+from flask.typing import ResponseReturnValue
+
+from portal.http.request import session_secret
+from portal.kernel.errors import PortalError, Unauthorized
+from portal.web.page import is_fragment, render
+
+TITLES = {
+    400: "This request cannot be understood", 403: "You may not do this", 404: "There is nothing here", 405: "This cannot be done here",
+    409: "This contradicts what is there", 412: "Somebody else was faster", 413: "Too large", 415: "Unknown kind of content", 429: "Not so fast",
+    500: "Something went wrong", 503: "Not available at the moment",
+}  # fmt: skip
+SECRET_NAMES = ("password", "secret", "token", "old", "new", "again")
+MAX_CARRIED = 200
+
+
+def render_error(error: PortalError) -> ResponseReturnValue:
+    """Answer a refusal."""
+    if isinstance(error, Unauthorized):
+        return _sign_in_first(error)
+    title = TITLES.get(error.status, TITLES[500] if error.status >= 500 else TITLES[400])  # noqa: PLR2004 - ours or theirs
+    if is_fragment():
+        response = render("errors/toast.html", error.status, error=error, title=title)
+        response.headers["HX-Retarget"], response.headers["HX-Reswap"] = "#toasts", "beforeend"
+        return response
+    response = render("errors/page.html", error.status, error=error, title=title)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _sign_in_first(error: PortalError) -> ResponseReturnValue:
+    if is_fragment():
+        response = make_response(error.message, 401)
+        response.headers["X-Session-Expired"] = "1"
+        return response
+    here = request.full_path.rstrip("?") if request.query_string else request.path
+    if request.method in {"GET", "HEAD"}:
+        return redirect("/login" + ("?" + urlencode({"next": here}) if here != "/" else ""), 303)
+    return render(
+        "auth/sign_in.html", 401, message=error.message if session_secret() else "Sign in first.", username="", next=here, carried=_carried()
+    )
+
+
+def _carried() -> list[tuple[str, str]]:
+    """What was typed, to be handed back after signing in; never anything secret."""
+    pairs = [(name, value) for name in request.form for value in request.form.getlist(name)]
+    kept = [(name, value) for name, value in pairs if name != "csrf_token" and not any(word in name.lower() for word in SECRET_NAMES)]
+    return kept[:MAX_CARRIED]

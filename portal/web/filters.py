@@ -1,0 +1,108 @@
+"""How values look on pages: moments, sizes, words. For templates; everything is escaped by them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Flask
+
+from portal.kernel.db import now
+from portal.kernel.resource import ResourceType
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+JOB_TONES = {"succeeded": "ok", "failed": "bad", "dead": "bad", "cancelled": "off", "queued": "busy", "running": "busy", "retrying": "busy"}
+AUDIT_TONES = {"success": "ok", "failure": "bad", "denied": "warn"}
+JOB_WORDS = {"succeeded": "Done", "dead": "Given up"}
+
+
+def install(app: Flask) -> None:
+    """Make them known to templates."""
+    for function in (ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, shown, size, iso):
+        app.jinja_env.filters[function.__name__] = function
+
+
+def ago(moment: datetime | None) -> str:
+    """`3 min ago`, `16:49`, `12 Mar`."""
+    if moment is None:
+        return "–"
+    seconds = (now() - moment).total_seconds()
+    if seconds < MINUTE_S:
+        return "just now"
+    if seconds < HOUR_S:
+        return f"{int(seconds // MINUTE_S)} min ago"
+    if seconds < DAY_S:
+        return f"{int(seconds // HOUR_S)} h ago"
+    return f"{moment.day} {moment:%b}" + ("" if moment.year == now().year else f" {moment.year}")
+
+
+def exact(moment: datetime | None) -> str:
+    """`2026-11-20 16:49:07 UTC`."""
+    return "–" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def clock(moment: datetime) -> str:
+    """`16:49` today, else the day."""
+    return f"{moment:%H:%M}" if now() - moment < timedelta(hours=20) else f"{moment.day} {moment:%b}"
+
+
+def iso(moment: datetime) -> str:
+    """For `datetime` attributes."""
+    return moment.isoformat(timespec="seconds")
+
+
+def duration(start: datetime | None, end: datetime | None = None) -> str:
+    """`8 s`, `1 min 12 s`."""
+    if start is None:
+        return ""
+    seconds = ((end or now()) - start).total_seconds()
+    if seconds < 10:  # noqa: PLR2004 - below ten seconds tenths mean something
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < MINUTE_S:
+        return f"{int(seconds)} s"
+    if seconds < HOUR_S:
+        return f"{int(seconds // MINUTE_S)} min {int(seconds % MINUTE_S)} s"
+    return f"{int(seconds // HOUR_S)} h {int(seconds % HOUR_S // MINUTE_S)} min"
+
+
+def words(text: str) -> str:
+    """`awaiting_upload` → `Awaiting upload`."""
+    return text.replace("_", " ").capitalize()
+
+
+def tone_of(row: Any, rtype: ResourceType) -> str:
+    """Colour family of a row's state."""
+    return rtype.lifecycle.tone(row.state) if rtype.lifecycle else "off"
+
+
+def job_tone(state: str) -> str:
+    """Colour family of a job's state."""
+    return JOB_TONES.get(state, "off")
+
+
+def job_word(state: str) -> str:
+    """Word for a job's state."""
+    return JOB_WORDS.get(state, words(state))
+
+
+def audit_tone(status: str) -> str:
+    """Colour family of an outcome."""
+    return AUDIT_TONES.get(status, "ok")
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:  # noqa: PLR2004 - binary units
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def shown(value: Any) -> str:
+    """A field's value as text; nothing is a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    if isinstance(value, datetime):
+        return exact(value)
+    return str(value)

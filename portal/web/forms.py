@@ -1,0 +1,221 @@
+"""Forms from operations: the kind of a parameter chooses the field. Binding and rendering only; what is accepted is decided where all input is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+from wtforms import BooleanField, Field, Form, SelectField, StringField, TextAreaField
+
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.lookup import ListQuery, found_rows
+from portal.kernel.operations import Operation, Param
+from portal.kernel.resource import ResourceType
+
+MAX_CHOICES = 100
+AS_CARDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row that can be chosen, with short lines about it."""
+
+    value: str
+    label: str
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Widget:
+    """What a template needs to know of a field besides what WTForms knows."""
+
+    param: Param
+    style: str
+    options: Sequence[Option] = ()
+    # Waits behind "More options" unless something is typed in it.
+    is_quiet: bool = False
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the form cannot go without it."""
+        return self.param.required
+
+    @property
+    def unit(self) -> str:
+        """Unit of the number."""
+        return self.param.info.unit
+
+    @property
+    def help(self) -> str:
+        """One sentence under the field."""
+        return self.param.info.help
+
+
+class OperationForm:
+    """The form of one operation, bound to what was typed or to the row that it changes."""
+
+    def __init__(self, ctx: Context, op: Operation, *, typed: Any = None, row: Any = None) -> None:
+        self.ctx, self.op, self.row = ctx, op, row
+        made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items()}
+        self.widgets = {name: widget for name, (_, widget) in made.items()}
+        form_class = type("Bound", (Form,), {name: field for name, (field, _) in made.items()})
+        self.form: Form = form_class(formdata=typed, data=_present(op, row))
+        self.errors: dict[str, list[str]] = {}
+        self.message = ""
+
+    def fields(self, *, quiet: bool) -> list[tuple[Field, Widget]]:
+        """Fields of the one or the other part of the form."""
+        pairs = [(self.form[name], widget) for name, widget in self.widgets.items()]
+        return [(field, widget) for field, widget in pairs if widget.is_quiet == quiet]
+
+    @property
+    def has_quiet_content(self) -> bool:
+        """Whether the hidden part has to be open: something in it is filled in or wrong."""
+        return any(field.name in self.errors or (field.data and field.data != widget.param.default) for field, widget in self.fields(quiet=True))
+
+    def data(self) -> dict[str, Any]:
+        """Input for `run`, as text where it was typed. Raises InvalidRequest for tags that cannot be read."""
+        found, problems = {}, {}
+        for name, widget in self.widgets.items():
+            try:
+                value = _value(widget.param, self.form[name].data)
+            except ValueError as error:
+                problems[name] = [str(error)]
+                continue
+            if value is not None or (widget.param.nullable and not widget.param.required and self.row is not None):
+                found[name] = value
+        if problems:
+            raise InvalidRequest.fields(problems)
+        return self._changed(found) if self.op.partial and self.row is not None else found
+
+    def _changed(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Only what differs from the row: the audit log tells what somebody changed, not what they left alone."""
+        return {name: value for name, value in found.items() if value != getattr(self.row, name)}
+
+
+def _present(op: Operation, row: Any) -> dict[str, Any]:
+    shown = {}
+    for name, param in op.params.items():
+        value = getattr(row, name) if row is not None and op.partial else None if param.required else param.default
+        if isinstance(param.info.kind, f.Tags | f.TextMap):
+            value = as_lines(value or {})
+        shown[name] = value
+    return shown
+
+
+def as_lines(pairs: Mapping[str, str]) -> str:
+    """Tags as text: one `key=value` per line."""
+    return "\n".join(f"{key}={value}" for key, value in pairs.items())
+
+
+def from_lines(text: str) -> dict[str, str]:
+    """Tags from text. Raises ValueError naming the line that is none."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key.strip():
+            msg = f"Line {number} must be key=value."
+            raise ValueError(msg)
+        if key.strip() in found:
+            msg = f"Line {number} gives {key.strip()[:100]} a second value."
+            raise ValueError(msg)
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _value(param: Param, typed: Any) -> Any:
+    if isinstance(param.info.kind, f.Bool):
+        return bool(typed)
+    text = "" if typed is None else str(typed)
+    if isinstance(param.info.kind, f.Tags | f.TextMap):
+        return from_lines(text)
+    if isinstance(param.info.kind, f.LongText):
+        # Browsers send CRLF; a script with it would not run.
+        return text.replace("\r\n", "\n")
+    text = text.strip()
+    if text == "" and (param.required or param.nullable or not isinstance(param.info.kind, f.Name | f.Line | f.Choice)):
+        return "" if param.required else None
+    return text
+
+
+def _label(param: Param) -> str:
+    return param.info.label or param.name.replace("_", " ").capitalize()
+
+
+@singledispatch
+def field_for(kind: f.Kind, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    """(WTForms field, how it is shown) of a parameter of this kind."""
+    del kind, ctx
+    return StringField(_label(param)), Widget(param, "line")
+
+
+@field_for.register
+def _(kind: f.LongText, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del ctx
+    is_short = kind.max_bytes <= 2000  # noqa: PLR2004 - a description, not a document
+    return TextAreaField(_label(param)), Widget(param, "text" if is_short else "document", is_quiet=not param.required)
+
+
+@field_for.register
+def _(kind: f.Int, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return StringField(_label(param)), Widget(param, "number")
+
+
+@field_for.register
+def _(kind: f.Number, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return StringField(_label(param)), Widget(param, "number")
+
+
+@field_for.register
+def _(kind: f.Bool, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return BooleanField(_label(param)), Widget(param, "check", is_quiet=True)
+
+
+@field_for.register
+def _(kind: f.Choice, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del ctx
+    choices = [(option, option or "None") for option in kind.options]
+    return SelectField(_label(param), choices=choices, validate_choice=False), Widget(param, "choice", [Option(*pair) for pair in choices])
+
+
+@field_for.register
+def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    rtype = ctx.registry.get(kind.type_key)
+    if rtype is None:
+        return StringField(_label(param)), Widget(param, "line")
+    options = _options(ctx, rtype)
+    if len(options) > MAX_CHOICES:
+        return StringField(_label(param)), Widget(param, "name", options[:MAX_CHOICES])
+    choices = [(option.value, option.label) for option in options]
+    style = "cards" if param.required and len(options) <= AS_CARDS else "select"
+    if not param.required:
+        choices = [("", "None"), *choices]
+    return SelectField(_label(param), choices=choices, validate_choice=False), Widget(param, style, options)
+
+
+def _options(ctx: Context, rtype: ResourceType) -> list[Option]:
+    rows = found_rows(ctx, rtype, ListQuery(), limit=MAX_CHOICES + 1, order=rtype.default_order)
+    return [Option(row.id, row.name, [line for line in rtype.describe(row) if line]) for row in rows if rtype.usable(row)]
+
+
+def _pairs(param: Param) -> tuple[Any, Widget]:
+    return TextAreaField(_label(param)), Widget(param, "pairs", is_quiet=True)
+
+
+@field_for.register
+def _(kind: f.Tags, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return _pairs(param)
+
+
+@field_for.register
+def _(kind: f.TextMap, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return _pairs(param)
