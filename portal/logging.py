@@ -28,8 +28,8 @@ SECRET = re.compile(
     """
 )
 USERINFO = re.compile(r"://([^/\s:@]*):(\S*)@")
-# PostgreSQL repeats whole rows there.
-DETAIL = re.compile(r"(?m)^DETAIL:.*$")
+# PostgreSQL repeats whole rows there, over as many lines as their text has.
+DETAIL = re.compile(r"(?ms)^DETAIL:.*?(?=^\[SQL|^The above exception|^During handling|\Z)")
 KEY_BLOCK = re.compile(r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|$)")
 
 
@@ -39,7 +39,7 @@ def redact(text: str) -> str:
     def mask(found: re.Match[str]) -> str:
         return "atonix_********" if found[1].lower().startswith("atonix_") else f"{found[1]}********"
 
-    text = KEY_BLOCK.sub(r"\1********\2", DETAIL.sub("DETAIL: ********", text))
+    text = KEY_BLOCK.sub(r"\1********\2", DETAIL.sub("DETAIL: ********\n", text))
     return USERINFO.sub(r"://\1:********@", SECRET.sub(mask, text))
 
 

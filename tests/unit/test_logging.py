@@ -23,7 +23,7 @@ from tests.support.tree import VERSION
         ("X-API-Key: SECRET", "X-API-Key"), ("apikey=SECRET", ""), ("SECRET_KEY=SECRET", "SECRET_KEY="), ("client_secret=SECRET", ""), ("user_data='SECRET two SECRET'", ""),
         ("postgresql+psycopg://portal:SECRET@db/portal", "postgresql+psycopg://portal:********@db/portal"), ("redis://:SECRET@cache:6379/0", "@cache:6379/0"),
         ("amqp://u:SECRET@rabbit//", "@rabbit//"), ("postgresql://u:p@SECRET@db/x", "@db/x"), ("fetch https://u:SECRET/slash@h/x?y=z", "@h/x?y=z"),
-        ("a atonix_SECRETSECRETSECRET b", "a atonix_******** b"), ("DETAIL:  Failing row contains (i-1, SECRET).\nnext", "next"),
+        ("a atonix_SECRETSECRETSECRET b", "a atonix_******** b"), ("DETAIL:  Failing row contains (i-1, SECRET\n\nSECRET).\n[SQL: next]", "[SQL: next]"),
         ("-----BEGIN " + "OPENSSH PRIVATE KEY-----\nSECRET\nSECRET\n-----END OPENSSH PRIVATE KEY----- rest", " rest"),
         ("-----BEGIN " + "RSA PRIVATE KEY-----\nSECRET", ""), ("private_key = SECRET", ""),
     ],
