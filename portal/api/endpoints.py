@@ -30,7 +30,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method on one path. `path` is canonical, below /api/v1 unless it begins with /api; `aliases` are whole paths with the same names in braces.
+    """One method on one path. `path` is canonical, below /api/v1 but for /api-token-auth; `aliases` are whole paths with the same names in braces.
 
     `answers` maps each status of success to the schema of its body (None: no body); `refuses` are the statuses that it may refuse with besides
     those that any endpoint has.
@@ -57,7 +57,7 @@ class Endpoint:
     @property
     def full_path(self) -> str:
         """Where it is, from the root."""
-        return self.path if self.path.startswith(("/api/", "/api-")) else PREFIX + self.path
+        return self.path if self.path.startswith("/api-token-auth") else PREFIX + self.path
 
     def statuses(self) -> list[int]:
         """Every status that it may answer with."""

@@ -14,7 +14,7 @@ from portal.kernel.control import visible_jobs
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.events import Event
 from portal.kernel.ids import is_storable
-from portal.kernel.jobs import Job
+from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.resource import Reach, ResourceType
 
 READ_AUDIT = "security.audit.read"
@@ -184,7 +184,9 @@ def activity_of(ctx: Context, rtype: ResourceType, row: Any, *, limit: int = 50)
     else:
         query = select(Event).where(_visible_events(ctx), Event.resource_id == row.id, Event.type.startswith(f"{rtype.key}.", autoescape=True))
         told = [_of_event(ctx, event) for event in ctx.db.scalars(query.order_by(Event.id.desc()).limit(limit))]
-    return _newest([*told, *(_of_job(job) for job in jobs)], limit)
+    # How a job ended is told already; one that has not ended has no other line.
+    told_of = {item.job_id for item in told if item.job_id}
+    return _newest([*told, *(_of_job(job) for job in jobs if job.state in ACTIVE or job.id not in told_of)], limit)
 
 
 def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:

@@ -43,6 +43,11 @@ class Widget:
         return self.param.required
 
     @property
+    def is_optional(self) -> bool:
+        """Whether it may be left empty and says so."""
+        return not self.param.required and not isinstance(self.param.info.kind, f.Name)
+
+    @property
     def unit(self) -> str:
         """Unit of the number."""
         return self.param.info.unit

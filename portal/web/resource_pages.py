@@ -269,7 +269,7 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
         denied = ""
     values: dict[str, Any] = {
         "rtype": rtype, "base": base, "op": op, "form": form, "row": row, "key": request.form.get("idempotency_key") or str(uuid.uuid4()), "denied": denied,
-        "action": f"{base}/new" if is_create else f"{base}/{row.id}/actions/{op.verb}", "version": request.form.get("version") or (row.version if row else ""),
+        "action": f"{base}/new" if is_create else f"{base}/{row.id}/actions/{op.verb}", "row_version": request.form.get("version") or (row.version if row else ""),
     }  # fmt: skip
     if is_create:
         values |= _effects(ctx, rtype, op, form)
