@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from portal.compute.flavors import seed_flavors
@@ -21,6 +21,7 @@ from portal.settings import ROOT, Settings
 
 DEFAULT_PROJECT = "default"
 ADMIN = "admin"
+LOCK = 7_201_845  # any number that nothing else in the database locks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ def migrate(engine: Engine) -> None:
 def initialise(session: Session, settings: Settings) -> FirstAdmin | None:
     """Make what is missing of the default project, flavors, images and the first administrator; gives that one if it was made now."""
     with transaction(session):
+        if session.get_bind().dialect.name == "postgresql":
+            # Two replicas that start at once: the second finds everything made.
+            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         project = session.scalars(select(Project).where(Project.name == DEFAULT_PROJECT)).first()
         if project is None:
             project = Project(id=new_id("prj"), name=DEFAULT_PROJECT, description="The first project.")

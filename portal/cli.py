@@ -4,9 +4,11 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from portal.settings import Settings, SettingsError
@@ -24,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     command: Command = args.command
-    return command(settings, args)
+    try:
+        return command(settings, args)
+    except OperationalError as error:
+        print(f"The database does not answer: {' '.join(str(error.orig).split())}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,10 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _session(settings: Settings) -> Session:
+@contextmanager
+def _session(settings: Settings) -> Iterator[Session]:
     from portal.kernel.db import open_database
 
-    return open_database(settings)()
+    sessions = open_database(settings)
+    try:
+        with sessions() as session:
+            yield session
+    finally:
+        sessions.kw["bind"].dispose()
 
 
 def _prepare(settings: Settings) -> None:

@@ -71,7 +71,10 @@ class LocalCompute:
             version, chosen = self._open().version(), self._accelerated()
         except EngineError as error:
             return Capability("compute", available=False, detail="libvirt and QEMU", reason=error.message)
-        return Capability("compute", available=True, detail=f"{version}, {chosen.name.upper()} ({chosen.why})")
+        detail = f"{version}, {chosen.name.upper()} ({chosen.why})"
+        if why := self._open().no_network_because:
+            detail += f"; guests have no network: {why}"
+        return Capability("compute", available=True, detail=detail)
 
     def capacity(self) -> HostCapacity:
         """Measure the host."""
@@ -331,7 +334,8 @@ class LocalCompute:
             return self._accelerator
 
     def _host(self) -> Host:
-        return Host(self._paths.installation, self._accelerated().name, self._paths.short_root() / "run")
+        has_network = not self._open().no_network_because
+        return Host(self._paths.installation, self._accelerated().name, self._paths.short_root() / "run", has_network=has_network)
 
     def _make_folder(self, files: MachineFiles) -> None:
         self._paths.make()

@@ -31,6 +31,7 @@ class Host:
     installation: str
     accelerator: str
     run: Path
+    has_network: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host:
         _text(root, event, action)
     _devices(root, spec, files, host)
     extra = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-    for argument in traffic.arguments(files, host.run):
+    for argument in traffic.arguments(files, host.run) if host.has_network else ():
         ET.SubElement(extra, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
     digest = hashlib.sha256(ET.tostring(root)).hexdigest()
     mark = ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark")
@@ -99,9 +100,10 @@ def _devices(root: ET.Element, spec: MachineSpec, files: MachineFiles, host: Hos
     ET.SubElement(devices, "controller", type="pci", model="pcie-root")
     for _ in range(DEVICES + SPARE_PORTS):
         ET.SubElement(devices, "controller", type="pci", model="pcie-root-port")
-    network = ET.SubElement(devices, "interface", type="user")
-    ET.SubElement(network, "mac", address=mac_address(spec.machine_id))
-    ET.SubElement(network, "model", type="virtio")
+    if host.has_network:
+        network = ET.SubElement(devices, "interface", type="user")
+        ET.SubElement(network, "mac", address=mac_address(spec.machine_id))
+        ET.SubElement(network, "model", type="virtio")
     serial = ET.SubElement(devices, "serial", type="unix")
     ET.SubElement(serial, "source", mode="bind", path=str(host.run / files.serial.name))
     # Appending: what the portal cuts off at the front stays cut off.

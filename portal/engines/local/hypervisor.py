@@ -3,6 +3,7 @@
 Imported only when the engine is first used: the binding to libvirt is not on every machine.
 """
 
+import grp
 import logging
 import os
 import pwd
@@ -21,6 +22,7 @@ import libvirt
 
 from portal.engines.local.accelerator import DEVICE
 from portal.engines.local.definition import NAMESPACE, Mark, mark_of
+from portal.engines.local.firewall import keep_off_loopback
 from portal.engines.local.paths import LocalPaths
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineState
 
@@ -107,6 +109,7 @@ class Hypervisor:
             uri = f"qemu:///embed?root={quote(str(paths.short_root() / 'libvirt'))}"
         with _as_unavailable():
             self._connection = libvirt.open(uri)
+        self.no_network_because = keep_off_loopback(UNPRIVILEGED_USER)
         self._changes = 0
         self._changed = threading.Condition()
         with _as_unavailable():
@@ -254,7 +257,7 @@ def _configure(paths: LocalPaths) -> None:
     lines = ['stdio_handler = "file"', 'security_driver = "none"', "cgroup_controllers = []", "remember_owner = 0", "auto_dump_bypass_cache = 0"]
     user = guest_user(paths.run)
     if user:
-        lines += [f'user = "{user}"', f'group = "{user}"']
+        lines += [f'user = "{user}"', f'group = "{guest_group(user)}"']
         # QEMU makes the display's socket itself.
         shutil.chown(paths.run, user, user)
     folder = paths.libvirt / "etc"
@@ -273,6 +276,14 @@ def guest_user(folder: Path, kvm: Path = DEVICE) -> str:
     can_pass = all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
     # libvirt examines QEMU anew at each call, for a minute, where the portal may use /dev/kvm and its guests may not.
     return UNPRIVILEGED_USER if can_pass and (not kvm.exists() or _may_use(kvm, user)) else "root"
+
+
+def guest_group(user: str) -> str:
+    """The group that guests run in, whoever their user is: the firewall knows them by it."""
+    try:
+        return grp.getgrnam(UNPRIVILEGED_USER).gr_name
+    except KeyError:
+        return user
 
 
 def _may_use(device: Path, user: pwd.struct_passwd) -> bool:
