@@ -1,0 +1,93 @@
+"""Migrations: up, down and up again, nothing left behind, and the models are what they make."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect
+from sqlalchemy.orm import Session, sessionmaker
+
+from portal.bootstrap import alembic_config, initialise, is_current, migrate
+from portal.kernel.db import Base, open_database
+from portal.settings import ROOT, Settings
+from tests.support.databases import ON_POSTGRESQL, settings_for
+from tests.support.processes import environment
+from tests.support.servers import Postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres | None]:
+    if not ON_POSTGRESQL:
+        yield None
+        return
+    started = Postgres()
+    started.start()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def blank(server: Postgres | None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[sessionmaker[Session]]:
+    """An empty database of this test alone."""
+    url = f"sqlite:///{tmp_path}/blank.db"
+    if server is not None:
+        name = f"blank_{abs(hash(request.node.name))}"
+        server.execute(f"CREATE DATABASE {name}")
+        url = server.url(name)
+    sessions = open_database(settings_for(tmp_path, database_url=url))
+    yield sessions
+    sessions.kw["bind"].dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def test_up_down_and_up_again(blank: sessionmaker[Session], settings: Settings) -> None:
+    engine = blank.kw["bind"]
+    assert not is_current(engine)
+    migrate(engine)
+    assert is_current(engine)
+    assert tables(engine) == set(Base.metadata.tables)
+    with blank() as session:
+        initialise(session, settings)
+    command.downgrade(alembic_config(engine), "base")
+    assert tables(engine) == set()
+    assert not is_current(engine)
+    migrate(engine)
+    migrate(engine)
+    command.check(alembic_config(engine))
+    with blank() as session:
+        assert initialise(session, settings) is not None
+
+
+def test_indexes_and_constraints_are_those_of_the_models(blank: sessionmaker[Session]) -> None:
+    """What alembic's own comparison overlooks: partial indexes, their order, and foreign keys."""
+    engine = blank.kw["bind"]
+    migrate(engine)
+    found = inspect(engine)
+    for table in Base.metadata.sorted_tables:
+        made = {index["name"]: (tuple(index["column_names"]), bool(index["unique"])) for index in found.get_indexes(table.name)}
+        for index in table.indexes:
+            assert made[str(index.name)] == (tuple(column.name for column in index.columns), bool(index.unique)), index.name
+        assert {tuple(key["constrained_columns"]) for key in found.get_foreign_keys(table.name)} == {
+            (column.name,) for column in table.columns if column.foreign_keys
+        }, table.name
+        assert {c["name"]: c["nullable"] for c in found.get_columns(table.name)} == {c.name: bool(c.nullable) for c in table.columns}, table.name
+
+
+def test_several_that_start_at_once_migrate_once(blank: sessionmaker[Session], tmp_path: Path) -> None:
+    engine = blank.kw["bind"]
+    settings = settings_for(tmp_path, database_url=engine.url.render_as_string(hide_password=False))
+    command_line = [sys.executable, "-m", "portal", "init"]
+    started = [
+        subprocess.Popen(command_line, env=environment(settings), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in started]
+    assert [end for end in ended if end[2] != 0 or end[1]] == []
+    assert sum("First administrator" in out for out, _, _ in ended) == 1
+    assert is_current(engine)
