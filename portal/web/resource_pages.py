@@ -295,8 +295,8 @@ def _effects(ctx: Context, rtype: ResourceType, op: Operation, form: OperationFo
     except InvalidRequest as error:
         return {"estimate": None, "problem": error.message, "curl": "", "missing": []}
     missing = [str(field.label.text) for field, widget in form.fields(quiet=False) if widget.is_required and not data.get(field.name)]
-    shown = {name: value for name, value in data.items() if value not in ("", None, {}) and value != op.params[name].default}
-    body = {name: _typed(op, name, value) for name, value in shown.items()}
+    typed = {name: _typed(op, name, value) for name, value in data.items()}
+    body = {name: value for name, value in typed.items() if value not in ("", None, {}) and value != op.params[name].default}
     if missing or not decide(ctx, f"{rtype.key}.{op.verb}", Target(ctx.project_id, ctx.principal.user_id)).allowed:
         return {"estimate": None, "problem": "", "curl": curl(rtype, body), "missing": missing}
     found = estimate_create(ctx, op, data, strict=False)

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
-from portal.engines.ports import Engines
+from portal.compute.images import build_builtin
+from portal.engines.ports import EngineError, Engines
 from portal.engines.registry import compute_status, open_engines
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
@@ -181,18 +182,32 @@ class Worker:
                 self._hints.put(None)
 
     def _keep_reporting(self) -> None:
+        is_prepared = False
         while True:
             try:
-                self._report()
+                is_available = self._report()
             except SQLAlchemyError as error:
                 log.warning("capabilities could not be reported: %s", type(error).__name__)
+            else:
+                is_prepared = is_prepared or (is_available and self._prepare())
             if self._closed.wait(REPORT_EVERY_S):
                 return
 
-    def _report(self) -> None:
+    def _report(self) -> bool:
         found, capacity = compute_status(self._engines)
         with self._sessions() as session:
             capabilities.report(session, found, worker=self.name, capacity=capacity)
+        return found.available
+
+    def _prepare(self) -> bool:
+        """Build the portal's own guest before somebody waits for it; the first machine would build it otherwise."""
+        try:
+            if self._engines.compute is not None:
+                build_builtin(self._engines.compute)
+        except EngineError as error:
+            log.warning("the built-in image could not be built: %s", error.message)
+            return False
+        return True
 
 
 def run_worker(settings: Settings) -> int:

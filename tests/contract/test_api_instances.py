@@ -32,7 +32,11 @@ def test_from_creation_to_nothing(api: Api, worker: TestWorker) -> None:
     assert api.get(path).json["status"] == "terminated"
     log = api.get(f"/security/audit-logs?resource_id={made.json['instance_id']}").json["results"]
     actions = [entry["action"] for entry in reversed(log)]
-    assert [action for action in actions if action.count(".") == 2] == ["compute.instance.create", "compute.instance.stop", "compute.instance.terminate"]
+    assert [action for action in actions if action.count(".") == 2] == [
+        "compute.instance.create",
+        "compute.instance.stop",
+        "compute.instance.terminate",
+    ]
     assert api.get("/compute/instances").json["count"] == 0
 
 

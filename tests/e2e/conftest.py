@@ -1,15 +1,18 @@
 """A whole portal with the real engine, started as a user would, and a real browser in front of it."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from portal.engines.local import LocalCompute
+from portal.http.local import ask
 from portal.settings import Settings
 from tests.support.databases import ADMIN_PASSWORD, settings_for
 from tests.support.hosts import why_no_local_host
@@ -32,12 +35,21 @@ class Running:
         """Where."""
         return f"http://127.0.0.1:{self.settings.portal_port}"
 
+    def ready(self) -> dict[str, Any]:
+        """What /ready says."""
+        found: dict[str, Any] = json.loads(ask(self.settings, "/ready", timeout_s=5))
+        return found
+
 
 def serving(settings: Settings) -> Iterator[Running]:
     """`portal serve` for the length of a test."""
     with portal_process(settings, "serve"):
         until(lambda: answers(settings.portal_port), within_s=START_S, what="the portal answers")
-        yield Running(settings)
+        running = Running(settings)
+        until(
+            lambda: "compute" in running.ready()["checks"]["capabilities"], within_s=START_S, what="the worker has reported its engine", every_s=0.2
+        )
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +104,7 @@ def open_context(browser: Browser, request: pytest.FixtureRequest, tmp_path: Pat
 def sign_in(page: Page, portal: Running, username: str = "admin", password: str = ADMIN_PASSWORD) -> None:
     """Through the form, as people do."""
     page.goto(f"{portal.url}/login")
-    page.get_by_label("User name").fill(username)
+    page.get_by_label("User name or e-mail").fill(username)
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Sign in").click()
     expect(page).to_have_url(f"{portal.url}/")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from flask import Flask
@@ -54,7 +54,7 @@ class Queries:
     def _note(self, _conn: object, _cursor: object, statement: str, *_rest: object) -> None:
         self.statements.append(statement)
 
-    def __enter__(self) -> "Queries":
+    def __enter__(self) -> Self:
         self.statements.clear()
         event.listen(self.engine, "before_cursor_execute", self._note)
         return self
