@@ -175,7 +175,7 @@ class Settings(BaseSettings):
             return given
         path = self.data_dir / "secret_key"
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".secret_key.{os.getpid()}")
+        fresh = path.with_name(f".secret_key.{secrets.token_hex(8)}")
         if not path.exists():
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_urlsafe(48))

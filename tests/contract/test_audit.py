@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.flavors import flavor_create
 from portal.compute.images import IMAGE
-from portal.compute.instances import INSTANCE, instance_create, instance_start
+from portal.compute.instances import INSTANCE, instance_create, instance_start, instance_stop
 from portal.compute.key_pairs import key_pair_create, key_pair_delete
 from portal.kernel.activity import (
     AuditQuery,
@@ -319,12 +319,14 @@ def test_the_activity_of_a_resource_is_its_entries_and_jobs(stage: Stage, people
     row = running_instance(stage)
     with pytest.raises(PortalError):
         run(stage.ctx, instance_start, row.id)
+    # A job that has not ended is told for itself, how one ended is told once.
+    run(stage.ctx, instance_stop, row.id)
     stage.ctx.db.rollback()
     items = activity_of(stage.ctx, INSTANCE, row)
     assert [item.at for item in items] == sorted((item.at for item in items), reverse=True)
     assert {(item.kind, item.title, item.status) for item in items} == {
-        ("audit", "Create", "success"), ("audit", "Create: succeeded", "success"), ("audit", "Start", "failure"),
-        ("job", f"Create {row.name}", "succeeded"),
+        ("audit", "Create", "success"), ("audit", "Create: succeeded", "success"), ("audit", "Start", "failure"), ("audit", "Stop", "success"),
+        ("job", f"Stop {row.name}", "queued"),
     }  # fmt: skip
     created = next(item for item in items if item.title == "Create" and item.kind == "audit")
     assert created.changes["after"]["name"] == row.name

@@ -5,7 +5,7 @@ An operation without a scenario fails the contract tests: whoever adds one adds 
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import MachineState
 from portal.kernel.audit import verify
-from portal.kernel.context import Context
+from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import transaction
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.operations import Operation, Outcome, run
@@ -142,9 +142,11 @@ def job_operations(registry: Registry) -> dict[str, Operation]:
 
 
 def start(stage: Stage, name: str) -> Outcome:
-    """Set the scene of an operation and run it; its job waits."""
-    play = PLAYS[name](stage)
-    return run(stage.ctx, _operation(stage, name), play.target, play.data)
+    """Set the scene of an operation and run it; its job waits. What is the portal's own business, the portal does."""
+    play, op = PLAYS[name](stage), _operation(stage, name)
+    if op.internal and op.needs == "platform":
+        stage.ctx = replace(stage.ctx, principal=SYSTEM)
+    return run(stage.ctx, op, play.target, play.data)
 
 
 def assert_sound(stage: Stage) -> None:

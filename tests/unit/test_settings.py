@@ -93,8 +93,8 @@ def test_empty_means_unset_and_names_may_be_small(monkeypatch: pytest.MonkeyPatc
         ({"database_url": "postgresql://u@h/d"}, "postgresql+psycopg://u@h/d"),
         ({"database_url": "postgresql+psycopg://u@h/d"}, "postgresql+psycopg://u@h/d"),
         (
-            {"db_name": "p/q", "db_user": "u@x", "db_password": "s:e/c@r", "db_host": "h", "db_port": 1},
-            "postgresql+psycopg://u%40x:s%3Ae%2Fc%40r@h:1/p%2Fq",
+            {"db_name": "p/q", "db_user": "u@x", "db_password": "/@:", "db_host": "h", "db_port": 1},
+            "postgresql+psycopg://u%40x:%2F%40%3A@h:1/p%2Fq",
         ),
         ({"database_url": "sqlite:///x.db", "db_name": "ignored"}, "sqlite:///x.db"),
     ],
