@@ -76,7 +76,7 @@ check: setup-dev ## linters, types, import rule, security, drift between models 
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m djlint --quiet --check --lint templates
+	$(PY) -m djlint --quiet --lint templates
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m bandit -q -ll -r portal -c pyproject.toml
 	$(PY) deploy/checks/secrets.py
@@ -88,7 +88,6 @@ check: setup-dev ## linters, types, import rule, security, drift between models 
 format: setup-dev ## let the formatters have their way
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) -m djlint --quiet --reformat templates
 
 .PHONY: bench
 bench: setup-dev ## measure the portal and print tables
