@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from tests.support.servers import answers, free_port, until
 
 CHROMIUM = "/usr/bin/chromium"
 START_S = 60
+# What the browser and htmx print when the portal refuses something, which tests provoke.
+REFUSAL = re.compile(r"status of 4\d\d|Status Error Code 4\d\d")
 expect.set_options(timeout=15_000)
 
 
@@ -87,9 +90,7 @@ def open_context(browser: Browser, request: pytest.FixtureRequest, tmp_path: Pat
     def make(**options: object) -> BrowserContext:
         context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, **options)
         context.on("weberror", lambda error: problems.append(str(error.error)))
-        context.on(
-            "console", lambda message: problems.append(message.text) if message.type == "error" and "status of 4" not in message.text else None
-        )
+        context.on("console", lambda message: problems.append(message.text) if message.type == "error" and not REFUSAL.search(message.text) else None)
         opened.append(context)
         return context
 
