@@ -63,6 +63,8 @@ unpack_kernel() {
     rm -rf "$KERNEL_DIR.new"
     mkdir -p "$KERNEL_DIR.new"
     (cd "$KERNEL_DIR.new" && apt-get -q -o APT::Sandbox::User=root download "$package" && dpkg-deb -x ./*.deb . && rm ./*.deb) || return 1
+    # The order in which its drivers load, which an installed package would have written itself.
+    $AS_ROOT env "PATH=$PATH:/usr/sbin:/sbin" depmod --basedir "$KERNEL_DIR.new" "$(ls "$KERNEL_DIR.new/lib/modules")" || return 1
     rm -rf "$KERNEL_DIR"
     mv "$KERNEL_DIR.new" "$KERNEL_DIR"
 }

@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from portal.engines.local.tiny_image import newest_kernel
+from portal.engines.local.tiny_image import HOST, newest_kernel
 from portal.engines.ports import EngineUnavailable
 
 QEMU = "qemu-system-x86_64"
@@ -37,7 +38,7 @@ class Accelerator:
     why: str
 
 
-def choose(setting: str, cache: Path) -> Accelerator:
+def choose(setting: str, cache: Path, kernels: Sequence[Path] = HOST) -> Accelerator:
     """Take what the setting says, or what was proven since this host was booted."""
     if setting != "auto":
         return Accelerator(setting, "chosen by QEMU_ACCEL")
@@ -45,7 +46,7 @@ def choose(setting: str, cache: Path) -> Accelerator:
     remembered = _remembered(cache, boot_id)
     if remembered is not None:
         return remembered
-    why_not = why_not_kvm()
+    why_not = why_not_kvm(kernels=kernels)
     found = Accelerator("tcg", why_not) if why_not else Accelerator("kvm", "KVM was tried and works")
     fresh = cache.with_suffix(".new")
     fresh.write_text(json.dumps({"boot_id": boot_id, "found": asdict(found)}))
@@ -61,7 +62,7 @@ def _remembered(cache: Path, boot_id: str) -> Accelerator | None:
         return None
 
 
-def why_not_kvm(device: Path = DEVICE) -> str:
+def why_not_kvm(device: Path = DEVICE, *, kernels: Sequence[Path] = HOST) -> str:
     """Why KVM cannot be used; empty if it works."""
     if not device.exists():
         return "this host offers no KVM"
@@ -70,7 +71,7 @@ def why_not_kvm(device: Path = DEVICE) -> str:
     if not _boots_sector():
         return "KVM is there but does not run even a guest of seven bytes"
     try:
-        kernel = newest_kernel()
+        kernel = newest_kernel(kernels)
     except EngineUnavailable:
         return "there is no kernel to try KVM with"
     return "" if _boots_kernel(kernel) else "KVM is there but a stock kernel does not come up in it"

@@ -330,7 +330,7 @@ class LocalCompute:
         with self._opening:
             if self._accelerator is None:
                 self._paths.make()
-                self._accelerator = choose(self._setting, self._paths.accelerator)
+                self._accelerator = choose(self._setting, self._paths.accelerator, self._paths.kernels)
             return self._accelerator
 
     def _host(self) -> Host:

@@ -79,7 +79,7 @@ class ImageStore:
         if not image.is_builtin:
             return False
         try:
-            return tiny_image.find_inputs().fingerprint() != image.generation
+            return tiny_image.find_inputs(self._paths.kernels).fingerprint() != image.generation
         except EngineUnavailable:
             return False
 
@@ -103,7 +103,7 @@ class ImageStore:
             stored = self.find(image_id)
             if stored is not None and not self.is_outdated(stored):
                 return stored.info
-            inputs = tiny_image.find_inputs()
+            inputs = tiny_image.find_inputs(self._paths.kernels)
             with self._fresh(image_id, inputs.fingerprint()) as folder:
                 tiny_image.build(folder, inputs)
                 info = self.inspect(folder / tiny_image.DISK)

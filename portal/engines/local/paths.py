@@ -44,6 +44,7 @@ class LocalPaths:
         self.libvirt = self.root / "libvirt"
         self.libvirt_log = self.root / "libvirt.log"
         self.accelerator = self.root / "accelerator.json"
+        self.kernels = (Path("/"), data_dir.resolve() / "guest-kernel")
 
     @property
     def installation(self) -> str:

@@ -26,6 +26,8 @@ ROOT_FOLDERS = (
     "var/lib/atonix", "var/log",
 )  # fmt: skip
 PROGRAMS = {"dropbear": "usr/sbin", "dropbearkey": "usr/bin", "resize2fs": "usr/sbin"}
+# Where kernels are looked for; set-up unpacks one elsewhere on machines that would boot it.
+HOST = (Path("/"),)
 DISK_MIB = 64
 REMEDY = "apt-get install linux-image-cloud-amd64 busybox-static dropbear-bin e2fsprogs cpio kmod qemu-utils"
 # Users other than root do not have these on their PATH.
@@ -42,6 +44,7 @@ class Inputs:
     kernel_version: str
     busybox: Path
     programs: Sequence[Path]
+    root: Path = Path("/")
 
     def fingerprint(self) -> str:
         """Say in a word what goes into the guest; another word means another guest."""
@@ -54,22 +57,28 @@ class Inputs:
         return digest.hexdigest()[:16]
 
 
-def find_inputs(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")) -> Inputs:
+def find_inputs(roots: Sequence[Path] = HOST) -> Inputs:
     """Find the parts on this host. Raises EngineUnavailable, naming what is missing and the command that adds it."""
     busybox = program("busybox")
     if _libraries(busybox):
         raise EngineUnavailable(f"The tiny guest needs a busybox that stands alone. {REMEDY}")
-    kernel = newest_kernel(boot, modules)
-    return Inputs(kernel, kernel.name.removeprefix("vmlinuz-"), busybox, tuple(program(name) for name in PROGRAMS))
+    kernel = newest_kernel(roots)
+    root = next(root for root in roots if kernel.is_relative_to(root / "boot"))
+    return Inputs(kernel, kernel.name.removeprefix("vmlinuz-"), busybox, tuple(program(name) for name in PROGRAMS), root)
 
 
-def newest_kernel(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")) -> Path:
-    """The newest kernel whose modules are there, one made for clouds if possible. Raises EngineUnavailable."""
+def newest_kernel(roots: Sequence[Path] = HOST) -> Path:
+    """The newest kernel whose modules are there, one made for clouds if possible; `roots` hold boot/ and lib/modules/. Raises EngineUnavailable."""
 
     def rank(path: Path) -> tuple[bool, list[int]]:
         return "cloud" in path.name, [int(number) for number in re.findall(r"\d+", path.name)]
 
-    usable = [path for path in boot.glob("vmlinuz-*") if os.access(path, os.R_OK) and (modules / path.name.removeprefix("vmlinuz-")).is_dir()]
+    usable = [
+        path
+        for root in roots
+        for path in (root / "boot").glob("vmlinuz-*")
+        if os.access(path, os.R_OK) and (root / "lib/modules" / path.name.removeprefix("vmlinuz-")).is_dir()
+    ]
     if not usable:
         raise EngineUnavailable(f"There is no Linux kernel that this user may read for the tiny guest. {REMEDY}")
     return max(usable, key=rank)
@@ -103,7 +112,7 @@ def _build_initrd(tree: Path, out: Path, inputs: Inputs) -> None:
     _lay_out(tree, "initrd", INITRD_FOLDERS)
     shutil.copy(inputs.busybox, tree / "bin/busybox")
     names = []
-    for module in _modules(inputs.kernel_version):
+    for module in _modules(inputs):
         name = re.sub(r"\.ko(\..*)?$", ".ko", module.name)
         (tree / "lib" / name).write_bytes(_unpacked(module))
         names.append(name)
@@ -160,11 +169,11 @@ def _lay_out(tree: Path, source: str, folders: Sequence[str]) -> None:
         shadow.chmod(0o600)
 
 
-def _modules(version: str) -> list[Path]:
+def _modules(inputs: Inputs) -> list[Path]:
     """Files of the drivers and of what they need, in the order in which they load; what is built into the kernel has none."""
     found: dict[Path, None] = {}
     for module in MODULES:
-        listed = _run(["modprobe", "--set-version", version, "--show-depends", module]).decode()
+        listed = _run(["modprobe", "--dirname", str(inputs.root), "--set-version", inputs.kernel_version, "--show-depends", module]).decode()
         found.update(dict.fromkeys(Path(line.split()[1]) for line in listed.splitlines() if line.startswith("insmod ")))
     return list(found)
 
