@@ -47,9 +47,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(settings: Settings, body: byte
 
 
 def test_an_upload_that_is_too_large_leaves_nothing_and_is_not_read_to_its_end(settings: Settings) -> None:
-    small = settings.model_copy(update={"image_max_gib": 1})
+    small = settings.model_copy(update={"image_max_gib": 1 / 1024})
     read = []
-    chunk = b"x" * (256 << 20)
+    chunk = b"x" * (256 << 10)
 
     def endless(_size: int) -> bytes:
         read.append(1)
