@@ -78,7 +78,7 @@ def render(template: str, status: int = 200, **values: Any) -> Response:
     theme = request.cookies.get(THEME_COOKIE, "system")
     body = render_template(
         template,
-        shell=frame,
+        frame=frame,
         fragment=is_fragment(),
         theme=theme if theme in THEMES else "system",
         version=VERSION,

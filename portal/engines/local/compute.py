@@ -22,7 +22,7 @@ from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.requirements import REMEDY, missing_piece
 from portal.engines.local.seed import write_seed
 from portal.engines.local.statistics import sample
-from portal.engines.local.traffic import Traffic, measure
+from portal.engines.local.traffic import Traffic, forget, measure
 from portal.engines.ports import (
     Capability,
     EngineError,
@@ -199,6 +199,8 @@ class LocalCompute:
             raise EngineRefused("The machine has no root disk.")
         if not files.seed.exists():
             raise EngineRefused("The machine has no first-boot data.")
+        with self._counting(files):
+            forget(files)
         with self._starts:
             hypervisor.start(domain)
 
@@ -256,6 +258,7 @@ class LocalCompute:
     def machines(self) -> Mapping[str, MachineState]:
         """State of all machines; on the way what QEMU appends to is kept small, whoever asks."""
         hypervisor = self._open()
+        hypervisor.keep_guests_apart()
         logs.bound(self._paths.libvirt_log)
         found = {}
         for machine_id, domain in hypervisor.all().items():
@@ -294,14 +297,18 @@ class LocalCompute:
         ]
 
     def _traffic(self, files: MachineFiles) -> Traffic:
-        # Two measurements at once would count the same packets into one note.
-        with self._locks.of(f"traffic of {files.folder.name}"):
+        with self._counting(files):
             return measure(files) if files.folder.exists() else Traffic(0, 0)
+
+    def _counting(self, files: MachineFiles) -> threading.Lock:
+        # Two measurements at once would count the same packets into one note.
+        return self._locks.of(f"traffic of {files.folder.name}")
 
     def close(self) -> None:
         """Let go of the hypervisor."""
         with self._opening:
             if self._hypervisor is not None:
+                self._hypervisor.count_traffic(on=False)
                 self._hypervisor.close()
                 self._hypervisor = None
 
@@ -324,6 +331,7 @@ class LocalCompute:
                 from portal.engines.local.hypervisor import Hypervisor
 
                 self._hypervisor = Hypervisor(self._paths, self._uri)
+                self._hypervisor.count_traffic(on=True)
             return self._hypervisor
 
     def _accelerated(self) -> Accelerator:

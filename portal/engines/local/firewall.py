@@ -2,7 +2,8 @@
 
 On user networking a guest's connections are made by its QEMU process, on the host; its gateway's address would lead to the host's loopback, where
 databases and the portal itself trust their neighbours. Guests therefore run in a group of their own, and what that group sends over loopback is
-refused, but for questions to a name server that lives there. Without this rule guests get no network at all.
+refused, but for questions to a name server that lives there. So is what it sends to link-local addresses, where a cloud that this host itself lives in
+hands out the host's credentials. Without these rules guests get no network at all.
 """
 
 import grp
@@ -13,6 +14,9 @@ import subprocess
 
 TABLE = "atonix_guests"
 TIMEOUT_S = 10
+# IPv4, IPv6, and where one large cloud has its metadata on IPv6.
+LINK_LOCAL_V4 = "169.254.0.0/16"
+LINK_LOCAL_V6 = "{ fe80::/10, fd00:ec2::254 }"
 
 log = logging.getLogger("portal.engines.local")
 
@@ -46,9 +50,10 @@ delete table inet {TABLE}
 table inet {TABLE} {{
   chain output {{
     type filter hook output priority filter; policy accept;
-    meta skgid {gid} oifname "lo" udp dport 53 accept
-    meta skgid {gid} oifname "lo" tcp dport 53 accept
+    meta skgid {gid} meta l4proto {{ tcp, udp }} th dport 53 accept
     meta skgid {gid} oifname "lo" counter reject
+    meta skgid {gid} ip daddr {LINK_LOCAL_V4} counter reject
+    meta skgid {gid} ip6 daddr {LINK_LOCAL_V6} counter reject
   }}
 }}
 """

@@ -19,11 +19,13 @@ from typing import Any
 from urllib.parse import quote
 
 import libvirt
+import libvirt_qemu
 
 from portal.engines.local.accelerator import DEVICE
 from portal.engines.local.definition import NAMESPACE, Mark, mark_of
 from portal.engines.local.firewall import keep_off_loopback
 from portal.engines.local.paths import LocalPaths
+from portal.engines.local.traffic import RECEIVED, SENT, switch
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineState
 
 log = logging.getLogger("portal.engines.local")
@@ -109,7 +111,8 @@ class Hypervisor:
             uri = f"qemu:///embed?root={quote(str(paths.short_root() / 'libvirt'))}"
         with _as_unavailable():
             self._connection = libvirt.open(uri)
-        self.no_network_because = keep_off_loopback(UNPRIVILEGED_USER)
+        self.no_network_because = ""
+        self.keep_guests_apart()
         self._changes = 0
         self._changed = threading.Condition()
         with _as_unavailable():
@@ -119,6 +122,20 @@ class Hypervisor:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+    def keep_guests_apart(self) -> None:
+        """Set the firewall's rule again, as often as the host is looked at: whoever reloads the host's firewall throws it away."""
+        self.no_network_because = keep_off_loopback(UNPRIVILEGED_USER)
+
+    def count_traffic(self, *, on: bool) -> None:
+        """Let every running machine of ours note its packets, or no longer."""
+        for machine_id, domain in self.all().items():
+            try:
+                for name in (SENT, RECEIVED) if domain.isActive() else ():
+                    # A machine without a network answers that there is nothing to switch.
+                    libvirt_qemu.qemuMonitorCommand(domain, switch(name, on=on), 0)
+            except libvirt.libvirtError as error:
+                log.warning("%s: its packets cannot be counted: %s", machine_id, error.get_error_message())
 
     def is_alive(self) -> bool:
         """Whether the connection still works; the embedded one always does."""

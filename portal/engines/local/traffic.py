@@ -1,7 +1,8 @@
 """How much a machine on user networking has sent and received: it has no interface on the host whose counters could be read.
 
 QEMU notes each packet in a file, with its length and one byte of it; here the lengths are added up and what was read is given back to the file
-system. Machines with an interface of their own on the host will not need this.
+system. Nobody would give it back while no worker runs, so that a worker that leaves switches the notes off and the next one on again: counters stand
+still in between. Machines with an interface of their own on the host will not need this.
 """
 
 import json
@@ -13,6 +14,7 @@ from portal.engines.local.logs import release_front
 from portal.engines.local.paths import MachineFiles
 
 NETDEV = "hostnet0"
+SENT, RECEIVED = "count-rx", "count-tx"
 # A pcap file: its own header, then per packet two words of time, the length kept, the length that it had, and the one byte kept.
 FILE_HEADER_BYTES = 24
 PACKET = struct.Struct("=IIIIB")
@@ -37,12 +39,22 @@ class Traffic:
 
 def arguments(files: MachineFiles, run: Path) -> list[str]:
     """What QEMU is told: a netdev receives what the guest sends."""
-    both = (("rx", files.sent), ("tx", files.received))
     objects = [
-        {"qom-type": "filter-dump", "id": f"count-{queue}", "netdev": NETDEV, "queue": queue, "maxlen": 1, "file": str(run / path.name)}
-        for queue, path in both
+        {"qom-type": "filter-dump", "id": name, "netdev": NETDEV, "queue": name[-2:], "maxlen": 1, "file": str(run / path.name)}
+        for name, path in ((SENT, files.sent), (RECEIVED, files.received))
     ]
     return [part for each in objects for part in ("-object", json.dumps(each))]
+
+
+def switch(name: str, *, on: bool) -> str:
+    """What QEMU's monitor is told to begin or end one direction's notes."""
+    return json.dumps({"execute": "qom-set", "arguments": {"path": f"/objects/{name}", "property": "status", "value": "on" if on else "off"}})
+
+
+def forget(files: MachineFiles) -> None:
+    """Begin at nothing, before a boot."""
+    for path in (files.sent, files.received, files.traffic):
+        path.unlink(missing_ok=True)
 
 
 def measure(files: MachineFiles) -> Traffic:
@@ -69,8 +81,6 @@ def _remembered(path: Path) -> dict[str, Counter]:
 def _advance(path: Path, counter: Counter) -> Counter:
     try:
         with path.open("rb") as notes:
-            if path.stat().st_size < counter.read_to:
-                counter = Counter()  # the machine was booted anew
             notes.seek(counter.read_to)
             while chunk := notes.read(CHUNK_BYTES):
                 whole = len(chunk) // PACKET.size * PACKET.size
