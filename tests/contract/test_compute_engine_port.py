@@ -30,13 +30,12 @@ DRIVERS = [
 @pytest.fixture(scope="module", params=DRIVERS)
 def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One engine for all tests here: real ones take a moment to get to know their QEMU."""
-    folder = tmp_path_factory.mktemp(request.param)
     if request.param == "fake":
-        host = fake_host(folder)
+        host = fake_host(tmp_path_factory.mktemp("fake"))
         host.engine.ensure_builtin_image(TINY)
         yield host
         return
-    with local_host(folder) as host:
+    with local_host() as host:
         host.engine.ensure_builtin_image(TINY)
         yield host
 

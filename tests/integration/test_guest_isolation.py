@@ -3,7 +3,6 @@
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -52,8 +51,8 @@ def neighbour() -> Iterator[Neighbour]:
     made.close()
 
 
-def test_a_guest_cannot_reach_what_listens_on_the_hosts_loopback(neighbour: Neighbour, tmp_path: Path) -> None:
-    with local_host(tmp_path) as host:
+def test_a_guest_cannot_reach_what_listens_on_the_hosts_loopback(neighbour: Neighbour) -> None:
+    with local_host() as host:
         host.engine.ensure_builtin_image("atonix-tiny")
         spec = host.running(user_data=SCRIPT.format(port=neighbour.port))
         host.wait_for(spec, "PROBE-DONE")
@@ -66,8 +65,9 @@ def test_a_guest_cannot_reach_what_listens_on_the_hosts_loopback(neighbour: Neig
         pass
 
 
-def test_the_rule_names_one_group_and_loopback_only() -> None:
+def test_the_rules_name_one_group_and_what_it_must_not_reach() -> None:
     text = ruleset(64055)
-    assert text.count("meta skgid 64055") == 3
+    assert text.count("meta skgid 64055") == 4
     assert f"delete table inet {TABLE}" in text
-    assert 'oifname "lo" counter reject' in text
+    for forbidden in ('oifname "lo"', "ip daddr 169.254.0.0/16", "ip6 daddr { fe80::/10"):
+        assert f"meta skgid 64055 {forbidden}" in text

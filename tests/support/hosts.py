@@ -1,8 +1,17 @@
-"""Compute engines under test: the fake one, and the real one on this host, behind what tests do to both."""
+"""Compute engines under test: the fake one, and the real one on this host, behind what tests do to both.
 
+`python -m tests.support.hosts DATA_DIR` removes every machine that the engine of an installation made: for tests whose portal ran elsewhere.
+"""
+
+import atexit
+import functools
 import os
+import shutil
 import signal
 import struct
+import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,9 +151,20 @@ def process_of(machine_id: str) -> int:
     raise AssertionError(f"no process runs {machine_id}")
 
 
+@functools.cache
+def process_directory() -> Path:
+    """DATA_DIR of this process's engine: libvirt's embedded driver opens one directory in the life of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="portal-engine-"))
+    # Guests may run as another user, who must be able to pass.
+    folder.chmod(0o711)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @contextmanager
-def local_host(data_dir: Path) -> Iterator[Host]:
-    """The real engine in a directory of its own; afterwards nothing of it runs."""
+def local_host() -> Iterator[Host]:
+    """The real engine in this process's directory; afterwards nothing of it runs."""
+    data_dir = process_directory()
     engine = LocalCompute(data_dir)
 
     def reopen() -> LocalCompute:
@@ -166,3 +186,16 @@ def local_host(data_dir: Path) -> Iterator[Host]:
 
 def _is_up(engine: ComputeEngine, machine_id: str) -> bool:
     return engine.machine_state(machine_id).value == "running"
+
+
+def remove_machines(data_dir: Path) -> None:
+    """Remove what an engine made that this process does not own, in a process that may open its directory."""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "tests.support.hosts", str(data_dir)], cwd=root, check=True, timeout=60)
+
+
+if __name__ == "__main__":
+    owner = LocalCompute(Path(sys.argv[1]))
+    for left_over in owner.machines():
+        owner.remove_machine(left_over)
+    owner.close()
