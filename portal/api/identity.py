@@ -13,7 +13,7 @@ from portal.api.resources import list_schema, only
 from portal.http.request import context, portal_settings, session_secret, signed_in
 from portal.identity import accounts, projects, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
-from portal.kernel.errors import InvalidRequest, NotFound
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.operations import problems
 
 DAY_S = 86_400
@@ -108,7 +108,7 @@ def endpoints(limiter: Limiter) -> Iterator[Endpoint]:
     from portal.http.guard import Access
 
     tries = limiter.limit(lambda: f"{portal_settings().rate_limit_anonymous_per_minute or 10**9} per minute")
-    public: dict[str, Any] = {"tag": "Identity", "rule": Access.PUBLIC, "body": Credentials.model_json_schema()}
+    public: dict[str, Any] = {"tag": "Identity", "refuses": (403,), "rule": Access.PUBLIC, "body": Credentials.model_json_schema()}
     yield Endpoint("POST", "/api-token-auth/", "token", tries(token), "Exchange user name and password for a token", answers={200: thing(token=TEXT)},
                    aliases=("/api/auth/token",), **public)  # fmt: skip
     login_answer = thing(access_token=TEXT, token_type=TEXT, expires_in={"type": "integer"}, user=USER)
@@ -185,6 +185,8 @@ def _fresh_token() -> tuple[str, ApiToken, User]:
     given: Credentials = read(Credentials)
     ctx = context()
     user = accounts.check_password(ctx, given.username, given.password)
+    if user.must_change_password:
+        raise Forbidden("An administrator chose your password. Sign in to the console and choose your own; then tokens can be had.")
     ctx.principal = accounts.principal_of(user, "password")
     secret, row = accounts.token_create(ctx, user, "Signed in with a password", replace_oldest=True)
     return secret, row, user

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from portal.engines.ports import EngineError, EngineRefused
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
+# A server that drips bytes must not hold a worker for ever.
+LONGEST_S = 2 * 3600.0
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 OK = 200
@@ -125,10 +128,12 @@ def _copy(response: HTTPResponse, target: Path, max_bytes: int) -> str:
     expected = response.length
     if expected is not None and expected > max_bytes:
         raise EngineRefused(f"The file is {expected:,} bytes; at most {max_bytes:,} are accepted.")
-    sha, size = hashlib.sha256(), 0
+    sha, size, deadline = hashlib.sha256(), 0, time.monotonic() + LONGEST_S
     with target.open("wb") as out:
-        while chunk := response.read(CHUNK_BYTES):
+        while chunk := response.read1(CHUNK_BYTES):
             size += len(chunk)
+            if time.monotonic() > deadline:
+                raise EngineRefused(f"The transfer was not done after {LONGEST_S / 3600:g} hours; {size:,} bytes had arrived.")
             if size > max_bytes:
                 raise EngineRefused(f"The file is larger than {max_bytes:,} bytes, the most that is accepted.")
             sha.update(chunk)

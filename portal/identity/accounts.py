@@ -6,9 +6,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
-from sqlalchemy import delete, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import passwords
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
@@ -25,6 +26,7 @@ TOKEN_NAME_MAX = 255
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 SIGN_IN = "identity.session.create"
+CredentialT = TypeVar("CredentialT", UserSession, ApiToken)
 
 
 def digest(secret: str) -> str:
@@ -111,14 +113,20 @@ def home_project(user: User) -> str | None:
     return mine[0] if mine else None
 
 
+def _behind(session: Session, credential: type[CredentialT], is_this: ColumnElement[bool]) -> tuple[CredentialT, User] | None:
+    """A credential and its active user with their memberships, in one query: every request asks."""
+    query = select(credential, User).join(User, User.id == credential.user_id).where(is_this, User.is_active.is_(True))
+    row = session.execute(query.options(joinedload(User.memberships).lazyload(Membership.project))).unique().first()
+    return (row[0], row[1]) if row is not None else None
+
+
 def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn | None:
     """Who is behind a session cookie; None if it is unknown, expired, idle for too long or of a disabled user."""
-    found = session.scalars(select(UserSession).where(UserSession.id_hash == digest(secret))).first()
-    moment = now()
-    if found is None or found.expires_at <= moment or found.last_seen_at + idle <= moment:
+    pair, moment = _behind(session, UserSession, UserSession.id_hash == digest(secret)), now()
+    if pair is None:
         return None
-    user = session.get(User, found.user_id)
-    if user is None or not user.is_active:
+    found, user = pair
+    if found.expires_at <= moment or found.last_seen_at + idle <= moment:
         return None
     if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
         return None
@@ -233,21 +241,14 @@ def token_revoke(ctx: Context, token_id: str) -> None:
 
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
     """Who is behind an API token; None if it is unknown, expired or of a disabled user."""
-    token = session.scalars(select(ApiToken).where(ApiToken.token_hash == digest(secret))).first()
-    if token is None or token.expires_at <= now():
+    pair = _behind(session, ApiToken, ApiToken.token_hash == digest(secret))
+    if pair is None or pair[0].expires_at <= now():
         return None
-    user = session.get(User, token.user_id)
-    if user is None or not user.is_active:
-        return None
+    token, user = pair
     if token.last_used_at is None or now() - token.last_used_at > SEEN_EVERY:
         with transaction(session):
             session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=now(), last_used_ip=source_ip))
     return SignedIn(user, principal_of(user, f"token:{token.id}"))
-
-
-def project_ids(ctx: Context) -> list[str]:
-    """Projects the caller is a member of."""
-    return list(ctx.db.scalars(select(Membership.project_id).where(Membership.user_id == ctx.principal.user_id)))
 
 
 def _self(ctx: Context) -> audit.Subject:
