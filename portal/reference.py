@@ -8,8 +8,8 @@ from pathlib import Path
 from portal.catalogue import build_registry
 from portal.http import exporter, probes
 from portal.kernel.authz import LEVELS, ROLES, role_matrix
+from portal.kernel.declare import Operation
 from portal.kernel.errors import ERRORS, PortalError, QuotaExceeded, StateConflict
-from portal.kernel.operations import Operation
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.resource import ResourceType
 from portal.settings import ROOT, Settings

@@ -14,7 +14,7 @@ from portal.http.request import context, portal_settings, session_secret, signed
 from portal.identity import accounts, projects, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
-from portal.kernel.operations import problems
+from portal.kernel.inputs import problems
 
 DAY_S = 86_400
 TEXT: Schema = {"type": "string"}

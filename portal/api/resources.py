@@ -13,11 +13,13 @@ from portal.api.represent import represent
 from portal.http.listing import list_query, paging, whole
 from portal.http.request import context, portal_settings
 from portal.kernel.activity import events_after
+from portal.kernel.declare import Effect, Operation, Outcome
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.kernel.events import Event
 from portal.kernel.fields import Bool, Choice, Int, State
+from portal.kernel.inputs import input_model_of
 from portal.kernel.lookup import MAX_PAGE_SIZE, find, list_rows
-from portal.kernel.operations import Effect, Operation, Outcome, input_model_of, run
+from portal.kernel.operations import run
 from portal.kernel.resource import Registry, ResourceType
 
 MAX_BULK = 100

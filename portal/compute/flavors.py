@@ -8,8 +8,8 @@ from sqlalchemy.orm import Mapped, Session
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.db import Base
+from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
-from portal.kernel.operations import Effect, operation, update_operation
 from portal.kernel.resource import Column, PlatformOwned, ResourceType
 
 GPU_TYPES = ("", "T4", "V100", "A100")

@@ -15,10 +15,10 @@ from portal.kernel import fields as f
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.db import Base
+from portal.kernel.declare import Created, Effect, Step, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, TooLarge
 from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import Created, Effect, Step, operation, update_operation
 from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
 from portal.kernel.runner import StepRun
 from portal.settings import Settings

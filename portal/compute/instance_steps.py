@@ -6,7 +6,7 @@ from typing import Any
 from portal.compute.images import compute_engine, ensure_image
 from portal.engines.ports import MachineSpec
 from portal.kernel.db import now
-from portal.kernel.operations import Step
+from portal.kernel.declare import Step
 from portal.kernel.runner import StepRun
 
 IMAGE_STAYS = "the image serves the next instance"

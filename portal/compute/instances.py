@@ -17,9 +17,10 @@ from portal.compute.key_pairs import KeyPair, parse_public_key
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.db import Base, now
+from portal.kernel.declare import Created, Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import Created, Effect, lock_operations, operation, set_state, update_operation
+from portal.kernel.operations import set_state
 from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
 
 DEFAULT_VPC = "vpc-12345678"

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Mapped
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.db import Base
+from portal.kernel.declare import Created, Effect, operation, update_operation
 from portal.kernel.errors import InvalidRequest
-from portal.kernel.operations import Created, Effect, operation, update_operation
 from portal.kernel.resource import Column, ProjectOwned, ResourceType
 
 MIN_RSA_BITS = 2048

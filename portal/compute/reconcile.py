@@ -9,8 +9,9 @@ from portal.compute.instances import HEAL_WINDOW, Instance, instance_halt, insta
 from portal.engines.ports import MachineState
 from portal.kernel.context import Context
 from portal.kernel.db import now
+from portal.kernel.declare import Operation
 from portal.kernel.errors import PortalError
-from portal.kernel.operations import Operation, run
+from portal.kernel.operations import run
 from portal.kernel.runner import TaskRun
 
 MAX_HEALS = 3

@@ -5,10 +5,12 @@ from sqlalchemy import ColumnElement, select, true
 from portal.kernel import audit, authz
 from portal.kernel.context import Context
 from portal.kernel.db import now
+from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.ids import is_storable
+from portal.kernel.inputs import inputs_of
 from portal.kernel.jobs import ACTIVE, Job, active_for
-from portal.kernel.operations import Effect, Operation, acting, inputs_of, reserve_for_change, set_state
+from portal.kernel.operations import acting, reserve_for_change, set_state
 from portal.kernel.resource import Reach, ResourceType
 from portal.kernel.runner import settle_failure
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from portal.kernel import authz, quota
 from portal.kernel.context import Context
+from portal.kernel.declare import Created, Operation
 from portal.kernel.errors import PortalError, QuotaExceeded
-from portal.kernel.operations import Created, Operation, canonical, inputs_of
+from portal.kernel.inputs import canonical, inputs_of
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.resource import Tenancy
 

@@ -17,7 +17,7 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    from portal.kernel.operations import Outcome
+    from portal.kernel.declare import Outcome
 
 
 class IdempotencyKey(Base):
@@ -50,7 +50,7 @@ class Fingerprint:
 
 def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
     """What the same request gave before; None if the key is new or there is none. Raises Conflict if it was used otherwise."""
-    from portal.kernel.operations import Outcome
+    from portal.kernel.declare import Outcome
 
     if not ctx.idempotency_key:
         return None

@@ -22,7 +22,7 @@ from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
 
 if TYPE_CHECKING:
-    from portal.kernel.operations import Param
+    from portal.kernel.declare import Param
 
 # Order, value, id and direction: what a cursor holds.
 Text = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]

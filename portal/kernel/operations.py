@@ -5,275 +5,25 @@ Lock order, so that no two transactions wait for each other: references (sorted 
 the head of the audit log.
 """
 
-import inspect
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, create_model
-from pydantic import Field as PydanticField
-from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from portal.kernel import audit, authz, events, idempotency, quota, tags
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import Created, Effect, Operation, Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
-from portal.kernel.fields import FieldInfo, Ref
 from portal.kernel.ids import new_id
+from portal.kernel.inputs import canonical, inputs_of
 from portal.kernel.jobs import Job, JobStep, active_for
-from portal.kernel.lookup import find, find_reference
+from portal.kernel.lookup import find
 from portal.kernel.resource import Resource, ResourceType, Tenancy
-
-if TYPE_CHECKING:
-    from portal.kernel.runner import StepRun
 
 ModelT = TypeVar("ModelT", bound=Resource)
 REFUSALS = (403, 409, 412, 429)
-
-
-class Effect(StrEnum):
-    """What an operation does to the row it is aimed at."""
-
-    CREATE = "create"
-    CHANGE = "change"
-    REMOVE = "remove"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One repeatable piece of a job; a step without undo says why none is needed."""
-
-    do: "Callable[[StepRun], None]"
-    label: str
-    undo: "Callable[[StepRun], None] | None" = None
-    because: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse a step that forgot about undoing."""
-        if self.undo is None and not self.because:
-            msg = f"step {self.name} has neither an undo nor a reason for none"
-            raise TypeError(msg)
-
-    @property
-    def name(self) -> str:
-        """Name of the function that does it."""
-        return self.do.__name__
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One input of an operation."""
-
-    name: str
-    info: FieldInfo
-    required: bool
-    default: Any
-    nullable: bool
-    ref_model: type[Resource] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """What a creating operation made, with what is shown once and never again (a private key); `queue` says if its steps are to run now."""
-
-    rows: Sequence[Any]
-    once: Mapping[str, str] = field(default_factory=dict)
-    queue: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What `run` did; `jobs` finish it where that takes time."""
-
-    rows: Sequence[Any]
-    jobs: Sequence[str] = ()
-    once: Mapping[str, str] = field(default_factory=dict)
-    replayed: bool = False
-
-    @property
-    def row(self) -> Any:
-        """The first row: the only one unless a count was given."""
-        return self.rows[0]
-
-    @property
-    def job_id(self) -> str | None:
-        """The first job."""
-        return self.jobs[0] if self.jobs else None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """Something that can be done to a resource type; made by the `operation` decorator.
-
-    `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
-    `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
-    it fails. An `internal` operation is the portal's own: no page and no endpoint offers it.
-    """
-
-    model: type[Any]
-    verb: str
-    func: Callable[..., Any]
-    label: str
-    needs: str
-    effect: Effect
-    params: Mapping[str, Param]
-    steps: tuple[Step, ...] = ()
-    when: frozenset[str] | None = None
-    holds: str = ""
-    settles: str = ""
-    fails: str = ""
-    cancelled: str = ""
-    finish: Callable[[Any], None] | None = None
-    restore: Callable[[Any], None] | None = None
-    icon: str = ""
-    danger: bool = False
-    bulk: bool = False
-    partial: bool = False
-    while_locked: bool = False
-    in_menu: bool = True
-    internal: bool = False
-
-    @property
-    def summary(self) -> str:
-        """First line of the function's docstring."""
-        return (inspect.getdoc(self.func) or self.label).splitlines()[0]
-
-    def check(self, rtype: ResourceType) -> None:
-        """Refuse, at start-up, a declaration that does not fit the type's life cycle."""
-        known = set(rtype.states())
-        named = {s for s in (self.holds, self.settles, self.fails, self.cancelled) if s} | set(self.when or ())
-        if named - known or (self.steps and self.effect is not Effect.REMOVE and not self.settles):
-            msg = f"{rtype.key}.{self.verb}: unknown states {sorted(named - known)} or no final state"
-            raise TypeError(msg)
-        if self.needs not in authz.LEVELS:
-            msg = f"{rtype.key}.{self.verb}: unknown level {self.needs}"
-            raise TypeError(msg)
-
-
-def operation(
-    model: type[Any], verb: str, *, label: str, needs: str, effect: Effect = Effect.CHANGE, **options: Any
-) -> Callable[[Callable[..., Any]], Operation]:
-    """Declare an operation; its inputs are the keyword-only parameters of the function.
-
-    A parameter annotated with a resource model is a reference and arrives as the loaded row; one that is named like a field of the model is
-    checked like that field; any other needs `Annotated[type, FieldInfo(...)]`.
-    """
-
-    def declare(func: Callable[..., Any]) -> Operation:
-        if "when" in options:
-            options["when"] = frozenset(options["when"])
-        return Operation(model=model, verb=verb, func=func, label=label, needs=needs, effect=effect, params=_params(model, func), **options)
-
-    return declare
-
-
-def update_operation(model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = ()) -> Operation:
-    """The operation that changes the editable fields of a row, each on its own."""
-    infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in also}
-    params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
-
-    def update(ctx: Context, row: Any, **changes: Any) -> None:
-        """Change name, description, tags and other editable fields."""
-        del ctx
-        for name, value in changes.items():
-            setattr(row, name, value)
-
-    return Operation(model=model, verb="update", func=update, label=label, needs=needs, effect=Effect.CHANGE, params=params, partial=True, icon=icon)
-
-
-def lock_operations(model: type[Any]) -> tuple[Operation, Operation]:
-    """Lock a row against every change, and unlock it."""
-
-    def lock(ctx: Context, row: Any) -> None:
-        """Refuse every change until it is unlocked."""
-        del ctx
-        row.locked = True
-
-    def unlock(ctx: Context, row: Any) -> None:
-        """Allow changes again."""
-        del ctx
-        row.locked = False
-
-    common: dict[str, Any] = {"model": model, "needs": "write", "effect": Effect.CHANGE, "params": {}}
-    return (
-        Operation(verb="lock", func=lock, label="Lock", icon="lock", **common),
-        Operation(verb="unlock", func=unlock, label="Unlock", icon="lock", while_locked=True, **common),
-    )
-
-
-def _params(model: type[Any], func: Callable[..., Any]) -> dict[str, Param]:
-    hints = get_type_hints(func, include_extras=True)
-    known = _field_infos(model)
-    params = {}
-    for name, parameter in inspect.signature(func).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        hint, info, nullable = hints[name], None, False
-        if get_origin(hint) is Annotated:
-            hint, *extras = get_args(hint)
-            info = next((extra for extra in extras if isinstance(extra, FieldInfo)), None)
-        if get_origin(hint) in {Union, types.UnionType}:
-            nullable = type(None) in get_args(hint)
-            hint = next(arg for arg in get_args(hint) if arg is not type(None))
-        ref_model = hint if isinstance(hint, type) and issubclass(hint, Resource) else None
-        info = info or known.get(name) or (known.get(f"{name}_id") if ref_model else None)
-        if info is None or (ref_model is not None and not isinstance(info.kind, Ref)):
-            msg = f"{func.__name__}: parameter {name} is no field of {model.__name__} and not annotated with FieldInfo"
-            raise TypeError(msg)
-        required = parameter.default is inspect.Parameter.empty
-        params[name] = Param(name, info, required, None if required else parameter.default, nullable, ref_model)
-    return params
-
-
-def _field_infos(model: type[Any]) -> dict[str, FieldInfo]:
-    return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(model).column_attrs if "field" in attr.columns[0].info}
-
-
-_INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
-
-
-def input_model_of(op: Operation) -> type[BaseModel]:
-    """The pydantic model of an operation's input: the source of validation and of JSON Schema alike."""
-    made = _INPUT_MODELS.get(op.func)
-    if made is None:
-        members: dict[str, Any] = {}
-        for name, param in op.params.items():
-            annotation = param.info.kind.annotation()
-            if param.nullable:
-                annotation = annotation | None
-            default = ... if param.required else param.default
-            alias = AliasChoices(name, *param.info.aliases) if param.info.aliases else None
-            title = param.info.label or name.replace("_", " ")
-            members[name] = (annotation, PydanticField(default, title=title, description=param.info.help or None, validation_alias=alias))
-        title = f"{op.model.__name__}{op.verb.title().replace('_', '').replace('-', '')}"
-        made = create_model(title, __config__=ConfigDict(extra="forbid", populate_by_name=True), **members)
-        _INPUT_MODELS[op.func] = made
-    return made
-
-
-def validate(op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
-    """Check input; `strict` refuses "2" for 2 (JSON), otherwise text is parsed (forms). Raises InvalidRequest with every problem at once."""
-    try:
-        parsed = input_model_of(op).model_validate(dict(data), strict=strict)
-    except ValidationError as error:
-        raise InvalidRequest.fields(problems(error)) from None
-    names = parsed.model_fields_set if op.partial else set(op.params)
-    return {name: getattr(parsed, name) for name in op.params if name in names}
-
-
-def problems(error: ValidationError) -> dict[str, list[str]]:
-    """Field → sentences, from pydantic's list."""
-    found: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False, include_context=True):
-        name = str(item["loc"][0])[:100] if item["loc"] else "body"
-        where = ".".join(str(part)[:100] for part in item["loc"][1:])
-        message = "is not a field of this request" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        found.setdefault(name, []).append(f"{where}: {message}" if where else message)
-    return {name: texts[:10] for name, texts in found.items()}
 
 
 def run(
@@ -447,25 +197,6 @@ def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:
     row = find(ctx, ctx.registry.of(op.model), target)
     authz.authorize(ctx, ctx.registry.name_of(op), authz.target_of(row))
     check_ready(ctx, op, row)
-
-
-def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Input under the names of the parameters: what is kept with the job and in the audit log must not depend on the alias that was used."""
-    found = dict(data)
-    for name, param in op.params.items():
-        given = [alias for alias in param.info.aliases if alias in found]
-        # Two names for one thing stay as they are: validation refuses the second.
-        if name not in found and len(given) == 1:
-            found[name] = found.pop(given[0])
-    return found
-
-
-def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
-    """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order."""
-    inputs = validate(op, data, strict=strict)
-    references = sorted((p for p in op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
-    inputs.update({p.name: find_reference(ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
-    return inputs
 
 
 def reserve_for_change(ctx: Context, rtype: ResourceType, row: Any) -> None:

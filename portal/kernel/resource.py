@@ -21,7 +21,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
-    from portal.kernel.operations import Operation
+    from portal.kernel.declare import Operation
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")

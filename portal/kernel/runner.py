@@ -16,8 +16,9 @@ from portal.engines.ports import EngineError, Engines
 from portal.kernel import audit, events, quota
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import Effect, Operation, Step
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
-from portal.kernel.operations import Effect, Operation, Step, end, set_state
+from portal.kernel.operations import end, set_state
 from portal.kernel.resource import Registry, ResourceType
 from portal.settings import Settings
 

@@ -9,9 +9,9 @@ from wtforms import BooleanField, Field, Form, SelectField, StringField, TextAre
 
 from portal.kernel import fields as f
 from portal.kernel.context import Context
+from portal.kernel.declare import Operation, Param
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import ListQuery, found_rows
-from portal.kernel.operations import Operation, Param
 from portal.kernel.resource import ResourceType
 
 MAX_CHOICES = 100

@@ -24,10 +24,11 @@ from portal.identity.accounts import preferences_update
 from portal.kernel.activity import activity_of
 from portal.kernel.authz import Target, decide, target_of
 from portal.kernel.context import Context
+from portal.kernel.declare import Effect, Operation, Outcome
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError
 from portal.kernel.estimate import estimate_create
 from portal.kernel.lookup import ListQuery, Page, find, list_rows
-from portal.kernel.operations import Effect, Operation, Outcome, run, state_reason
+from portal.kernel.operations import run, state_reason
 from portal.kernel.resource import Column, ResourceType
 from portal.web.compute_pages import TABS, Tab
 from portal.web.export import safe_cell

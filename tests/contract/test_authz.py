@@ -21,9 +21,10 @@ from portal.kernel import fields as f
 from portal.kernel.authz import EVERYONE, LEVELS, ROLES, Target, authorize, decide, reach, role_matrix, target_of
 from portal.kernel.context import ANONYMOUS, SYSTEM, Context, Grant, Principal
 from portal.kernel.db import transaction
+from portal.kernel.declare import Effect, Operation, Step, operation
 from portal.kernel.errors import Forbidden, NotFound
 from portal.kernel.lookup import ListQuery, find, list_rows
-from portal.kernel.operations import Effect, Operation, Step, operation, run
+from portal.kernel.operations import run
 from portal.kernel.resource import ProjectOwned, Reach, Registry, Resource, ResourceType
 from portal.settings import Settings
 from tests.support.people import People

@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from portal.catalogue import build_registry
 from portal.engines.ports import EngineRefused
 from portal.kernel.audit import AuditEntry
+from portal.kernel.declare import Effect
 from portal.kernel.jobs import MAX_CRASHES, reap
-from portal.kernel.operations import Effect
 from portal.kernel.resource import Registry
 from tests.contract.crash_worker import Place, dying, run_and_die
 from tests.support.draining import TestWorker

@@ -8,8 +8,8 @@ from portal.catalogue import build_registry
 from portal.engines.ports import EngineError, EngineRefused
 from portal.kernel.audit import AuditEntry
 from portal.kernel.control import job_cancel, job_retry
+from portal.kernel.declare import Effect
 from portal.kernel.errors import StateConflict
-from portal.kernel.operations import Effect
 from portal.kernel.quota import held_by
 from portal.kernel.resource import Registry
 from tests.support.draining import TestWorker

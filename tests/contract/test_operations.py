@@ -15,6 +15,7 @@ from portal.kernel import audit, events, quota
 from portal.kernel.audit import AuditEntry, AuditHead
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
+from portal.kernel.declare import Operation
 from portal.kernel.errors import (
     Conflict,
     Forbidden,
@@ -27,8 +28,9 @@ from portal.kernel.errors import (
     Unavailable,
 )
 from portal.kernel.events import Event
+from portal.kernel.inputs import input_model_of
 from portal.kernel.jobs import Job
-from portal.kernel.operations import Operation, input_model_of, run
+from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.kernel.resource import Registry
 from portal.kernel.tags import ResourceTag

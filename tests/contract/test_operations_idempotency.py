@@ -11,10 +11,11 @@ from portal.compute.key_pairs import KeyPair, key_pair_create
 from portal.identity.models import Membership
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
+from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, Forbidden, NotFound, PortalError, QuotaExceeded
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import Job
-from portal.kernel.operations import Outcome, run
+from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from tests.support.effects import entries_since, last_seq, rows_of
 from tests.support.people import People

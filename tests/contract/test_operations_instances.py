@@ -25,8 +25,9 @@ from portal.engines.fake import FakeCompute
 from portal.engines.ports import Capability, Engines, HostCapacity, MachineSample
 from portal.kernel.capabilities import CapabilityStatus, capabilities, report
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict, Unavailable
-from portal.kernel.operations import Outcome, run
+from portal.kernel.operations import run
 from portal.kernel.runner import TaskRun
 from tests.support.effects import rows_of
 from tests.support.people import People

@@ -10,9 +10,10 @@ from portal.engines.ports import EngineRefused
 from portal.kernel import quota
 from portal.kernel.control import job_cancel
 from portal.kernel.db import transaction
+from portal.kernel.declare import Outcome
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, QuotaExceeded
 from portal.kernel.limits import HIGHEST, quota_lines, quota_update
-from portal.kernel.operations import Outcome, run
+from portal.kernel.operations import run
 from portal.kernel.quota import DIMENSIONS, Quota, Reservation, held_by, recount, release, reserve, usage
 from tests.support.effects import entries_since, last_seq, rows_of
 from tests.support.people import People

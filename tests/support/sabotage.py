@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from portal.catalogue import PERMISSIONS, build_registry
-from portal.kernel.operations import Operation, Step
+from portal.kernel.declare import Operation, Step
 from portal.kernel.resource import Registry
 from portal.kernel.runner import StepRun
 

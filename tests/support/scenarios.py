@@ -15,8 +15,9 @@ from portal.engines.ports import MachineState
 from portal.kernel.audit import verify
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import transaction
+from portal.kernel.declare import Operation, Outcome
 from portal.kernel.jobs import ACTIVE, Job
-from portal.kernel.operations import Operation, Outcome, run
+from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, recount
 from portal.kernel.resource import Registry
 from tests.support.draining import TestWorker

@@ -1,0 +1,73 @@
+"""Input of operations: one pydantic model per operation checks it and is its JSON Schema; references arrive as loaded, locked rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import Field as PydanticField
+
+from portal.kernel.context import Context
+from portal.kernel.declare import Operation
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.lookup import find_reference
+
+_INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
+
+
+def input_model_of(op: Operation) -> type[BaseModel]:
+    """The pydantic model of an operation's input: the source of validation and of JSON Schema alike."""
+    made = _INPUT_MODELS.get(op.func)
+    if made is None:
+        members: dict[str, Any] = {}
+        for name, param in op.params.items():
+            annotation = param.info.kind.annotation()
+            if param.nullable:
+                annotation = annotation | None
+            default = ... if param.required else param.default
+            alias = AliasChoices(name, *param.info.aliases) if param.info.aliases else None
+            title = param.info.label or name.replace("_", " ")
+            members[name] = (annotation, PydanticField(default, title=title, description=param.info.help or None, validation_alias=alias))
+        title = f"{op.model.__name__}{op.verb.title().replace('_', '').replace('-', '')}"
+        made = create_model(title, __config__=ConfigDict(extra="forbid", populate_by_name=True), **members)
+        _INPUT_MODELS[op.func] = made
+    return made
+
+
+def validate(op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """Check input; `strict` refuses "2" for 2 (JSON), otherwise text is parsed (forms). Raises InvalidRequest with every problem at once."""
+    try:
+        parsed = input_model_of(op).model_validate(dict(data), strict=strict)
+    except ValidationError as error:
+        raise InvalidRequest.fields(problems(error)) from None
+    names = parsed.model_fields_set if op.partial else set(op.params)
+    return {name: getattr(parsed, name) for name in op.params if name in names}
+
+
+def problems(error: ValidationError) -> dict[str, list[str]]:
+    """Field → sentences, from pydantic's list."""
+    found: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=True):
+        name = str(item["loc"][0])[:100] if item["loc"] else "body"
+        where = ".".join(str(part)[:100] for part in item["loc"][1:])
+        message = "is not a field of this request" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        found.setdefault(name, []).append(f"{where}: {message}" if where else message)
+    return {name: texts[:10] for name, texts in found.items()}
+
+
+def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Input under the names of the parameters: what is kept with the job and in the audit log must not depend on the alias that was used."""
+    found = dict(data)
+    for name, param in op.params.items():
+        given = [alias for alias in param.info.aliases if alias in found]
+        # Two names for one thing stay as they are: validation refuses the second.
+        if name not in found and len(given) == 1:
+            found[name] = found.pop(given[0])
+    return found
+
+
+def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order."""
+    inputs = validate(op, data, strict=strict)
+    references = sorted((p for p in op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
+    inputs.update({p.name: find_reference(ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
+    return inputs
