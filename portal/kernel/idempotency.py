@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import String, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,10 +14,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, NotFound
-
-if TYPE_CHECKING:
-    from portal.kernel.declare import Outcome
 
 
 class IdempotencyKey(Base):
@@ -48,10 +46,8 @@ class Fingerprint:
         return hashlib.sha256(json.dumps([self.action, self.project_id, self.target, self.data], sort_keys=True, default=str).encode()).hexdigest()
 
 
-def replay(ctx: Context, fingerprint: Fingerprint) -> "Outcome | None":
+def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
     """What the same request gave before; None if the key is new or there is none. Raises Conflict if it was used otherwise."""
-    from portal.kernel.declare import Outcome
-
     if not ctx.idempotency_key:
         return None
     mine = (ctx.principal.user_id or "", ctx.idempotency_key)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StringConstraints, TypeAdapter
 from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select
@@ -15,14 +15,12 @@ from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, sele
 from portal.kernel import quota
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
+from portal.kernel.declare import Param
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.fields import Bool, Choice, Int, Moment, Number
 from portal.kernel.ids import is_storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
-
-if TYPE_CHECKING:
-    from portal.kernel.declare import Param
 
 # Order, value, id and direction: what a cursor holds.
 Text = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
@@ -50,7 +48,7 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
     return row
 
 
-def find_reference(ctx: Context, param: "Param", value: str) -> Any:
+def find_reference(ctx: Context, param: Param, value: str) -> Any:
     """The row that a request names by id, resource_id or name, locked against removal. Raises InvalidRequest naming the field."""
     rtype = ctx.registry.of(param.ref_model)  # type: ignore[arg-type] # only reference parameters come here
     model = rtype.model

@@ -7,7 +7,7 @@ the head of the audit log.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -20,9 +20,8 @@ from portal.kernel.ids import new_id
 from portal.kernel.inputs import canonical, inputs_of
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
-from portal.kernel.resource import Resource, ResourceType, Tenancy
+from portal.kernel.resource import ResourceType, Tenancy
 
-ModelT = TypeVar("ModelT", bound=Resource)
 REFUSALS = (403, 409, 412, 429)
 
 
