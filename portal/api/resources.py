@@ -1,6 +1,7 @@
 """Endpoints of every resource type: collection, item, operations, bulk actions and events, derived from the registry."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,8 +14,10 @@ from portal.api.represent import represent
 from portal.http.listing import list_query, paging, whole
 from portal.http.request import context, portal_settings
 from portal.kernel.activity import events_after
+from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation, Outcome
 from portal.kernel.errors import InvalidRequest, PortalError
+from portal.kernel.estimate import estimate_create
 from portal.kernel.events import Event
 from portal.kernel.fields import Bool, Choice, Int, State
 from portal.kernel.inputs import input_model_of
@@ -29,6 +32,15 @@ EVENT_SCHEMA: Schema = {
     "properties": {
         "id": {"type": "integer"}, "at": {"type": "string", "format": "date-time"}, "type": TEXT, "resource_id": TEXT, "resource_name": TEXT,
         "project_id": {"type": ["string", "null"]}, "actor": TEXT, "payload": {"type": "object"},
+    },
+}  # fmt: skip
+
+
+ESTIMATE_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {
+        "is_possible": {"type": "boolean"}, "problem": {"type": ["object", "null"]}, "impacts": {"type": "array", "items": {"type": "object"}},
+        "hourly_cost_usd": {"type": ["number", "null"]},
     },
 }  # fmt: skip
 
@@ -110,6 +122,8 @@ class _Type:
         if op.effect is Effect.CREATE:
             answers = {201: ref(schema_name(self.rtype)), 202: ref(schema_name(self.rtype))} if op.steps else {201: ref(schema_name(self.rtype))}
             yield self._collection("POST", "create", self._creating(op), op.summary, answers, body=schema, refuses=(403, 409), idempotent=True)
+            summary = f"What a new {self.rtype.label.lower()} would take of the quota, and why it would be refused"
+            yield self._collection("POST", "estimate", self._estimating(op), summary, {200: ESTIMATE_SCHEMA}, rest="/estimate", body=schema)
         elif op.verb == "update":
             for method in ("PATCH", "PUT"):
                 yield self._item(method, f"{method.lower()}", self._changing(op), op.summary, done, body=schema, body_required=required, refuses=(409, 412),
@@ -175,6 +189,15 @@ class _Type:
 
         return create
 
+    def _estimating(self, op: Operation) -> Any:
+        def estimate() -> ResponseReturnValue:
+            found = estimate_create(context(), op, io.read_object())
+            problem = {"error": found.problem.code, "message": found.problem.message, "details": found.problem.details} if found.problem else None
+            impacts = [{**asdict(each), "is_exceeded": each.is_exceeded} for each in found.impacts]
+            return io.answer({"is_possible": problem is None, "problem": problem, "impacts": impacts, "hourly_cost_usd": found.hourly_cost_usd})
+
+        return estimate
+
     def _changing(self, op: Operation) -> Any:
         def change(**path: str) -> ResponseReturnValue:
             outcome = run(context(), op, path[self.rtype.id_name], io.read_object(), expected_version=io.expected_version())
@@ -224,17 +247,21 @@ class _Type:
         inputs = data.pop("parameters", {})
         if data or not isinstance(inputs, dict):
             raise InvalidRequest.fields({name: ["is not a field of this request"] for name in data} or {"parameters": ["must be an object."]})
-        results = [self._one(op, each, inputs) for each in dict.fromkeys(ids)]
+        # A key belongs to one operation; here each row has its own.
+        ctx = replace(context(), idempotency_key="")
+        results = [_one(ctx, op, each, inputs) for each in dict.fromkeys(ids)]
         failed = sum(result["status"] == "failure" for result in results)
         job_ids = [result["job_id"] for result in results if result.get("job_id")]
         return io.answer({"succeeded": len(results) - failed, "failed": failed, "job_ids": job_ids, "results": results})
 
-    def _one(self, op: Operation, row_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            outcome = run(context(), op, row_id, inputs)
-        except PortalError as error:
-            return {"id": row_id, "status": "failure", "error": error.code, "message": error.message}
-        return {"id": outcome.row.id, "status": "success", "job_id": outcome.job_id}
+
+def _one(ctx: Context, op: Operation, row_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        outcome = run(ctx, op, row_id, inputs)
+    except PortalError as error:
+        ctx.db.rollback()
+        return {"id": row_id, "status": "failure", "error": error.code, "message": error.message}
+    return {"id": outcome.row.id, "status": "success", "job_id": outcome.job_id}
 
 
 def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -81,3 +81,13 @@ def test_foreign_project_is_not_there(api_for: Callable[..., Api], people: objec
     assert other("DELETE", path).status_code == 404
     assert other.get("/compute/instances").json["count"] == 0
     assert other.get(f"/jobs/{made['job_id']}").status_code == 404
+
+
+def test_an_estimate_changes_nothing_and_tells_what_would(api: Api) -> None:
+    found = api.post("/compute/instances/estimate", {"name": "web-1", "count": 3, **SMALL}).json
+    assert (found["is_possible"], found["hourly_cost_usd"]) == (True, pytest.approx(0.0312))
+    assert {each["dimension"]: each["added"] for each in found["impacts"]} == {"instances": 3, "cpus": 3, "memory_gb": 3, "storage_gb": 24}
+    assert api.get("/compute/instances").json["count"] == 0
+    assert api.get("/quotas/instances").json["used"] == 0
+    refused = api.post("/compute/instances/estimate", {"name": "web-1", "flavor": "t3-micro", "image": "nowhere"}).json
+    assert (refused["is_possible"], list(refused["problem"]["details"])) == (False, ["image"])
