@@ -88,7 +88,7 @@ def open_context(browser: Browser, request: pytest.FixtureRequest, tmp_path: Pat
     problems: list[str] = []
 
     def make(**options: object) -> BrowserContext:
-        context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}, **options)
+        context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}, **options})
         context.on("weberror", lambda error: problems.append(str(error.error)))
         context.on("console", lambda message: problems.append(message.text) if message.type == "error" and not REFUSAL.search(message.text) else None)
         opened.append(context)
