@@ -5,7 +5,10 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
+from portal.identity.accounts import MAX_TOKENS
+from portal.identity.users import user_create
 from tests.support.draining import TestWorker
+from tests.support.people import PASSWORD, People
 from tests.support.web import Api
 
 SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
@@ -71,7 +74,7 @@ def test_a_bulk_action_tells_of_each(api: Api, worker: TestWorker) -> None:
     assert {row["status"] for row in api.get("/compute/instances").json["results"]} == {"stopped"}
 
 
-def test_foreign_project_is_not_there(api_for: Callable[..., Api], people: object) -> None:
+def test_foreign_project_is_not_there(api_for: Callable[..., Api], people: People) -> None:
     mine, other = api_for(), api_for("project_admin", people.project())
     made = mine.post("/compute/instances", {"name": "web-1", **SMALL}).json
     path = f"/compute/instances/{made['instance_id']}"
@@ -91,3 +94,15 @@ def test_an_estimate_changes_nothing_and_tells_what_would(api: Api) -> None:
     assert api.get("/quotas/instances").json["used"] == 0
     refused = api.post("/compute/instances/estimate", {"name": "web-1", "flavor": "t3-micro", "image": "nowhere"}).json
     assert (refused["is_possible"], list(refused["problem"]["details"])) == (False, ["image"])
+
+
+def test_a_user_with_a_given_password_gets_no_token_and_one_with_many_keeps_signing_in(app: Flask, people: People) -> None:
+    client, user = app.test_client(), people.user("developer")
+    asked = {"username": user.username, "password": PASSWORD}
+    for _ in range(MAX_TOKENS + 3):
+        assert client.post("/api-token-auth/", json=asked).status_code == 200
+    boss = people.context(people.admin())
+    given = user_create(boss, username="carol", email="carol@example.org", password=PASSWORD)
+    refused = client.post("/api-token-auth/", json={"username": given.username, "password": PASSWORD})
+    assert (refused.status_code, refused.json["error"]) == (403, "FORBIDDEN")
+    assert "console" in refused.json["message"]

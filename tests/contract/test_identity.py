@@ -19,7 +19,6 @@ from portal.identity.accounts import (
     digest,
     home_project,
     password_change,
-    project_ids,
     session_revoke,
     session_user,
     sessions_of,
@@ -374,8 +373,6 @@ def test_the_home_project(people: People) -> None:
     member = people.user("developer")
     member.default_project_id = elsewhere
     assert home_project(member) == people.project_id
-    assert project_ids(people.context(member)) == [people.project_id]
-    assert project_ids(people.context(nobody)) == []
 
 
 # -- passwords -----------------------------------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from portal.compute.instances import Instance
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
 from portal.http.guard import Access, access
+from portal.identity.models import User
 from portal.identity.users import user_create
 from portal.kernel.audit import AuditEntry
-from portal.kernel.db import open_database
+from portal.kernel.db import open_database, transaction
 from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import Job, JobStep
@@ -116,6 +117,10 @@ def act(app: Flask, people: People, worker: TestWorker) -> list[str]:
     # And through the API.
     bare = app.test_client()
     assert bare.post("/api-token-auth/", json={"username": user.username, "password": WRONG}).status_code in {400, 401}
+    # Whoever got the password from an administrator has to choose another first.
+    assert bare.post("/api-token-auth/", json={"username": user.username, "password": PASSWORD}).status_code == 403
+    with transaction(boss.db):
+        boss.db.get_one(User, user.id, populate_existing=True).must_change_password = False
     token = bare.post("/api-token-auth/", json={"username": user.username, "password": PASSWORD}).get_json()["token"]
     made.append(token)
     bare.get("/api/v1/compute/instances", headers={"Authorization": f"Token {HEADER}"})
