@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from portal.engines.fake import FakeCompute
 from portal.engines.local import LocalCompute, LocalConsole
@@ -27,6 +27,7 @@ from tests.support.servers import until
 
 TINY = "atonix-tiny"
 GIB = 1 << 30
+ROOT = Path(__file__).parents[2]
 READY_S = 90
 
 
@@ -120,6 +121,18 @@ class Host:
                 return heard
         raise AssertionError(f"no answer on the serial console, heard {heard!r}")
 
+    def run(self, spec: MachineSpec, command: str) -> bytes:
+        """Run a command in the guest, once; gives what the console said meanwhile."""
+        self.type(spec, "echo at-the-pro''mpt", b"at-the-prompt")
+        heard = b""
+        with self.console.open_serial(spec.machine_id) as stream:
+            stream.settimeout(READY_S)
+            # Quotes, so that the command's echo is not taken for its end.
+            stream.sendall(f"{command}; echo it-is-do''ne\n".encode())
+            while b"it-is-done" not in heard:
+                heard += stream.recv(4096)
+        return heard
+
     def clear(self) -> None:
         """Remove every machine that was made."""
         while self.made:
@@ -188,10 +201,61 @@ def _is_up(engine: ComputeEngine, machine_id: str) -> bool:
     return engine.machine_state(machine_id).value == "running"
 
 
+OWNER = """
+import sys
+from pathlib import Path
+from portal.engines.local import LocalCompute
+from portal.engines.ports import MachineSpec
+engine = LocalCompute(Path(sys.argv[1]))
+spec = MachineSpec(sys.argv[2], "adopted", 1, 192, 1, "atonix-tiny")
+for line in sys.stdin:
+    match line.strip():
+        case "start":
+            engine.ensure_builtin_image(spec.image_id)
+            engine.ensure_disk(spec)
+            engine.ensure_seed(spec)
+            engine.ensure_defined(spec)
+            engine.ensure_running(spec.machine_id)
+        case "stop":
+            engine.ensure_stopped(spec.machine_id, graceful_timeout_s=30)
+        case "remove":
+            engine.remove_machine(spec.machine_id)
+    print(engine.machine_state(spec.machine_id).value, flush=True)
+engine.close()
+"""
+
+
+class EngineProcess:
+    """Another process that owns an engine and does with one machine what it is told: it may be killed at any moment."""
+
+    def __init__(self, data_dir: Path, machine_id: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(data_dir), machine_id], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, verb: str) -> str:
+        """Have something done; gives the machine's state afterwards."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("the engine's process has no pipes")
+        self._process.stdin.write(f"{verb}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        """SIGKILL, in the middle of whatever it does."""
+        self._process.kill()
+        self.__exit__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._process.communicate(timeout=30)
+
+
 def remove_machines(data_dir: Path) -> None:
     """Remove what an engine made that this process does not own, in a process that may open its directory."""
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-m", "tests.support.hosts", str(data_dir)], cwd=root, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "tests.support.hosts", str(data_dir)], cwd=ROOT, check=True, timeout=60)
 
 
 if __name__ == "__main__":

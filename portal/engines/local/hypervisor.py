@@ -3,34 +3,28 @@
 Imported only when the engine is first used: the binding to libvirt is not on every machine.
 """
 
-import grp
 import logging
-import os
-import pwd
 import re
 import shutil
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import libvirt
 import libvirt_qemu
 
-from portal.engines.local.accelerator import DEVICE
 from portal.engines.local.definition import NAMESPACE, Mark, mark_of
 from portal.engines.local.firewall import keep_off_loopback
+from portal.engines.local.guest_user import UNPRIVILEGED_USER, guest_group, guest_user
 from portal.engines.local.paths import LocalPaths
 from portal.engines.local.traffic import RECEIVED, SENT, switch
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineState
 
 log = logging.getLogger("portal.engines.local")
 
-UNPRIVILEGED_USER = "libvirt-qemu"
 GONE = {libvirt.VIR_ERR_NO_DOMAIN}
 OFF = {libvirt.VIR_ERR_OPERATION_INVALID, *GONE}
 AWAY = {libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_SUPPORT}
@@ -270,7 +264,7 @@ class Hypervisor:
 
 
 def _configure(paths: LocalPaths) -> None:
-    """Write the embedded driver's settings. Guests run as a user without rights where one exists that can reach their files."""
+    """Write the embedded driver's settings."""
     lines = ['stdio_handler = "file"', 'security_driver = "none"', "cgroup_controllers = []", "remember_owner = 0", "auto_dump_bypass_cache = 0"]
     user = guest_user(paths.run)
     if user:
@@ -280,34 +274,6 @@ def _configure(paths: LocalPaths) -> None:
     folder = paths.libvirt / "etc"
     folder.mkdir(exist_ok=True)
     (folder / "qemu.conf").write_text("\n".join(lines) + "\n")
-
-
-def guest_user(folder: Path, kvm: Path = DEVICE) -> str:
-    """Name the user that guests run as: one without rights if it can reach their files, else whoever runs this process."""
-    if os.geteuid() != 0:
-        return ""
-    try:
-        user = pwd.getpwnam(UNPRIVILEGED_USER)
-    except KeyError:
-        return "root"
-    can_pass = all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
-    # libvirt examines QEMU anew at each call, for a minute, where the portal may use /dev/kvm and its guests may not.
-    return UNPRIVILEGED_USER if can_pass and (not kvm.exists() or _may_use(kvm, user)) else "root"
-
-
-def guest_group(user: str) -> str:
-    """The group that guests run in, whoever their user is: the firewall knows them by it."""
-    try:
-        return grp.getgrnam(UNPRIVILEGED_USER).gr_name
-    except KeyError:
-        return user
-
-
-def _may_use(device: Path, user: pwd.struct_passwd) -> bool:
-    found = device.stat()
-    both = stat.S_IROTH | stat.S_IWOTH
-    groups = os.getgrouplist(user.pw_name, user.pw_gid)
-    return found.st_mode & both == both or (found.st_gid in groups and found.st_mode & (both << 3) == both << 3)
 
 
 def _dotted(version: int) -> str:
