@@ -16,6 +16,7 @@ from portal.web import (
     projects,
     quotas,
     reference,
+    resource_lists,
     resource_pages,
     search,
     users,
@@ -30,7 +31,7 @@ WITH_OLD_PASSWORD = frozenset({"account.password", "auth.logout", "auth.theme", 
 def install(app: Flask) -> None:
     """Register the pages."""
     filters.install(app)
-    for module in (auth, overview, jobs, audit, quotas, account, projects, users, search, reference, compute_pages, resource_pages):
+    for module in (auth, overview, jobs, audit, quotas, account, projects, users, search, reference, compute_pages, resource_lists, resource_pages):
         app.register_blueprint(module.pages)
     consoles.install(app)
     app.before_request(_new_password_first)

@@ -1,0 +1,96 @@
+"""What lists and pages of every resource type share: which type an address names, which columns and actions are shown, and why not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import current_app
+from jinja2 import TemplateNotFound
+
+from portal.http.request import context, signed_in
+from portal.kernel.authz import Target, decide, target_of
+from portal.kernel.context import Context
+from portal.kernel.declare import Effect, Operation
+from portal.kernel.errors import NotFound
+from portal.kernel.operations import state_reason
+from portal.kernel.resource import Column, ResourceType
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An operation as a button: why it cannot be used now stands beside it."""
+
+    op: Operation
+    url: str
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used now."""
+        return not self.reason
+
+
+def type_of(service: str, collection: str) -> ResourceType:
+    """The type at an address. Raises NotFound."""
+    rtype = context().registry.by_collection(service, collection)
+    if rtype is None:
+        raise NotFound("There is nothing at this address.")
+    return rtype
+
+
+def base_of(rtype: ResourceType) -> str:
+    """Address of a type's list."""
+    return f"/{rtype.service}/{rtype.collection}"
+
+
+def template(rtype: ResourceType, page: str) -> str:
+    """The type's own template of a page, or the general one."""
+    own = f"{rtype.service}/{rtype.name}/{page}"
+    try:
+        current_app.jinja_env.get_template(own)
+    except TemplateNotFound:
+        return f"resource/{page}"
+    return own
+
+
+def cell(rtype: ResourceType, row: Any, key: str) -> Any:
+    """What a column shows of a row."""
+    return rtype.show[key](row) if key in rtype.show else getattr(row, key)
+
+
+def shown_columns(rtype: ResourceType) -> list[Column]:
+    """The columns that the user wants to see; the name is always there."""
+    found = signed_in()
+    chosen = found.user.preferences.get(f"columns.{rtype.key}") if found else None
+    if not isinstance(chosen, list):
+        return [column for column in rtype.columns if not column.hidden]
+    return [column for column in rtype.columns if column.key in chosen or column is rtype.columns[0]]
+
+
+def create_action(ctx: Context, rtype: ResourceType) -> Action | None:
+    """The way to the form for a new row; None for a type that is not made by hand."""
+    op = next((op for op in rtype.operations if op.effect is Effect.CREATE and not op.internal), None)
+    if op is None:
+        return None
+    decision = decide(ctx, f"{rtype.key}.{op.verb}", Target(ctx.project_id, ctx.principal.user_id))
+    return Action(op, f"{base_of(rtype)}/new", "" if decision.allowed else decision.because)
+
+
+def actions_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Action]:
+    """What can be done to a row, each with the reason why not now."""
+    base = f"{base_of(rtype)}/{row.id}/actions"
+    found = []
+    for op in rtype.operations:
+        if op.internal or not op.in_menu or op.effect is Effect.CREATE or (op.verb, bool(row.locked)) in {("lock", True), ("unlock", False)}:
+            continue
+        found.append(Action(op, f"{base}/{op.verb}", why_not(ctx, rtype, op, row)))
+    return found
+
+
+def why_not(ctx: Context, rtype: ResourceType, op: Operation, row: Any) -> str:
+    """Why an operation is not open for a row now: permission, lock or state; empty if it is."""
+    decision = decide(ctx, f"{rtype.key}.{op.verb}", target_of(row))
+    if not decision.allowed:
+        return decision.because
+    if row.locked and not op.while_locked:
+        return "Locked against changes."
+    return state_reason(op, row)
