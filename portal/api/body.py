@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from flask import Response, current_app, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from portal.kernel.errors import InvalidRequest, PreconditionFailed, UnsupportedMedia
 
@@ -15,7 +14,7 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 def read_object() -> dict[str, Any]:
     """The request's JSON object; an empty body is an empty object. Raises InvalidRequest or UnsupportedMedia."""
-    raw = _raw()
+    raw = request.get_data(cache=False)
     if not raw:
         return {}
     if request.mimetype not in JSON_TYPES:
@@ -24,15 +23,6 @@ def read_object() -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidRequest('The body must be a JSON object such as {"name": "web-1"}.')
     return data
-
-
-def _raw() -> bytes:
-    try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise
-    except OSError:
-        raise InvalidRequest("The body broke off before its end. Send it again.") from None
 
 
 def parse(raw: bytes) -> Any:

@@ -12,16 +12,15 @@ from portal.api.identity import TEXT, WHEN, thing
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, listed, ref
 from portal.compute.flavors import FLAVOR
-from portal.compute.images import IMAGE, image_upload, receive_upload
+from portal.compute.images import IMAGE, upload
 from portal.compute.instances import INSTANCE
 from portal.compute.metrics import InstanceMetric, series
 from portal.http.listing import whole
-from portal.http.request import context, portal_settings
+from portal.http.request import context
 from portal.kernel.authz import authorize, target_of
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
-from portal.kernel.operations import refuse_unless_ready, run
 
 NUMBER: Schema = {"type": "number"}
 MAX_LINES = 10_000
@@ -88,14 +87,7 @@ def my_images() -> ResponseReturnValue:
 
 def image_file(image_id: str) -> ResponseReturnValue:
     """Stream the body into staging, then let a worker look into it."""
-    ctx, settings = context(), portal_settings()
-    # Before a byte is read: who may not, or comes at the wrong time, need not send gigabytes to learn it.
-    refuse_unless_ready(ctx, image_upload, image_id)
-    if request.content_length is None:
-        raise InvalidRequest("Say how long the file is: send Content-Length.")
-    row = find(ctx, IMAGE, image_id)
-    sha256 = receive_upload(settings, row.id, request.stream.read, expected_bytes=request.content_length)
-    outcome = run(ctx, image_upload, image_id, {"sha256": sha256})
+    outcome = upload(context(), image_id, request.stream.read, length=request.content_length)
     return io.answer({**represent(IMAGE, outcome.row), "job_id": outcome.job_id}, 202)
 
 

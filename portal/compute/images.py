@@ -15,10 +15,12 @@ from portal.kernel import fields as f
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.db import Base
-from portal.kernel.declare import Created, Effect, Step, operation, update_operation
+from portal.kernel.declare import Created, Effect, Outcome, Step, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, TooLarge
 from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.lookup import find
+from portal.kernel.operations import refuse_unless_ready, run
 from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
 from portal.kernel.runner import StepRun
 from portal.settings import Settings
@@ -97,6 +99,19 @@ def receive_upload(settings: Settings, image_id: str, read: Callable[[int], byte
     finally:
         partial.unlink(missing_ok=True)
     return sha.hexdigest()
+
+
+def upload(ctx: Context, image_id: str, read: Callable[[int], bytes], *, length: int | None) -> Outcome:
+    """Take an image's file from a stream of `length` bytes, then let a worker look into it.
+
+    Who may not, or comes at the wrong time, is refused before a byte is read. Raises InvalidRequest, TooLarge and what `run` raises.
+    """
+    refuse_unless_ready(ctx, image_upload, image_id)
+    if length is None:
+        raise InvalidRequest("Say how long the file is: send Content-Length.")
+    row = find(ctx, IMAGE, image_id)
+    sha256 = receive_upload(ctx.settings, row.id, read, expected_bytes=length)
+    return run(ctx, image_upload, row.id, {"sha256": sha256})
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------------------------------

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable
 
-from flask import Flask, g, jsonify, request
+from flask import Flask, g, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from portal.http.request import session_secret
-from portal.kernel.errors import ERRORS, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
+from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
 
 log = logging.getLogger("portal.http")
 CODE_OF_STATUS = {error.status: error.code for error in reversed(ERRORS)} | {404: "NOT_FOUND", 409: "CONFLICT", 429: "RATE_LIMITED"}
@@ -32,7 +32,10 @@ def install(app: Flask, render_page: PageRenderer) -> None:
     def http_error(error: HTTPException) -> ResponseReturnValue:
         if error.response is not None and error.code is not None and error.code < 400:  # noqa: PLR2004 - a redirect
             return error.response
-        return answer(from_http(error))
+        response = make_response(answer(from_http(error)))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     def database_error(error: OperationalError) -> ResponseReturnValue:
         log.error("database: %s", error.orig, exc_info=error)
@@ -74,6 +77,8 @@ def from_http(error: HTTPException) -> PortalError:
         found = PortalError("The form is too old or did not come from this portal. Load the page again; what you typed is kept.")
         found.code, found.status = "INVALID_REQUEST", 400
         return found
+    if isinstance(error, ClientDisconnected):
+        return InvalidRequest("The body broke off before its end. Nothing was kept; send it again.")
     if isinstance(error, RequestEntityTooLarge):
         return TooLarge("The request body is larger than this endpoint accepts.")
     if status == RateLimited.status:

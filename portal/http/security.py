@@ -8,9 +8,9 @@ from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from portal.http.guard import takes_large_body
-from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip
-from portal.kernel.errors import InvalidRequest
+from portal.http.guard import Access, rule_of, takes_large_body
+from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip, token_from_header
+from portal.kernel.errors import InvalidRequest, UnsupportedMedia
 from portal.settings import Settings
 
 CSP = (
@@ -28,6 +28,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 MAX_FORM_BYTES = 2 << 20
+FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 GIB = 1 << 30
 
 
@@ -59,10 +60,12 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
     def protect() -> None:
         _refuse_odd_text()
         if takes_large_body(app, request.endpoint):
-            # Before anything looks at the body: its limit is fixed with the first look.
+            # Before anything looks at the body: its limit is fixed with the first look, and a form parser would keep gigabytes of it.
             request.max_content_length = settings.image_max_gib * GIB
+            if request.mimetype in FORM_TYPES:
+                raise UnsupportedMedia("Send the file itself as the body, with Content-Type: application/octet-stream.")
         # A request with a token header carries no cookie that a foreign page could abuse.
-        if request.method not in {"GET", "HEAD", "OPTIONS"} and _by_cookie():
+        if request.method not in {"GET", "HEAD", "OPTIONS"} and _by_cookie() and not _is_stranger(app):
             csrf.protect()
 
     app.after_request(_headers)
@@ -70,9 +73,12 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
     return csrf
 
 
-def _by_cookie() -> bool:
-    from portal.http.request import token_from_header
+def _is_stranger(app: Flask) -> bool:
+    """Whether the guard will refuse the request: nobody parses the form of one who has not signed in, except where signing in is what it is for."""
+    return rule_of(app, request.endpoint) is not Access.PUBLIC and signed_in() is None
 
+
+def _by_cookie() -> bool:
     return token_from_header() is None and (not request.path.startswith("/api") or signed_in() is not None)
 
 

@@ -7,15 +7,13 @@ from typing import Any
 from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
-from portal.compute.images import IMAGE, image_upload, receive_upload
+from portal.compute.images import upload
 from portal.compute.metrics import Series, series
 from portal.http.guard import Access, access, large_body
-from portal.http.request import context, portal_settings
+from portal.http.request import context
 from portal.http.security import allow_inline_style
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest
-from portal.kernel.lookup import find
-from portal.kernel.operations import refuse_unless_ready, run
 from portal.web.page import go
 
 pages = Blueprint("compute", __name__)
@@ -126,13 +124,7 @@ TABS: dict[str, Sequence[Tab]] = {
 @pages.post("/compute/images/<image_id>/upload")
 @access(Access.SIGNED_IN)
 @large_body
-def upload(image_id: str) -> ResponseReturnValue:
-    """Take an image's file: the body of a script's request, or the file field of the form, streamed to disk either way."""
-    ctx, settings = context(), portal_settings()
-    refuse_unless_ready(ctx, image_upload, image_id)
-    row = find(ctx, IMAGE, image_id)
-    if request.content_length is None:
-        raise InvalidRequest("The upload does not say how long it is.")
-    sha256 = receive_upload(settings, row.id, request.stream.read, expected_bytes=request.content_length)
-    run(ctx, image_upload, image_id, {"sha256": sha256})
+def image_file(image_id: str) -> ResponseReturnValue:
+    """Take an image's file: the body of a script's request, streamed to disk."""
+    upload(context(), image_id, request.stream.read, length=request.content_length)
     return go(f"/compute/images/{image_id}", "The file has arrived and is being looked into.")

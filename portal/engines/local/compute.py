@@ -19,7 +19,7 @@ from portal.engines.local.definition import ROOT_DISK, Host, definition
 from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage, read_origin, write_origin
 from portal.engines.local.locks import KeyedLocks
 from portal.engines.local.paths import LocalPaths, MachineFiles
-from portal.engines.local.requirements import REMEDY, missing_piece
+from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece
 from portal.engines.local.seed import write_seed
 from portal.engines.local.statistics import sample
 from portal.engines.local.traffic import Traffic, forget, measure
@@ -68,12 +68,17 @@ class LocalCompute:
         if missing:
             return Capability("compute", available=False, detail="libvirt and QEMU", reason=missing, remedy=REMEDY)
         try:
-            version, chosen = self._open().version(), self._accelerated()
+            hypervisor, chosen = self._open(), self._accelerated()
+            detail = f"{hypervisor.version()}, {chosen.name.upper()} ({chosen.why})"
         except EngineError as error:
-            return Capability("compute", available=False, detail="libvirt and QEMU", reason=error.message)
-        detail = f"{version}, {chosen.name.upper()} ({chosen.why})"
-        if why := self._open().no_network_because:
+            return Capability("compute", available=False, detail="libvirt and QEMU", reason=error.message, remedy=REMEDY_BROKEN)
+        except OSError as error:
+            reason = f"Files of the engine cannot be written: {error.strerror}."
+            return Capability("compute", available=False, detail="libvirt and QEMU", reason=reason, remedy=REMEDY_BROKEN)
+        if why := hypervisor.no_network_because:
             detail += f"; guests have no network: {why}"
+        if hypervisor.guests_run_as == "root":
+            detail += "; guests' processes run as root, as no user without rights can reach DATA_DIR or /dev/kvm"
         return Capability("compute", available=True, detail=detail)
 
     def capacity(self) -> HostCapacity:

@@ -100,8 +100,9 @@ class Hypervisor:
         """Connect to `uri`; empty means the driver embedded in this process. Raises EngineUnavailable."""
         self._installation = paths.installation
         _EVENTS.start()
+        # A libvirt of the host's own has its own settings.
+        self.guests_run_as = "" if uri else _configure(paths)
         if not uri:
-            _configure(paths)
             uri = f"qemu:///embed?root={quote(str(paths.short_root() / 'libvirt'))}"
         with _as_unavailable():
             self._connection = libvirt.open(uri)
@@ -263,8 +264,8 @@ class Hypervisor:
         return {domain.name(): counters for domain, counters in found if self.mark(domain) is not None}
 
 
-def _configure(paths: LocalPaths) -> None:
-    """Write the embedded driver's settings."""
+def _configure(paths: LocalPaths) -> str:
+    """Write the embedded driver's settings; gives the user that guests run as, empty for the one who runs this process."""
     lines = ['stdio_handler = "file"', 'security_driver = "none"', "cgroup_controllers = []", "remember_owner = 0", "auto_dump_bypass_cache = 0"]
     user = guest_user(paths.run)
     if user:
@@ -274,6 +275,7 @@ def _configure(paths: LocalPaths) -> None:
     folder = paths.libvirt / "etc"
     folder.mkdir(exist_ok=True)
     (folder / "qemu.conf").write_text("\n".join(lines) + "\n")
+    return user
 
 
 def _dotted(version: int) -> str:

@@ -52,11 +52,14 @@ class LocalPaths:
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
 
     def make(self) -> None:
-        """Make the directories. Others may pass through them, so that guests can run as another user, but see nothing."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.root, self.images, self.machines, self.run, self.libvirt):
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o711)
+        """Make the directories. Others may pass through them, so that guests can run as another user, but see nothing. Raises EngineUnavailable."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in (self.root, self.images, self.machines, self.run, self.libvirt):
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o711)
+        except OSError as error:
+            raise EngineUnavailable(f"The engine's directory under DATA_DIR cannot be made: {error.strerror}.") from error
 
     def machine(self, machine_id: str) -> MachineFiles:
         """Where the files of a machine are. Raises EngineRefused for an id that is none."""

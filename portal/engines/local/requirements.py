@@ -7,6 +7,7 @@ import sys
 PROGRAMS = ("qemu-system-x86_64", "qemu-img", "prlimit")
 PACKAGES = "qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-dev gcc"
 REMEDY = f"Run `make run` as root once, or: apt-get install {PACKAGES} && make setup"
+REMEDY_BROKEN = "See the worker's log and engine/libvirt.log under DATA_DIR; give the worker's user the right to write there."
 
 
 def missing_piece() -> str:
