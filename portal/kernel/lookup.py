@@ -17,7 +17,7 @@ from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.declare import Param
 from portal.kernel.errors import InvalidRequest, NotFound
-from portal.kernel.fields import Bool, Choice, Int, Moment, Number
+from portal.kernel.fields import Bool, Choice, Int, Moment, Number, State
 from portal.kernel.ids import is_storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
@@ -162,13 +162,13 @@ def _filter(rtype: ResourceType, name: str, values: Sequence[str]) -> ColumnElem
         raise InvalidRequest.fields({name: [f"is no filter of this list; there are {', '.join(allowed) or 'none'}, tag and search."]})
     column: ColumnElement[Any] = getattr(rtype.model, name)
     try:
-        typed = [_typed(info.kind, value) for value in values if is_storable(value)]
+        typed = [_typed(rtype, info.kind, value) for value in values if is_storable(value)]
     except ValueError as error:
         raise InvalidRequest.fields({name: [str(error)]}) from None
     return column.in_(typed) if typed else false()
 
 
-def _typed(kind: object, text: str) -> object:
+def _typed(rtype: ResourceType, kind: object, text: str) -> object:
     if isinstance(kind, Bool):
         if text.lower() not in {"true", "false", "1", "0"}:
             msg = "must be true or false"
@@ -179,8 +179,9 @@ def _typed(kind: object, text: str) -> object:
             msg = f"must be a whole number from {kind.low} to {kind.high}"
             raise ValueError(msg)
         return int(text)
-    if isinstance(kind, Choice) and text not in kind.options:
-        msg = f"must be one of {', '.join(kind.options)}"
+    words = kind.options if isinstance(kind, Choice) else rtype.states() if isinstance(kind, State) else ()
+    if words and text not in words:
+        msg = f"must be one of {', '.join(words)}"
         raise ValueError(msg)
     return text
 

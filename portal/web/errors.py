@@ -41,9 +41,9 @@ def _sign_in_first(error: PortalError) -> ResponseReturnValue:
     here = request.full_path.rstrip("?") if request.query_string else request.path
     if request.method in {"GET", "HEAD"}:
         return redirect("/login" + ("?" + urlencode({"next": here}) if here != "/" else ""), 303)
-    return render(
-        "auth/sign_in.html", 401, message=error.message if session_secret() else "Sign in first.", username="", next=here, carried=_carried()
-    )
+    # Nobody loses what they typed with their session; the form of a stranger is not even parsed.
+    carried = _carried() if session_secret() else []
+    return render("auth/sign_in.html", 401, message=error.message, username="", next=here, carried=carried)
 
 
 def _carried() -> list[tuple[str, str]]:

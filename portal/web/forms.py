@@ -186,8 +186,8 @@ def _(kind: f.Bool, param: Param, ctx: Context) -> tuple[Any, Widget]:
 @field_for.register
 def _(kind: f.Choice, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del ctx
-    choices = [(option, option or "None") for option in kind.options]
-    return SelectField(_label(param), choices=choices, validate_choice=False), Widget(param, "choice", [Option(*pair) for pair in choices])
+    options = [Option(option, option or "None") for option in kind.options]
+    return _select(param, options), Widget(param, "choice", options)
 
 
 @field_for.register
@@ -198,11 +198,14 @@ def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
     options = _options(ctx, rtype)
     if len(options) > MAX_CHOICES:
         return StringField(_label(param)), Widget(param, "name", options[:MAX_CHOICES])
-    choices = [(option.value, option.label) for option in options]
     style = "cards" if param.required and len(options) <= AS_CARDS else "select"
     if not param.required:
-        choices = [("", "None"), *choices]
-    return SelectField(_label(param), choices=choices, validate_choice=False), Widget(param, style, options)
+        options = [Option("", "None"), *options]
+    return _select(param, options), Widget(param, style, options)
+
+
+def _select(param: Param, options: Sequence[Option]) -> SelectField:
+    return SelectField(_label(param), choices=[option.value for option in options], validate_choice=False)
 
 
 def _options(ctx: Context, rtype: ResourceType) -> list[Option]:
