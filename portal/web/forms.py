@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-from wtforms import BooleanField, Field, Form, SelectField, StringField, TextAreaField
+from wtforms import BooleanField, Field, Form, StringField, TextAreaField
 
 from portal.kernel import fields as f
 from portal.kernel.context import Context
@@ -187,7 +187,7 @@ def _(kind: f.Bool, param: Param, ctx: Context) -> tuple[Any, Widget]:
 def _(kind: f.Choice, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del ctx
     options = [Option(option, option or "None") for option in kind.options]
-    return _select(param, options), Widget(param, "choice", options)
+    return StringField(_label(param)), Widget(param, "choice", options)
 
 
 @field_for.register
@@ -201,11 +201,7 @@ def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
     style = "cards" if param.required and len(options) <= AS_CARDS else "select"
     if not param.required:
         options = [Option("", "None"), *options]
-    return _select(param, options), Widget(param, style, options)
-
-
-def _select(param: Param, options: Sequence[Option]) -> SelectField:
-    return SelectField(_label(param), choices=[option.value for option in options], validate_choice=False)
+    return StringField(_label(param)), Widget(param, style, options)
 
 
 def _options(ctx: Context, rtype: ResourceType) -> list[Option]:
