@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -36,9 +36,9 @@ class People:
     registry: Registry
     opened: list[Session] = field(default_factory=list)
 
-    @property
+    @cached_property
     def project_id(self) -> str:
-        """The default project."""
+        """The default project, also after a test has renamed it."""
         with self.sessions() as session:
             return session.scalars(select(Project.id).where(Project.name == DEFAULT_PROJECT)).one()
 
