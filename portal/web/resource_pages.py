@@ -16,6 +16,8 @@ from werkzeug.datastructures import MultiDict
 
 from portal.http.guard import Access, access
 from portal.http.request import context
+from portal.identity.models import User
+from portal.identity.projects import project_find
 from portal.kernel.activity import activity_of
 from portal.kernel.authz import Target, decide, target_of
 from portal.kernel.context import Context
@@ -173,8 +175,8 @@ def _tab_template(rtype: ResourceType, tab: Tab) -> str:
 
 
 def references(ctx: Context, rtype: ResourceType, row: Any) -> dict[str, tuple[str, str]]:
-    """Field → (name, address) of rows that this one refers to and that the user may see."""
-    found = {}
+    """Field → (name, address) of what this row refers to and the user may see; without an address where there is no page."""
+    found = _whose(ctx, row)
     for name, info in rtype.fields().items():
         target = ctx.registry.get(info.kind.type_key) if isinstance(info.kind, Ref) else None
         value = getattr(row, name)
@@ -185,6 +187,18 @@ def references(ctx: Context, rtype: ResourceType, row: Any) -> dict[str, tuple[s
                 continue
             found[name] = (other.name, f"{base_of(target)}/{other.id}")
     return found
+
+
+def _whose(ctx: Context, row: Any) -> dict[str, tuple[str, str]]:
+    """Project and owner by name, for those who may know the project."""
+    if row.project_of() is None:
+        return {}
+    try:
+        project = project_find(ctx, row.project_of())
+    except NotFound:
+        return {}
+    owner = ctx.db.get(User, row.owner_id) if row.owner_id else None
+    return {"project_id": (project.name, f"/projects/{project.id}")} | ({"owner_id": (owner.username, "")} if owner else {})
 
 
 @pages.get("/<service>/<collection>/<row_id>/state")
