@@ -26,6 +26,8 @@ COOKIE = "__Host-atonix_session"
 def server(app: Flask) -> Iterator[BaseWSGIServer]:
     """The application on a port of loopback."""
     made = make_server("127.0.0.1", 0, app, threaded=True)
+    # Closing it waits for the threads of its connections.
+    made.daemon_threads = False
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
