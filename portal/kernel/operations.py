@@ -77,6 +77,7 @@ class _Attempt:
         self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
+        ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
