@@ -1,5 +1,6 @@
 """Fixtures of all tests: a database of one's own, people, the fake engine, a worker. What they give is described in tests/support."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,17 @@ from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
 from tests.support.people import People
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that sets up the portal's logging, whose handler writes to that test's output, takes it away with it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -84,4 +84,4 @@ def api(api_for: Callable[..., Api]) -> Api:
 @pytest.fixture
 def client_for(app: Flask, people: People) -> Callable[..., FlaskClient]:
     """`client_for(role, project_id)`: a browser in which a new user has signed in."""
-    return lambda role="project_admin", project_id=None: browser(app, people.user(role, project_id))
+    return lambda role="project_admin", project_id=None: browser(app, people, people.user(role, project_id))

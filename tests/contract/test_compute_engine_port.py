@@ -1,4 +1,4 @@
-"""What every compute engine promises, whichever driver: the fake one always, the real one where guests can run."""
+"""What every compute engine promises, tried with the fake one here and with the real one in tests/integration."""
 
 import hashlib
 import threading
@@ -9,35 +9,16 @@ from pathlib import Path
 import pytest
 
 from portal.engines.ports import ComputeEngine, ConsoleAccess, EngineError, EngineRefused, EngineUnavailable, ImageFormat, MachineState
-from tests.support.databases import ON_POSTGRESQL
-from tests.support.hosts import GIB, TINY, Host, fake_host, local_host, qcow2_header, qcow2_image, raw_image, why_no_local_host
+from tests.support.hosts import GIB, TINY, Host, fake_host, qcow2_header, qcow2_image, raw_image
 from tests.support.servers import until
 
-MISSING = why_no_local_host()
-DRIVERS = [
-    "fake",
-    pytest.param(
-        "local",
-        marks=[
-            pytest.mark.vm,
-            pytest.mark.skipif(bool(MISSING), reason=MISSING),
-            pytest.mark.skipif(ON_POSTGRESQL, reason="engines know no database; they were tried with SQLite"),
-        ],
-    ),
-]
 
-
-@pytest.fixture(scope="module", params=DRIVERS)
-def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """One engine for all tests here: real ones take a moment to get to know their QEMU."""
-    if request.param == "fake":
-        host = fake_host(tmp_path_factory.mktemp("fake"))
-        host.engine.ensure_builtin_image(TINY)
-        yield host
-        return
-    with local_host() as host:
-        host.engine.ensure_builtin_image(TINY)
-        yield host
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """One engine for all tests here. The tests of a driver that needs a host of its own replace this."""
+    host = fake_host(tmp_path_factory.mktemp("fake"))
+    host.engine.ensure_builtin_image(TINY)
+    return host
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_the_last_administrator_stays(people: People, app: Flask, database: sess
         first = session.scalars(select(User).where(User.platform_role == "platform_admin")).all()
     assert len(first) == 1
     user = people.user("platform_admin")
-    client = browser(app, user)
+    client = browser(app, people, user)
     token = csrf_of(client.get("/users"))
     assert client.post(f"/users/{first[0].id}", data={"csrf_token": token, "is_active": "false"}).status_code == 303
     answer = client.post(f"/users/{user.id}", data={"csrf_token": token, "is_active": "false"})
@@ -97,7 +97,7 @@ def test_projects_and_members(admin: FlaskClient, people: People, client_for: Ca
 
 def test_account_shows_sessions_and_tokens(client_for: Callable[..., FlaskClient], app: Flask, people: People) -> None:
     user = people.user()
-    mine, other = browser(app, user), browser(app, user)
+    mine, other = browser(app, people, user), browser(app, people, user)
     token = csrf_of(mine.get("/account"))
     made = mine.post("/account/tokens", data={"csrf_token": token, "name": "laptop"})
     secret = re.search(r"atonix_[\w-]+", made.text)

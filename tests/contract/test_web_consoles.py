@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from simple_websocket import Client, ConnectionClosed
 from sqlalchemy import delete
 from sqlalchemy.orm import Session, sessionmaker
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
@@ -22,10 +22,19 @@ from tests.support.web import Api, browser
 COOKIE = "__Host-atonix_session"
 
 
+class _Silent(WSGIRequestHandler):
+    """Writes no log of its own."""
+
+    def log(self, *_args: object) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture
 def server(app: Flask) -> Iterator[BaseWSGIServer]:
     """The application on a port of loopback."""
-    made = make_server("127.0.0.1", 0, app, threaded=True)
+    made = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
+    # Closing it waits for the threads of its connections.
+    made.daemon_threads = False
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
@@ -43,12 +52,12 @@ def instance(api: Api, worker: TestWorker) -> str:
 
 
 @pytest.fixture
-def connect(server: BaseWSGIServer, app: Flask) -> Callable[..., Client]:
+def connect(server: BaseWSGIServer, app: Flask, people: People) -> Callable[..., Client]:
     """`connect(path, user)`: a websocket with the cookie of a user who has signed in."""
     host = f"127.0.0.1:{server.server_port}"
 
     def open_one(path: str, user: User, *, origin: str = "") -> Client:
-        client: FlaskClient = browser(app, user)
+        client: FlaskClient = browser(app, people, user)
         # This client leaves the port out of its Host header.
         headers = {"Origin": origin or "http://127.0.0.1", "Cookie": f"{COOKIE}={client.get_cookie(COOKIE).value}"}
         return Client.connect(f"ws://{host}{path}", headers=headers)

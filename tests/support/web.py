@@ -1,7 +1,9 @@
 """The portal's application under test, and clients that are signed in."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Self
 
 import pytest
@@ -14,11 +16,12 @@ from werkzeug.test import TestResponse
 from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
-from portal.identity.accounts import token_create
-from portal.identity.models import User
-from portal.kernel.db import db
+from portal.http.request import SESSION_COOKIE
+from portal.identity.accounts import digest, home_project, token_create
+from portal.identity.models import User, UserSession
+from portal.kernel.db import db, now
 from portal.settings import Settings
-from tests.support.people import PASSWORD, People
+from tests.support.people import People
 
 
 @dataclass
@@ -85,12 +88,14 @@ def api_client(app: Flask, people: People, user: User) -> Api:
     return Api(app.test_client(), user, secret)
 
 
-def browser(app: Flask, user: User, password: str = PASSWORD) -> FlaskClient:
-    """A client that has signed in through the form."""
+def browser(app: Flask, people: People, user: User) -> FlaskClient:
+    """A client with a session of its own, as the sign-in form opens one; without the form, whose argon2 is slow by design."""
+    secret = secrets.token_urlsafe(32)
+    with people.sessions() as session:
+        session.add(UserSession(id_hash=digest(secret), user_id=user.id, project_id=home_project(user), expires_at=now() + timedelta(hours=12)))
+        session.commit()
     client = app.test_client()
-    page = client.get("/login")
-    answer = client.post("/login", data={"username": user.username, "password": password, "csrf_token": csrf_of(page)})
-    assert answer.status_code in {302, 303}, answer.get_data(as_text=True)[:2000]
+    client.set_cookie(SESSION_COOKIE, secret, secure=True)
     return client
 
 

@@ -128,7 +128,7 @@ def test_a_request_is_about_the_project_that_it_names(people: People, app: Flask
 
 def test_a_session_forgets_a_project_that_its_user_has_left(people: People, app: Flask, database: sessionmaker[Session]) -> None:
     user, there = people.user("developer"), people.project()
-    client = browser(app, user)
+    client = browser(app, people, user)
     with database() as session, transaction(session):
         session.execute(update(UserSession).where(UserSession.user_id == user.id).values(project_id=there))
     assert client.get("/api/v1/compute/key-pairs").status_code == 200
