@@ -7,7 +7,7 @@ from sqlalchemy.orm import joinedload
 
 from portal.identity.models import Membership, Project, User
 from portal.kernel import audit, quota
-from portal.kernel.authz import ROLES, Target, authorize, decide, reach
+from portal.kernel.authz import ROLES, Target, authorize, decide, reach, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id, storable
@@ -88,6 +88,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
         authorize(ctx, "identity.membership.update", _target(project))
         if role not in PROJECT_ROLES:
             raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
+        refuse_escalation(ctx, ROLES[role].statements, project.id)
         _lock(ctx, project)
         user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]))).first()
         if user is None:

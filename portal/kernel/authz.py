@@ -19,7 +19,7 @@ from portal.kernel.policy import LEVELS, Asked, Columns, Condition, Statement, T
 from portal.kernel.resource import Resource
 
 __all__ = [
-    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "role_matrix", "statements_of",
+    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation", "role_matrix", "statements_of",
     "target_of", "trace",
 ]  # fmt: skip
 
@@ -316,6 +316,28 @@ def authorize(ctx: Context, action: str, target: Target) -> Decision:
     return decision
 
 
+def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id: str | None, *, below: str = "") -> None:
+    """Raise Forbidden unless the caller may do, without condition and in all of a project (None: everywhere), whatever statements allow.
+
+    Stricter than needed for statements with conditions of their own, and therefore safe: nobody gives what they do not have. With `below`, actions
+    of that level are not looked at.
+    """
+    allowing = [statement for statement in statements if statement.allows]
+    missing = [
+        action
+        for action, level in ctx.registry.permissions.items()
+        if level != below and any(statement.covers(action, level) for statement in allowing) and not _has_all(reach(ctx, action), project_id)
+    ]
+    if missing:
+        where = "on the whole platform" if project_id is None else "in this project"
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")  # noqa: PLR2004 - a handful
+        raise Forbidden(f"You cannot give what you do not have {where}: {shown}.", details={"actions": missing[:100]})
+
+
+def _has_all(covered: "Reach", project_id: str | None) -> bool:
+    return covered.everything if project_id is None else covered.whole(project_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """The rows for which an action is allowed, for a WHERE clause. Without rules it is everything."""
@@ -327,7 +349,7 @@ class Reach:
     @property
     def everything(self) -> bool:
         """Whether every row is covered, whatever it is."""
-        return self.rules is None or (not self.limits and self.rules.is_whole(None))
+        return self.rules is None or (self.rules.is_whole(None) and all(rules.is_whole(None) for _, rules in self.limits))
 
     def whole(self, project_id: str) -> bool:
         """Whether every row of a project is covered, whatever it is."""

@@ -440,6 +440,13 @@ def parse(document: Any, permissions: Mapping[str, str]) -> tuple[Statement, ...
     return tuple(statements)
 
 
+def statements_in(document: Mapping[str, Any]) -> tuple[Statement, ...]:
+    """The statements of a document that was accepted once; an action that a later version no longer knows stands for nothing."""
+    given = document["Statement"]
+    problems: list[Problem] = []
+    return tuple(_statement("", each, number, {}, problems) for number, each in enumerate(given if isinstance(given, list) else [given]))
+
+
 def _statement(path: str, given: Any, number: int, permissions: Mapping[str, str], problems: list[Problem]) -> Statement:
     if not isinstance(given, dict):
         problems.append(Problem(path, "must be an object"))

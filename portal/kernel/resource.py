@@ -227,7 +227,9 @@ class ResourceType:
 
     def fields(self) -> Mapping[str, f.FieldInfo]:
         """Attribute name → field, in the order of declaration."""
-        return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(self.model).column_attrs if "field" in attr.columns[0].info}
+        return {
+            attr.key: attr.columns[0].info["field"] for attr in sa_inspect(self.model).column_attrs if "field" in getattr(attr.columns[0], "info", ())
+        }
 
     def amounts(self, row: Any) -> dict[str, int]:
         """What the row takes of each quota dimension."""
