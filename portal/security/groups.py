@@ -1,5 +1,7 @@
 """Groups: users of a project who hold the same role and the same policies."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from sqlalchemy import delete, select
@@ -64,6 +66,12 @@ def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, M
     if ctx.db.scalar(gone) is None:
         raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
     iam.bump(ctx.db)
+
+
+def group_members(ctx: Context, group: IamGroup) -> Sequence[tuple[User, datetime]]:
+    """Who is in a group, and since when, by name."""
+    query = select(User, IamGroupMember.created_at).join(IamGroupMember, IamGroupMember.user_id == User.id).where(IamGroupMember.group_id == group.id)
+    return [(user, at) for user, at in ctx.db.execute(query.order_by(User.username))]
 
 
 def _user(ctx: Context, group: IamGroup, named: str) -> User:

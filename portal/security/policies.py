@@ -3,6 +3,7 @@
 Nobody gives what they do not have: whoever writes, changes, attaches or joins must hold every allowed action without condition where it counts.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from sqlalchemy import func, select
@@ -76,7 +77,7 @@ def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NU
     iam.bump(ctx.db)
 
 
-@operation(IamPolicy, "attach", label="Attach", needs="manage", icon="link")
+@operation(IamPolicy, "attach", label="Attach", needs="manage", icon="plus")
 def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
     """Give the policy to a user or a group."""
     refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
@@ -125,6 +126,14 @@ def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
             {"principal_id": [f"There is no {kind} {named[:80]}{where}." if not found else f"{named[:80]} names several; use the id."]}
         )
     return found[0]
+
+
+def holder_names(ctx: Context, attachments: Iterable[IamAttachment]) -> dict[str, str]:
+    """Id of each user and group that policies are attached to → name."""
+    ids = [each.principal_id for each in attachments]
+    users = ctx.db.execute(select(User.id, User.username).where(User.id.in_(ids)))
+    groups = ctx.db.execute(select(IamGroup.id, IamGroup.name).where(IamGroup.id.in_(ids)))
+    return {row.id: row[1] for row in (*users, *groups)}
 
 
 @operation(IamPolicy, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)

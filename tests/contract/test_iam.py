@@ -221,6 +221,49 @@ def test_a_token_makes_no_stronger_token(admin: Api, app: Flask, people: People)
     assert reader.post("/auth/keys", {"name": "less", "scopes": ["compute:read"]}).status_code == 201
 
 
+# -- the simulator ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_simulator_says_what_would_happen_and_why(admin: Api, viewer: Api, worker: TestWorker) -> None:
+    made = admin.post("/compute/instances", {"name": "web-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
+    worker.drain()
+    attach(
+        admin,
+        write(admin, "office", allow("compute.instance.stop", IpAddress={"request.ip": "10.0.0.0/8"}, Bool={"principal.mfa": True})),
+        viewer.user.id,
+    )
+    question = {"user": viewer.user.username, "action": "compute.instance.stop", "resource": f"compute.instance/{made}"}
+    no = admin.post("/security/policies/simulate", question).json
+    assert (no["decision"], no["policy"]) == ("deny", "")
+    assert [(step["policy"], step["applies"]) for step in no["path"]] == [("office", False)]
+    assert "request.ip" in no["path"][0]["mismatch"]
+    yes = admin.post("/security/policies/simulate", {**question, "context": {"ip": "10.1.2.3", "mfa": True}}).json
+    assert (yes["decision"], yes["statement"]) == ("allow", "One")
+    assert yes["path"][0]["via"] == "attached"
+    assert [
+        row["username"]
+        for row in admin.get(f"/security/who-can?action=compute.instance.delete&resource=compute.instance/{made}").json.get("results", [])
+    ] == []
+    holders = admin.get(f"/security/who-can?action=compute.instance.terminate&resource=compute.instance/{made}").json["results"]
+    assert admin.user.username in {row["username"] for row in holders}
+    assert viewer.user.username not in {row["username"] for row in holders}
+    mine = {row["action"]: row["decision"] for row in viewer.get(f"/security/what-can?user={viewer.user.username}").json["results"]}
+    assert (mine["compute.instance.read"], mine["compute.instance.create"]) == ("allow", "deny")
+
+
+def test_the_simulator_tells_no_more_than_one_may_know(admin: Api, viewer: Api, api_for: Callable[..., Api], people: People) -> None:
+    assert viewer.post("/security/policies/simulate", {"user": admin.user.username, "action": "compute.instance.read"}).status_code == 403
+    assert viewer.get("/security/who-can?action=compute.instance.read").status_code == 403
+    stranger = api_for("viewer", people.project())
+    unknown = admin.post("/security/policies/simulate", {"user": stranger.user.username, "action": "compute.instance.read"})
+    assert (unknown.status_code, "There is no user" in str(unknown.json["details"])) == (400, True)
+    for wrong in ({"action": "compute.instance.fly"}, {"action": "compute.instance.read", "resource": "i-1"},
+                  {"action": "compute.image.read", "resource": "compute.instance/i-1"}):  # fmt: skip
+        assert admin.post("/security/policies/simulate", {"user": admin.user.username, **wrong}).status_code == 400
+    gone = {"user": admin.user.username, "action": "compute.instance.read", "resource": "compute.instance/i-none"}
+    assert admin.post("/security/policies/simulate", gone).status_code == 404
+
+
 def test_the_pages_show_policies_and_groups(client_for: Callable[..., FlaskClient], admin: Api) -> None:
     policy = write(admin, "shown", allow("compute.instance.read"))
     browser = client_for("project_admin")
@@ -228,3 +271,19 @@ def test_the_pages_show_policies_and_groups(client_for: Callable[..., FlaskClien
                  f"/security/policies/{policy}/actions/update", f"/security/policies/{policy}/actions/attach"):  # fmt: skip
         assert browser.get(path).status_code == 200, path
     assert "compute.instance.read" in browser.get(f"/security/policies/{policy}").text
+    attach(admin, policy, admin.user.username)
+    admin("PATCH", f"/security/policies/{policy}", {"document": allow("compute.image.read")})
+    assert admin.user.username in browser.get(f"/security/policies/{policy}/holders").text
+    assert "compute.image.read" in browser.get(f"/security/policies/{policy}/versions").text
+    group = admin.post("/security/groups", {"name": "ops"}).json["group_id"]
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": admin.user.username}).json["count"] == 1
+    assert admin.user.username in browser.get(f"/security/groups/{group}/members").text
+    assert admin("DELETE", f"/security/groups/{group}/members/{admin.user.id}").status_code == 204
+    for query, words in (
+        ("", "An answer names"), (f"?user={admin.user.username}&action=compute.image.read", "may do this"), ("?action=compute.image.read", "may do this"),
+        (f"?user={admin.user.username}", "actions are allowed"),
+    ):  # fmt: skip
+        answer = browser.get(f"/security/simulator{query}")
+        assert (answer.status_code, words in answer.text) == (200, True), query
+    assert browser.get("/security/simulator?action=fly").status_code == 422
+    assert "Name a user" in browser.get("/security/simulator?ip=10.1.1.1").text
