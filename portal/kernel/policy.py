@@ -172,6 +172,7 @@ def _must(parse: Callable[[str], object], what: str) -> Callable[[str], str]:
     return check
 
 
+@lru_cache(maxsize=4096)
 def moment(text: str) -> datetime:
     """ISO 8601; without a zone it is UTC. Raises ValueError."""
     found = datetime.fromisoformat(text)
@@ -186,6 +187,7 @@ def _finite(text: str) -> float:
     return value
 
 
+@lru_cache(maxsize=4096)
 def _in_network(known: Any, wanted: str) -> bool:
     try:
         address, network = ipaddress.ip_address(str(known)), ipaddress.ip_network(wanted)
