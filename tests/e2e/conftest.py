@@ -55,9 +55,9 @@ def serving(settings: Settings) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """With real guests. Afterwards none of them runs."""
+    """With real guests, one for all tests: a process has one libvirt. Afterwards no guest runs."""
     if why := why_no_local_host():
         pytest.skip(f"no guests on this machine: {why}")
     data = tmp_path_factory.mktemp("e2e")

@@ -71,9 +71,18 @@ class Queries:
         return sum(not statement.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "PRAGMA")) for statement in self.statements)
 
 
+class WholeAnswers(FlaskClient):
+    """Reads every answer to its end, as servers do: one that is streamed and dropped would keep its database connection."""
+
+    def open(self, *args: Any, **options: Any) -> TestResponse:
+        """One request."""
+        return super().open(*args, **{"buffered": True, **options})
+
+
 def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
     """The application on the test's database and fake engine."""
     app = create_app(settings, engines=Engines(console=fake), deliver=lambda _ids: None)
+    app.test_client_class = WholeAnswers
     app.config["TESTING"] = False
     app.config["PROPAGATE_EXCEPTIONS"] = False
     yield app
