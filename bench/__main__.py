@@ -2,7 +2,7 @@
 
 import importlib
 
-BENCHES = ("bench_http", "bench_jobs", "bench_boot")
+BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy")
 
 
 def main() -> None:

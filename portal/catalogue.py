@@ -5,6 +5,8 @@ from portal.compute.images import IMAGE
 from portal.compute.instances import INSTANCE
 from portal.compute.key_pairs import KEY_PAIR
 from portal.kernel.resource import Registry
+from portal.security.groups import GROUP
+from portal.security.policies import POLICY
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -20,9 +22,10 @@ PERMISSIONS = {
     "identity.user.read": "platform",
     "identity.user.create": "platform",
     "identity.user.update": "platform",
+    "security.iam.simulate": "manage",
 }
 
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
-    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR], PERMISSIONS)
+    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP], PERMISSIONS)

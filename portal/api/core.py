@@ -199,8 +199,7 @@ def tags() -> ResponseReturnValue:
 
 
 def _covers(ctx: Any, action: str) -> bool:
-    covered = reach(ctx, action)
-    return covered.everything or ctx.project_id in covered.projects
+    return ctx.project_id is not None and reach(ctx, action).whole(ctx.project_id)
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------------------------------

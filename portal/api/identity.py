@@ -1,11 +1,11 @@
 """Endpoints of identity: signing in, tokens, the own account, projects with their members, users."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
@@ -37,6 +37,9 @@ class NewToken(_Input):
     """A token for scripts."""
 
     name: str = Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
+    scopes: list[Annotated[str, StringConstraints(max_length=64)]] = Field(
+        default_factory=list, max_length=50, description="What it may be used for, such as compute:read; nothing means everything that you may do."
+    )
 
 
 class PasswordChange(_Input):
@@ -97,7 +100,17 @@ def thing(**properties: Schema) -> Schema:
 
 
 USER = thing(user_id=TEXT, id=TEXT, username=TEXT, email=TEXT, is_active={"type": "boolean"}, platform_role=TEXT, last_login_at=WHEN, created_at=WHEN)
-TOKEN = thing(api_key_id=TEXT, id=TEXT, name=TEXT, prefix=TEXT, is_active={"type": "boolean"}, created_at=WHEN, expires_at=WHEN, last_used_at=WHEN)
+TOKEN = thing(
+    api_key_id=TEXT,
+    id=TEXT,
+    name=TEXT,
+    prefix=TEXT,
+    scopes={"type": "array", "items": TEXT},
+    is_active={"type": "boolean"},
+    created_at=WHEN,
+    expires_at=WHEN,
+    last_used_at=WHEN,
+)
 PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, created_at=WHEN)
 MEMBER = thing(user_id=TEXT, username=TEXT, role=TEXT, created_at=WHEN)
 SESSION = thing(session_id=TEXT, created_at=WHEN, last_seen_at=WHEN, expires_at=WHEN, source_ip=TEXT, user_agent=TEXT, is_current={"type": "boolean"})
@@ -134,7 +147,7 @@ def _key_endpoints() -> Iterator[Endpoint]:
     yield Endpoint(
         "GET", "/api-keys", "api-keys.list", keys, "My tokens for scripts, without their secrets", answers={200: list_schema(TOKEN)}, **at()
     )
-    yield Endpoint("POST", "/api-keys", "api-keys.create", key_create, "Make a token; `key` is shown this once", refuses=(409,),
+    yield Endpoint("POST", "/api-keys", "api-keys.create", key_create, "Make a token; `key` is shown this once", refuses=(403, 409),
                    answers={201: {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}}, body=NewToken.model_json_schema(), **at())  # fmt: skip
     yield Endpoint(
         "GET", "/api-keys/{api_key_id}", "api-keys.get", key, "One of my tokens", answers={200: TOKEN}, refuses=(404,), **at("/{api_key_id}")
@@ -272,7 +285,7 @@ def key_create() -> ResponseReturnValue:
     found = signed_in()
     if found is None:
         raise NotFound("Nobody is signed in.")
-    secret, row = accounts.token_create(context(), found.user, given.name)
+    secret, row = accounts.token_create(context(), found.user, given.name, scopes=given.scopes)
     return io.answer({**show_token(row), "key": secret}, 201, headers={"Location": f"{PREFIX}/api-keys/{row.id}"})
 
 
@@ -297,7 +310,8 @@ def _own_token(token_id: str) -> ApiToken:
 def show_token(row: ApiToken) -> dict[str, Any]:
     """A token without its secret."""
     return {
-        "api_key_id": row.id, "id": row.id, "name": row.name, "prefix": row.prefix, "is_active": True, "created_at": io.moment(row.created_at),
+        "api_key_id": row.id, "id": row.id, "name": row.name, "prefix": row.prefix, "scopes": row.scopes, "is_active": row.is_active,
+        "created_at": io.moment(row.created_at),
         "expires_at": io.moment(row.expires_at), "last_used_at": io.moment(row.last_used_at),
     }  # fmt: skip
 

@@ -260,7 +260,7 @@ def image_delete(ctx: Context, image: Image) -> None:
     number = ctx.db.scalar(select(func.count()).select_from(instance).where(*using)) or 0
     if number:
         # A shared image is used in projects whose names of instances are not the caller's to know.
-        known = instance.within(reach(ctx, "compute.instance.read"))
+        known = reach(ctx, "compute.instance.read").rows(instance)
         names = ctx.db.scalars(select(instance.name).where(*using, known).order_by(instance.name).limit(3)).all()
         others = number - len(names)
         users = ", ".join(names) + (" and " if names and others else "") + (f"{others} other instance{'s' if others > 1 else ''}" if others else "")

@@ -33,7 +33,7 @@ class ComputeSummary:
 
 def compute_summary(ctx: Context) -> ComputeSummary:
     """The figures of the overview page."""
-    visible = (Instance.within(reach(ctx, "compute.instance.read")), Instance.project_id == ctx.project_id, Instance.deleted_at.is_(None))
+    visible = (reach(ctx, "compute.instance.read").rows(Instance), Instance.project_id == ctx.project_id, Instance.deleted_at.is_(None))
     rows = ctx.db.execute(select(Instance.state, func.count()).where(*visible).group_by(Instance.state))
     states = {state: number for state, number in rows}  # noqa: C416 - rows are no tuples for the type checker
     status = capability(ctx.db, "compute")

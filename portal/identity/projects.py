@@ -7,11 +7,12 @@ from sqlalchemy.orm import joinedload
 
 from portal.identity.models import Membership, Project, User
 from portal.kernel import audit, quota
-from portal.kernel.authz import ROLES, Target, authorize, reach
+from portal.kernel.authz import ROLES, Target, authorize, decide, reach, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
+from portal.kernel.policy import Columns
 
 READ = "identity.project.read"
 PROJECT_ROLES = ("project_admin", "developer", "viewer", "auditor")
@@ -21,17 +22,13 @@ MIN_NAME = 2
 
 def projects_visible(ctx: Context) -> Sequence[Project]:
     """The projects that the caller may see, by name."""
-    covered = reach(ctx, READ)
-    query = select(Project).order_by(Project.name)
-    if not covered.everything:
-        query = query.where(Project.id.in_(covered.projects))
-    return ctx.db.scalars(query).all()
+    return ctx.db.scalars(select(Project).where(reach(ctx, READ).where(Columns(Project.id))).order_by(Project.name)).all()
 
 
 def project_find(ctx: Context, project_id: str) -> Project:
     """A project that the caller may see. Raises NotFound."""
-    covered = reach(ctx, READ)
-    project = ctx.db.get(Project, project_id) if covered.whole(project_id) and is_storable(project_id) else None
+    may_see = is_storable(project_id) and decide(ctx, READ, Target(project_id)).allowed
+    project = ctx.db.get(Project, project_id) if may_see else None
     if project is None:
         raise NotFound(f"There is no project {project_id[:80]} here.")
     return project
@@ -91,6 +88,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
         authorize(ctx, "identity.membership.update", _target(project))
         if role not in PROJECT_ROLES:
             raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
+        refuse_escalation(ctx, ROLES[role].statements, project.id)
         _lock(ctx, project)
         user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]))).first()
         if user is None:

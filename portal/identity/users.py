@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, or_, select
 from portal.identity import passwords
 from portal.identity.models import ApiToken, User, UserSession
 from portal.kernel import audit
-from portal.kernel.authz import Target, authorize
+from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id
@@ -42,6 +42,7 @@ def user_create(ctx: Context, *, username: str, email: str, password: str, platf
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
     ):
         _check(user)
+        _refuse_higher(ctx, platform_role)
         passwords.check_strength(password, field="password", username=username)
         same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
         taken = ctx.db.scalars(select(User.username).where(same)).first()
@@ -65,6 +66,7 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         row.is_active = row.is_active if is_active is None else is_active
         row.platform_role = row.platform_role if platform_role is None else platform_role
         _check(row)
+        _refuse_higher(ctx, platform_role)
         _keep_an_admin(ctx)
         if not row.is_active:
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
@@ -82,6 +84,11 @@ def _check(user: User) -> None:
         problems["platform_role"] = [f"must be empty or one of {', '.join(r for r in PLATFORM_ROLES if r)}."]
     if problems:
         raise InvalidRequest.fields(problems)
+
+
+def _refuse_higher(ctx: Context, platform_role: str | None) -> None:
+    if platform_role:
+        refuse_escalation(ctx, ROLES[platform_role].statements, None)
 
 
 def _keep_an_admin(ctx: Context) -> None:

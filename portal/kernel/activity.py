@@ -8,14 +8,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true
 
 from portal.kernel.audit import AuditEntry
-from portal.kernel.authz import decide, reach, target_of
+from portal.kernel.authz import Target, decide, reach, target_of
 from portal.kernel.context import Context
 from portal.kernel.control import visible_jobs
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.events import Event
 from portal.kernel.ids import is_storable
 from portal.kernel.jobs import ACTIVE, Job
-from portal.kernel.resource import Reach, ResourceType
+from portal.kernel.policy import Columns
+from portal.kernel.resource import ResourceType
 
 READ_AUDIT = "security.audit.read"
 MAX_LIMIT = 1000
@@ -67,7 +68,7 @@ def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = 1000) -> int:
 
 def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool]]:
     """WHERE of an audit query, the caller's reach included."""
-    parts = [_readable(ctx, reach(ctx, READ_AUDIT))]
+    parts = [_readable(ctx)]
     for column, value in (
         (AuditEntry.resource_id, query.resource_id), (AuditEntry.resource_type, query.resource_type), (AuditEntry.username, query.username),
         (AuditEntry.user_id, query.user_id), (AuditEntry.status, query.status), (AuditEntry.project_id, query.project_id),
@@ -86,11 +87,13 @@ def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool
     return parts
 
 
-def _readable(ctx: Context, covered: Reach) -> ColumnElement[bool]:
+def _readable(ctx: Context) -> ColumnElement[bool]:
+    """What the caller may read of others, and all that is their own."""
+    covered = reach(ctx, READ_AUDIT)
     if covered.everything:
         return true()
     mine = AuditEntry.user_id == ctx.principal.user_id if ctx.principal.user_id else false()
-    return or_(AuditEntry.project_id.in_(covered.projects), mine)
+    return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def jobs_counts(ctx: Context) -> Mapping[str, int]:
 
 
 def _jobs(ctx: Context, query: JobsQuery) -> Select[Job]:
-    statement = select(Job).where(visible_jobs(reach(ctx, "core.job.read")), Job.resource_type != "")
+    statement = select(Job).where(visible_jobs(ctx), Job.resource_type != "")
     if not query.all_projects:
         statement = statement.where(Job.project_id == ctx.project_id)
     states = [state for state in query.state.split(",") if state]
@@ -175,7 +178,7 @@ class ActivityItem:
 
 def activity_of(ctx: Context, rtype: ResourceType, row: Any, *, limit: int = 50) -> list[ActivityItem]:
     """What happened to one resource, newest first: its audit entries for those who may read them, its events for the others, and its jobs."""
-    visible = visible_jobs(reach(ctx, "core.job.read"))
+    visible = visible_jobs(ctx)
     jobs = ctx.db.scalars(select(Job).where(Job.resource_id == row.id, visible).order_by(Job.created_at.desc()).limit(limit)).all()
     may_audit = decide(ctx, READ_AUDIT, target_of(row)).allowed
     if may_audit:
@@ -191,7 +194,7 @@ def activity_of(ctx: Context, rtype: ResourceType, row: Any, *, limit: int = 50)
 
 def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:
     """What happened in the current project lately: events, which everybody in it may read, newest first."""
-    if ctx.project_id is None or not reach(ctx, "core.event.read").whole(ctx.project_id):
+    if ctx.project_id is None or not decide(ctx, "core.event.read", Target(ctx.project_id)).allowed:
         return []
     query = select(Event).where(Event.project_id == ctx.project_id).order_by(Event.id.desc()).limit(limit)
     return [_of_event(ctx, event) for event in ctx.db.scalars(query)]
@@ -206,8 +209,7 @@ def events_after(ctx: Context, *, after_id: int = 0, resource_id: str = "", limi
 
 
 def _visible_events(ctx: Context) -> ColumnElement[bool]:
-    covered = reach(ctx, "core.event.read")
-    return true() if covered.everything else Event.project_id.in_(covered.projects)
+    return reach(ctx, "core.event.read").where(Columns(Event.project_id))
 
 
 def _newest(items: list[ActivityItem], limit: int) -> list[ActivityItem]:

@@ -1,33 +1,27 @@
-"""Who may do what: roles are policies, a decision names the statement that made it, lists are filtered in SQL.
+"""Who may do what: roles are policies, a decision names the statement that made it, lists are filtered in SQL by the same statements.
 
 Levels of permissions, from weakest to strongest: `read`, `audit` (read what others did), `write`, `delete`, `manage` (a project's members),
-`platform` (flavors, users, all projects). Whatever no statement allows is denied.
+`platform` (flavors, users, all projects). What a statement denies is denied; what none allows is denied too; what a limit (the scopes of a token,
+the permission boundary of a project) does not allow is denied even where a statement allows it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
 
-from portal.kernel.context import Context, Principal
+from sqlalchemy import ColumnElement, and_, false, not_, or_, true
+
+from portal.kernel.context import Context, Grant, Limit, Principal
+from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
-from portal.kernel.resource import Reach, Resource
+from portal.kernel.policy import LEVELS, Asked, Columns, Condition, Statement, Target
+from portal.kernel.resource import Resource
 
-LEVELS = ("read", "audit", "write", "delete", "manage", "platform")
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """Allows the actions that match a pattern and a level; `own` restricts it to rows the principal owns, `shared` to shared rows."""
-
-    sid: str
-    levels: frozenset[str]
-    actions: tuple[str, ...] = ("*",)
-    own: bool = False
-    shared: bool = False
-
-    def covers(self, action: str, level: str) -> bool:
-        """Whether the statement speaks of this action at all."""
-        return level in self.levels and any(fnmatchcase(action, pattern) for pattern in self.actions)
+__all__ = [
+    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation", "role_matrix", "statements_of",
+    "target_of", "trace",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +34,39 @@ class Policy:
     statements: tuple[Statement, ...]
 
 
+OWN = Condition("StringEquals", "resource.owner", ("${principal.id}",))
+SHARED = Condition("Bool", "resource.shared", ("true",))
 ROLES = {
     policy.name: policy
     for policy in (
-        Policy("platform_admin", "Platform admin", "May do everything everywhere.", (Statement("Everything", frozenset(LEVELS)),)),
+        Policy("platform_admin", "Platform admin", "May do everything everywhere.", (Statement("Everything", allows=True, actions=("*",)),)),
         Policy(
             "auditor", "Auditor", "Reads everything, audit log included, and changes nothing.",
-            (Statement("ReadAll", frozenset({"read", "audit"})),),
+            (Statement("ReadAll", allows=True, actions=("*:read", "*:audit")),),
         ),
         Policy(
             "project_admin", "Project admin", "May do everything in the project.",
-            (Statement("AllInProject", frozenset({"read", "audit", "write", "delete", "manage"})),),
+            (Statement("AllInProject", allows=True, actions=("*:read", "*:audit", "*:write", "*:delete", "*:manage")),),
         ),
         Policy(
             "developer", "Developer", "Creates, changes and runs resources; deletes what is their own.",
-            (Statement("Build", frozenset({"read", "write"})), Statement("DeleteOwn", frozenset({"delete"}), own=True)),
+            (Statement("Build", allows=True, actions=("*:read", "*:write")),
+             Statement("DeleteOwn", allows=True, actions=("*:delete",), conditions=(OWN,))),
         ),
-        Policy("viewer", "Viewer", "Sees everything in the project and changes nothing.", (Statement("Look", frozenset({"read"})),)),
+        Policy("viewer", "Viewer", "Sees everything in the project and changes nothing.", (Statement("Look", allows=True, actions=("*:read",)),)),
     )
 }  # fmt: skip
-EVERYONE = Policy("everyone", "Everyone", "What every signed-in user may do.", (Statement("ReadShared", frozenset({"read"}), shared=True),))
+EVERYONE = Policy(
+    "everyone",
+    "Everyone",
+    "What every signed-in user may do.",
+    (Statement("ReadShared", allows=True, actions=("*:read",), conditions=(SHARED,)),),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What an action is aimed at, as far as a decision needs to know."""
-
-    project_id: str | None
-    owner_id: str | None = None
-    shared: bool = False
-    label: str = ""
+def statements_of(grant: Grant) -> tuple[Statement, ...]:
+    """The statements of a built-in role, or of the policy that the grant carries."""
+    return grant.statements or (ROLES[grant.role].statements if grant.role in ROLES else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +80,227 @@ class Decision:
     because: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A statement as the principal holds it: whose it is, and in which project it counts (None: everywhere)."""
+
+    statement: Statement
+    grant: Grant
+
+    @property
+    def scope(self) -> str | None:
+        """The project in which it counts."""
+        return self.grant.project_id
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement that was looked at on the way to a decision: why it did not apply, empty if it did."""
+
+    policy: str
+    via: str
+    project_id: str | None
+    statement: str
+    effect: str
+    mismatch: str
+
+
+class RuleSet:
+    """The rules of one effect for one action, arranged so that those which cannot apply are not looked at."""
+
+    def __init__(self, type_key: str, rules: Sequence[Rule]) -> None:
+        """All rules must speak of the action."""
+        self.type_key, self.rules = type_key, rules
+        self._plain: dict[str | None, Rule] = {}
+        self._by_id: dict[tuple[str | None, str], list[Rule]] = {}
+        self._rest: dict[str | None, list[Rule]] = {}
+        for rule in rules:
+            ids = _exact_ids(rule.statement, type_key)
+            if rule.statement.is_plain:
+                self._plain.setdefault(rule.scope, rule)
+            elif ids is None:
+                self._rest.setdefault(rule.scope, []).append(rule)
+            for each in ids or ():
+                self._by_id.setdefault((rule.scope, each), []).append(rule)
+
+    def first(self, target: Target, asked: Asked) -> Rule | None:
+        """A rule that applies to a target."""
+        for scope in (None, target.project_id) if target.project_id is not None else (None,):
+            if (plain := self._plain.get(scope)) is not None:
+                return plain
+            for rules in (self._by_id.get((scope, target.id), ()), self._rest.get(scope, ())):
+                for rule in rules:
+                    if not rule.statement.mismatch(self.type_key, target, asked):
+                        return rule
+        return None
+
+    def where(self, columns: Columns, asked: Asked) -> ColumnElement[bool]:
+        """The rows that a rule applies to; never NULL."""
+        if None in self._plain:
+            return true()
+        parts = [_in_project(columns, list(self._plain))] if self._plain else []
+        for rule in self.rules:
+            if not rule.statement.is_plain and rule.scope not in self._plain:
+                there = [] if rule.scope is None else [_in_project(columns, [rule.scope])]
+                parts.append(and_(true(), *there, rule.statement.where(self.type_key, columns, asked)))
+        return or_(false(), *parts)
+
+    def is_whole(self, project_id: str | None) -> bool:
+        """Whether a rule without conditions covers a project (None: everything)."""
+        return None in self._plain or (project_id is not None and project_id in self._plain)
+
+    @property
+    def projects(self) -> frozenset[str]:
+        """Projects that a rule without conditions covers."""
+        return frozenset(scope for scope in self._plain if scope is not None)
+
+
+def _exact_ids(statement: Statement, type_key: str) -> list[str] | None:
+    """The ids that a statement names, None unless it names nothing else; of other types there are none here."""
+    found = []
+    for resource in statement.resources:
+        kind, _, wanted = resource.partition("/")
+        if set("*?") & set(resource):
+            return None
+        if kind == type_key:
+            found.append(wanted)
+    return found if statement.resources else None
+
+
+def _in_project(columns: Columns, projects: Sequence[str | None]) -> ColumnElement[bool]:
+    if columns.project is None:
+        return false()
+    return and_(columns.project.is_not(None), columns.project.in_([each for each in projects if each is not None]))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Everything that a principal's grants, or one limit, say of an action."""
+
+    denies: RuleSet
+    allows: RuleSet
+
+    def decide(self, target: Target, asked: Asked) -> tuple[bool, Rule | None]:
+        """(allowed, the rule that decided); nothing that applies means no."""
+        denied = self.denies.first(target, asked) if self.denies.rules else None
+        if denied is not None:
+            return False, denied
+        allowed = self.allows.first(target, asked)
+        return allowed is not None, allowed
+
+    def where(self, columns: Columns, asked: Asked) -> ColumnElement[bool]:
+        """The rows for which `decide` says yes."""
+        allowed = self.allows.where(columns, asked)
+        return and_(allowed, not_(self.denies.where(columns, asked))) if self.denies.rules else allowed
+
+    def is_whole(self, project_id: str | None) -> bool:
+        """Whether every row of a project (None: every row) is allowed without a look at it."""
+        return not self.denies.rules and self.allows.is_whole(project_id)
+
+
+class Access:
+    """What a principal may do, compiled once per action and then kept."""
+
+    def __init__(self, grants: Sequence[Grant], limits: Sequence[Limit]) -> None:
+        """`limits` must all allow what a grant allows."""
+        self.grants, self.limits = grants, limits
+        self._of_action: dict[str, tuple[Rules, tuple[tuple[Limit, Rules], ...]]] = {}
+
+    def of(self, action: str, level: str) -> tuple[Rules, tuple[tuple[Limit, Rules], ...]]:
+        """(rules of the grants, rules of each limit) for an action."""
+        found = self._of_action.get(action)
+        if found is None:
+            limits = tuple((limit, _rules([Grant(limit.label, None, statements=limit.statements)], action, level)) for limit in self.limits)
+            found = self._of_action[action] = (_rules(self.grants, action, level), limits)
+        return found
+
+
+def _rules(grants: Iterable[Grant], action: str, level: str) -> Rules:
+    rules = [Rule(statement, grant) for grant in grants for statement in statements_of(grant) if statement.covers(action, level)]
+    type_key = action.rpartition(".")[0]
+    denies, allows = [rule for rule in rules if not rule.statement.allows], [rule for rule in rules if rule.statement.allows]
+    return Rules(RuleSet(type_key, denies), RuleSet(type_key, allows))
+
+
+@lru_cache(maxsize=1024)
+def _compiled(grants: tuple[Grant, ...], limits: tuple[Limit, ...], *, signed_in: bool) -> Access:
+    everyone = (Grant(EVERYONE.name, None, label=EVERYONE.label, statements=EVERYONE.statements),) if signed_in else ()
+    return Access((*everyone, *grants), limits)
+
+
+def access_of(principal: Principal) -> Access:
+    """What the principal may do."""
+    return principal.access or _compiled(principal.grants, principal.limits, signed_in=principal.user_id is not None)
+
+
+def compiled(principal: Principal) -> Access:
+    """What a principal may do, for whoever keeps it with the principal."""
+    return _compiled.__wrapped__(principal.grants, principal.limits, signed_in=principal.user_id is not None)
+
+
+def asked_of(ctx: Context) -> Asked:
+    """What is known of the request."""
+    who = ctx.principal
+    return Asked(
+        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, now(), _tags(ctx.inputs.get("tags")), ctx.inputs
+    )  # fmt: skip
+
+
+def _tags(given: object) -> Mapping[str, str]:
+    return {str(key): str(value) for key, value in given.items()} if isinstance(given, dict) else {}
+
+
 def target_of(row: Resource) -> Target:
     """A row as the target of an action."""
-    return Target(row.project_of(), row.owner_id, row.is_shared(), f"{row.name} ({row.id})")
+    return Target(row.project_of(), row.owner_id, row.is_shared(), f"{row.name} ({row.id})", row.id, row.name, row.tags or {})
 
 
 def decide(ctx: Context, action: str, target: Target) -> Decision:
     """Decide without raising. An action that was never declared is denied."""
-    level = ctx.registry.permissions.get(action, "")
     if ctx.principal.is_system:
         return Decision(allowed=True, action=action, policy="system")
-    for policy in _policies(ctx.principal, target.project_id):
-        for statement in policy.statements:
-            if statement.covers(action, level) and _holds(statement, ctx.principal, target):
-                return Decision(allowed=True, action=action, policy=policy.name, statement=statement.sid)
-    return Decision(allowed=False, action=action, because=_why_not(ctx, level, target))
+    level = ctx.registry.permissions.get(action)
+    if level is None:
+        return Decision(allowed=False, action=action, because="There is no such permission.")
+    asked = asked_of(ctx)
+    rules, limits = access_of(ctx.principal).of(action, level)
+    allowed, rule = rules.decide(target, asked)
+    if rule is None:
+        return Decision(allowed=False, action=action, because=_why_not(ctx, action, level, target))
+    policy, sid = rule.grant.name, rule.statement.sid
+    if not allowed:
+        return Decision(allowed=False, action=action, policy=policy, statement=sid, because=f"Statement {sid} of {policy} denies it.")
+    for limit, its_rules in limits:
+        if limit.project_id in {None, target.project_id} and not its_rules.decide(target, asked)[0]:
+            return Decision(allowed=False, action=action, policy=limit.label, because=f"{limit.label} does not allow it.")
+    return Decision(allowed=True, action=action, policy=rule.grant.role, statement=sid)
 
 
-def _policies(principal: Principal, project_id: str | None) -> Iterable[Policy]:
-    if principal.user_id is not None:
-        yield EVERYONE
-    for grant in principal.grants:
-        if grant.project_id is None or grant.project_id == project_id:
-            yield ROLES[grant.role]
-
-
-def _holds(statement: Statement, principal: Principal, target: Target) -> bool:
-    if statement.shared and not target.shared:
-        return False
-    return not statement.own or (target.owner_id is not None and target.owner_id == principal.user_id)
-
-
-def _why_not(ctx: Context, level: str, target: Target) -> str:
-    held = sorted({ROLES[g.role].label for g in ctx.principal.grants if g.project_id in {None, target.project_id}})
-    enough = [p.label for p in ROLES.values() if any(level in s.levels and not s.own for s in p.statements)]
+def _why_not(ctx: Context, action: str, level: str, target: Target) -> str:
+    held = sorted({grant.name for grant in ctx.principal.grants if grant.project_id in {None, target.project_id}})
+    enough = [p.label for p in ROLES.values() if any(s.covers(action, level) and s.is_plain for s in p.statements)]
     mine = f"Your role here is {', '.join(held)}" if held else "You have no role here"
     return f"{mine}; no statement of it allows this. Roles that do: {', '.join(enough) or 'none'}."
+
+
+def trace(ctx: Context, action: str, target: Target) -> list[Step]:
+    """Every statement that speaks of an action, and whether it applies to the target: the path to the decision."""
+    level = ctx.registry.permissions.get(action)
+    if level is None or ctx.principal.is_system:
+        return []
+    asked, access = asked_of(ctx), access_of(ctx.principal)
+    rules, limits = access.of(action, level)
+    found = [(rules, "")] + [(its, limit.label) for limit, its in limits if limit.project_id in {None, target.project_id}]
+    return [
+        _step(rule, label, target, asked, each.type_key) for part, label in found for each in (part.denies, part.allows) for rule in each.rules
+    ]  # fmt: skip
+
+
+def _step(rule: Rule, limit: str, target: Target, asked: Asked, type_key: str) -> Step:
+    elsewhere = "" if rule.scope in {None, target.project_id} else "Holds in another project"
+    mismatch = elsewhere or rule.statement.mismatch(type_key, target, asked)
+    effect = "Allow" if rule.statement.allows else "Deny"
+    return Step(limit or rule.grant.name, rule.grant.via, rule.scope, rule.statement.sid, effect, mismatch)
 
 
 def authorize(ctx: Context, action: str, target: Target) -> Decision:
@@ -127,26 +309,77 @@ def authorize(ctx: Context, action: str, target: Target) -> Decision:
     if not decision.allowed:
         raise Forbidden(
             f"{action} on {target.label or 'this project'} is not allowed. {decision.because}",
-            details={"action": action, "resource": target.label, "reason": decision.because},
-        )
+            details={
+                "action": action, "resource": target.label, "reason": decision.because, "policy": decision.policy, "statement": decision.statement,
+            },
+        )  # fmt: skip
     return decision
 
 
+def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id: str | None, *, below: str = "") -> None:
+    """Raise Forbidden unless the caller may do, without condition and in all of a project (None: everywhere), whatever statements allow.
+
+    Stricter than needed for statements with conditions of their own, and therefore safe: nobody gives what they do not have. With `below`, actions
+    of that level are not looked at.
+    """
+    allowing = [statement for statement in statements if statement.allows]
+    missing = [
+        action
+        for action, level in ctx.registry.permissions.items()
+        if level != below and any(statement.covers(action, level) for statement in allowing) and not _has_all(reach(ctx, action), project_id)
+    ]
+    if missing:
+        where = "on the whole platform" if project_id is None else "in this project"
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")  # noqa: PLR2004 - a handful
+        raise Forbidden(f"You cannot give what you do not have {where}: {shown}.", details={"actions": missing[:100]})
+
+
+def _has_all(covered: "Reach", project_id: str | None) -> bool:
+    return covered.everything if project_id is None else covered.whole(project_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The rows for which an action is allowed, for a WHERE clause. Without rules it is everything."""
+
+    asked: Asked
+    rules: Rules | None
+    limits: tuple[tuple[Limit, Rules], ...] = ()
+
+    @property
+    def everything(self) -> bool:
+        """Whether every row is covered, whatever it is."""
+        return self.rules is None or (self.rules.is_whole(None) and all(rules.is_whole(None) for _, rules in self.limits))
+
+    def whole(self, project_id: str) -> bool:
+        """Whether every row of a project is covered, whatever it is."""
+        if self.rules is None:
+            return True
+        limits = [rules for limit, rules in self.limits if limit.project_id in {None, project_id}]
+        return self.rules.is_whole(project_id) and all(rules.is_whole(project_id) for rules in limits)
+
+    def where(self, columns: Columns) -> ColumnElement[bool]:
+        """The rows of a table that are covered."""
+        if self.rules is None:
+            return true()
+        parts = [self.rules.where(columns, self.asked)]
+        for limit, rules in self.limits:
+            inside = rules.where(columns, self.asked)
+            parts.append(inside if limit.project_id is None else or_(not_(_in_project(columns, [limit.project_id])), inside))
+        return and_(*parts)
+
+    def rows(self, model: type[Any]) -> ColumnElement[bool]:
+        """The rows of a resource type that are covered."""
+        return self.where(model.facts())
+
+
 def reach(ctx: Context, action: str) -> Reach:
-    """The rows that the principal's grants of an action cover, for a WHERE clause."""
-    principal = ctx.principal
-    if principal.is_system:
-        return Reach(None, everything=True)
-    level = ctx.registry.permissions.get(action, "")
-    whole, own = set[str | None](), set[str | None]()
-    for grant in principal.grants:
-        for statement in ROLES[grant.role].statements:
-            if statement.covers(action, level) and not statement.shared:
-                (own if statement.own else whole).add(grant.project_id)
-    if None in whole:
-        return Reach(principal.user_id, everything=True, shared=True)
-    shared = principal.user_id is not None and any(statement.covers(action, level) for statement in EVERYONE.statements)
-    return Reach(principal.user_id, projects=frozenset(p for p in whole if p), own_in=frozenset(p for p in own if p), shared=shared)
+    """The rows that the principal may do an action on."""
+    if ctx.principal.is_system:
+        return Reach(Asked(), None)
+    level = ctx.registry.permissions.get(action)
+    rules, limits = access_of(ctx.principal).of(action, level) if level is not None else (_rules((), action, ""), ())
+    return Reach(asked_of(ctx), rules, limits)
 
 
 def role_matrix(permissions: Sequence[str], levels: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
@@ -156,6 +389,6 @@ def role_matrix(permissions: Sequence[str], levels: Sequence[str]) -> list[tuple
         answers = {}
         for role in ROLES.values():
             matching = [s for s in role.statements if s.covers(action, level)]
-            answers[role.name] = "yes" if any(not s.own for s in matching) else "own" if matching else ""
+            answers[role.name] = "yes" if any(s.is_plain for s in matching) else "own" if matching else ""
         rows.append((action, answers))
     return rows

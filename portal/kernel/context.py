@@ -1,34 +1,59 @@
 """Who asks, from where, in which project: handed explicitly to everything that decides or changes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from portal.settings import Settings
 
 if TYPE_CHECKING:
+    from portal.kernel.authz import Access
+    from portal.kernel.policy import Statement
     from portal.kernel.resource import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A role held in one project, or on the whole platform where `project_id` is None."""
+    """A role held in one project, or on the whole platform where `project_id` is None.
+
+    `role` is a built-in role or the id of a policy that somebody wrote, whose `statements` the grant then carries; `via` says how it came.
+    """
 
     role: str
     project_id: str | None
+    label: str = ""
+    statements: "tuple[Statement, ...]" = ()
+    via: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.label or self.role.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What must allow an action besides the grants, in one project or everywhere: scopes of a token, a permission boundary."""
+
+    label: str
+    statements: "tuple[Statement, ...]"
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who acts, and with which credential: `session:…`, `token:…`, `cli` or `system`."""
+    """Who acts, and with which credential: `session:…`, `token:…`, `cli` or `system`. `access` is the grants compiled, where somebody keeps it."""
 
     user_id: str | None
     username: str
     credential: str
     grants: tuple[Grant, ...] = ()
     is_system: bool = False
+    limits: tuple[Limit, ...] = ()
+    mfa: bool = False
+    access: "Access | None" = field(default=None, compare=False, repr=False)
 
 
 SYSTEM = Principal(user_id=None, username="system", credential="system", is_system=True)
@@ -55,3 +80,5 @@ class Context:
     user_agent: str = ""
     idempotency_key: str = ""
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
+    # What the request asks for, as it came: conditions of policies look at it.
+    inputs: Mapping[str, Any] = field(default_factory=dict)

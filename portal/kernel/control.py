@@ -1,6 +1,6 @@
 """Cancelling and retrying jobs: allowed to whoever may do the job's operation."""
 
-from sqlalchemy import ColumnElement, select, true
+from sqlalchemy import ColumnElement, select
 
 from portal.kernel import audit, authz
 from portal.kernel.context import Context
@@ -11,7 +11,8 @@ from portal.kernel.ids import is_storable
 from portal.kernel.inputs import inputs_of
 from portal.kernel.jobs import ACTIVE, Job, active_for
 from portal.kernel.operations import acting, reserve_for_change, set_state
-from portal.kernel.resource import Reach, ResourceType
+from portal.kernel.policy import Columns
+from portal.kernel.resource import ResourceType
 from portal.kernel.runner import settle_failure
 
 
@@ -19,7 +20,7 @@ def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
     """A job of a project that the caller may see. Raises NotFound."""
     if not is_storable(job_id):
         raise NotFound("There is no such job here.")
-    query = select(Job).where(Job.id == job_id, visible_jobs(authz.reach(ctx, "core.job.read")))
+    query = select(Job).where(Job.id == job_id, visible_jobs(ctx))
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
     job = ctx.db.scalars(query).one_or_none()
@@ -28,9 +29,9 @@ def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def visible_jobs(reach: Reach) -> ColumnElement[bool]:
-    """WHERE for the jobs that a reach covers; jobs of the platform itself are for those who see everything."""
-    return true() if reach.everything else Job.project_id.in_(reach.projects)
+def visible_jobs(ctx: Context) -> ColumnElement[bool]:
+    """WHERE for the jobs that the caller may see; jobs of the platform itself are for those who see everything."""
+    return authz.reach(ctx, "core.job.read").where(Columns(Job.project_id, Job.user_id))
 
 
 def job_cancel(ctx: Context, job_id: str) -> Job:

@@ -66,6 +66,8 @@ class Created:
     rows: Sequence[Any]
     once: Mapping[str, str] = field(default_factory=dict)
     queue: bool = True
+    # Of the platform itself, where rows of the type may belong to no project.
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,18 @@ def operation(
     return declare
 
 
-def update_operation(model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = ()) -> Operation:
-    """The operation that changes the editable fields of a row, each on its own."""
+def update_operation(
+    model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (),
+    before: Callable[[Context, Any, dict[str, Any]], None] | None = None,
+) -> Operation:  # fmt: skip
+    """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes."""
     infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in also}
     params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
 
     def update(ctx: Context, row: Any, **changes: Any) -> None:
         """Change name, description, tags and other editable fields."""
-        del ctx
+        if before is not None:
+            before(ctx, row, changes)
         for name, value in changes.items():
             setattr(row, name, value)
 
@@ -213,4 +219,4 @@ def _params(model: type[Any], func: Callable[..., Any]) -> dict[str, Param]:
 
 
 def _field_infos(model: type[Any]) -> dict[str, FieldInfo]:
-    return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(model).column_attrs if "field" in attr.columns[0].info}
+    return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(model).column_attrs if "field" in getattr(attr.columns[0], "info", ())}

@@ -234,6 +234,19 @@ class TextMap(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class Document(Kind):
+    """A JSON object whose shape is checked by whoever takes it."""
+
+    def column_type(self) -> TypeEngine[Any]:
+        """JSON."""
+        return JsonColumn
+
+    def annotation(self) -> Any:
+        """An object."""
+        return dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class FieldInfo:
     """What is known of a field besides its type; shared by column, forms, API and documents."""
 

@@ -67,7 +67,7 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
             details={"idempotency_key": ctx.idempotency_key},
         )
     rtype = next(t for t in ctx.registry if t.key == found.type_key)
-    visible = select(rtype.model).where(rtype.model.id.in_(found.resource_ids), rtype.model.within(reach(ctx, f"{rtype.key}.read")))
+    visible = select(rtype.model).where(rtype.model.id.in_(found.resource_ids), reach(ctx, f"{rtype.key}.read").rows(rtype.model))
     made = {row.id: row for row in ctx.db.scalars(visible.options(*rtype.eager()).execution_options(populate_existing=True))}
     rows = [made[rid] for rid in found.resource_ids if rid in made]
     if not rows:

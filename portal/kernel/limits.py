@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import column, select, table
 
 from portal.kernel import audit, quota
-from portal.kernel.authz import Target, reach
+from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.ids import is_storable
@@ -41,7 +41,7 @@ def quota_lines(ctx: Context, project_id: str) -> list[QuotaLine]:
 
 def _require(ctx: Context, project_id: str) -> None:
     is_there = is_storable(project_id) and ctx.db.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id)) is not None
-    if not is_there or not reach(ctx, "core.quota.read").whole(project_id):
+    if not is_there or not decide(ctx, "core.quota.read", Target(project_id)).allowed:
         raise NotFound(f"There is no project {project_id[:80]} here.")
 
 

@@ -37,7 +37,7 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
     model = rtype.model
     if not is_storable(row_id):
         raise NotFound(f"There is no such {rtype.label.lower()} here.")
-    query = select(model).where(or_(model.id == row_id, model.resource_id == row_id), model.within(reach(ctx, f"{rtype.key}.read")))
+    query = select(model).where(or_(model.id == row_id, model.resource_id == row_id), reach(ctx, f"{rtype.key}.read").rows(model))
     if rtype.lifecycle is None:
         query = query.where(model.deleted_at.is_(None))
     if lock:
@@ -53,7 +53,7 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
     rtype = ctx.registry.of(param.ref_model)  # type: ignore[arg-type] # only reference parameters come here
     model = rtype.model
     named = or_(model.id == value, model.resource_id == value, model.name == value)
-    query = select(model).where(named, model.within(reach(ctx, f"{rtype.key}.read")), model.deleted_at.is_(None))
+    query = select(model).where(named, reach(ctx, f"{rtype.key}.read").rows(model), model.deleted_at.is_(None))
     # What a project uses is its own or everybody's, whatever else the caller may see elsewhere.
     if rtype.tenancy is Tenancy.PROJECT:
         query = query.where(model.project_id == ctx.project_id)
@@ -135,7 +135,7 @@ def found_rows(ctx: Context, rtype: ResourceType, query: ListQuery, *, limit: in
 def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnElement[bool]:
     """WHERE of a list: what the caller may see, in the current project, as filtered."""
     model = rtype.model
-    parts: list[ColumnElement[bool]] = [model.within(reach(ctx, f"{rtype.key}.read"))]
+    parts: list[ColumnElement[bool]] = [reach(ctx, f"{rtype.key}.read").rows(model)]
     if not query.all_projects and rtype.tenancy is Tenancy.PROJECT:
         parts.append(model.project_id == ctx.project_id)
     elif not query.all_projects and rtype.tenancy is Tenancy.SHARED:

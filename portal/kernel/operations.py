@@ -77,6 +77,7 @@ class _Attempt:
         self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
+        ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
@@ -96,7 +97,8 @@ class _Attempt:
         inputs = self._inputs()
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
-        jobs = [job for row in made.rows if (job := self._insert(row, project_id, queue=made.queue)) is not None]
+        home = None if made.everywhere else project_id
+        jobs = [job for row in made.rows if (job := self._insert(row, home, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
 
     def _insert(self, row: Any, project_id: str | None, *, queue: bool) -> str | None:

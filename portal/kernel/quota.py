@@ -36,6 +36,7 @@ DIMENSIONS = {
         Dimension("storage_gb", "Storage", "GiB", 10_000),
         Dimension("images", "Images", "", 50),
         Dimension("key_pairs", "Key pairs", "", 100),
+        Dimension("iam_policies", "IAM policies", "", 200),
     )
 }
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import ColumnElement, Index, String, and_, false, or_, text, true
+from sqlalchemy import Index, String, text, true
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.orm.interfaces import ORMOption
@@ -19,27 +19,13 @@ from portal.kernel import fields as f
 from portal.kernel.db import now
 from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.policy import Columns
 
 if TYPE_CHECKING:
     from portal.kernel.declare import Operation
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What part of all rows a principal's grants of one action cover; `shared` says whether shared rows are part of it."""
-
-    user_id: str | None
-    everything: bool = False
-    projects: frozenset[str] = frozenset()
-    own_in: frozenset[str] = frozenset()
-    shared: bool = False
-
-    def whole(self, project_id: str | None) -> bool:
-        """Whether every row of a project is covered."""
-        return self.everything or project_id in self.projects
 
 
 class Tenancy(StrEnum):
@@ -71,10 +57,9 @@ class Resource:
     tenancy: ClassVar[Tenancy]
 
     @classmethod
-    def within(cls, reach: Reach) -> ColumnElement[bool]:
-        """The rows that a reach covers, as a SQL condition. A model that does not say covers none."""
-        del reach
-        return false()
+    def facts(cls) -> Columns:
+        """What policies may look at in a row, as SQL. A model that does not say can be registered by nobody."""
+        return Columns()
 
     def project_of(self) -> str | None:
         """The project that the row belongs to, None for the platform itself."""
@@ -92,11 +77,9 @@ class ProjectOwned(Resource):
     project_id: Mapped[str] = f.field(f.Ref("identity.project"), label="Project", references="projects.id")
 
     @classmethod
-    def within(cls, reach: Reach) -> ColumnElement[bool]:
-        """Rows of the covered projects, and own rows where only those are covered."""
-        if reach.everything:
-            return true()
-        return or_(cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
+    def facts(cls) -> Columns:
+        """With project and owner."""
+        return Columns(cls.project_id, cls.owner_id, None, cls.id, cls.name)
 
     def project_of(self) -> str | None:
         """The owning project."""
@@ -124,12 +107,9 @@ class Shareable(Resource):
     is_public: Mapped[bool] = f.field(f.Bool(), label="Public", default=False, filterable=True)
 
     @classmethod
-    def within(cls, reach: Reach) -> ColumnElement[bool]:
-        """Shared rows, and those of the covered projects."""
-        if reach.everything:
-            return true()
-        mine = or_(cls.project_id.in_(reach.projects), and_(cls.project_id.in_(reach.own_in), cls.owner_id == reach.user_id))
-        return or_(cls.is_public.is_(true()), mine) if reach.shared else mine
+    def facts(cls) -> Columns:
+        """With project and owner, and whether everybody may read it."""
+        return Columns(cls.project_id, cls.owner_id, cls.is_public, cls.id, cls.name)
 
     def project_of(self) -> str | None:
         """The owning project, None for the platform's own."""
@@ -146,9 +126,9 @@ class PlatformOwned(Resource):
     tenancy = Tenancy.PLATFORM
 
     @classmethod
-    def within(cls, reach: Reach) -> ColumnElement[bool]:
-        """All rows, or none."""
-        return true() if reach.everything or reach.shared else false()
+    def facts(cls) -> Columns:
+        """In no project, and everybody may read it."""
+        return Columns(None, cls.owner_id, true(), cls.id, cls.name)
 
     def is_shared(self) -> bool:
         """Always."""
@@ -247,7 +227,9 @@ class ResourceType:
 
     def fields(self) -> Mapping[str, f.FieldInfo]:
         """Attribute name → field, in the order of declaration."""
-        return {attr.key: attr.columns[0].info["field"] for attr in sa_inspect(self.model).column_attrs if "field" in attr.columns[0].info}
+        return {
+            attr.key: attr.columns[0].info["field"] for attr in sa_inspect(self.model).column_attrs if "field" in getattr(attr.columns[0], "info", ())
+        }
 
     def amounts(self, row: Any) -> dict[str, int]:
         """What the row takes of each quota dimension."""
@@ -280,8 +262,8 @@ class Registry:
             self._add(rtype)
 
     def _add(self, rtype: ResourceType) -> None:
-        if "within" not in {name for base in rtype.model.__mro__ if base is not Resource for name in vars(base)}:
-            msg = f"{rtype.key} does not say which rows a principal may see"
+        if "facts" not in {name for base in rtype.model.__mro__ if base is not Resource for name in vars(base)}:
+            msg = f"{rtype.key} does not say what policies may look at in its rows"
             raise TypeError(msg)
         if unsorted := [name for name, info in rtype.fields().items() if info.sortable and getattr(rtype.model, name).nullable]:
             # A page begins after a value; nothing comes after "no value".

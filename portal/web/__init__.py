@@ -19,6 +19,7 @@ from portal.web import (
     resource_lists,
     resource_pages,
     search,
+    security_pages,
     users,
 )
 from portal.web.errors import render_error
@@ -31,7 +32,22 @@ WITH_OLD_PASSWORD = frozenset({"account.password", "auth.logout", "auth.theme", 
 def install(app: Flask) -> None:
     """Register the pages."""
     filters.install(app)
-    for module in (auth, overview, jobs, audit, quotas, account, projects, users, search, reference, compute_pages, resource_lists, resource_pages):
+    for module in (
+        auth,
+        overview,
+        jobs,
+        audit,
+        quotas,
+        account,
+        projects,
+        users,
+        search,
+        reference,
+        compute_pages,
+        security_pages,
+        resource_lists,
+        resource_pages,
+    ):
         app.register_blueprint(module.pages)
     consoles.install(app)
     app.before_request(_new_password_first)

@@ -1,6 +1,6 @@
 """What compute shows besides the derived pages: metrics and consoles of instances, the upload of image files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,13 @@ from portal.http.request import context
 from portal.http.security import allow_inline_style
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest
+from portal.web.derived import Tab
 from portal.web.page import go
 
 pages = Blueprint("compute", __name__)
 PERIODS = (1, 6, 24, 168)
 LOG_BYTES = 64 << 10
 WIDTH, HEIGHT = 600, 120
-
-
-@dataclass(frozen=True, slots=True)
-class Tab:
-    """A tab of a row's page; `load` gives what its template needs, `needs` the permission to see it."""
-
-    name: str
-    label: str
-    template: str
-    load: Callable[[Context, Any], Mapping[str, Any]] | None = None
-    needs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What lists and pages of every resource type share: which type an address names, which columns and actions are shown, and why not."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,17 @@ class Action:
     def is_open(self) -> bool:
         """Whether it can be used now."""
         return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A tab of a row's page; `load` gives what its template needs, `needs` the permission to see it."""
+
+    name: str
+    label: str
+    template: str
+    load: Callable[[Context, Any], Mapping[str, Any]] | None = None
+    needs: str = ""
 
 
 def type_of(service: str, collection: str) -> ResourceType:

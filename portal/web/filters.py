@@ -1,5 +1,6 @@
 """How values look on pages: moments, sizes, words. For templates; everything is escaped by them."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,4 +106,4 @@ def shown(value: Any) -> str:
         return "Yes" if value else "No"
     if isinstance(value, datetime):
         return exact(value)
-    return str(value)
+    return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

@@ -1,5 +1,6 @@
 """Forms from operations: the kind of a parameter chooses the field. Binding and rendering only; what is accepted is decided where all input is."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -100,12 +101,31 @@ class OperationForm:
         return {name: value for name, value in found.items() if value != getattr(self.row, name)}
 
 
+def as_json(document: Any) -> str:
+    """A document as text, for people."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def from_json(text: str) -> Any:
+    """A document from text. Raises ValueError saying where it is no JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"is no JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+        raise ValueError(msg) from None
+    except RecursionError:
+        msg = "is nested too deeply."
+        raise ValueError(msg) from None
+
+
 def _present(op: Operation, row: Any) -> dict[str, Any]:
     shown = {}
     for name, param in op.params.items():
         value = getattr(row, name) if row is not None and op.partial else None if param.required else param.default
         if isinstance(param.info.kind, f.Tags | f.TextMap):
             value = as_lines(value or {})
+        elif isinstance(param.info.kind, f.Document):
+            value = as_json(value) if value is not None else ""
         shown[name] = value
     return shown
 
@@ -138,6 +158,8 @@ def _value(param: Param, typed: Any) -> Any:
     text = "" if typed is None else str(typed)
     if isinstance(param.info.kind, f.Tags | f.TextMap):
         return from_lines(text)
+    if isinstance(param.info.kind, f.Document):
+        return from_json(text) if text.strip() else None
     if isinstance(param.info.kind, f.LongText):
         # Browsers send CRLF; a script with it would not run.
         return text.replace("\r\n", "\n")
@@ -163,6 +185,12 @@ def _(kind: f.LongText, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del ctx
     is_short = kind.max_bytes <= 2000  # noqa: PLR2004 - a description, not a document
     return TextAreaField(_label(param)), Widget(param, "text" if is_short else "document", is_quiet=not param.required)
+
+
+@field_for.register
+def _(kind: f.Document, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return TextAreaField(_label(param)), Widget(param, "document")
 
 
 @field_for.register

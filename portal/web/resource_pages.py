@@ -28,12 +28,13 @@ from portal.kernel.fields import Int, Number, Ref
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
-from portal.web.compute_pages import TABS, Tab
-from portal.web.derived import actions_of, base_of, cell, create_action, template, type_of
+from portal.web import compute_pages, security_pages
+from portal.web.derived import Tab, actions_of, base_of, cell, create_action, template, type_of
 from portal.web.forms import OperationForm
 from portal.web.page import field_errors, form_status, go, is_fragment, render
 
 pages = Blueprint("resources", __name__)
+TABS = {**compute_pages.TABS, **security_pages.TABS}
 
 
 def _create_op(rtype: ResourceType) -> Operation:

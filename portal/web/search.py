@@ -11,7 +11,8 @@ from portal.web.page import navigation, render
 pages = Blueprint("search", __name__)
 OTHER_PAGES = (
     ("Overview", "/", "grid"), ("Jobs", "/jobs", "clock"), ("Quotas", "/quotas", "sliders"), ("Audit log", "/audit", "chain"),
-    ("Projects", "/projects", "folder"), ("Account", "/account", "user"), ("API reference", "/api/v1/docs", "term"),
+    ("Simulator", "/security/simulator", "shield"), ("Projects", "/projects", "folder"), ("Account", "/account", "user"),
+    ("API reference", "/api/v1/docs", "term"),
 )  # fmt: skip
 
 

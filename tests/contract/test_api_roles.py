@@ -12,7 +12,7 @@ from portal.kernel.declare import Effect
 from portal.kernel.resource import Registry, Tenancy
 from tests.support.draining import TestWorker
 from tests.support.people import People
-from tests.support.web import Api
+from tests.support.web import Api, one_of_each
 
 SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
 EVERYBODY = [*ROLES, ""]
@@ -53,17 +53,18 @@ def test_operations_are_open_to_whom_the_matrix_says(
     role: str, api_for: Callable[..., Api], people: People, worker: TestWorker, registry: Registry
 ) -> None:
     owner, api = api_for("project_admin"), api_for(role)
-    made = owner.post("/compute/instances", {"name": "theirs", **SMALL}).json["instance_id"]
-    key = owner.post("/compute/key-pairs", {"name": "theirs"}).json["id"]
-    worker.drain()
-    ids = {"compute.instance": made, "compute.key_pair": key, "compute.flavor": "t3-micro", "compute.image": "atonix-tiny"}
+    ids = {**one_of_each(owner, worker.drain, "theirs"), "compute.image": "atonix-tiny"}
     matrix = dict(role_matrix(list(registry.permissions), list(registry.permissions.values())))
     for rtype in registry:
         for op in rtype.operations:
             if op.internal:
                 continue
             base = f"/{rtype.service}/{rtype.collection}"
-            path = base if op.effect is Effect.CREATE else f"{base}/{ids[rtype.key]}" + ("" if op.verb in {"update", "delete"} else f"/{op.verb}")
+            path = (
+                base
+                if op.effect is Effect.CREATE
+                else f"{base}/{ids[rtype.key]}" + ("" if op.verb in {"update", "delete"} else f"/{op.verb.replace('_', '-')}")
+            )
             method = "PATCH" if op.verb == "update" else "DELETE" if op.verb == "delete" else "POST"
             # A field that is not there: the operation does nothing even where it is allowed, and says so only then.
             answer = api(method, path, {"no_such_field": 1})
@@ -73,7 +74,8 @@ def test_operations_are_open_to_whom_the_matrix_says(
             # The platform's own image belongs to no project: only who may everything everywhere may change it.
             if rtype.key == "compute.image" and op.effect is not Effect.CREATE:
                 allowed = role == "platform_admin"
-            hidden = role == "" and rtype.tenancy is Tenancy.PROJECT
+            # What everybody shares is there for those who are members of nothing, too.
+            hidden = role == "" and rtype.key not in {"compute.flavor", "compute.image"}
             expected = 400 if allowed else 404 if hidden and op.effect is not Effect.CREATE else 400 if hidden else 403
             if role == "" and op.effect is Effect.CREATE and rtype.tenancy is Tenancy.SHARED:
                 expected = 403

@@ -23,6 +23,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, PortalError
 from portal.kernel.limits import quota_lines
 from portal.kernel.operations import run
+from portal.kernel.quota import DIMENSIONS
 from tests.support.effects import entries_since, last_seq, rows_of
 from tests.support.people import People
 from tests.support.racing import race
@@ -68,7 +69,7 @@ def test_a_new_project_has_quotas_and_an_administrator(people: People, database:
     ctx, seq = people.context(boss), last_seq(database)
     project = project_create(ctx, name="  apollo ", description="to the moon")
     assert (project.name, roles(database, project.id)) == ("apollo", {boss.username: "project_admin"})
-    assert len(quota_lines(ctx, project.id)) == 7
+    assert len(quota_lines(ctx, project.id)) == len(DIMENSIONS)
     (entry,) = entries_since(database, seq)
     assert (entry.action, entry.resource_id, entry.details) == ("identity.project.create", project.id, {"name": "apollo"})
     inside = people.context(boss, project.id)

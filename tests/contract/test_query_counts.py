@@ -13,20 +13,16 @@ from portal.kernel.db import db
 from portal.kernel.resource import Registry
 from tests.support.draining import TestWorker
 from tests.support.golden import same_as_golden
-from tests.support.web import Api, Queries
+from tests.support.web import Api, Queries, one_of_each
 
-PAGES = ("/", "/jobs", "/audit", "/quotas", "/account", "/projects", "/users", "/search?q=web", "/tray")
+PAGES = ("/", "/jobs", "/audit", "/quotas", "/account", "/projects", "/users", "/security/simulator", "/search?q=row", "/tray")
 
 
 def fill(api: Api, worker: TestWorker, numbers: range) -> dict[str, str]:
-    """Instances, images and keys with these numbers in their names; the last of each."""
-    last = {"compute.flavor": "t3-micro"}
+    """Rows of every type with these numbers in their names; the last of each."""
+    last: dict[str, str] = {}
     for number in numbers:
-        body = {"name": f"web-{number}", "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"n": str(number), "env": "test"}}
-        last["compute.instance"] = api.post("/compute/instances", body).json["instance_id"]
-        last["compute.key_pair"] = api.post("/compute/key-pairs", {"name": f"key-{number}"}).json["id"]
-        last["compute.image"] = api.post("/compute/images", {"name": f"image-{number}", "tags": {"a": "b"}}).json["id"]
-    worker.drain()
+        last = one_of_each(api, worker.drain, f"row-{number}")
     return last
 
 

@@ -13,9 +13,8 @@ from portal.kernel.declare import Effect
 from portal.kernel.resource import Registry, ResourceType, Tenancy
 from tests.support.draining import TestWorker
 from tests.support.people import People
-from tests.support.web import Api, csrf_of
+from tests.support.web import Api, csrf_of, one_of_each
 
-SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
 EVERYBODY = [*ROLES, ""]
 PLACES = ("/", "/jobs", "/audit", "/quotas", "/account", "/account/password", "/projects", "/users", "/search?q=tiny", "/tray", "/api/v1/docs")
 
@@ -30,15 +29,7 @@ def paths_of(rtype: ResourceType, row_id: str) -> list[str]:
 @pytest.fixture
 def rows(api_for: Callable[..., Api], worker: TestWorker) -> dict[str, str]:
     """One row of every type, in the default project."""
-    owner = api_for("project_admin")
-    made = {
-        "compute.instance": owner.post("/compute/instances", {"name": "the-first", **SMALL}).json["instance_id"],
-        "compute.key_pair": owner.post("/compute/key-pairs", {"name": "the-first"}).json["id"],
-        "compute.image": owner.post("/compute/images", {"name": "the-first"}).json["id"],
-        "compute.flavor": "t3-micro",
-    }
-    worker.drain()
-    return made
+    return one_of_each(api_for("project_admin"), worker.drain, "the-first")
 
 
 def test_every_type_is_tried(registry: Registry, rows: dict[str, str]) -> None:

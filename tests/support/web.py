@@ -20,6 +20,7 @@ from portal.http.request import SESSION_COOKIE
 from portal.identity.accounts import digest, home_project, token_create
 from portal.identity.models import User, UserSession
 from portal.kernel.db import db, now
+from portal.kernel.policy import VERSION
 from portal.settings import Settings
 from tests.support.people import People
 
@@ -106,6 +107,19 @@ def browser(app: Flask, people: People, user: User) -> FlaskClient:
     client = app.test_client()
     client.set_cookie(SESSION_COOKIE, secret, secure=True)
     return client
+
+
+def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str, str]:
+    """A row of every type under this name, by type; the flavor is one of the installation."""
+    document = {"Version": VERSION, "Statement": [{"Effect": "Allow", "Action": "compute.instance.read", "Resource": "*"}]}
+    bodies = {
+        "compute.instance": ("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"a": "b"}}),
+        "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
+        "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
+    }  # fmt: skip
+    made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
+    drain()
+    return {"compute.flavor": "t3-micro", **{key: answer.json["id"] for key, answer in made.items()}}
 
 
 def csrf_of(page: TestResponse) -> str:

@@ -1,0 +1,160 @@
+"""Endpoints of access control that are not derived: members of groups, attachments and versions of policies, the simulator."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from flask import request
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import select
+
+from portal.api import body as io
+from portal.api.endpoints import Endpoint, Query, Schema
+from portal.api.identity import TEXT, WHEN, read, thing
+from portal.api.resources import aliases, list_schema
+from portal.http.request import context
+from portal.identity.iam import IamAttachment
+from portal.kernel.authz import Decision, Step
+from portal.kernel.lookup import find
+from portal.kernel.operations import run
+from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
+from portal.security.policies import POLICY, holder_names
+from portal.security.simulator import Question, simulate, target_named, what_can, who_can
+
+YES: Schema = {"type": "boolean"}
+Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+MEMBER = thing(user_id=TEXT, username=TEXT, created_at=WHEN)
+ATTACHMENT = thing(principal_type=TEXT, principal_id=TEXT, principal_name=TEXT, created_by=TEXT, created_at=WHEN)
+VERSION = thing(number={"type": "integer"}, document={"type": "object"}, username=TEXT, created_at=WHEN)
+STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
+DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
+SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
+HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
+
+
+class Circumstances(BaseModel):
+    """What is known of the request that is imagined."""
+
+    model_config = ConfigDict(extra="forbid")
+    ip: Short = ""
+    mfa: bool = False
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+
+class SimulationInput(BaseModel):
+    """A question to the simulator."""
+
+    model_config = ConfigDict(extra="forbid")
+    user: Short = Field(description="Name or id.")
+    action: Short
+    resource: Short = Field("", description="Type and id, such as compute.instance/i-0123; nothing for the project.")
+    context: Circumstances = Field(default_factory=Circumstances)
+
+
+class MemberInput(BaseModel):
+    """Who is to be in a group."""
+
+    model_config = ConfigDict(extra="forbid")
+    user_id: Short = Field(description="Name or id.")
+
+
+def endpoints() -> Iterator[Endpoint]:
+    """All of them."""
+    groups, policies = "/security/groups/{group_id}", "/security/policies/{policy_id}"
+    yield Endpoint("GET", f"{groups}/members", "security.groups.members", members, "Members of a group", GROUP.plural, {200: list_schema(MEMBER)}, (403, 404),
+                   aliases=aliases(GROUP, "/{group_id}/members"))  # fmt: skip
+    yield Endpoint("POST", f"{groups}/members", "security.groups.members.add", member_add, "Put a member of the project into the group", GROUP.plural,
+                   {200: list_schema(MEMBER)}, (403, 404, 409, 412), body=MemberInput.model_json_schema(),
+                   aliases=aliases(GROUP, "/{group_id}/members"))  # fmt: skip
+    yield Endpoint("DELETE", f"{groups}/members/{{user_id}}", "security.groups.members.delete", member_remove, "Take a user out of the group", GROUP.plural,
+                   {204: None}, (403, 404, 409, 412), aliases=aliases(GROUP, "/{group_id}/members/{user_id}"))  # fmt: skip
+    yield Endpoint("GET", f"{policies}/attachments", "security.policies.attachments", attachments, "To whom a policy is given", POLICY.plural,
+                   {200: list_schema(ATTACHMENT)}, (403, 404), aliases=aliases(POLICY, "/{policy_id}/attachments"))  # fmt: skip
+    yield Endpoint("GET", f"{policies}/versions", "security.policies.versions", versions, "A policy's document as it was, newest first", POLICY.plural,
+                   {200: list_schema(VERSION)}, (403, 404), aliases=aliases(POLICY, "/{policy_id}/versions"))  # fmt: skip
+    yield Endpoint("POST", "/security/policies/simulate", "security.policies.simulate", simulation, "May somebody do something, and which statement decides?",
+                   POLICY.plural, {200: SIMULATION}, (403, 404), body=SimulationInput.model_json_schema(ref_template="#/components/schemas/{model}"),
+                   aliases=aliases(POLICY, "/simulate"))  # fmt: skip
+    named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
+    yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
+                   query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
+    yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
+                   {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id.", required=True), named))  # fmt: skip
+
+
+def members(group_id: str) -> ResponseReturnValue:
+    """Members."""
+    found = group_members(context(), find(context(), GROUP, group_id))
+    shown = [{"user_id": user.id, "username": user.username, "created_at": io.moment(at)} for user, at in found]
+    return io.answer(io.page_of(shown, count=len(shown)))
+
+
+def member_add(group_id: str) -> ResponseReturnValue:
+    """Add one."""
+    given: MemberInput = read(MemberInput)
+    run(context(), group_add_member, group_id, {"user": given.user_id})
+    return members(group_id)
+
+
+def member_remove(group_id: str, user_id: str) -> ResponseReturnValue:
+    """Remove one."""
+    run(context(), group_remove_member, group_id, {"user": user_id})
+    return io.empty()
+
+
+def attachments(policy_id: str) -> ResponseReturnValue:
+    """Who holds it."""
+    ctx = context()
+    policy = find(ctx, POLICY, policy_id)
+    rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
+    names = holder_names(ctx, rows)
+    shown = [
+        {"principal_type": row.principal_type, "principal_id": row.principal_id, "principal_name": names.get(row.principal_id, ""),
+         "created_by": row.created_by, "created_at": io.moment(row.created_at)}
+        for row in rows
+    ]  # fmt: skip
+    return io.answer(io.page_of(shown, count=len(shown)))
+
+
+def versions(policy_id: str) -> ResponseReturnValue:
+    """Its past."""
+    rows = find(context(), POLICY, policy_id).versions
+    shown = [{"number": row.number, "document": row.document, "username": row.username, "created_at": io.moment(row.created_at)} for row in rows]
+    return io.answer(io.page_of(shown, count=len(shown)))
+
+
+def simulation() -> ResponseReturnValue:
+    """One question."""
+    given: SimulationInput = read(SimulationInput)
+    around = given.context
+    found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
+    path = [_step(step) for step in found.path]
+    return io.answer({**_decision(found.decision), "path": path, "user": found.user.username, "resource": given.resource})
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": decision.action, "decision": "allow" if decision.allowed else "deny", "policy": decision.policy, "statement": decision.statement,
+        "because": decision.because,
+    }  # fmt: skip
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "policy": step.policy, "via": step.via, "project_id": step.project_id, "statement": step.statement, "effect": step.effect,
+        "applies": not step.mismatch, "mismatch": step.mismatch,
+    }  # fmt: skip
+
+
+def who() -> ResponseReturnValue:
+    """Everybody who may."""
+    ctx, action = context(), request.args.get("action", "")
+    found = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action))
+    shown = [{"user_id": user.id, "username": user.username, "policy": each.policy, "statement": each.statement} for user, each in found]
+    return io.answer(io.page_of(shown, count=len(shown)))
+
+
+def what() -> ResponseReturnValue:
+    """Everything that somebody may."""
+    shown = [_decision(each) for each in what_can(context(), request.args.get("user", ""), request.args.get("resource", ""))]
+    return io.answer(io.page_of(shown, count=len(shown)))

@@ -1,0 +1,1 @@
+"""Security services: IAM policies, groups, the simulator."""

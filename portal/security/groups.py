@@ -1,0 +1,102 @@
+"""Groups: users of a project who hold the same role and the same policies."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from sqlalchemy import delete, select
+
+from portal.identity import iam
+from portal.identity.iam import GROUP_ROLES, IamAttachment, IamGroup, IamGroupMember, IamPolicy
+from portal.identity.models import Membership, User
+from portal.kernel import fields as f
+from portal.kernel.authz import ROLES, refuse_escalation
+from portal.kernel.context import Context
+from portal.kernel.declare import Effect, operation, update_operation
+from portal.kernel.errors import Conflict, InvalidRequest
+from portal.kernel.ids import storable
+from portal.kernel.policy import Statement, statements_in
+from portal.kernel.resource import Column, ResourceType
+
+MEMBER = f.FieldInfo(f.Line(254, min_length=1), "User", "Name or id of a member of the project.")
+
+
+def _of_role(role: str) -> tuple[Statement, ...]:
+    return ROLES[role].statements if role else ()
+
+
+@operation(IamGroup, "create", label="Create", needs="manage", effect=Effect.CREATE)
+def group_create(ctx: Context, *, name: str, role: str = "", description: str = "", tags: dict[str, str] | None = None) -> IamGroup:
+    """Make a group without members."""
+    refuse_escalation(ctx, _of_role(role), ctx.project_id)
+    return IamGroup(name=name, role=role, description=description, tags=tags or {})
+
+
+def _before_update(ctx: Context, group: Any, changes: dict[str, Any]) -> None:
+    """A role that is given must be held; who holds what is looked at anew."""
+    if "role" in changes and changes["role"] not in GROUP_ROLES:
+        raise InvalidRequest.fields({"role": [f"must be empty or one of {', '.join(role for role in GROUP_ROLES if role)}."]})
+    refuse_escalation(ctx, _of_role(changes.get("role", "")), group.project_id)
+    iam.bump(ctx.db)
+
+
+@operation(IamGroup, "add_member", label="Add member", needs="manage", icon="plus")
+def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMBER]) -> None:
+    """Put a member of the project into the group; what the group holds, they hold."""
+    held = ctx.db.scalars(
+        select(IamPolicy).join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
+        .where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id)
+    ).all()  # fmt: skip
+    refuse_escalation(ctx, _of_role(group.role), group.project_id)
+    for policy in held:
+        refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
+    found = _user(ctx, group, user)
+    if ctx.db.get(IamGroupMember, (group.id, found.id)) is not None:
+        raise Conflict(f"{found.username} is in {group.name} already.")
+    ctx.db.add(IamGroupMember(group_id=group.id, user_id=found.id))
+    iam.bump(ctx.db)
+
+
+@operation(IamGroup, "remove_member", label="Remove member", needs="manage", icon="x")
+def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMBER]) -> None:
+    """Take a user out of the group."""
+    text = storable(user)
+    users = select(User.id).where((User.id == text) | (User.username == text))
+    gone = delete(IamGroupMember).where(IamGroupMember.group_id == group.id, IamGroupMember.user_id.in_(users)).returning(IamGroupMember.user_id)
+    if ctx.db.scalar(gone) is None:
+        raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
+    iam.bump(ctx.db)
+
+
+def group_members(ctx: Context, group: IamGroup) -> Sequence[tuple[User, datetime]]:
+    """Who is in a group, and since when, by name."""
+    query = select(User, IamGroupMember.created_at).join(IamGroupMember, IamGroupMember.user_id == User.id).where(IamGroupMember.group_id == group.id)
+    return [(user, at) for user, at in ctx.db.execute(query.order_by(User.username))]
+
+
+def _user(ctx: Context, group: IamGroup, named: str) -> User:
+    text = storable(named)
+    members = select(Membership.user_id).where(Membership.project_id == group.project_id)
+    found = ctx.db.scalars(select(User).where((User.id == text) | (User.username == text), User.id.in_(members))).first()
+    if found is None:
+        raise InvalidRequest.fields({"user": [f"There is no member {named[:80]} of this project. Add them to the project first."]})
+    return found
+
+
+@operation(IamGroup, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)
+def group_delete(ctx: Context, group: IamGroup) -> None:
+    """Delete a group; its members lose what they held through it."""
+    ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
+    ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
+    iam.bump(ctx.db)
+
+
+group_update = update_operation(IamGroup, needs="manage", also=("role",), before=_before_update)
+GROUP = ResourceType(
+    IamGroup, service="security", name="group", collection="groups", prefix="grp", label="Group", plural="Groups", icon="users",
+    summary="Users who hold the same role and the same policies.",
+    operations=[group_create, group_update, group_add_member, group_remove_member, group_delete],
+    columns=[Column("name", "Name", sort="name"), Column("role_name", "Role", css="md"), Column("members", "Members", css="num"),
+             Column("created_at", "Created", sort="created_at", css="lo")],
+    show={"role_name": lambda v: ROLES[v.role].label if v.role else "", "members": lambda v: v.members},
+)  # fmt: skip

@@ -1,0 +1,156 @@
+"""IAM policies: documents that people write, their versions, and to whom they are given.
+
+Nobody gives what they do not have: whoever writes, changes, attaches or joins must hold every allowed action without condition where it counts.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from sqlalchemy import func, select
+
+from portal.identity import iam
+from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion
+from portal.identity.models import Membership, User
+from portal.kernel import fields as f
+from portal.kernel.authz import Target, decide, refuse_escalation
+from portal.kernel.context import Context
+from portal.kernel.declare import Created, Effect, operation, update_operation
+from portal.kernel.errors import Conflict, InvalidRequest
+from portal.kernel.ids import storable
+from portal.kernel.policy import PolicyError, Statement, parse, statements_in
+from portal.kernel.resource import Column, ResourceType
+
+DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON.")
+WHOLE_PLATFORM = f.FieldInfo(f.Bool(), "Whole platform", "Counts in every project, not only in this one. For platform admins.")
+KIND = f.FieldInfo(f.Choice(PRINCIPAL_TYPES), "Kind")
+WHO = f.FieldInfo(f.Line(255, min_length=1), "User or group", "Name or id.")
+NUMBER = f.FieldInfo(f.Int(1, 2**31 - 1), "Document version")
+
+
+def checked(ctx: Context, document: dict[str, Any]) -> tuple[Statement, ...]:
+    """The statements of a document. Raises InvalidRequest with the path to each error."""
+    try:
+        return parse(document, ctx.registry.permissions)
+    except PolicyError as error:
+        raise InvalidRequest.fields(
+            {"document": [f"{each.path}: {each.message}" if each.path else each.message for each in error.problems]}
+        ) from None
+
+
+@operation(IamPolicy, "create", label="Create", needs="manage", effect=Effect.CREATE)
+def policy_create(
+    ctx: Context, *, name: str, document: Annotated[dict[str, Any], DOCUMENT], whole_platform: Annotated[bool, WHOLE_PLATFORM] = False,
+    description: str = "", tags: dict[str, str] | None = None,
+) -> Created:  # fmt: skip
+    """Write a policy. It does nothing until it is attached."""
+    statements = checked(ctx, document)
+    if whole_platform and not decide(ctx, "security.policy.create", Target(None)).allowed:
+        raise InvalidRequest.fields({"whole_platform": ["Only a platform admin writes policies for the whole platform."]})
+    refuse_escalation(ctx, statements, None if whole_platform else ctx.project_id)
+    first = IamPolicyVersion(number=1, document=document, username=ctx.principal.username)
+    policy = IamPolicy(name=name, description=description, document=document, tags=tags or {}, number=1, versions=[first])
+    return Created([policy], everywhere=whole_platform)
+
+
+def _before_update(ctx: Context, policy: Any, changes: dict[str, Any]) -> None:
+    """A changed document is a new version and counts at once, and who changes it must hold all that it allows."""
+    if "document" in changes:
+        _keep_version(ctx, policy, changes["document"])
+    iam.bump(ctx.db)
+
+
+def _keep_version(ctx: Context, policy: IamPolicy, document: dict[str, Any]) -> None:
+    refuse_escalation(ctx, checked(ctx, document), policy.project_id)
+    _refuse_relief(ctx, policy)
+    policy.number += 1
+    ctx.db.add(IamPolicyVersion(policy_id=policy.id, number=policy.number, document=document, username=ctx.principal.username))
+
+
+@operation(IamPolicy, "restore", label="Restore version", needs="manage", icon="redo")
+def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NUMBER]) -> None:
+    """Make an earlier version of the document the newest one."""
+    version = ctx.db.get(IamPolicyVersion, (policy.id, number))
+    if version is None:
+        raise InvalidRequest.fields({"number": [f"There is no version {number}; the newest is {policy.number}."]})
+    _keep_version(ctx, policy, version.document)
+    policy.document = version.document
+    iam.bump(ctx.db)
+
+
+@operation(IamPolicy, "attach", label="Attach", needs="manage", icon="plus")
+def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
+    """Give the policy to a user or a group."""
+    refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
+    holder = _holder(ctx, policy, principal_type, principal_id)
+    known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
+    if ctx.db.scalars(select(IamAttachment.id).where(*known)).first() is not None:
+        raise Conflict(f"{policy.name} is attached to {principal_id} already.")
+    ctx.db.add(IamAttachment(policy_id=policy.id, principal_type=principal_type, principal_id=holder, created_by=ctx.principal.username))
+    iam.bump(ctx.db)
+
+
+@operation(IamPolicy, "detach", label="Detach", needs="manage", icon="x")
+def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
+    """Take the policy from a user or a group."""
+    _refuse_relief(ctx, policy)
+    holder = _holder(ctx, policy, principal_type, principal_id)
+    known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
+    found = ctx.db.scalars(select(IamAttachment).where(*known)).first()
+    if found is None:
+        raise Conflict(f"{policy.name} is not attached to {principal_id}.")
+    ctx.db.delete(found)
+    iam.bump(ctx.db)
+
+
+def _refuse_relief(ctx: Context, policy: IamPolicy) -> None:
+    """Whoever takes a denial away must be free of it: nobody lifts what was laid on them."""
+    denied = [Statement(each.sid, allows=True, actions=each.actions) for each in statements_in(policy.document) if not each.allows]
+    refuse_escalation(ctx, denied, policy.project_id, below="" if policy.project_id is None else "platform")
+
+
+def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
+    """Id of the user or group that a policy can be given to: of the policy's project, or anybody for one of the platform. Raises InvalidRequest."""
+    text = storable(named)
+    if kind == "group":
+        query = select(IamGroup.id).where((IamGroup.id == text) | (IamGroup.name == text), IamGroup.deleted_at.is_(None))
+        if policy.project_id is not None:
+            query = query.where(IamGroup.project_id == policy.project_id)
+    else:
+        query = select(User.id).where((User.id == text) | (User.username == text))
+        if policy.project_id is not None:
+            query = query.where(User.id.in_(select(Membership.user_id).where(Membership.project_id == policy.project_id)))
+    found = ctx.db.scalars(query.limit(2)).all()
+    if len(found) != 1:
+        where = "" if policy.project_id is None else " in this project"
+        raise InvalidRequest.fields(
+            {"principal_id": [f"There is no {kind} {named[:80]}{where}." if not found else f"{named[:80]} names several; use the id."]}
+        )
+    return found[0]
+
+
+def holder_names(ctx: Context, attachments: Iterable[IamAttachment]) -> dict[str, str]:
+    """Id of each user and group that policies are attached to → name."""
+    ids = [each.principal_id for each in attachments]
+    users = ctx.db.execute(select(User.id, User.username).where(User.id.in_(ids)))
+    groups = ctx.db.execute(select(IamGroup.id, IamGroup.name).where(IamGroup.id.in_(ids)))
+    return {row.id: row[1] for row in (*users, *groups)}
+
+
+@operation(IamPolicy, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)
+def policy_delete(ctx: Context, policy: IamPolicy) -> None:
+    """Delete a policy that nobody holds."""
+    number = ctx.db.scalar(select(func.count()).select_from(IamAttachment).where(IamAttachment.policy_id == policy.id)) or 0
+    if number:
+        raise Conflict(f"{policy.name} is attached to {number} {'users or groups' if number > 1 else 'user or group'}. Detach it first.")
+
+
+policy_update = update_operation(IamPolicy, needs="manage", also=("document",), before=_before_update)
+POLICY = ResourceType(
+    IamPolicy, service="security", name="policy", collection="policies", prefix="pol", label="Policy", plural="Policies", icon="shield",
+    summary="Documents that say who may do what to which resources, and when.",
+    operations=[policy_create, policy_update, policy_attach, policy_detach, policy_restore, policy_delete],
+    columns=[Column("name", "Name", sort="name"), Column("scope", "Counts in", css="md"), Column("statements", "Statements", css="num lo"),
+             Column("number", "Version", css="num lo"), Column("created_at", "Created", sort="created_at", css="lo")],
+    show={"scope": lambda v: "This project" if v.project_id else "Whole platform", "statements": lambda v: len(statements_in(v.document))},
+    quota={"iam_policies": 1},
+)  # fmt: skip

@@ -1,0 +1,113 @@
+"""Who may do what, and why: a decision for somebody else with the path that led to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import or_, select
+
+from portal.identity import iam
+from portal.identity.accounts import principal_of
+from portal.identity.iam import IamAttachment, IamPolicy
+from portal.identity.models import Membership, User
+from portal.kernel.authz import Decision, Step, Target, authorize, decide, target_of, trace
+from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.ids import storable
+from portal.kernel.lookup import find
+
+SIMULATE = "security.iam.simulate"
+MAX_USERS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether `user` (name or id) may do `action` on `resource` (`type/id`, empty for the project), from `ip`, with a second factor or without."""
+
+    user: str
+    action: str
+    resource: str = ""
+    ip: str = ""
+    mfa: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The decision, and every statement that was looked at."""
+
+    user: User
+    target: Target
+    decision: Decision
+    path: Sequence[Step]
+
+    @property
+    def deciding(self) -> Step | None:
+        """The statement that decided, if one did."""
+        sid, policy = self.decision.statement, self.decision.policy
+        return next((step for step in self.path if not step.mismatch and step.statement == sid), None) if policy else None
+
+
+def simulate(ctx: Context, question: Question) -> Answer:
+    """Answer a question about oneself, or, with the permission to simulate, about anybody in the project. Raises InvalidRequest or Forbidden."""
+    if question.action not in ctx.registry.permissions:
+        raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
+    target = target_named(ctx, question.resource, question.action)
+    user = _user(ctx, question.user, target)
+    seen = _as(ctx, user, question)
+    return Answer(user, target, decide(seen, question.action, target), trace(seen, question.action, target))
+
+
+def target_named(ctx: Context, resource: str, action: str) -> Target:
+    """What `type/id` names, as far as the caller may see it; the current project where nothing is named. Raises InvalidRequest or NotFound."""
+    if not resource:
+        return Target(ctx.project_id, label="the project")
+    key, slash, row_id = resource.partition("/")
+    rtype = ctx.registry.get(key)
+    if rtype is None or not slash:
+        raise InvalidRequest.fields({"resource": ["must be a type and an id, such as compute.instance/i-0123."]})
+    if action and not action.startswith(f"{key}."):
+        raise InvalidRequest.fields({"resource": [f"{action} is no action on a {rtype.label.lower()}."]})
+    return target_of(find(ctx, rtype, row_id))
+
+
+def _user(ctx: Context, named: str, target: Target) -> User:
+    text = storable(named)
+    if text in {ctx.principal.user_id, ctx.principal.username}:
+        return ctx.db.get_one(User, ctx.principal.user_id)
+    authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
+    query = select(User).where((User.id == text) | (User.username == text))
+    if not decide(ctx, SIMULATE, Target(None)).allowed:
+        query = query.where(User.id.in_(select(Membership.user_id).where(Membership.project_id == target.project_id)))
+    user = ctx.db.scalars(query).first()
+    if user is None:
+        raise InvalidRequest.fields({"user": [f"There is no user {named[:80]} here."]})
+    return user
+
+
+def _as(ctx: Context, user: User, question: Question) -> Context:
+    principal = replace(principal_of(user, "session:simulated"), mfa=question.mfa)
+    whole = iam.with_access(ctx.db, principal, ctx.db.scalar(select(iam.REVISION)))
+    return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
+
+
+def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decision]]:
+    """Everybody who may do an action on something, by name. Raises Forbidden or InvalidRequest."""
+    if action not in ctx.registry.permissions:
+        raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
+    authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
+    everywhere = select(IamPolicy.id).where(IamPolicy.project_id.is_(None))
+    given = select(IamAttachment.principal_id).where(IamAttachment.principal_type == "user", IamAttachment.policy_id.in_(everywhere))
+    members = select(Membership.user_id).where(Membership.project_id == target.project_id)
+    query = select(User).where(User.is_active.is_(True), or_(User.platform_role != "", User.id.in_(members), User.id.in_(given)))
+    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS)).all()
+    answers = [(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
+    return [(user, decision) for user, decision in answers if decision.allowed]
+
+
+def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
+    """The decision for every action on something, or in the project. Raises Forbidden, InvalidRequest or NotFound."""
+    target = target_named(ctx, resource, "")
+    user = _user(ctx, named, target)
+    seen, prefix = _as(ctx, user, Question(user.id, "")), f"{resource.partition('/')[0]}." if resource else ""
+    return [decide(seen, action, target) for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]

@@ -1,0 +1,95 @@
+"""What access control shows besides the derived pages: who holds a policy, its versions, members of groups, and the simulator."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+
+from portal.http.guard import Access, access
+from portal.http.request import context
+from portal.identity.iam import IamAttachment, IamPolicy, IamPolicyVersion
+from portal.kernel.authz import Target, decide
+from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest, PortalError
+from portal.security.groups import group_members
+from portal.security.policies import holder_names
+from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
+from portal.web.derived import Tab
+from portal.web.forms import as_json
+from portal.web.page import field_errors, form_status, render
+
+pages = Blueprint("security", __name__)
+FIELDS = ("user", "action", "resource", "ip")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A document as it was, with what it changed in the one before, as lines of a unified diff."""
+
+    row: IamPolicyVersion
+    changes: Sequence[str]
+
+
+def _load_holders(ctx: Context, policy: IamPolicy) -> Mapping[str, Any]:
+    rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
+    return {"attachments": rows, "names": holder_names(ctx, rows)}
+
+
+def _load_versions(ctx: Context, policy: IamPolicy) -> Mapping[str, Any]:
+    del ctx
+    rows, found = policy.versions, []
+    for number, row in enumerate(rows):
+        before = as_json(rows[number + 1].document).splitlines() if number + 1 < len(rows) else []
+        lines = list(difflib.unified_diff(before, as_json(row.document).splitlines(), lineterm="", n=2))[2:]
+        found.append(Version(row, lines))
+    return {"versions": found}
+
+
+def _load_members(ctx: Context, group: Any) -> Mapping[str, Any]:
+    return {"members": group_members(ctx, group)}
+
+
+TABS: dict[str, Sequence[Tab]] = {
+    "security.policy": (
+        Tab("holders", "Attached to", "holders.html", _load_holders),
+        Tab("versions", "Versions", "versions.html", _load_versions),
+    ),
+    "security.group": (Tab("members", "Members", "members.html", _load_members),),
+}
+
+
+@pages.get("/security/simulator")
+@access(Access.SIGNED_IN)
+def simulator() -> ResponseReturnValue:
+    """Ask who may do what, and why. The question stands in the address, so that the answer can be sent to somebody."""
+    ctx, args = context(), request.args
+    given = {name: args.get(name, "").strip()[:255] for name in FIELDS}
+    values: dict[str, Any] = {
+        "given": given, "mfa": args.get("mfa") == "true", "actions": sorted(ctx.registry.permissions), "errors": {}, "message": "",
+        "may_simulate": decide(ctx, SIMULATE, Target(ctx.project_id)).allowed, "answer": None, "holders": None, "decisions": None,
+    }  # fmt: skip
+    status = 200
+    try:
+        values |= _answers(ctx, given, mfa=values["mfa"])
+    except PortalError as error:
+        ctx.db.rollback()
+        values["errors"], values["message"] = field_errors(error, FIELDS)
+        status = form_status(error)
+    return render("security/simulator.html", status, **values)
+
+
+def _answers(ctx: Context, given: Mapping[str, str], *, mfa: bool) -> dict[str, Any]:
+    user, action, resource = given["user"], given["action"], given["resource"]
+    if user and action:
+        return {"answer": simulate(ctx, Question(user, action, resource, given["ip"], mfa))}
+    if action:
+        return {"holders": who_can(ctx, action, target_named(ctx, resource, action))}
+    if user:
+        return {"decisions": what_can(ctx, user, resource)}
+    if resource or given["ip"]:
+        raise InvalidRequest.fields({"user": ["Name a user, an action, or both."]})
+    return {}

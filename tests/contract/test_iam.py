@@ -1,0 +1,289 @@
+"""Policies that people write, groups and token scopes: what they give, what they take, and that nobody gives what they do not have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from portal.kernel.policy import VERSION
+from tests.support.draining import TestWorker
+from tests.support.people import People
+from tests.support.web import Api, api_client
+
+SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
+
+
+def allow(*actions: str, effect: str = "Allow", resource: str = "*", **conditions: Any) -> dict[str, Any]:
+    """A document of one statement."""
+    statement = {"Sid": "One", "Effect": effect, "Action": list(actions), "Resource": resource}
+    return {"Version": VERSION, "Statement": [{**statement, "Condition": conditions} if conditions else statement]}
+
+
+def write(api: Api, name: str, document: dict[str, Any], **more: Any) -> str:
+    """A new policy's id."""
+    made = api.post("/security/policies", {"name": name, "document": document, **more})
+    assert made.status_code == 201, made.json
+    return made.json["policy_id"]
+
+
+def attach(api: Api, policy: str, who: str, kind: str = "user") -> None:
+    """Give a policy."""
+    done = api.post(f"/security/policies/{policy}/attach", {"principal_type": kind, "principal_id": who})
+    assert done.status_code == 200, done.json
+
+
+@pytest.fixture
+def admin(api_for: Callable[..., Api]) -> Api:
+    """A project admin."""
+    return api_for("project_admin")
+
+
+@pytest.fixture
+def viewer(api_for: Callable[..., Api]) -> Api:
+    """Somebody who may look."""
+    return api_for("viewer")
+
+
+def test_a_policy_gives_and_takes_at_once(admin: Api, viewer: Api, worker: TestWorker) -> None:
+    web = admin.post("/compute/instances", {"name": "web-1", "tags": {"env": "test"}, **SMALL}).json["instance_id"]
+    prod = admin.post("/compute/instances", {"name": "db-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
+    worker.drain()
+    assert viewer.post(f"/compute/instances/{web}/stop").status_code == 403
+    policy = write(admin, "stop-tests", allow("compute.instance.stop", StringEquals={"resource.tag/env": "test"}))
+    attach(admin, policy, viewer.user.username)
+    assert viewer.post(f"/compute/instances/{web}/stop").status_code == 202
+    refused = viewer.post(f"/compute/instances/{prod}/stop")
+    assert refused.status_code == 403
+    assert refused.json["details"]["action"] == "compute.instance.stop"
+    hide = write(admin, "hide-prod", allow("compute:*", effect="Deny", StringEquals={"resource.tag/env": "prod"}))
+    attach(admin, hide, viewer.user.username)
+    assert viewer.get(f"/compute/instances/{prod}").status_code == 404
+    assert [row["name"] for row in viewer.get("/compute/instances").json["results"]] == ["web-1"]
+    assert viewer.get("/compute/instances").json["count"] == 1
+    assert admin.get("/compute/instances").json["count"] == 2
+    assert admin.post(f"/security/policies/{hide}/detach", {"principal_type": "user", "principal_id": viewer.user.id}).status_code == 200
+    assert viewer.get(f"/compute/instances/{prod}").status_code == 200
+
+
+def test_a_denial_names_its_statement(admin: Api, api_for: Callable[..., Api], worker: TestWorker) -> None:
+    developer = api_for("developer")
+    made = developer.post("/compute/instances", {"name": "web-1", **SMALL}).json["instance_id"]
+    worker.drain()
+    attach(admin, write(admin, "freeze", allow("compute.instance.stop", effect="Deny")), developer.user.id)
+    refused = developer.post(f"/compute/instances/{made}/stop")
+    assert refused.status_code == 403
+    assert (refused.json["details"]["policy"], refused.json["details"]["statement"]) == ("freeze", "One")
+    assert "Statement One of freeze denies it" in refused.json["message"]
+
+
+def test_conditions_look_at_the_request(admin: Api, viewer: Api) -> None:
+    document = allow("compute.instance.create", NumericLessThanEquals={"request.input/count": 2}, StringEquals={"request.tag/env": "test"})
+    attach(admin, write(admin, "small", document), viewer.user.id)
+    assert viewer.post("/compute/instances", {"name": "a", **SMALL}).status_code == 403
+    assert viewer.post("/compute/instances", {"name": "a", "count": 3, "tags": {"env": "test"}, **SMALL}).status_code == 403
+    assert viewer.post("/compute/instances", {"name": "a", "count": 2, "tags": {"env": "test"}, **SMALL}).status_code == 202
+
+
+def test_a_group_gives_role_and_policies(admin: Api, people: People, app: Flask, viewer: Api) -> None:
+    group = admin.post("/security/groups", {"name": "operators", "role": "developer"}).json["group_id"]
+    assert viewer.post("/compute/key-pairs", {"name": "mine"}).status_code == 403
+    assert admin.post(f"/security/groups/{group}/add-member", {"user": viewer.user.username}).status_code == 200
+    assert viewer.post("/compute/key-pairs", {"name": "mine"}).status_code == 201
+    assert admin.get(f"/security/groups/{group}").json["members"] == 1
+    attach(admin, write(admin, "no-keys", allow("compute.key_pair.create", effect="Deny")), "operators", "group")
+    assert viewer.post("/compute/key-pairs", {"name": "more"}).status_code == 403
+    assert admin.post(f"/security/groups/{group}/remove-member", {"user": viewer.user.id}).status_code == 200
+    refused = viewer.post("/compute/key-pairs", {"name": "more"})
+    assert (refused.status_code, "no-keys" in refused.json["message"]) == (403, False)
+    outsider = people.user("")
+    assert admin.post(f"/security/groups/{group}/add-member", {"user": outsider.username}).status_code == 400
+    assert admin("DELETE", f"/security/groups/{group}").status_code == 204
+    del app
+
+
+def test_versions_are_kept_and_restored(admin: Api, viewer: Api) -> None:
+    policy = write(admin, "keys", allow("compute.key_pair.create"))
+    attach(admin, policy, viewer.user.id)
+    assert viewer.post("/compute/key-pairs", {"name": "one"}).status_code == 201
+    assert admin("PATCH", f"/security/policies/{policy}", {"document": allow("compute.key_pair.read")}).json["number"] == 2
+    assert viewer.post("/compute/key-pairs", {"name": "two"}).status_code == 403
+    assert admin.post(f"/security/policies/{policy}/restore", {"number": 1}).json["number"] == 3
+    assert viewer.post("/compute/key-pairs", {"name": "two"}).status_code == 201
+    assert admin.post(f"/security/policies/{policy}/restore", {"number": 9}).status_code == 400
+    assert admin("DELETE", f"/security/policies/{policy}").status_code == 409
+
+
+def test_a_bad_document_is_refused_with_its_paths(admin: Api) -> None:
+    document = {"Version": VERSION, "Statement": [{"Effect": "Maybe", "Action": ["compute.instance.fly"], "Resource": "*"}]}
+    refused = admin.post("/security/policies", {"name": "bad", "document": document})
+    assert refused.status_code == 400
+    assert refused.json["details"]["document"][0].startswith("Statement[0].Effect: ")
+    assert refused.json["details"]["document"][1].startswith("Statement[0].Action[0]: ")
+    large = allow("compute.instance.read", StringEquals={"resource.name": ["x" * 250] * 50})
+    assert "10,240" in str(admin.post("/security/policies", {"name": "large", "document": large}).json["details"])
+    assert admin.post("/security/policies", {"name": "text", "document": "{}"}).status_code == 400
+
+
+# -- nobody gives what they do not have ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(admin: Api, api_for: Callable[..., Api]) -> Api:
+    """A developer who was given the management of policies, groups and members, and nothing else of an admin."""
+    api = api_for("developer")
+    attach(admin, write(admin, "keeper", allow("security:manage", "security:read", "identity:manage", "identity.project.read")), api.user.id)
+    return api
+
+
+def test_policies_give_no_more_than_their_writer_has(keeper: Api, admin: Api) -> None:
+    for document in (
+        allow("*"), allow("*:delete"), allow("compute.instance.terminate"), allow("compute.instance.terminate", resource="compute.instance/i-1"),
+        allow("core.quota.update"), allow("*:platform"), allow("compute.instance.terminate", StringEquals={"resource.owner": "${principal.id}"}),
+    ):  # fmt: skip
+        refused = keeper.post("/security/policies", {"name": "more", "document": document})
+        assert refused.status_code == 403, document
+        assert "cannot give what you do not have" in refused.json["message"]
+    mine = write(keeper, "mine", allow("compute.instance.start"))
+    assert keeper("PATCH", f"/security/policies/{mine}", {"document": allow("*")}).status_code == 403
+    strong = write(admin, "strong", allow("compute:delete"))
+    assert keeper.post(f"/security/policies/{strong}/attach", {"principal_type": "user", "principal_id": keeper.user.id}).status_code == 403
+    denial = write(admin, "denial", allow("compute.instance.terminate", effect="Deny"))
+    attach(admin, denial, keeper.user.id)
+    assert keeper.post(f"/security/policies/{denial}/detach", {"principal_type": "user", "principal_id": keeper.user.id}).status_code == 403
+    assert keeper("PATCH", f"/security/policies/{denial}", {"document": allow("compute.instance.read")}).status_code == 403
+    assert keeper.post("/security/policies", {"name": "all", "document": allow("compute.instance.read"), "whole_platform": True}).status_code == 400
+
+
+def test_groups_and_memberships_give_no_more_than_their_keeper_has(keeper: Api, admin: Api) -> None:
+    assert keeper.post("/security/groups", {"name": "bosses", "role": "project_admin"}).status_code == 403
+    group = keeper.post("/security/groups", {"name": "lookers", "role": "viewer"}).json["group_id"]
+    assert keeper("PATCH", f"/security/groups/{group}", {"role": "project_admin"}).status_code == 403
+    bosses = admin.post("/security/groups", {"name": "bosses", "role": "project_admin"}).json["group_id"]
+    assert keeper.post(f"/security/groups/{bosses}/add-member", {"user": keeper.user.username}).status_code == 403
+    project = keeper.get("/auth/me").json["current_project_id"]
+    raised = keeper.post(f"/projects/{project}/members", {"username": keeper.user.username, "role": "project_admin"})
+    assert raised.status_code == 403
+    plain = admin.post("/security/groups", {"name": "plain"}).json["group_id"]
+    attach(admin, write(admin, "strong", allow("compute:delete")), "plain", "group")
+    assert keeper.post(f"/security/groups/{plain}/add-member", {"user": keeper.user.username}).status_code == 403
+
+
+def test_another_projects_policies_and_groups_are_unknown(admin: Api, api_for: Callable[..., Api], people: People) -> None:
+    policy, group = write(admin, "mine", allow("compute.instance.read")), admin.post("/security/groups", {"name": "mine"}).json["group_id"]
+    other = api_for("project_admin", people.project())
+    for path in (f"/security/policies/{policy}", f"/security/groups/{group}"):
+        assert other.get(path).status_code == 404
+        assert other("PATCH", path, {"name": "theirs"}).status_code == 404
+    theirs = write(other, "theirs", allow("compute.instance.read"))
+    assert other.post(f"/security/policies/{theirs}/attach", {"principal_type": "group", "principal_id": group}).status_code == 400
+    assert other.post(f"/security/policies/{theirs}/attach", {"principal_type": "user", "principal_id": admin.user.id}).status_code == 400
+    # What is attached in one project counts there alone.
+    attach(other, write(other, "everything", allow("*:read")), other.user.id)
+    assert other.get("/compute/instances?all_projects=true").json["count"] == 0
+
+
+def test_a_platform_admin_writes_for_everybody(api_for: Callable[..., Api], people: People, viewer: Api) -> None:
+    boss = api_for("platform_admin")
+    policy = write(boss, "readers", allow("compute.instance.read"), whole_platform=True)
+    assert boss.get(f"/security/policies/{policy}").json["project_id"] is None
+    attach(boss, policy, viewer.user.id)
+    elsewhere = api_for("project_admin", people.project())
+    elsewhere.post("/compute/instances", {"name": "far", **SMALL})
+    assert [row["name"] for row in viewer.get("/compute/instances?all_projects=true").json["results"]] == ["far"]
+
+
+# -- scopes of tokens ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_does_what_its_scopes_say(admin: Api, app: Flask, people: People) -> None:
+    made = admin.post("/auth/keys", {"name": "reader", "scopes": ["compute:read"]})
+    assert (made.status_code, made.json.get("scopes")) == (201, ["compute:read"]), made.json
+    reader = api_client(app, people, admin.user)
+    reader.token = made.json["key"]
+    assert reader.get("/compute/instances").status_code == 200
+    refused = reader.post("/compute/key-pairs", {"name": "k"})
+    assert (refused.status_code, "scopes of this token" in refused.json["message"]) == (403, True)
+    assert reader.get("/security/policies").json["count"] == 0
+    assert reader.get("/api/v1/jobs").json["count"] == 0
+    for scopes in (["fly"], ["compute:fly"], ["nowhere:read"], [""], ["compute:read"] * 51, "compute:read", [7]):
+        assert admin.post("/auth/keys", {"name": "bad", "scopes": scopes}).status_code == 400, scopes
+
+
+def test_a_token_makes_no_stronger_token(admin: Api, app: Flask, people: People) -> None:
+    made = admin.post("/auth/keys", {"name": "reader", "scopes": ["compute:read", "*:write"]}).json
+    reader = api_client(app, people, admin.user)
+    reader.token = made["key"]
+    assert reader.post("/auth/keys", {"name": "all"}).status_code == 403
+    assert reader.post("/auth/keys", {"name": "more", "scopes": ["compute:delete"]}).status_code == 403
+    assert reader.post("/auth/keys", {"name": "admin", "scopes": ["admin"]}).status_code == 403
+    assert reader.post("/auth/keys", {"name": "less", "scopes": ["compute:read"]}).status_code == 201
+
+
+# -- the simulator ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_simulator_says_what_would_happen_and_why(admin: Api, viewer: Api, worker: TestWorker) -> None:
+    made = admin.post("/compute/instances", {"name": "web-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
+    worker.drain()
+    attach(
+        admin,
+        write(admin, "office", allow("compute.instance.stop", IpAddress={"request.ip": "10.0.0.0/8"}, Bool={"principal.mfa": True})),
+        viewer.user.id,
+    )
+    question = {"user": viewer.user.username, "action": "compute.instance.stop", "resource": f"compute.instance/{made}"}
+    no = admin.post("/security/policies/simulate", question).json
+    assert (no["decision"], no["policy"]) == ("deny", "")
+    assert [(step["policy"], step["applies"]) for step in no["path"]] == [("office", False)]
+    assert "request.ip" in no["path"][0]["mismatch"]
+    yes = admin.post("/security/policies/simulate", {**question, "context": {"ip": "10.1.2.3", "mfa": True}}).json
+    assert (yes["decision"], yes["statement"]) == ("allow", "One")
+    assert yes["path"][0]["via"] == "attached"
+    assert [
+        row["username"]
+        for row in admin.get(f"/security/who-can?action=compute.instance.delete&resource=compute.instance/{made}").json.get("results", [])
+    ] == []
+    holders = admin.get(f"/security/who-can?action=compute.instance.terminate&resource=compute.instance/{made}").json["results"]
+    assert admin.user.username in {row["username"] for row in holders}
+    assert viewer.user.username not in {row["username"] for row in holders}
+    mine = {row["action"]: row["decision"] for row in viewer.get(f"/security/what-can?user={viewer.user.username}").json["results"]}
+    assert (mine["compute.instance.read"], mine["compute.instance.create"]) == ("allow", "deny")
+
+
+def test_the_simulator_tells_no_more_than_one_may_know(admin: Api, viewer: Api, api_for: Callable[..., Api], people: People) -> None:
+    assert viewer.post("/security/policies/simulate", {"user": admin.user.username, "action": "compute.instance.read"}).status_code == 403
+    assert viewer.get("/security/who-can?action=compute.instance.read").status_code == 403
+    stranger = api_for("viewer", people.project())
+    unknown = admin.post("/security/policies/simulate", {"user": stranger.user.username, "action": "compute.instance.read"})
+    assert (unknown.status_code, "There is no user" in str(unknown.json["details"])) == (400, True)
+    for wrong in ({"action": "compute.instance.fly"}, {"action": "compute.instance.read", "resource": "i-1"},
+                  {"action": "compute.image.read", "resource": "compute.instance/i-1"}):  # fmt: skip
+        assert admin.post("/security/policies/simulate", {"user": admin.user.username, **wrong}).status_code == 400
+    gone = {"user": admin.user.username, "action": "compute.instance.read", "resource": "compute.instance/i-none"}
+    assert admin.post("/security/policies/simulate", gone).status_code == 404
+
+
+def test_the_pages_show_policies_and_groups(client_for: Callable[..., FlaskClient], admin: Api) -> None:
+    policy = write(admin, "shown", allow("compute.instance.read"))
+    browser = client_for("project_admin")
+    for path in ("/security/policies", "/security/groups", "/security/policies/new", "/security/groups/new", f"/security/policies/{policy}",
+                 f"/security/policies/{policy}/actions/update", f"/security/policies/{policy}/actions/attach"):  # fmt: skip
+        assert browser.get(path).status_code == 200, path
+    assert "compute.instance.read" in browser.get(f"/security/policies/{policy}").text
+    attach(admin, policy, admin.user.username)
+    admin("PATCH", f"/security/policies/{policy}", {"document": allow("compute.image.read")})
+    assert admin.user.username in browser.get(f"/security/policies/{policy}/holders").text
+    assert "compute.image.read" in browser.get(f"/security/policies/{policy}/versions").text
+    group = admin.post("/security/groups", {"name": "ops"}).json["group_id"]
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": admin.user.username}).json["count"] == 1
+    assert admin.user.username in browser.get(f"/security/groups/{group}/members").text
+    assert admin("DELETE", f"/security/groups/{group}/members/{admin.user.id}").status_code == 204
+    for query, words in (
+        ("", "An answer names"), (f"?user={admin.user.username}&action=compute.image.read", "may do this"), ("?action=compute.image.read", "may do this"),
+        (f"?user={admin.user.username}", "actions are allowed"),
+    ):  # fmt: skip
+        answer = browser.get(f"/security/simulator{query}")
+        assert (answer.status_code, words in answer.text) == (200, True), query
+    assert browser.get("/security/simulator?action=fly").status_code == 422
+    assert "Name a user" in browser.get("/security/simulator?ip=10.1.1.1").text

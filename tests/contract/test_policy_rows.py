@@ -1,0 +1,134 @@
+"""Lists are filtered in SQL, single rows are decided in Python: over random policies and resources both say the same."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from portal.compute.images import Image
+from portal.compute.instances import Instance
+from portal.kernel import tags
+from portal.kernel.authz import ROLES, decide, reach, target_of, trace
+from portal.kernel.context import Context, Grant, Limit
+from portal.kernel.db import now, transaction
+from portal.kernel.jobs import Job
+from portal.kernel.policy import VERSION, Columns, Statement, Target, parse
+from tests.support.people import People
+
+NAMES = ("web-1", "web-2", "db_1", "a[b]c", "50%", "Äpfel", "WEB-1", "back\\slash")
+VALUES = ("prod", "test", "Prod", "", "p*d", "[prod]")
+PATTERNS = st.sampled_from(("*", "web-*", "w?b-1", "WEB*", "*[b]*", "50%", "db_1", "d?_1", "Ä*", "prod", "p*", "P*", "", "back\\*", "p[*]d"))
+ACTIONS = st.sampled_from(
+    ("*", "compute:read", "*:read", "compute.instance.*", "compute.instance.read", "compute.image.read", "compute:write", "compute.*.read")
+)
+
+
+def texts(*more: str) -> st.SearchStrategy[list[str]]:
+    """One or two values of a condition."""
+    return st.lists(st.sampled_from((*NAMES, *VALUES, *more)).filter(bool), min_size=1, max_size=2)
+
+
+def likes() -> st.SearchStrategy[list[str]]:
+    """One or two patterns of a condition."""
+    return st.lists(PATTERNS.filter(bool), min_size=1, max_size=2)
+
+
+KEYS = ("resource.name", "resource.tag/env", "resource.tag/none", "request.tag/env", "request.input/name", "principal.name")
+FLAGS = st.lists(st.booleans(), min_size=1, max_size=2)
+PAIRS = st.one_of(
+    st.tuples(st.sampled_from(("StringEquals", "StringNotEquals")), st.sampled_from(KEYS), texts()),
+    st.tuples(st.sampled_from(("StringLike", "StringNotLike")), st.sampled_from(KEYS), likes()),
+    st.tuples(st.sampled_from(("StringEquals", "StringNotEquals")), st.just("resource.owner"), st.lists(st.sampled_from(("${principal.id}", "usr-other")), min_size=1)),
+    st.tuples(st.sampled_from(("StringEquals", "StringNotEquals", "StringLike")), st.just("resource.project"), st.lists(st.sampled_from(("HERE", "THERE", "prj-*")), min_size=1)),
+    st.tuples(st.sampled_from(("StringEquals", "StringNotLike")), st.just("resource.id"), st.lists(st.sampled_from(("i-0", "ami-1", "i-*")), min_size=1)),
+    st.tuples(st.just("Bool"), st.sampled_from(("resource.shared", "principal.mfa")), FLAGS),
+    st.tuples(st.just("Null"), st.sampled_from((*KEYS, "resource.owner", "resource.project", "resource.shared")), st.lists(st.booleans(), min_size=1, max_size=1)),
+    st.tuples(st.sampled_from(("IpAddress", "NotIpAddress")), st.just("request.ip"), st.just(["10.0.0.0/8"])),
+)  # fmt: skip
+RESOURCES = st.lists(
+    st.sampled_from(("*", "compute.instance/*", "compute.instance/i-0", "compute.instance/i-1?", "compute.image/ami-*", "compute.*/*", "*/i-2", "core.job/*")),
+    min_size=1, max_size=3,
+)  # fmt: skip
+
+
+@st.composite
+def statements(draw: st.DrawFn, permissions: dict[str, str], projects: dict[str, str]) -> tuple[Statement, ...]:
+    """What a random document says."""
+    found = []
+    for number in range(draw(st.integers(1, 3))):
+        conditions: dict[str, dict[str, Any]] = {}
+        for operator, key, values in draw(st.lists(PAIRS, max_size=2)):
+            conditions.setdefault(operator, {})[key] = [projects.get(value, value) if isinstance(value, str) else value for value in values]
+        found.append({
+            "Sid": f"S{number}", "Effect": draw(st.sampled_from(("Allow", "Allow", "Deny"))), "Action": draw(st.lists(ACTIONS, min_size=1, max_size=2)),
+            "Resource": draw(RESOURCES), "Condition": conditions,
+        })  # fmt: skip
+    return parse({"Version": VERSION, "Statement": found}, permissions)
+
+
+@pytest.fixture
+def ctx(people: People, database: sessionmaker[Session]) -> Context:
+    """Somebody from 10.1.1.1, in a world of rows of every kind; rows that are gone may share a name."""
+    here, there, user, other = people.project_id, people.project(), people.user(""), people.user("")
+    ctx = people.context(user)
+    with database() as session, transaction(session):
+        numbers = iter(range(1000))
+        for project, owner, name, value in product((here, there), (user.id, other.id, None), NAMES[:4], (None, *VALUES[:4])):
+            row = Instance(id=f"i-{next(numbers)}", name=f"{name}", flavor_id="t3-micro", image_id="atonix-tiny", root_volume_size_gb=1, state="running",
+                           project_id=project, owner_id=owner, tags={} if value is None else {"env": value}, deleted_at=now())  # fmt: skip
+            session.add(row)
+            session.flush()
+            tags.store(session, "compute.instance", row)
+        numbers = iter(range(1000))
+        for project, owner, name, public in product((here, there, None), (user.id, None), NAMES, (True, False)):
+            row = Image(id=f"ami-{next(numbers)}", name=name, state="available", project_id=project, owner_id=owner, is_public=public,
+                        tags={"env": VALUES[len(name) % 6]}, deleted_at=now())  # fmt: skip
+            session.add(row)
+            session.flush()
+            tags.store(session, "compute.image", row)
+        for number, (project, owner) in enumerate(product((here, there, None), (user.id, other.id, None))):
+            session.add(Job(id=f"job-{number}", kind="compute.instance.start", label="Start", resource_type="compute.instance", resource_id=f"i-{number}",
+                            resource_name="x", project_id=project, user_id=owner, username="x", request_id="", state="queued", input={}))  # fmt: skip
+    ctx.source_ip, ctx.inputs = "10.1.1.1", {"name": "web-1", "tags": {"env": "prod"}}
+    return ctx
+
+
+def test_the_sql_says_what_the_decision_says(ctx: Context) -> None:
+    here = ctx.project_id
+    there = ctx.db.scalars(select(Instance.project_id).where(Instance.project_id != here)).first()
+    permissions, projects = ctx.registry.permissions, {"HERE": here, "THERE": there}
+    instances, images, jobs = (ctx.db.scalars(select(model)).all() for model in (Instance, Image, Job))
+    compared = {True: 0, False: 0}
+
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(
+        given=st.lists(st.tuples(statements(permissions, projects), st.sampled_from((None, "HERE", "THERE"))), max_size=3),
+        role=st.sampled_from((None, *ROLES)),
+        boundary=st.none() | st.tuples(statements(permissions, projects), st.sampled_from((None, "HERE"))),
+        mfa=st.booleans(),
+    )
+    def agree(given: Any, role: str | None, boundary: Any, mfa: bool) -> None:
+        grants = [Grant(f"pol-{number}", projects.get(scope), statements=each) for number, (each, scope) in enumerate(given)]
+        grants += [Grant(role, here)] if role else []
+        limits = (Limit("boundary", boundary[0], projects.get(boundary[1])),) if boundary else ()
+        ctx.principal = replace(ctx.principal, grants=tuple(grants), limits=limits, mfa=mfa)
+        for action in ("compute.instance.read", "compute.instance.start", "compute.image.read", "core.job.read"):
+            rows, model = {"instance": (instances, Instance), "image": (images, Image), "job": (jobs, Job)}[action.split(".")[1]]
+            covered = reach(ctx, action)
+            where = covered.where(Columns(Job.project_id, Job.user_id)) if model is Job else covered.rows(model)
+            found = set(ctx.db.scalars(select(model.id).where(where)))
+            for row in rows:
+                target = Target(row.project_id, row.user_id) if model is Job else target_of(row)
+                allowed = decide(ctx, action, target).allowed
+                assert (row.id in found) is allowed, (action, row.id, grants, limits, trace(ctx, action, target))
+                compared[allowed] += 1
+                if covered.everything or (row.project_id is not None and covered.whole(row.project_id)):
+                    assert allowed
+
+    agree()
+    assert min(compared.values()) > 5000
