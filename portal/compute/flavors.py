@@ -36,7 +36,14 @@ class Flavor(PlatformOwned, Base):
         return f"{self.vcpus} / {memory:g} GiB"
 
 
-FlavorId = Annotated[str, f.FieldInfo(f.Line(64, r"^[a-z][a-z0-9]{0,15}(-[a-z0-9]+){1,4}$", 3), "Flavor id", "With dashes, such as t3-micro.")]
+FlavorId = Annotated[
+    str,
+    f.FieldInfo(
+        f.Line(64, r"^[a-z][a-z0-9]{0,15}(-[a-z0-9]+){1,4}$", 3, "must be lower case with dashes, such as t3-micro"),
+        "Flavor id",
+        "With dashes, such as t3-micro.",
+    ),
+]
 
 
 @operation(Flavor, "create", label="Create", needs="platform", effect=Effect.CREATE)

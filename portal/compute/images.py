@@ -58,10 +58,16 @@ class Image(Shareable, Stateful, Base):
     format: Mapped[str] = f.field(f.Line(16), label="Format", default="")
     file_size_bytes: Mapped[int] = f.field(f.Int(0, 2**53), label="File size", unit="B", default=0)
     checksum_sha256: Mapped[str] = f.field(
-        f.Line(64, r"^([0-9a-fA-F]{64})?$"), label="SHA-256", default="", help="Of the file, in hex. With it, a changed or broken file is refused."
+        f.Line(64, r"^([0-9a-fA-F]{64})?$", says="must be 64 hexadecimal digits"),
+        label="SHA-256",
+        default="",
+        help="Of the file, in hex. With it, a changed or broken file is refused.",
     )
     source_url: Mapped[str] = f.field(
-        f.Line(2048, r"^(https?://[^\s\x00-\x1f\x7f]+)?$"), label="URL", default="", help="Where the portal fetches the file."
+        f.Line(2048, r"^(https?://[^\s\x00-\x1f\x7f]+)?$", says="must begin with http:// or https:// and have no spaces"),
+        label="URL",
+        default="",
+        help="Where the portal fetches the file.",
     )
     is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
     builtin: Mapped[bool] = f.field(f.Bool(), label="Built by the portal", default=False)

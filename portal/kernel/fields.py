@@ -21,6 +21,19 @@ MAX_TAGS = 50
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
+# No control characters, and none that turn the direction of what follows: a name must look like what it is.
+_HIDDEN = r"\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+NAME = rf"^[^{_HIDDEN}\s]([^{_HIDDEN}]*[^{_HIDDEN}\s])?$"
+HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
+# Pattern → what people are told of a text that does not match it.
+SAYS = {
+    NAME: "must begin and end with a visible character and have no control characters",
+    HOST_NAME: "must have letters, digits and dashes only, and begin and end with a letter or digit",
+    ONE_LINE: "must be one line without control characters",
+}
+
+
 def _no_control(value: str) -> str:
     if CONTROL_CHARACTERS.search(value):
         msg = "contains control characters"
@@ -55,19 +68,18 @@ class Name(Kind):
     def annotation(self) -> Any:
         """Not empty, no control characters."""
         if self.hostname:
-            pattern = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
-            return Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=pattern)]
-        pattern = r"^[^\x00-\x1f\x7f\s]([^\x00-\x1f\x7f]*[^\x00-\x1f\x7f\s])?$"
-        return Annotated[str, StringConstraints(min_length=1, max_length=self.max_length, pattern=pattern)]
+            return Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=HOST_NAME)]
+        return Annotated[str, StringConstraints(min_length=1, max_length=self.max_length, pattern=NAME)]
 
 
 @dataclass(frozen=True, slots=True)
 class Line(Kind):
-    """One line of text, such as an address."""
+    """One line of text, such as an address; `says` tells people what a text that does not match the pattern should look like."""
 
     max_length: int = 255
     pattern: str | None = None
     min_length: int = 0
+    says: str = ""
 
     def column_type(self) -> TypeEngine[Any]:
         """A bounded string."""
@@ -75,7 +87,9 @@ class Line(Kind):
 
     def annotation(self) -> Any:
         """Bounded, no control characters."""
-        constraints = StringConstraints(max_length=self.max_length, min_length=self.min_length, pattern=self.pattern or r"^[^\x00-\x1f\x7f]*$")
+        if self.pattern and self.says:
+            SAYS[self.pattern] = self.says
+        constraints = StringConstraints(max_length=self.max_length, min_length=self.min_length, pattern=self.pattern or ONE_LINE)
         return Annotated[str, constraints]
 
 
@@ -188,7 +202,7 @@ class Ref(Kind):
 
     def annotation(self) -> Any:
         """An id or, where the type has unique ones, a name."""
-        return Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+        return Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=ONE_LINE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +228,7 @@ class Tags(Kind):
 
     def annotation(self) -> Any:
         """A bounded map of bounded strings."""
-        text = r"^[^\x00-\x1f\x7f]*$"
+        text = ONE_LINE
         key = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=text)]
         value = Annotated[str, StringConstraints(max_length=255, pattern=text)]
         return Annotated[dict[key, value], PydanticField(max_length=MAX_TAGS)]

@@ -9,6 +9,7 @@ from pydantic import Field as PydanticField
 from portal.kernel.context import Context
 from portal.kernel.declare import Operation
 from portal.kernel.errors import InvalidRequest
+from portal.kernel.fields import SAYS
 from portal.kernel.lookup import find_reference
 
 _INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
@@ -49,9 +50,16 @@ def problems(error: ValidationError) -> dict[str, list[str]]:
     for item in error.errors(include_url=False, include_context=True):
         name = str(item["loc"][0])[:100] if item["loc"] else "body"
         where = ".".join(str(part)[:100] for part in item["loc"][1:])
-        message = "is not a field of this request" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        found.setdefault(name, []).append(f"{where}: {message}" if where else message)
+        found.setdefault(name, []).append(f"{where}: {_words(item)}" if where else _words(item))
     return {name: texts[:10] for name, texts in found.items()}
+
+
+def _words(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    if item["type"] == "string_pattern_mismatch":
+        return SAYS.get(item["ctx"]["pattern"], "has a form that is not accepted here")
+    return str(item["msg"].removeprefix("Value error, "))
 
 
 def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:
