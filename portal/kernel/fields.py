@@ -262,7 +262,7 @@ class Document(Kind):
 
 @dataclass(frozen=True, slots=True)
 class FieldInfo:
-    """What is known of a field besides its type; shared by column, forms, API and documents."""
+    """What is known of a field besides its type; shared by column, forms, API and documents. A new form begins with `example`."""
 
     kind: Kind
     label: str = ""
@@ -274,6 +274,7 @@ class FieldInfo:
     filterable: bool = False
     aliases: tuple[str, ...] = ()
     show: Callable[[Any], str] | None = None
+    example: Any = None
 
 
 def field(

@@ -17,10 +17,19 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Created, Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import PolicyError, Statement, parse, statements_in
+from portal.kernel.policy import VERSION, PolicyError, Statement, parse, statements_in
 from portal.kernel.resource import Column, ResourceType
 
-DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON.")
+EXAMPLE = {
+    "Version": VERSION,
+    "Statement": [
+        {
+            "Sid": "OperateTests", "Effect": "Allow", "Action": ["compute.instance.start", "compute.instance.stop"], "Resource": ["compute.instance/*"],
+            "Condition": {"StringEquals": {"resource.tag/env": ["test"]}},
+        }
+    ],
+}  # fmt: skip
+DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON. The example is yours to change.", example=EXAMPLE)
 WHOLE_PLATFORM = f.FieldInfo(f.Bool(), "Whole platform", "Counts in every project, not only in this one. For platform admins.")
 KIND = f.FieldInfo(f.Choice(PRINCIPAL_TYPES), "Kind")
 WHO = f.FieldInfo(f.Line(255, min_length=1), "User or group", "Name or id.")

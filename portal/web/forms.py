@@ -121,7 +121,7 @@ def from_json(text: str) -> Any:
 def _present(op: Operation, row: Any) -> dict[str, Any]:
     shown = {}
     for name, param in op.params.items():
-        value = getattr(row, name) if row is not None and op.partial else None if param.required else param.default
+        value = getattr(row, name) if row is not None and op.partial else param.info.example if param.required else param.default
         if isinstance(param.info.kind, f.Tags | f.TextMap):
             value = as_lines(value or {})
         elif isinstance(param.info.kind, f.Document):
@@ -190,7 +190,7 @@ def _(kind: f.LongText, param: Param, ctx: Context) -> tuple[Any, Widget]:
 @field_for.register
 def _(kind: f.Document, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
-    return TextAreaField(_label(param)), Widget(param, "document")
+    return TextAreaField(_label(param)), Widget(param, "json")
 
 
 @field_for.register
