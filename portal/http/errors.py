@@ -1,5 +1,6 @@
 """How refusals look: JSON for scripts, a page for people, and the same words in both."""
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from portal.http.request import session_secret
 from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
 
 log = logging.getLogger("portal.http")
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 CODE_OF_STATUS = {error.status: error.code for error in reversed(ERRORS)} | {404: "NOT_FOUND", 409: "CONFLICT", 429: "RATE_LIMITED"}
 UNEXPECTED = "Something unexpected went wrong in the portal. Nothing was changed by this request. Give its id to an administrator."
 
@@ -41,6 +43,12 @@ def install(app: Flask, render_page: PageRenderer) -> None:
         log.error("database: %s", error.orig, exc_info=error)
         return answer(Unavailable("The database does not answer. Nothing was changed. Try again in a moment."))
 
+    def system_error(error: OSError) -> ResponseReturnValue:
+        if error.errno not in NO_SPACE:
+            return unexpected(error)
+        log.error("the disk is full", exc_info=error)
+        return answer(Unavailable("The portal's disk is full. Nothing was changed. An administrator has to free space under DATA_DIR."))
+
     def unexpected(error: Exception) -> ResponseReturnValue:
         log.error("unhandled", exc_info=error)
         return answer(PortalError(UNEXPECTED))
@@ -48,6 +56,7 @@ def install(app: Flask, render_page: PageRenderer) -> None:
     app.register_error_handler(PortalError, portal_error)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(OperationalError, database_error)
+    app.register_error_handler(OSError, system_error)
     app.register_error_handler(Exception, unexpected)
 
 

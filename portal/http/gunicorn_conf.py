@@ -2,12 +2,14 @@
 
 import logging
 import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 from gunicorn.glogging import Logger
 from prometheus_flask_exporter.multiprocess import GunicornPrometheusMetrics
 
-from portal.http.server import GRACEFUL_S, no_metrics_port, start_metrics
+from portal.http.server import GRACEFUL_S, SHARED_MEMORY, no_metrics_port, start_metrics
 from portal.logging import setup_logging
 from portal.settings import Settings
 
@@ -17,7 +19,7 @@ graceful_timeout = GRACEFUL_S
 timeout = 60
 keepalive = 5
 control_socket_disable = True
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112, S108  # nosec B108 - gunicorn's heartbeat belongs in memory
+worker_tmp_dir = str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None  # gunicorn's heartbeat belongs in memory
 
 
 class PortalLogger(Logger):  # type: ignore[misc] # the library has no types
@@ -69,3 +71,11 @@ def child_exit(server: Any, worker: Any) -> None:
     """Drop the gauges of a process that ended."""
     del server
     GunicornPrometheusMetrics.mark_process_dead_on_child_exit(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Leave no counts in memory."""
+    del server
+    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if directory.parent == SHARED_MEMORY:
+        shutil.rmtree(directory, ignore_errors=True)

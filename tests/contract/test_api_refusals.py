@@ -1,5 +1,6 @@
 """Bad input: each kind gets its documented status and words that name field, limit and way out; nothing half-made stays."""
 
+import errno
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -207,6 +208,21 @@ def test_a_key_repeats_a_request_only_as_itself(api: Api) -> None:
     other = api.post(INSTANCES, {**SMALL, "name": "web-2"}, headers=headers)
     assert (other.status_code, "fresh key" in other.json["message"]) == (409, True)
     assert api.get(INSTANCES).json["count"] == 1
+
+
+def test_a_full_disk_is_said_to_be_full(api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    image_id = api.post("/compute/images", {"name": "mine"}).json["image_id"]
+    monkeypatch.setattr("portal.compute.images.os.fsync", full)
+    answer = upload(api, image_id, qcow2())
+    assert (answer.status_code, answer.json["error"]) == (503, "SERVICE_UNAVAILABLE")
+    assert "disk is full" in answer.json["message"]
+    assert list((settings.data_dir / "staging").iterdir()) == []
+    assert api.get(f"/compute/images/{image_id}").json["status"] == "awaiting_upload"
+    monkeypatch.undo()
+    assert upload(api, image_id, qcow2()).status_code == 202
 
 
 def test_errors_never_show_what_went_wrong_inside(app: object, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from portal.http.local import ask, local_host, local_url
-from portal.http.server import command_line, no_metrics_port, start_metrics
+from portal.http.server import command_line, metrics_directory, no_metrics_port, start_metrics
 from tests.support.databases import settings_for
 from tests.support.servers import answers, free_port
 
@@ -36,6 +36,21 @@ def test_the_command_line_carries_no_secret(tmp_path: Path, monkeypatch: pytest.
     assert [command[command.index(name) + 1] for name in ("--workers", "--threads")] == ["3", "7"]
     assert "nothing to guard" not in " ".join(command)
     assert list((tmp_path / "metrics").iterdir()) == []
+
+
+def test_counts_are_kept_in_memory_where_a_full_disk_cannot_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    settings = settings_for(tmp_path / "var")
+    monkeypatch.setattr("portal.http.server.SHARED_MEMORY", tmp_path)
+    found = metrics_directory(settings)
+    assert (found.parent, found.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    assert metrics_directory(settings) == found
+    assert metrics_directory(settings_for(tmp_path / "other")) != found
+    found.rmdir()
+    found.symlink_to(tmp_path)
+    assert metrics_directory(settings) == settings.data_dir.resolve() / "metrics"
+    monkeypatch.setattr("portal.http.server.SHARED_MEMORY", tmp_path / "missing")
+    assert metrics_directory(settings) == settings.data_dir.resolve() / "metrics"
 
 
 def test_the_metrics_port_is_opened_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
