@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from portal.http.request import session_secret
+from portal.kernel.db import DISK_IS_FULL, out_of_service
 from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
 
 log = logging.getLogger("portal.http")
@@ -41,13 +42,13 @@ def install(app: Flask, render_page: PageRenderer) -> None:
 
     def database_error(error: OperationalError) -> ResponseReturnValue:
         log.error("database: %s", error.orig, exc_info=error)
-        return answer(Unavailable("The database does not answer. Nothing was changed. Try again in a moment."))
+        return answer(Unavailable(out_of_service(error)))
 
     def system_error(error: OSError) -> ResponseReturnValue:
         if error.errno not in NO_SPACE:
             return unexpected(error)
         log.error("the disk is full", exc_info=error)
-        return answer(Unavailable("The portal's disk is full. Nothing was changed. An administrator has to free space under DATA_DIR."))
+        return answer(Unavailable(DISK_IS_FULL))
 
     def unexpected(error: Exception) -> ResponseReturnValue:
         log.error("unhandled", exc_info=error)

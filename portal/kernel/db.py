@@ -13,12 +13,14 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, create_engine, event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from portal.settings import Settings
 
 BUSY_TIMEOUT_MS = 15_000
+DISK_IS_FULL = "The disk is full. Nothing was changed. An administrator has to free space under DATA_DIR or where the database is kept."
 
 JsonColumn = JSON().with_variant(JSONB(), "postgresql")
 
@@ -122,3 +124,10 @@ def _lower(value: object) -> object:
 def _on_begin(connection: Connection) -> None:
     writing = connection.get_execution_options().get("portal_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def out_of_service(error: OperationalError) -> str:
+    """What people are told where the database refuses to work."""
+    if "disk is full" in str(error.orig) or "No space left" in str(error.orig):
+        return DISK_IS_FULL
+    return "The database does not answer or could not take the change. Nothing was changed. Try again in a moment."

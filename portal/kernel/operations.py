@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from portal.kernel import audit, authz, events, idempotency, quota, tags
 from portal.kernel.context import Context
-from portal.kernel.db import now, transaction
+from portal.kernel.db import now, out_of_service, transaction
 from portal.kernel.declare import Created, Effect, Operation, Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
 from portal.kernel.ids import new_id
@@ -60,7 +60,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
         except IntegrityError as error:
             raise Conflict("Another change came first: something with this name exists already, or what it refers to is gone.") from error
         except OperationalError as error:
-            raise Unavailable("The database could not take the change; nothing was changed. Try again in a moment.") from error
+            raise Unavailable(out_of_service(error)) from error
     except PortalError as error:
         if error.status in REFUSALS:
             subject = about.subject if isinstance(about, _Attempt) else about

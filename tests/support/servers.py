@@ -107,6 +107,8 @@ class Postgres(Server):
         options = {
             "port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "full_page_writes": "off",
             "synchronous_commit": "off", "shared_buffers": "64MB", "max_connections": "300", "autovacuum": "off",
+            # Files, not shared memory of the machine: what is killed leaves nothing there.
+            "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
         return [str(self.binaries / "postgres"), "-D", "data", *(part for name, value in options.items() for part in ("-c", f"{name}={value}"))]
 

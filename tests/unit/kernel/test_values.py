@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.models import Project
 from portal.kernel import fields as f
-from portal.kernel.db import now, transaction
+from portal.kernel.db import now, out_of_service, transaction
 from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, StateConflict
 from portal.kernel.ids import ID_PATTERN, is_storable, new_id, storable
 from portal.kernel.jobs import Job, JobStep
@@ -179,3 +179,15 @@ def test_a_registry_answers_by_every_name(registry: Registry) -> None:
     for call in (registry.operation, registry.model, registry.level):
         with pytest.raises(KeyError):
             call("compute.instance.fly")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("database or disk is full", "The disk is full"),
+        ("could not extend file: No space left on device", "The disk is full"),
+        ("gone away", "does not answer"),
+    ],
+)
+def test_people_are_told_why_the_database_refuses(said: str, words: str) -> None:
+    assert words in out_of_service(OperationalError("INSERT", {}, Exception(said)))
