@@ -9,7 +9,7 @@ from typing import Any
 from portal.settings import Settings
 
 GRACEFUL_S = 5
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is ours alone and checked to be
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - what is made there is ours alone and checked to be
 
 
 def command_line(settings: Settings) -> list[str]:
