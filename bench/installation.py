@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
 from portal.compute.instances import Instance
-from portal.identity.accounts import sign_in, token_create
+from portal.identity.accounts import sign_in
+from portal.identity.tokens import token_create
 from portal.kernel import quota
 from portal.kernel.db import now, open_database, transaction
 from portal.settings import Settings

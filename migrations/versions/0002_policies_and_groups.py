@@ -118,12 +118,18 @@ def upgrade() -> None:
     with op.batch_alter_table("api_tokens", schema=None) as batch_op:
         batch_op.add_column(sa.Column("scopes", sa.JSON().with_variant(JSONB(), "postgresql"), nullable=False, server_default=sa.text("'[]'")))
         batch_op.add_column(sa.Column("is_active", sa.Boolean(), nullable=False, server_default=sa.true()))
+        batch_op.add_column(sa.Column("previous_hash", sa.String(length=64), nullable=True))
+        batch_op.add_column(sa.Column("previous_until", sa.DateTime(timezone=True), nullable=True))
+        batch_op.create_index(batch_op.f("ix_api_tokens_previous_hash"), ["previous_hash"], unique=False)
 
     op.bulk_insert(sa.table("iam_state", sa.column("id", sa.Integer), sa.column("revision", sa.Integer)), [{"id": 1, "revision": 0}])
 
 
 def downgrade() -> None:
     with op.batch_alter_table("api_tokens", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_api_tokens_previous_hash"))
+        batch_op.drop_column("previous_until")
+        batch_op.drop_column("previous_hash")
         batch_op.drop_column("is_active")
         batch_op.drop_column("scopes")
 

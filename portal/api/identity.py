@@ -11,9 +11,10 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.resources import list_schema, only
 from portal.http.request import context, portal_settings, session_secret, signed_in
-from portal.identity import accounts, projects, users
+from portal.identity import accounts, projects, tokens, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
+from portal.kernel.fields import ONE_LINE
 from portal.kernel.inputs import problems
 
 DAY_S = 86_400
@@ -36,10 +37,25 @@ class Credentials(_Input):
 class NewToken(_Input):
     """A token for scripts."""
 
-    name: str = Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")
+    name: str = Field(min_length=1, max_length=255, pattern=ONE_LINE)
     scopes: list[Annotated[str, StringConstraints(max_length=64)]] = Field(
         default_factory=list, max_length=50, description="What it may be used for, such as compute:read; nothing means everything that you may do."
     )
+    days: int | None = Field(None, ge=1, le=3650, description="How long it holds; 90 days unless the installation says otherwise.")
+
+
+class TokenChange(_Input):
+    """What of a token is to be different."""
+
+    name: str | None = Field(None, min_length=1, max_length=255, pattern=ONE_LINE)
+    scopes: list[Annotated[str, StringConstraints(max_length=64)]] | None = Field(None, max_length=50)
+    is_active: bool | None = None
+
+
+class Rotation(_Input):
+    """How a token's secret is replaced."""
+
+    overlap_hours: int = Field(24, ge=0, le=720, description="How long the old secret still holds.")
 
 
 class PasswordChange(_Input):
@@ -110,6 +126,7 @@ TOKEN = thing(
     created_at=WHEN,
     expires_at=WHEN,
     last_used_at=WHEN,
+    last_used_ip=TEXT,
 )
 PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, created_at=WHEN)
 MEMBER = thing(user_id=TEXT, username=TEXT, role=TEXT, created_at=WHEN)
@@ -152,6 +169,11 @@ def _key_endpoints() -> Iterator[Endpoint]:
     yield Endpoint(
         "GET", "/api-keys/{api_key_id}", "api-keys.get", key, "One of my tokens", answers={200: TOKEN}, refuses=(404,), **at("/{api_key_id}")
     )
+    yield Endpoint("PATCH", "/api-keys/{api_key_id}", "api-keys.patch", key_change, "Rename one of my tokens, restrict it, switch it off or on",
+                   answers={200: TOKEN}, refuses=(403, 404), body=TokenChange.model_json_schema(), **at("/{api_key_id}"))  # fmt: skip
+    yield Endpoint("POST", "/api-keys/{api_key_id}/rotate", "api-keys.rotate", key_rotate, "Replace a token's secret; `key` is shown this once",
+                   answers={200: {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}}, refuses=(403, 404), body=Rotation.model_json_schema(),
+                   body_required=False, **at("/{api_key_id}/rotate"))  # fmt: skip
     yield Endpoint("DELETE", "/api-keys/{api_key_id}", "api-keys.delete", key_delete, "Revoke one of my tokens", answers={204: None}, refuses=(404,),
                    **at("/{api_key_id}"))  # fmt: skip
 
@@ -201,7 +223,7 @@ def _fresh_token() -> tuple[str, ApiToken, User]:
     if user.must_change_password:
         raise Forbidden("An administrator chose your password. Sign in to the console and choose your own; then tokens can be had.")
     ctx.principal = accounts.principal_of(user, "password")
-    secret, row = accounts.token_create(ctx, user, "Signed in with a password", replace_oldest=True)
+    secret, row = tokens.token_create(ctx, user, "Signed in with a password", replace_oldest=True)
     return secret, row, user
 
 
@@ -223,7 +245,7 @@ def logout() -> ResponseReturnValue:
     ctx = context()
     kind, _, name = ctx.principal.credential.partition(":")
     if kind == "token":
-        accounts.token_revoke(ctx, name)
+        tokens.token_revoke(ctx, name)
     else:
         accounts.sign_out(ctx, session_secret())
     return io.empty()
@@ -275,7 +297,7 @@ def _show_session(row: UserSession) -> dict[str, Any]:
 def keys() -> ResponseReturnValue:
     """The own tokens."""
     only()
-    rows = accounts.tokens_of(context())
+    rows = tokens.tokens_of(context())
     return io.answer(io.page_of([show_token(row) for row in rows], count=len(rows)))
 
 
@@ -285,7 +307,7 @@ def key_create() -> ResponseReturnValue:
     found = signed_in()
     if found is None:
         raise NotFound("Nobody is signed in.")
-    secret, row = accounts.token_create(context(), found.user, given.name, scopes=given.scopes)
+    secret, row = tokens.token_create(context(), found.user, given.name, scopes=given.scopes, days=given.days)
     return io.answer({**show_token(row), "key": secret}, 201, headers={"Location": f"{PREFIX}/api-keys/{row.id}"})
 
 
@@ -294,14 +316,27 @@ def key(api_key_id: str) -> ResponseReturnValue:
     return io.answer(show_token(_own_token(api_key_id)))
 
 
+def key_change(api_key_id: str) -> ResponseReturnValue:
+    """Change it."""
+    given: TokenChange = read(TokenChange)
+    return io.answer(show_token(tokens.token_update(context(), api_key_id, name=given.name, scopes=given.scopes, is_active=given.is_active)))
+
+
+def key_rotate(api_key_id: str) -> ResponseReturnValue:
+    """A new secret."""
+    given: Rotation = read(Rotation)
+    secret, row = tokens.token_rotate(context(), api_key_id, overlap_hours=given.overlap_hours)
+    return io.answer({**show_token(row), "key": secret})
+
+
 def key_delete(api_key_id: str) -> ResponseReturnValue:
     """Revoke it."""
-    accounts.token_revoke(context(), api_key_id)
+    tokens.token_revoke(context(), api_key_id)
     return io.empty()
 
 
 def _own_token(token_id: str) -> ApiToken:
-    found = next((row for row in accounts.tokens_of(context()) if row.id == token_id), None)
+    found = next((row for row in tokens.tokens_of(context()) if row.id == token_id), None)
     if found is None:
         raise NotFound("There is no such token of yours.")
     return found
@@ -312,7 +347,7 @@ def show_token(row: ApiToken) -> dict[str, Any]:
     return {
         "api_key_id": row.id, "id": row.id, "name": row.name, "prefix": row.prefix, "scopes": row.scopes, "is_active": row.is_active,
         "created_at": io.moment(row.created_at),
-        "expires_at": io.moment(row.expires_at), "last_used_at": io.moment(row.last_used_at),
+        "expires_at": io.moment(row.expires_at), "last_used_at": io.moment(row.last_used_at), "last_used_ip": row.last_used_ip,
     }  # fmt: skip
 
 

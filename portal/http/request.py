@@ -9,7 +9,7 @@ from datetime import timedelta
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
 
-from portal.identity import accounts
+from portal.identity import accounts, tokens
 from portal.identity.accounts import SignedIn
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
@@ -64,7 +64,7 @@ def signed_in() -> SignedIn | None:
         settings = portal_settings()
         token = token_from_header()
         if token is not None:
-            g.signed_in = accounts.token_user(db.session(), token, source_ip=source_ip())
+            g.signed_in = tokens.token_user(db.session(), token, source_ip=source_ip())
         elif secret := session_secret():
             g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
         else:

@@ -1,10 +1,10 @@
-"""Signing in and out, sessions, tokens and passwords of a user's own account."""
+"""Signing in and out, sessions and passwords of a user's own account."""
 
 import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -14,17 +14,12 @@ from sqlalchemy.orm import Session, joinedload
 from portal.identity import iam, passwords
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel import audit
-from portal.kernel.context import Context, Grant, Limit, Principal
+from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.errors import InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
-from portal.kernel.policy import LEVELS, Statement
 
-TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
-MAX_TOKENS = 20
-MAX_SCOPES = 50
-TOKEN_NAME_MAX = 255
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 SIGN_IN = "identity.session.create"
@@ -115,7 +110,7 @@ def home_project(user: User) -> str | None:
     return mine[0] if mine else None
 
 
-def _behind(session: Session, credential: type[CredentialT], is_this: ColumnElement[bool]) -> tuple[CredentialT, User, int | None] | None:
+def behind(session: Session, credential: type[CredentialT], is_this: ColumnElement[bool]) -> tuple[CredentialT, User, int | None] | None:
     """A credential, its active user with their memberships, and the revision of all policies, in one query: every request asks."""
     query = select(credential, User, iam.REVISION).join(User, User.id == credential.user_id).where(is_this, User.is_active.is_(True))
     row = session.execute(query.options(joinedload(User.memberships).lazyload(Membership.project))).unique().first()
@@ -124,10 +119,10 @@ def _behind(session: Session, credential: type[CredentialT], is_this: ColumnElem
 
 def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn | None:
     """Who is behind a session cookie; None if it is unknown, expired, idle for too long or of a disabled user."""
-    behind, moment = _behind(session, UserSession, UserSession.id_hash == digest(secret)), now()
-    if behind is None:
+    row, moment = behind(session, UserSession, UserSession.id_hash == digest(secret)), now()
+    if row is None:
         return None
-    found, user, revision = behind
+    found, user, revision = row
     if found.expires_at <= moment or found.last_seen_at + idle <= moment:
         return None
     if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
@@ -163,7 +158,7 @@ def sessions_of(ctx: Context) -> Sequence[UserSession]:
 
 def session_revoke(ctx: Context, session_id: str) -> None:
     """End one of the caller's own sessions. Raises NotFound."""
-    with acting(ctx, "identity.session.delete", _self(ctx), details={"session": session_id}):
+    with acting(ctx, "identity.session.delete", oneself(ctx), details={"session": session_id}):
         own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
         if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
             raise NotFound("There is no such session of yours.")
@@ -196,103 +191,15 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     except Unauthorized:
         raise InvalidRequest.fields({"old": ["is not your present password, or the account is locked for a while after too many tries."]}) from None
     fresh = passwords.hash_password(new)
-    with acting(ctx, "identity.user.change_password", _self(ctx)):
+    with acting(ctx, "identity.user.change_password", oneself(ctx)):
         row = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
 
 
-def token_create(
-    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), replace_oldest: bool = False
-) -> tuple[str, ApiToken]:  # fmt: skip
-    """Make a token for scripts; gives its text, which is shown once, and the row.
-
-    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
-    the limit, unless the oldest of its name may go.
-    """
-    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    name = name.strip()
-    if not 0 < len(name) <= TOKEN_NAME_MAX or not name.isprintable():
-        raise InvalidRequest.fields({"name": [f"must have 1 to {TOKEN_NAME_MAX} printable characters; this one has {len(name)}."]})
-    _check_scopes(ctx, scopes)
-    with acting(ctx, "identity.api_token.create", _self(ctx), details={"name": name, "scopes": list(scopes)}):
-        _refuse_stronger(ctx, scopes)
-        # The user, not the tokens: two at once would each count those that were there before.
-        ctx.db.get_one(User, user.id, with_for_update=True)
-        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
-        for token in live:
-            if token.expires_at <= now():
-                ctx.db.delete(token)
-        valid = [token for token in live if token.expires_at > now()]
-        if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
-            ctx.db.delete(same[0])
-        elif len(valid) >= MAX_TOKENS:
-            raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
-        expires = now() + timedelta(days=ctx.settings.api_token_days)
-        token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
-        ctx.db.add(token)
-        ctx.db.flush()
-    return secret, token
-
-
-def _check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
-    services = {action.partition(".")[0] for action in ctx.registry.permissions} | {"*"}
-    wrong = [scope for scope in scopes if scope != "admin" and not _is_scope(scope, services)]
-    if wrong or len(scopes) > MAX_SCOPES:
-        known = f"{', '.join(sorted(services))}, a colon and {', '.join(LEVELS)} or *"
-        problem = f"{wrong[0][:80]!r} is no scope; one is {known}, or admin." if wrong else f"has more than {MAX_SCOPES} entries."
-        raise InvalidRequest.fields({"scopes": [problem]})
-
-
-def _is_scope(scope: str, services: set[str]) -> bool:
-    service, colon, level = scope.partition(":")
-    return bool(colon) and service in services and level in {*LEVELS, "*"}
-
-
-def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
-    """A token whose scopes are limited makes none that may do more."""
-    for limit in ctx.principal.limits:
-        wanted = scopes_limit(scopes or ("admin",)).statements[0]
-        inside = limit.statements[0]
-        more = [action for action, level in ctx.registry.permissions.items() if wanted.covers(action, level) and not inside.covers(action, level)]
-        if more:
-            raise Forbidden(f"This token makes no token that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
-
-
-def tokens_of(ctx: Context) -> Sequence[ApiToken]:
-    """The caller's own tokens, newest first."""
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == ctx.principal.user_id).order_by(ApiToken.created_at.desc())).all()
-
-
-def token_revoke(ctx: Context, token_id: str) -> None:
-    """End one of the caller's own tokens. Raises NotFound."""
-    with acting(ctx, "identity.api_token.delete", _self(ctx), details={"token": token_id}):
-        own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == token_id)
-        if ctx.db.execute(delete(ApiToken).where(*own).returning(ApiToken.id)).scalar() is None:
-            raise NotFound("There is no such token of yours.")
-
-
-def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
-    """Who is behind an API token; None if it is unknown, expired or of a disabled user."""
-    behind = _behind(session, ApiToken, ApiToken.token_hash == digest(secret))
-    if behind is None or behind[0].expires_at <= now() or not behind[0].is_active:
-        return None
-    token, user, revision = behind
-    if token.last_used_at is None or now() - token.last_used_at > SEEN_EVERY:
-        with transaction(session):
-            session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=now(), last_used_ip=source_ip))
-    limits = (scopes_limit(token.scopes),) if token.scopes else ()
-    return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
-
-
-def scopes_limit(scopes: Sequence[str]) -> Limit:
-    """What a token's scopes allow: `compute:read`, `*:write`, or `admin` for everything that its user may do."""
-    actions = tuple("*" if scope == "admin" else scope for scope in scopes)
-    return Limit("The scopes of this token", (Statement("Scopes", allows=True, actions=actions),))
-
-
-def _self(ctx: Context) -> audit.Subject:
+def oneself(ctx: Context) -> audit.Subject:
+    """The caller as the subject of an audit entry."""
     return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)
 
 

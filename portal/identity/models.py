@@ -87,6 +87,9 @@ class ApiToken(Base):
     # What it may be used for, as actions of policies; empty for everything that its user may do.
     scopes: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
     is_active: Mapped[bool] = mapped_column(default=True)
+    # The secret before the last rotation, and until when it still holds.
+    previous_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    previous_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

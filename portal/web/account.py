@@ -1,16 +1,19 @@
 """The user's own account: sessions, tokens, password, preferences."""
 
+from collections.abc import Mapping
+
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
 from portal.http.request import context, signed_in
-from portal.identity import accounts
+from portal.identity import accounts, tokens
 from portal.identity.accounts import SignedIn
 from portal.kernel.errors import InvalidRequest, PortalError, Unauthorized
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("account", __name__)
+MAX_DAYS = 3650
 
 
 def _me() -> SignedIn:
@@ -39,21 +42,34 @@ def revoke_session(session_id: str) -> ResponseReturnValue:
 @access(Access.SIGNED_IN)
 def create_token() -> ResponseReturnValue:
     """A new token, shown once."""
-    name = request.form.get("name", "").strip()
+    given = {name: request.form.get(name, "").strip()[:1000] for name in ("name", "scopes", "days")}
     try:
-        if not name or len(name) > 255 or not name.isprintable():  # noqa: PLR2004 - as the column
-            raise InvalidRequest.fields({"name": ["must have 1 to 255 printable characters."]})
-        secret, token = accounts.token_create(context(), _me().user, name)
+        if given["days"] and not (given["days"].isascii() and given["days"].isdigit() and 1 <= int(given["days"][:6]) <= MAX_DAYS):
+            raise InvalidRequest.fields({"days": [f"must be a whole number from 1 to {MAX_DAYS:,}."]})
+        days = int(given["days"]) if given["days"] else None
+        secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=_scopes(given["scopes"]), days=days)
     except PortalError as error:
-        return _page(form_status(error), error=error, typed=name[:255])
+        return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
+
+
+def _scopes(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+@pages.post("/account/tokens/<token_id>/rotate")
+@access(Access.SIGNED_IN)
+def rotate_token(token_id: str) -> ResponseReturnValue:
+    """A new secret for one of the own tokens, shown once; the old one holds for a day."""
+    secret, token = tokens.token_rotate(context(), token_id)
+    return _page(200, secret=secret, new_token=token.id)
 
 
 @pages.post("/account/tokens/<token_id>/revoke")
 @access(Access.SIGNED_IN)
 def revoke_token(token_id: str) -> ResponseReturnValue:
     """End one of the own tokens."""
-    accounts.token_revoke(context(), token_id)
+    tokens.token_revoke(context(), token_id)
     return go("/account", "The token is revoked.")
 
 
@@ -85,10 +101,12 @@ def preferences() -> ResponseReturnValue:
     return go("/account", "Saved.")
 
 
-def _page(status: int, *, error: PortalError | None = None, typed: str = "", secret: str = "", new_token: str = "") -> ResponseReturnValue:
+def _page(
+    status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None, secret: str = "", new_token: str = ""
+) -> ResponseReturnValue:  # fmt: skip
     ctx = context()
     session = _me().session
     return render(
-        "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=accounts.tokens_of(ctx), error=error, typed=typed, secret=secret,
+        "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=tokens.tokens_of(ctx), error=error, typed=typed or {}, secret=secret,
         new_token=new_token, current=session.session_id if session else "",
     )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from portal.identity.accounts import MAX_TOKENS
+from portal.identity.tokens import MAX_TOKENS
 from portal.identity.users import user_create
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People

@@ -1,12 +1,17 @@
 """Policies that people write, groups and token scopes: what they give, what they take, and that nobody gives what they do not have."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import update
+from sqlalchemy.orm import Session, sessionmaker
 
+from portal.identity.models import ApiToken
+from portal.kernel.db import now
 from portal.kernel.policy import VERSION
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -219,6 +224,42 @@ def test_a_token_makes_no_stronger_token(admin: Api, app: Flask, people: People)
     assert reader.post("/auth/keys", {"name": "more", "scopes": ["compute:delete"]}).status_code == 403
     assert reader.post("/auth/keys", {"name": "admin", "scopes": ["admin"]}).status_code == 403
     assert reader.post("/auth/keys", {"name": "less", "scopes": ["compute:read"]}).status_code == 201
+
+
+def test_a_token_is_rotated_without_a_gap(admin: Api, app: Flask, people: People, database: sessionmaker[Session]) -> None:
+    made = admin.post("/auth/keys", {"name": "ci", "scopes": ["compute:read"], "days": 7}).json
+    path = f"/auth/keys/{made['api_key_id']}"
+    script = api_client(app, people, admin.user)
+    rotated = admin.post(f"{path}/rotate", {"overlap_hours": 1}).json
+    assert (rotated["api_key_id"], rotated["key"] == made["key"]) == (made["api_key_id"], False)
+    for key in (made["key"], rotated["key"]):
+        script.token = key
+        assert script.get("/compute/instances").status_code == 200
+        assert script.post("/compute/key-pairs", {"name": "k"}).status_code == 403
+    with database() as session:
+        session.execute(update(ApiToken).values(previous_until=now() - timedelta(seconds=1)))
+        session.commit()
+    script.token = made["key"]
+    assert script.get("/compute/instances").status_code == 401
+    assert admin("PATCH", path, {"is_active": False}).json["is_active"] is False
+    script.token = rotated["key"]
+    assert script.get("/compute/instances").status_code == 401
+    assert admin("PATCH", path, {"is_active": True, "name": "ci-2", "scopes": []}).json["scopes"] == []
+    assert script.post("/compute/key-pairs", {"name": "k"}).status_code == 201
+    other = api_client(app, people, people.user("viewer"))
+    assert [other.post(f"{path}/rotate").status_code, other("PATCH", path, {"name": "mine"}).status_code] == [404, 404]
+
+
+def test_a_restricted_token_widens_none(admin: Api, app: Flask, people: People) -> None:
+    wide = admin.post("/auth/keys", {"name": "wide"}).json["api_key_id"]
+    reader = api_client(app, people, admin.user)
+    reader.token = admin.post("/auth/keys", {"name": "reader", "scopes": ["compute:read"]}).json["key"]
+    assert reader.post(f"/auth/keys/{wide}/rotate").status_code == 403
+    assert reader("PATCH", f"/auth/keys/{wide}", {"name": "mine"}).status_code == 403
+    own = reader.get("/auth/keys").json["results"]
+    mine = next(row["api_key_id"] for row in own if row["name"] == "reader")
+    assert reader("PATCH", f"/auth/keys/{mine}", {"scopes": []}).status_code == 403
+    assert reader.post(f"/auth/keys/{mine}/rotate").status_code == 200
 
 
 # -- the simulator ---------------------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity import accounts, passwords
 from portal.identity.accounts import (
-    MAX_TOKENS,
     SEEN_EVERY,
-    TOKEN_PREFIX,
     check_password,
     digest,
     home_project,
@@ -25,13 +23,10 @@ from portal.identity.accounts import (
     sign_in,
     sign_out,
     switch_project,
-    token_create,
-    token_revoke,
-    token_user,
-    tokens_of,
 )
 from portal.identity.admin import set_password, unlock
 from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.tokens import MAX_TOKENS, TOKEN_PREFIX, token_create, token_revoke, token_user, tokens_of
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound, Unauthorized

@@ -5,7 +5,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
-from portal.identity.accounts import principal_of, token_create, token_user
+from portal.identity.accounts import principal_of
 from portal.identity.models import ApiToken, Membership, Project, User
 from portal.identity.projects import (
     PROJECT_ROLES,
@@ -18,6 +18,7 @@ from portal.identity.projects import (
     projects_visible,
     role_labels,
 )
+from portal.identity.tokens import token_create, token_user
 from portal.identity.users import user_create, user_find, user_update, users_list
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, PortalError

@@ -1,0 +1,156 @@
+"""Tokens for scripts: shown once, kept as hashes, restricted to scopes, replaced without a gap."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from portal.identity import iam
+from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, digest, oneself, principal_of
+from portal.identity.models import ApiToken, User
+from portal.kernel.context import Context, Limit
+from portal.kernel.db import now, transaction
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.ids import storable
+from portal.kernel.operations import acting
+from portal.kernel.policy import LEVELS, Statement
+
+TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
+MAX_TOKENS = 20
+MAX_SCOPES = 50
+TOKEN_NAME_MAX = 255
+OVERLAP_H = 24
+
+
+def token_create(
+    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False
+) -> tuple[str, ApiToken]:  # fmt: skip
+    """Make a token for scripts; gives its text, which is shown once, and the row.
+
+    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
+    the limit, unless the oldest of its name may go.
+    """
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    name = _checked_name(name)
+    _check_scopes(ctx, scopes)
+    with acting(ctx, "identity.api_token.create", oneself(ctx), details={"name": name, "scopes": list(scopes)}):
+        _refuse_stronger(ctx, scopes)
+        # The user, not the tokens: two at once would each count those that were there before.
+        ctx.db.get_one(User, user.id, with_for_update=True)
+        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
+        for token in live:
+            if token.expires_at <= now():
+                ctx.db.delete(token)
+        valid = [token for token in live if token.expires_at > now()]
+        if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
+            ctx.db.delete(same[0])
+        elif len(valid) >= MAX_TOKENS:
+            raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
+        expires = now() + timedelta(days=days or ctx.settings.api_token_days)
+        token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
+        ctx.db.add(token)
+        ctx.db.flush()
+    return secret, token
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not 0 < len(name) <= TOKEN_NAME_MAX or not name.isprintable():
+        raise InvalidRequest.fields({"name": [f"must have 1 to {TOKEN_NAME_MAX} printable characters; this one has {len(name)}."]})
+    return name
+
+
+def _check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
+    services = {action.partition(".")[0] for action in ctx.registry.permissions} | {"*"}
+    wrong = [scope for scope in scopes if scope != "admin" and not _is_scope(scope, services)]
+    if wrong or len(scopes) > MAX_SCOPES:
+        known = f"{', '.join(sorted(services))}, a colon and {', '.join(LEVELS)} or *"
+        problem = f"{wrong[0][:80]!r} is no scope; one is {known}, or admin." if wrong else f"has more than {MAX_SCOPES} entries."
+        raise InvalidRequest.fields({"scopes": [problem]})
+
+
+def _is_scope(scope: str, services: set[str]) -> bool:
+    service, colon, level = scope.partition(":")
+    return bool(colon) and service in services and level in {*LEVELS, "*"}
+
+
+def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
+    """A token whose scopes are limited makes none that may do more."""
+    for limit in ctx.principal.limits:
+        wanted = scopes_limit(scopes or ("admin",)).statements[0]
+        inside = limit.statements[0]
+        more = [action for action, level in ctx.registry.permissions.items() if wanted.covers(action, level) and not inside.covers(action, level)]
+        if more:
+            raise Forbidden(f"This token makes no token that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
+
+
+def tokens_of(ctx: Context) -> Sequence[ApiToken]:
+    """The caller's own tokens, newest first."""
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == ctx.principal.user_id).order_by(ApiToken.created_at.desc())).all()
+
+
+def token_revoke(ctx: Context, token_id: str) -> None:
+    """End one of the caller's own tokens. Raises NotFound."""
+    with acting(ctx, "identity.api_token.delete", oneself(ctx), details={"token": token_id}):
+        own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == token_id)
+        if ctx.db.execute(delete(ApiToken).where(*own).returning(ApiToken.id)).scalar() is None:
+            raise NotFound("There is no such token of yours.")
+
+
+def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
+    """Who is behind an API token; None if it is unknown, switched off, expired or of a disabled user. After a rotation the old secret holds a while."""
+    hashed, moment = digest(secret), now()
+    is_this = or_(ApiToken.token_hash == hashed, and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
+    row = behind(session, ApiToken, is_this)
+    if row is None or row[0].expires_at <= moment or not row[0].is_active:
+        return None
+    token, user, revision = row
+    if token.last_used_at is None or moment - token.last_used_at > SEEN_EVERY:
+        with transaction(session):
+            session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=moment, last_used_ip=source_ip))
+    limits = (scopes_limit(token.scopes),) if token.scopes else ()
+    return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
+
+
+def token_update(
+    ctx: Context, token_id: str, *, name: str | None = None, scopes: Sequence[str] | None = None, is_active: bool | None = None
+) -> ApiToken:  # fmt: skip
+    """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
+    changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
+    _check_scopes(ctx, scopes or ())
+    with acting(ctx, "identity.api_token.update", oneself(ctx), details={"token": token_id[:64], "after": changes}):
+        token = _own(ctx, token_id)
+        _refuse_stronger(ctx, token.scopes if scopes is None else scopes)
+        for attribute, value in changes.items():
+            if value is not None:
+                setattr(token, attribute, value)
+    return token
+
+
+def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H) -> tuple[str, ApiToken]:
+    """Give one of the caller's own tokens a new secret, shown once, and a new lifetime; the old secret holds for some hours. Raises NotFound."""
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    with acting(ctx, "identity.api_token.rotate", oneself(ctx), details={"token": token_id[:64], "overlap_hours": overlap_hours}):
+        token = _own(ctx, token_id)
+        _refuse_stronger(ctx, token.scopes)
+        token.previous_hash, token.previous_until = token.token_hash, min(now() + timedelta(hours=overlap_hours), token.expires_at)
+        token.token_hash, token.prefix = digest(secret), secret[:12]
+        token.expires_at = now() + timedelta(days=ctx.settings.api_token_days)
+    return secret, token
+
+
+def _own(ctx: Context, token_id: str) -> ApiToken:
+    own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == storable(token_id))
+    token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
+    if token is None:
+        raise NotFound("There is no such token of yours.")
+    return token
+
+
+def scopes_limit(scopes: Sequence[str]) -> Limit:
+    """What a token's scopes allow: `compute:read`, `*:write`, or `admin` for everything that its user may do."""
+    actions = tuple("*" if scope == "admin" else scope for scope in scopes)
+    return Limit("The scopes of this token", (Statement("Scopes", allows=True, actions=actions),))
