@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
+from portal.identity import passwords
 from portal.identity.models import User
 from portal.kernel.context import Context
 from portal.kernel.db import open_database
@@ -20,6 +22,15 @@ from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
 from tests.support.people import People
+
+QUICK = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """argon2 is slow by design; where that is not what a test is about (`real_passwords`), its cheapest form will do."""
+    if request.node.get_closest_marker("real_passwords") is None:
+        monkeypatch.setattr(passwords, "_hasher", QUICK)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from tests.support.draining import TestWorker
 from tests.support.web import Api
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES, PARTS = 6, 4
+EXAMPLES, PARTS = 4, 4
 ROLES = ("platform_admin", "project_admin")
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
