@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import make_url, select
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from portal.settings import Settings, SettingsError
@@ -28,8 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = args.command
     try:
         return command(settings, args)
-    except OperationalError as error:
-        print(f"The database does not answer: {' '.join(str(error.orig).split())}", file=sys.stderr)
+    except (OperationalError, ProgrammingError) as error:
+        said = " ".join(str(error.orig).split())
+        if "no such table" in said or "does not exist" in said:
+            print("The database has no tables of this portal, or older ones. Make them with: portal migrate", file=sys.stderr)
+        else:
+            print(f"The database does not answer: {said}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(settings.data_dir):
+            raise
+        print(f"DATA_DIR={str(settings.data_dir)!r} cannot be used: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
@@ -76,6 +86,9 @@ def _session(settings: Settings) -> Iterator[Session]:
 def _prepare(settings: Settings) -> None:
     from portal.bootstrap import initialise, migrate
 
+    for sentence in settings.weaknesses():
+        print(f"Warning: {sentence}", file=sys.stderr, flush=True)
+    _keep_to_oneself(settings)
     with _session(settings) as session:
         migrate(session.get_bind().engine)
         made = initialise(session, settings)
@@ -83,6 +96,19 @@ def _prepare(settings: Settings) -> None:
         print(f"First administrator: user {made.username}, e-mail {made.email}", flush=True)
         if made.generated:
             print(f"Password (shown only now): {made.password}", flush=True)
+
+
+def _keep_to_oneself(settings: Settings) -> None:
+    """Guests' processes, which run as another user, may pass through DATA_DIR; nobody else sees what is in it or reads the database."""
+    if not settings.data_dir.exists():
+        settings.data_dir.mkdir(parents=True)
+        settings.data_dir.chmod(0o711)
+    url = make_url(settings.database())
+    if url.get_backend_name() == "sqlite" and url.database:
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
 
 
 def _serve(settings: Settings, _args: argparse.Namespace) -> int:

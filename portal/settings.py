@@ -59,6 +59,10 @@ def _log_level(value: str) -> str:
         raise ValueError(msg) from None
 
 
+SECRET_LENGTH = 16
+PASSWORD_LENGTH = 12
+
+
 def _networks(value: str) -> str:
     for part in filter(None, (part.strip() for part in value.split(","))):
         try:
@@ -73,6 +77,21 @@ def _address(value: str) -> str:
     name, _, host = value.partition("@")
     if not name or not host or "@" in host or not value.isprintable() or " " in value:
         msg = "an e-mail address such as admin@example.org"
+        raise ValueError(msg)
+    return value
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]*", value):
+        msg = "an address such as 127.0.0.1, ::1 or 0.0.0.0, or a host name"
+        raise ValueError(msg)
+    return value
+
+
+def _directory(value: Path) -> Path:
+    present = next((path for path in (value, *value.absolute().parents) if path.exists()), Path("/"))
+    if not present.is_dir():
+        msg = f"a directory, or the name of one that can be made; {present} is a file"
         raise ValueError(msg)
     return value
 
@@ -96,14 +115,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="", case_sensitive=False, extra="ignore", env_ignore_empty=True)
 
-    portal_host: str = Field("127.0.0.1", description="Address the web server listens on.")
+    portal_host: Annotated[str, AfterValidator(_host)] = Field("127.0.0.1", description="Address the web server listens on.")
     portal_port: Port = Field(8080, description="Port of the console and the API.")
     metrics_port: Port = Field(9090, description="Port that serves /metrics for Prometheus; 0 switches the extra listener off.")
     public_url: Annotated[str, _one_of("http", "https")] = Field(
         "", description="Address users type, such as https://cloud.example.org; empty trusts the Host header of loopback only."
     )
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
-    data_dir: Path = Field(Path("var"), description="Directory for the database, guest disks, images, logs and sockets.")
+    data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
+        Path("var"), description="Directory for the database, guest disks, images, logs and sockets."
+    )
     database_url: Annotated[str, _one_of("sqlite", "postgresql+psycopg", "postgresql", "postgres")] = Field(
         "", description="Database; empty means DB_* if DB_NAME is set, else SQLite in DATA_DIR."
     )
@@ -186,6 +207,15 @@ class Settings(BaseSettings):
             finally:
                 fresh.unlink()
         return path.read_text()
+
+    def weaknesses(self) -> list[str]:
+        """What is accepted and should be better, a sentence each."""
+        found = []
+        if 0 < len(self.secret_key.get_secret_value().strip()) < SECRET_LENGTH:
+            found.append(f"SECRET_KEY has fewer than {SECRET_LENGTH} characters and can be guessed.")
+        if 0 < len(self.admin_password.get_secret_value()) < PASSWORD_LENGTH:
+            found.append(f"ADMIN_PASSWORD has fewer than {PASSWORD_LENGTH} characters, less than users may choose for themselves.")
+        return found
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

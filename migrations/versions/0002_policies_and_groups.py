@@ -1,4 +1,4 @@
-"""Policies and groups, and what tokens may be used for."""
+"""Policies and groups, what tokens may be used for, and what a machine is being rebuilt from."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -122,10 +122,20 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("previous_until", sa.DateTime(timezone=True), nullable=True))
         batch_op.create_index(batch_op.f("ix_api_tokens_previous_hash"), ["previous_hash"], unique=False)
 
+    with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("rebuild_to_id", sa.String(length=64), nullable=True))
+        batch_op.create_index(batch_op.f("ix_instances_rebuild_to_id"), ["rebuild_to_id"], unique=False)
+        batch_op.create_foreign_key(batch_op.f("fk_instances_rebuild_to_id_images"), "images", ["rebuild_to_id"], ["id"])
+
     op.bulk_insert(sa.table("iam_state", sa.column("id", sa.Integer), sa.column("revision", sa.Integer)), [{"id": 1, "revision": 0}])
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.drop_constraint(batch_op.f("fk_instances_rebuild_to_id_images"), type_="foreignkey")
+        batch_op.drop_index(batch_op.f("ix_instances_rebuild_to_id"))
+        batch_op.drop_column("rebuild_to_id")
+
     with op.batch_alter_table("api_tokens", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_api_tokens_previous_hash"))
         batch_op.drop_column("previous_until")

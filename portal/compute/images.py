@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Mapped, Session
 
 from portal.compute.fetch import Limits, fetch, problem_of
@@ -262,7 +262,7 @@ def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldIn
 def image_delete(ctx: Context, image: Image) -> None:
     """Delete an image that no instance uses."""
     instance = ctx.registry.model("compute.instance")
-    using = (instance.image_id == image.id, instance.deleted_at.is_(None))
+    using = (or_(instance.image_id == image.id, instance.rebuild_to_id == image.id), instance.deleted_at.is_(None))
     number = ctx.db.scalar(select(func.count()).select_from(instance).where(*using)) or 0
     if number:
         # A shared image is used in projects whose names of instances are not the caller's to know.

@@ -35,6 +35,12 @@ def prepare_image(run: StepRun) -> None:
     run.detail = run.row.image.name
 
 
+def prepare_new_image(run: StepRun) -> None:
+    """Have the image that the machine is to be rebuilt from in the host's store."""
+    ensure_image(run, run.row.rebuild_to)
+    run.detail = run.row.rebuild_to.name
+
+
 def make_disk(run: StepRun) -> None:
     """Make the root disk from the image."""
     compute_engine(run).ensure_disk(spec_of(run.row))
@@ -81,8 +87,9 @@ def change_size_back(run: StepRun) -> None:
 
 
 def drop_disk(run: StepRun) -> None:
-    """Delete the root disk."""
+    """Delete the root disk; from here on the machine is one of the new image."""
     compute_engine(run).remove_disk(run.row.id)
+    run.save(image_id=run.row.rebuild_to_id)
 
 
 def erase(run: StepRun) -> None:
@@ -107,7 +114,7 @@ STOP = (Step(shut_down, "Shut the guest down", because=RECONCILED),)
 REBOOT = (*STOP, *_BOOTABLE)
 RESIZE = (Step(change_size, "Change vCPU and memory", undo=change_size_back),)
 REBUILD = (
-    Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
+    Step(prepare_new_image, "Prepare the image", because=IMAGE_STAYS),
     Step(pull_plug, "Stop the machine", because=RECONCILED),
     Step(drop_disk, "Delete the root disk", because="what was on it was given up"),
     Step(make_disk, "Make the root disk", because="the record says what it is made from"),
@@ -137,6 +144,17 @@ def resized(row: Any) -> None:
 def not_resized(row: Any) -> None:
     """Columns of an instance that keeps its flavor."""
     row.resize_to = None
+
+
+def rebuilt(row: Any) -> None:
+    """Columns of an instance that was made anew."""
+    row.rebuild_to = None
+    launched(row)
+
+
+def not_rebuilt(row: Any) -> None:
+    """Columns of an instance that was not made anew: it keeps its image unless the old disk is gone."""
+    row.rebuild_to = None
 
 
 def terminated(row: Any) -> None:

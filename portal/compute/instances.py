@@ -54,6 +54,7 @@ class Instance(ProjectOwned, Stateful, Base):
     __tablename__ = "instances"
 
     flavor_id: Mapped[str] = f.field(f.Ref("compute.flavor"), label="Flavor", references="flavors.id", filterable=True)
+    rebuild_to_id: Mapped[str | None] = f.field(f.Ref("compute.image"), label="Rebuilding from", references="images.id", nullable=True, exposed=False)
     resize_to_id: Mapped[str | None] = f.field(f.Ref("compute.flavor"), label="Resizing to", references="flavors.id", nullable=True, exposed=False)
     image_id: Mapped[str] = f.field(f.Ref("compute.image"), label="Image", references="images.id", filterable=True)
     key_pair_id: Mapped[str | None] = f.field(f.Ref("compute.key_pair"), label="Key pair", references="key_pairs.id", nullable=True)
@@ -81,6 +82,7 @@ class Instance(ProjectOwned, Stateful, Base):
     termination_time: Mapped[datetime | None] = f.field(f.Moment(), label="Terminated", nullable=True)
 
     flavor: Mapped[Flavor] = relationship(foreign_keys=[flavor_id])
+    rebuild_to: Mapped[Image | None] = relationship(foreign_keys=[rebuild_to_id])
     resize_to: Mapped[Flavor | None] = relationship(foreign_keys=[resize_to_id])
     image: Mapped[Image] = relationship(foreign_keys=[image_id])
     key_pair: Mapped[KeyPair | None] = relationship(foreign_keys=[key_pair_id])
@@ -181,13 +183,13 @@ def instance_resize(ctx: Context, instance: Instance, *, flavor: Annotated[Flavo
 
 
 @operation(Instance, "rebuild", label="Rebuild", needs="write", icon="image", danger=True, steps=steps.REBUILD, when={"running", "stopped", "error"},
-           holds="rebuilding", settles="running", fails="error", finish=steps.launched)  # fmt: skip
+           holds="rebuilding", settles="running", fails="error", finish=steps.rebuilt, restore=steps.not_rebuilt)  # fmt: skip
 def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image, IMAGE_FIELD]) -> None:
-    """Throw the root disk away and make it anew from an image; the id, name and keys stay."""
+    """Throw the root disk away and make it anew from an image; the id, name and keys stay. Where the image cannot be had, the disk stays, too."""
     del ctx
     check_image(image)
     disk_size(image, instance.root_volume_size_gb)
-    instance.image, instance.desired_power, instance.heals = image, "running", 0
+    instance.rebuild_to, instance.desired_power, instance.heals = image, "running", 0
 
 
 @operation(Instance, "terminate", label="Terminate", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True,
@@ -239,7 +241,13 @@ def memory_of(instance: Instance) -> int:
 
 
 def _eager() -> list[ORMOption]:
-    return [joinedload(Instance.flavor), joinedload(Instance.image), joinedload(Instance.key_pair), joinedload(Instance.resize_to)]
+    return [
+        joinedload(Instance.flavor),
+        joinedload(Instance.image),
+        joinedload(Instance.key_pair),
+        joinedload(Instance.resize_to),
+        joinedload(Instance.rebuild_to),
+    ]
 
 
 INSTANCE = ResourceType(

@@ -22,8 +22,10 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 # No control characters, and none that turn the direction of what follows: a name must look like what it is.
-_HIDDEN = r"\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069"
-NAME = rf"^[^{_HIDDEN}\s]([^{_HIDDEN}]*[^{_HIDDEN}\s])?$"
+_HIDDEN = r"\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+# Joiners belong between other characters: in names of people and in emoji.
+_AT_THE_ENDS = rf"{_HIDDEN}\u200c\u200d\s"
+NAME = rf"^[^{_AT_THE_ENDS}]([^{_HIDDEN}]*[^{_AT_THE_ENDS}])?$"
 HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
 # Pattern → what people are told of a text that does not match it.

@@ -5,6 +5,7 @@ machines are nobody's children and go on. Each child has a process group of its 
 """
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -157,12 +158,16 @@ class Supervisor:
 
 def taken_port(settings: Settings) -> str:
     """Why the web server could not listen, before anything is started; empty if it can."""
+    if not settings.portal_port:
+        return "PORTAL_PORT=0 is not accepted: a port from 1 to 65535."
     family = socket.AF_INET6 if ":" in settings.portal_host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.portal_host, settings.portal_port))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                return f"PORTAL_HOST={settings.portal_host!r} is no address of this machine: {error.strerror}. 127.0.0.1 and 0.0.0.0 always are."
             return f"Port {settings.portal_port} of {settings.portal_host} cannot be used: {error.strerror}. Choose another with PORTAL_PORT."
     return ""
 

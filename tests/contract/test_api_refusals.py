@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from portal.compute.images import Image
 from portal.compute.instances import Instance
+from portal.engines.fake import FakeCompute
 from portal.kernel.jobs import Job
 from portal.kernel.limits import quota_update
 from portal.kernel.quota import Reservation
@@ -48,7 +49,10 @@ BODIES = [
     pytest.param({**SMALL, "name": "x" * 256}, "name", "255", id="name too long"),
     pytest.param({**SMALL, "name": ""}, "name", "at least 1", id="no name"),
     pytest.param({**SMALL, "name": "a\nb"}, "name", "no control characters", id="control characters"),
-    pytest.param({**SMALL, "name": "\u202egnp.bew"}, "name", "no control characters", id="turned direction"),
+    *(
+        pytest.param({**SMALL, "name": name}, "name", "no control characters", id=f"hidden {name!a}")
+        for name in ("\u202egnp.bew", "\u200b", "a\u061cb", "a\u2028b", "a\u0085b", "\u200d", "a\u2060b", "\ufeffa")
+    ),
     pytest.param({"flavor": "t3-micro", "image": "atonix-tiny"}, "name", "required", id="field missing"),
     pytest.param({**SMALL, "flavor": "t9-huge"}, "flavor", "There is no flavor t9-huge here", id="unknown flavor"),
     pytest.param({**SMALL, "image": "ami-nowhere"}, "image", "There is no image ami-nowhere here", id="unknown image"),
@@ -234,3 +238,29 @@ def test_errors_never_show_what_went_wrong_inside(app: object, api: Api, monkeyp
     assert answer.status_code == 500
     assert "secret" not in json.dumps(answer.json)
     assert answer.json["request_id"]
+
+
+def test_a_rebuild_from_an_image_that_cannot_be_had_takes_nothing(api: Api, worker: TestWorker, fake: FakeCompute) -> None:
+    made = api.post(INSTANCES, SMALL).json["instance_id"]
+    worker.drain()
+    api.post(f"{INSTANCES}/{made}/stop")
+    worker.drain()
+    away = "ami-away"
+    with worker.sessions() as session:
+        project = session.get_one(Instance, made).project_id
+        session.add(Image(id=away, name="away", project_id=project, state="catalogue", source_url="http://127.0.0.1:1/none.qcow2"))
+        session.commit()
+    answer = api.post(f"{INSTANCES}/{made}/rebuild", {"image": away})
+    assert (answer.status_code, answer.json["image"]) == (202, "atonix-tiny")
+    assert api("DELETE", f"/compute/images/{away}").status_code == 409
+    worker.drain()
+    found = api.get(f"{INSTANCES}/{made}").json
+    assert (found["status"], found["image"]) == ("error", "atonix-tiny")
+    assert "remove_disk" not in [call.method for call in fake.calls()]
+    assert api.post(f"{INSTANCES}/{made}/start").status_code == 202
+    worker.drain()
+    assert api.get(f"{INSTANCES}/{made}").json["status"] == "running"
+    assert api("DELETE", f"/compute/images/{away}").status_code == 202
+    assert api.post(f"{INSTANCES}/{made}/rebuild", {"image": "atonix-tiny"}).status_code == 202
+    worker.drain()
+    assert api.get(f"{INSTANCES}/{made}").json["status"] == "running"

@@ -189,3 +189,27 @@ def test_commands_start_what_they_say(portal: Callable[..., int], monkeypatch: p
     for command in ("worker", "scheduler", "serve", "web"):
         portal(command)
     assert ran == ["run_worker", "run_scheduler", "run_supervisor", "portal.http.wsgi:app"]
+
+
+def test_a_directory_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("DATA_DIR", str(wrong))
+        assert main(["init"]) != 0
+        out = capsys.readouterr()
+        assert out.err.startswith(f"DATA_DIR='{wrong}' is not accepted: a directory")
+        assert len(out.err.strip().splitlines()) == 1
+
+
+def test_nobody_else_reads_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("ADMIN_PASSWORD", "short")
+    monkeypatch.setenv("SECRET_KEY", "x")
+    assert main(["audit", "verify"]) == 1
+    assert "portal migrate" in capsys.readouterr().err
+    assert main(["init"]) == 0
+    said = capsys.readouterr().err
+    assert "Warning: SECRET_KEY has fewer than 16 characters" in said
+    assert "Warning: ADMIN_PASSWORD has fewer than 12 characters" in said
+    assert "short" not in said
+    assert (tmp_path / "new" / "portal.db").stat().st_mode & 0o777 == 0o600
