@@ -10,7 +10,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, func, or_, select, update
+from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
 from portal.kernel import fields as f
@@ -105,6 +105,16 @@ REVISION = select(IamState.revision).where(IamState.id == 1).scalar_subquery()
 def bump(session: Session) -> None:
     """Say, within the caller's transaction, that policies or groups have changed."""
     session.execute(update(IamState).where(IamState.id == 1).values(revision=IamState.revision + 1))
+
+
+def leave_project(session: Session, user_id: str, project_id: str) -> None:
+    """Take from a user what groups and policies of a project gave, within the caller's transaction."""
+    groups = select(IamGroup.id).where(IamGroup.project_id == project_id)
+    policies = select(IamPolicy.id).where(IamPolicy.project_id == project_id)
+    session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups)))
+    mine = (IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id)
+    session.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(policies)))
+    bump(session)
 
 
 def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:

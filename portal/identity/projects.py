@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
+from portal.identity import iam
 from portal.identity.models import Membership, Project, User
 from portal.kernel import audit, quota
 from portal.kernel.authz import ROLES, Target, authorize, decide, reach, refuse_escalation
@@ -105,7 +106,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
 
 
 def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
-    """Take a user out of a project; what they own there stays. Raises NotFound, or Conflict for the last administrator."""
+    """Take a user out of a project, its groups and its policies; what they own there stays. Raises NotFound, or Conflict for the last administrator."""
     project = project_find(ctx, project_id)
     about = audit.Subject("identity.membership", project.id, user_id[:64], project.id)
     with acting(ctx, "identity.membership.update", about, target=_target(project), details={"user_id": user_id[:64], "role": None}):
@@ -115,6 +116,7 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
             raise NotFound(f"{user_id[:80]} is no member of {project.name}.")
         _keep_an_admin(ctx, held, "")
         ctx.db.delete(held)
+        iam.leave_project(ctx.db, user_id, project.id)
 
 
 def _lock(ctx: Context, project: Project) -> None:

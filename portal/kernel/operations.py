@@ -23,6 +23,8 @@ from portal.kernel.lookup import find
 from portal.kernel.resource import ResourceType, Tenancy
 
 REFUSALS = (403, 409, 412, 429)
+# What a restricted token may do to its own user: make and replace tokens that may do no more than it.
+WITH_ANY_SCOPE = "identity.api_token."
 
 
 def run(
@@ -47,6 +49,8 @@ def acting(
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
         if target is not None:
             authz.authorize(ctx, action, target)
+        elif ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
+            raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
         yield
         audit.record(ctx, action, subject, details=details)
 

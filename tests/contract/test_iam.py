@@ -14,8 +14,8 @@ from portal.identity.models import ApiToken
 from portal.kernel.db import now
 from portal.kernel.policy import VERSION
 from tests.support.draining import TestWorker
-from tests.support.people import People
-from tests.support.web import Api, api_client
+from tests.support.people import PASSWORD, People
+from tests.support.web import Api, api_client, browser
 
 SMALL = {"flavor": "t3-micro", "image": "atonix-tiny"}
 
@@ -260,6 +260,31 @@ def test_a_restricted_token_widens_none(admin: Api, app: Flask, people: People) 
     mine = next(row["api_key_id"] for row in own if row["name"] == "reader")
     assert reader("PATCH", f"/auth/keys/{mine}", {"scopes": []}).status_code == 403
     assert reader.post(f"/auth/keys/{mine}/rotate").status_code == 200
+
+
+def test_a_restricted_token_leaves_the_account_alone(admin: Api, app: Flask, people: People, client_for: Callable[..., FlaskClient]) -> None:
+    del client_for
+    browser(app, people, admin.user)
+    reader = api_client(app, people, admin.user)
+    reader.token = admin.post("/auth/keys", {"name": "reader", "scopes": ["*:read"]}).json["key"]
+    session = admin.get("/auth/sessions").json["results"][0]["session_id"]
+    assert reader("DELETE", f"/auth/sessions/{session}").status_code == 403
+    assert reader.post("/auth/change-password", {"old": PASSWORD, "new": "another long passphrase"}).status_code == 403
+    assert admin("DELETE", f"/auth/sessions/{session}").status_code == 204
+
+
+def test_who_leaves_a_project_leaves_its_groups_and_policies(admin: Api, viewer: Api) -> None:
+    group = admin.post("/security/groups", {"name": "ops", "role": "developer"}).json["group_id"]
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": viewer.user.id}).status_code == 200
+    policy = write(admin, "keys", allow("compute.key_pair.create"))
+    attach(admin, policy, viewer.user.id)
+    project = admin.get("/auth/me").json["current_project_id"]
+    assert admin("DELETE", f"/projects/{project}/members/{viewer.user.id}").status_code == 204
+    assert viewer.get("/compute/instances?all_projects=true").json["count"] == 0
+    assert viewer.get("/compute/instances", headers={"X-Project": project}).status_code == 404
+    assert viewer.post("/compute/key-pairs", {"name": "k"}).status_code in {400, 403}
+    assert admin.get(f"/security/policies/{policy}/attachments").json["count"] == 0
+    assert admin.get(f"/security/groups/{group}").json["members"] == 0
 
 
 # -- the simulator ---------------------------------------------------------------------------------------------------------------------------
