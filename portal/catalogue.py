@@ -18,6 +18,7 @@ PERMISSIONS = {
     "identity.project.read": "read",
     "identity.project.create": "platform",
     "identity.project.update": "manage",
+    "identity.project.bound": "platform",
     "identity.membership.update": "manage",
     "identity.user.read": "platform",
     "identity.user.create": "platform",

@@ -122,20 +122,16 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("previous_until", sa.DateTime(timezone=True), nullable=True))
         batch_op.create_index(batch_op.f("ix_api_tokens_previous_hash"), ["previous_hash"], unique=False)
 
-    with op.batch_alter_table("instances", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("rebuild_to_id", sa.String(length=64), nullable=True))
-        batch_op.create_index(batch_op.f("ix_instances_rebuild_to_id"), ["rebuild_to_id"], unique=False)
-        batch_op.create_foreign_key(batch_op.f("fk_instances_rebuild_to_id_images"), "images", ["rebuild_to_id"], ["id"])
+    # Columns alone: on SQLite anything else would copy the tables, and dropping the old ones takes what refers to them along.
+    op.add_column("instances", sa.Column("rebuild_to_id", sa.String(length=64), nullable=True))
+    op.add_column("projects", sa.Column("boundary_policy_id", sa.String(length=64), nullable=True))
 
     op.bulk_insert(sa.table("iam_state", sa.column("id", sa.Integer), sa.column("revision", sa.Integer)), [{"id": 1, "revision": 0}])
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("instances", schema=None) as batch_op:
-        batch_op.drop_constraint(batch_op.f("fk_instances_rebuild_to_id_images"), type_="foreignkey")
-        batch_op.drop_index(batch_op.f("ix_instances_rebuild_to_id"))
-        batch_op.drop_column("rebuild_to_id")
-
+    op.drop_column("projects", "boundary_policy_id")
+    op.drop_column("instances", "rebuild_to_id")
     with op.batch_alter_table("api_tokens", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_api_tokens_previous_hash"))
         batch_op.drop_column("previous_until")

@@ -52,6 +52,12 @@ class TokenChange(_Input):
     is_active: bool | None = None
 
 
+class Boundary(_Input):
+    """The permission boundary of a project."""
+
+    policy: str | None = Field(None, max_length=255, pattern=ONE_LINE, description="Name or id; nothing takes the boundary away.")
+
+
 class Rotation(_Input):
     """How a token's secret is replaced."""
 
@@ -128,7 +134,7 @@ TOKEN = thing(
     last_used_at=WHEN,
     last_used_ip=TEXT,
 )
-PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, created_at=WHEN)
+PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, boundary_policy_id={"type": ["string", "null"]}, created_at=WHEN)
 MEMBER = thing(user_id=TEXT, username=TEXT, role=TEXT, created_at=WHEN)
 SESSION = thing(session_id=TEXT, created_at=WHEN, last_seen_at=WHEN, expires_at=WHEN, source_ip=TEXT, user_agent=TEXT, is_current={"type": "boolean"})
 
@@ -195,6 +201,9 @@ def _project_endpoints() -> Iterator[Endpoint]:
     yield Endpoint("GET", "/projects/{project_id}", "projects.get", project, "One project", tag, {200: PROJECT}, (404,))
     yield Endpoint("PATCH", "/projects/{project_id}", "projects.patch", project_change, "Change name or description", tag, {200: PROJECT}, (403, 404, 409),
                    body=ProjectChange.model_json_schema())  # fmt: skip
+    yield Endpoint("PUT", "/projects/{project_id}/boundary", "projects.boundary", project_boundary,
+                   "Make a policy the project's permission boundary, or take it away", tag, {200: PROJECT}, (403, 404, 409),
+                   body=Boundary.model_json_schema())  # fmt: skip
     yield Endpoint(
         "GET", "/projects/{project_id}/members", "projects.members", members, "Members of a project", tag, {200: list_schema(MEMBER)}, (404,)
     )
@@ -379,6 +388,12 @@ def project_change(project_id: str) -> ResponseReturnValue:
     return io.answer(show_project(projects.project_update(context(), project_id, name=given.name, description=given.description)))
 
 
+def project_boundary(project_id: str) -> ResponseReturnValue:
+    """Its permission boundary."""
+    given: Boundary = read(Boundary)
+    return io.answer(show_project(projects.boundary_set(context(), project_id, given.policy or "")))
+
+
 def members(project_id: str) -> ResponseReturnValue:
     """Its members."""
     only()
@@ -400,7 +415,10 @@ def member_delete(project_id: str, user_id: str) -> ResponseReturnValue:
 
 def show_project(row: Project) -> dict[str, Any]:
     """A project."""
-    return {"project_id": row.id, "id": row.id, "name": row.name, "description": row.description, "created_at": io.moment(row.created_at)}
+    return {
+        "project_id": row.id, "id": row.id, "name": row.name, "description": row.description,
+        "boundary_policy_id": row.boundary_policy_id, "created_at": io.moment(row.created_at),
+    }  # fmt: skip
 
 
 def _show_member(row: Membership) -> dict[str, Any]:

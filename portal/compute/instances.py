@@ -54,7 +54,7 @@ class Instance(ProjectOwned, Stateful, Base):
     __tablename__ = "instances"
 
     flavor_id: Mapped[str] = f.field(f.Ref("compute.flavor"), label="Flavor", references="flavors.id", filterable=True)
-    rebuild_to_id: Mapped[str | None] = f.field(f.Ref("compute.image"), label="Rebuilding from", references="images.id", nullable=True, exposed=False)
+    rebuild_to_id: Mapped[str | None] = f.field(f.Ref("compute.image"), label="Rebuilding from", nullable=True, exposed=False)
     resize_to_id: Mapped[str | None] = f.field(f.Ref("compute.flavor"), label="Resizing to", references="flavors.id", nullable=True, exposed=False)
     image_id: Mapped[str] = f.field(f.Ref("compute.image"), label="Image", references="images.id", filterable=True)
     key_pair_id: Mapped[str | None] = f.field(f.Ref("compute.key_pair"), label="Key pair", references="key_pairs.id", nullable=True)
@@ -82,7 +82,7 @@ class Instance(ProjectOwned, Stateful, Base):
     termination_time: Mapped[datetime | None] = f.field(f.Moment(), label="Terminated", nullable=True)
 
     flavor: Mapped[Flavor] = relationship(foreign_keys=[flavor_id])
-    rebuild_to: Mapped[Image | None] = relationship(foreign_keys=[rebuild_to_id])
+    rebuild_to: Mapped[Image | None] = relationship(primaryjoin="foreign(Instance.rebuild_to_id) == Image.id")
     resize_to: Mapped[Flavor | None] = relationship(foreign_keys=[resize_to_id])
     image: Mapped[Image] = relationship(foreign_keys=[image_id])
     key_pair: Mapped[KeyPair | None] = relationship(foreign_keys=[key_pair_id])

@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
+from portal.identity.models import Project
 from portal.kernel import fields as f
 from portal.kernel.authz import Access, compiled
-from portal.kernel.context import Grant, Principal
+from portal.kernel.context import Grant, Limit, Principal
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 from portal.kernel.policy import statements_in
@@ -140,6 +141,14 @@ def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
     return tuple(found)
 
 
+def boundaries(session: Session) -> tuple[Limit, ...]:
+    """What limits everybody in the projects that have a permission boundary."""
+    rows = session.execute(
+        select(Project.id, Project.name, IamPolicy.document).join(IamPolicy, IamPolicy.id == Project.boundary_policy_id).order_by(Project.id)
+    )
+    return tuple(Limit(f"The permission boundary of project {row.name}", statements_in(row.document), row.id) for row in rows)
+
+
 class _Known:
     """What has been compiled for whom, the longest unused forgotten first."""
 
@@ -169,7 +178,7 @@ def with_access(session: Session, principal: Principal, revision: int | None) ->
     known = _known.get(key)
     if known is None:
         more = grants_of(session, principal.user_id) if principal.user_id else ()
-        whole = replace(principal, grants=(*principal.grants, *more))
+        whole = replace(principal, grants=(*principal.grants, *more), limits=(*principal.limits, *boundaries(session)))
         known = whole.grants, compiled(whole)
         _known.put(key, known)
     return replace(principal, grants=known[0], access=known[1])

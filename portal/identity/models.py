@@ -41,6 +41,8 @@ class Project(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: new_id("prj"))
     name: Mapped[str] = mapped_column(String(100), unique=True)
     description: Mapped[str] = mapped_column(Text, default="")
+    # A policy that must allow whatever anybody does in the project.
+    boundary_policy_id: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import joinedload
 
 from portal.identity import iam
@@ -65,6 +65,31 @@ def project_update(ctx: Context, project_id: str, *, name: str | None = None, de
             setattr(row, attribute, value)
         _refuse_taken(ctx, row)
     return project
+
+
+def boundary_set(ctx: Context, project_id: str, policy: str) -> Project:
+    """Make a policy, by id or name, the permission boundary of a project: what it does not allow nobody does there. Empty takes it away.
+
+    Raises NotFound, Forbidden or InvalidRequest.
+    """
+    project = project_find(ctx, project_id)
+    everywhere = Target(None, label=f"the boundary of project {project.name}")
+    with acting(ctx, "identity.project.bound", _about(project), target=everywhere, details={"policy": policy[:255]}):
+        row = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
+        row.boundary_policy_id = _boundary(ctx, policy, project_id) if policy else None
+        iam.bump(ctx.db)
+    return project
+
+
+def _boundary(ctx: Context, policy: str, project_id: str) -> str:
+    text = storable(policy[:255])
+    mine = or_(iam.IamPolicy.project_id.is_(None), iam.IamPolicy.project_id == project_id)
+    named = or_(iam.IamPolicy.id == text, iam.IamPolicy.name == text)
+    found = ctx.db.scalars(select(iam.IamPolicy.id).where(named, mine, iam.IamPolicy.deleted_at.is_(None)).limit(2)).all()
+    if len(found) != 1:
+        why = f"There is no policy {policy[:80]} of this project or the platform." if not found else f"{policy[:80]} names several; use the id."
+        raise InvalidRequest.fields({"policy": [why]})
+    return found[0]
 
 
 def members_of(ctx: Context, project_id: str) -> Sequence[Membership]:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from portal.identity import iam
 from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion
-from portal.identity.models import Membership, User
+from portal.identity.models import Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Target, decide, refuse_escalation
 from portal.kernel.context import Context
@@ -149,6 +149,9 @@ def holder_names(ctx: Context, attachments: Iterable[IamAttachment]) -> dict[str
 def policy_delete(ctx: Context, policy: IamPolicy) -> None:
     """Delete a policy that nobody holds."""
     number = ctx.db.scalar(select(func.count()).select_from(IamAttachment).where(IamAttachment.policy_id == policy.id)) or 0
+    bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id)).first()
+    if bounded is not None:
+        raise Conflict(f"{policy.name} is the permission boundary of project {bounded}. Take it away there first.")
     if number:
         raise Conflict(f"{policy.name} is attached to {number} {'users or groups' if number > 1 else 'user or group'}. Detach it first.")
 

@@ -51,6 +51,18 @@ def change(project_id: str) -> ResponseReturnValue:
     return go(f"/projects/{project_id}", "Saved.")
 
 
+@pages.post("/projects/<project_id>/boundary")
+@access(Access.SIGNED_IN)
+def set_boundary(project_id: str) -> ResponseReturnValue:
+    """Set or take away the permission boundary."""
+    policy = request.form.get("policy", "").strip()
+    try:
+        projects.boundary_set(context(), project_id, policy)
+    except (InvalidRequest, Conflict) as error:
+        return _one(project_id, form_status(error), error=error, typed={"policy": policy})
+    return go(f"/projects/{project_id}", "The permission boundary is set." if policy else "The project has no permission boundary.")
+
+
 @pages.post("/projects/<project_id>/members")
 @access(Access.SIGNED_IN)
 def set_member(project_id: str) -> ResponseReturnValue:
@@ -85,9 +97,9 @@ def _list(status: int, *, error: PortalError | None = None, typed: dict[str, str
 def _one(project_id: str, status: int, *, error: PortalError | None = None, typed: dict[str, str] | None = None) -> ResponseReturnValue:
     ctx = context()
     project, members = projects.project_find(ctx, project_id), projects.members_of(ctx, project_id)
-    errors, message = field_errors(error, ("name", "description", "username", "role")) if error else ({}, "")
+    errors, message = field_errors(error, ("name", "description", "username", "role", "policy")) if error else ({}, "")
     may_change = decide(ctx, "identity.project.update", Target(project_id)).allowed
     return render(
         "projects/show.html", status, project=project, members=members, errors=errors, message=message, typed=typed or {}, may_change=may_change,
-        roles=projects.role_labels(),
+        roles=projects.role_labels(), may_bound=decide(ctx, "identity.project.bound", Target(None)).allowed,
     )  # fmt: skip

@@ -287,6 +287,29 @@ def test_who_leaves_a_project_leaves_its_groups_and_policies(admin: Api, viewer:
     assert admin.get(f"/security/groups/{group}").json["members"] == 0
 
 
+def test_a_boundary_binds_everybody_in_its_project(
+    admin: Api, api_for: Callable[..., Api], people: People, client_for: Callable[..., FlaskClient]
+) -> None:
+    boss, project = api_for("platform_admin"), admin.get("/auth/me").json["current_project_id"]
+    policy = write(boss, "compute-only", allow("compute:*", "core:read", "identity.project.read", "security:read"), whole_platform=True)
+    assert admin("PUT", f"/projects/{project}/boundary", {"policy": policy}).status_code == 403
+    assert boss("PUT", f"/projects/{project}/boundary", {"policy": "none-such"}).status_code == 400
+    assert boss("PUT", f"/projects/{project}/boundary", {"policy": "compute-only"}).json["boundary_policy_id"] == policy
+    for api in (admin, boss):
+        assert api.post("/compute/key-pairs", {"name": f"k-{api.user.username}"}).status_code == 201
+        refused = api.post("/security/groups", {"name": "ops"})
+        assert (refused.status_code, "permission boundary of project" in refused.json["message"]) == (403, True)
+    assert admin.get("/compute/key-pairs").json["count"] == 2
+    assert admin.get("/security/groups").json["count"] == 0
+    elsewhere = api_for("project_admin", people.project())
+    assert elsewhere.post("/security/groups", {"name": "ops"}).status_code == 201
+    assert boss("DELETE", f"/security/policies/{policy}").status_code == 409
+    page = client_for("platform_admin").get(f"/projects/{project}").text
+    assert policy in page
+    assert boss("PUT", f"/projects/{project}/boundary", {}).json["boundary_policy_id"] is None
+    assert admin.post("/security/groups", {"name": "ops"}).status_code == 201
+
+
 # -- the simulator ---------------------------------------------------------------------------------------------------------------------------
 
 
