@@ -154,10 +154,10 @@ def endpoints(limiter: Limiter) -> Iterator[Endpoint]:
     yield Endpoint("POST", "/auth/logout", "auth.logout", logout, "End the session or token that this request carries", "Identity", {204: None})
     yield Endpoint("GET", "/auth/me", "auth.me", me, "Who I am, in which roles", "Identity", {200: {"type": "object"}}, aliases=("/api/auth/me",))
     yield Endpoint("POST", "/auth/change-password", "auth.change-password", change_password, "Change my password; other sessions and all tokens end",
-                   "Identity", {204: None}, body=PasswordChange.model_json_schema())  # fmt: skip
+                   "Identity", {204: None}, (403,), body=PasswordChange.model_json_schema())  # fmt: skip
     yield Endpoint("GET", "/auth/sessions", "auth.sessions", sessions, "My sessions", "Identity", {200: list_schema(SESSION)})
     yield Endpoint("DELETE", "/auth/sessions/{session_id}", "auth.sessions.delete", session_delete, "End one of my sessions", "Identity", {204: None},
-                   refuses=(404,))  # fmt: skip
+                   refuses=(403, 404))  # fmt: skip
     yield from _key_endpoints()
     yield from _project_endpoints()
     yield from _user_endpoints()
@@ -180,7 +180,7 @@ def _key_endpoints() -> Iterator[Endpoint]:
     yield Endpoint("POST", "/api-keys/{api_key_id}/rotate", "api-keys.rotate", key_rotate, "Replace a token's secret; `key` is shown this once",
                    answers={200: {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}}, refuses=(403, 404), body=Rotation.model_json_schema(),
                    body_required=False, **at("/{api_key_id}/rotate"))  # fmt: skip
-    yield Endpoint("DELETE", "/api-keys/{api_key_id}", "api-keys.delete", key_delete, "Revoke one of my tokens", answers={204: None}, refuses=(404,),
+    yield Endpoint("DELETE", "/api-keys/{api_key_id}", "api-keys.delete", key_delete, "Revoke one of my tokens", answers={204: None}, refuses=(403, 404),
                    **at("/{api_key_id}"))  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
@@ -84,7 +84,7 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
         inside = limit.statements[0]
         more = [action for action, level in ctx.registry.permissions.items() if wanted.covers(action, level) and not inside.covers(action, level)]
         if more:
-            raise Forbidden(f"This token makes no token that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
+            raise Forbidden(f"This token has no say in tokens that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
 
 
 def tokens_of(ctx: Context) -> Sequence[ApiToken]:
@@ -93,11 +93,11 @@ def tokens_of(ctx: Context) -> Sequence[ApiToken]:
 
 
 def token_revoke(ctx: Context, token_id: str) -> None:
-    """End one of the caller's own tokens. Raises NotFound."""
+    """End one of the caller's own tokens; a restricted token ends none that may do more than it. Raises NotFound or Forbidden."""
     with acting(ctx, "identity.api_token.delete", oneself(ctx), details={"token": token_id}):
-        own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == token_id)
-        if ctx.db.execute(delete(ApiToken).where(*own).returning(ApiToken.id)).scalar() is None:
-            raise NotFound("There is no such token of yours.")
+        token = _own(ctx, token_id)
+        _refuse_stronger(ctx, token.scopes)
+        ctx.db.delete(token)
 
 
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:

@@ -88,11 +88,12 @@ def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool
 
 
 def _readable(ctx: Context) -> ColumnElement[bool]:
-    """What the caller may read of others, and all that is their own."""
+    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say."""
     covered = reach(ctx, READ_AUDIT)
     if covered.everything:
         return true()
-    mine = AuditEntry.user_id == ctx.principal.user_id if ctx.principal.user_id else false()
+    own = ctx.principal.user_id is not None and not ctx.principal.limits
+    mine = AuditEntry.user_id == ctx.principal.user_id if own else false()
     return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
 
 

@@ -211,6 +211,7 @@ def test_a_token_does_what_its_scopes_say(admin: Api, app: Flask, people: People
     refused = reader.post("/compute/key-pairs", {"name": "k"})
     assert (refused.status_code, "scopes of this token" in refused.json["message"]) == (403, True)
     assert reader.get("/security/policies").json["count"] == 0
+    assert reader.get("/security/audit-logs").json["count"] == 0
     assert reader.get("/api/v1/jobs").json["count"] == 0
     for scopes in (["fly"], ["compute:fly"], ["nowhere:read"], [""], ["compute:read"] * 51, "compute:read", [7]):
         assert admin.post("/auth/keys", {"name": "bad", "scopes": scopes}).status_code == 400, scopes
@@ -256,10 +257,13 @@ def test_a_restricted_token_widens_none(admin: Api, app: Flask, people: People) 
     reader.token = admin.post("/auth/keys", {"name": "reader", "scopes": ["compute:read"]}).json["key"]
     assert reader.post(f"/auth/keys/{wide}/rotate").status_code == 403
     assert reader("PATCH", f"/auth/keys/{wide}", {"name": "mine"}).status_code == 403
+    assert reader("DELETE", f"/auth/keys/{wide}").status_code == 403
     own = reader.get("/auth/keys").json["results"]
     mine = next(row["api_key_id"] for row in own if row["name"] == "reader")
     assert reader("PATCH", f"/auth/keys/{mine}", {"scopes": []}).status_code == 403
     assert reader.post(f"/auth/keys/{mine}/rotate").status_code == 200
+    assert reader("DELETE", f"/auth/keys/{mine}").status_code == 204
+    assert reader.get("/compute/instances").status_code == 401
 
 
 def test_a_restricted_token_leaves_the_account_alone(admin: Api, app: Flask, people: People, client_for: Callable[..., FlaskClient]) -> None:
