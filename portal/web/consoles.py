@@ -1,7 +1,7 @@
 """Interactive consoles: websockets of the browser joined to the streams of a machine.
 
-One thread carries what the machine says, the view's own what the user types. While both are quiet, the session is looked at again, so that a
-console ends with the session that opened it.
+One thread carries what the machine says, the view's own what the user types. Every few seconds session and permission are looked at again, so that
+a console ends with the session that opened it, and with the right to have it.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,11 +21,12 @@ from simple_websocket import ConnectionClosed, Server
 from portal.compute.instances import INSTANCE
 from portal.engines.ports import ConsoleAccess, EngineError
 from portal.http.guard import Access, access
-from portal.http.request import context, portal_settings, session_secret
+from portal.http.request import context, session_secret
 from portal.identity.accounts import session_user
-from portal.kernel.authz import authorize, target_of
+from portal.kernel.authz import authorize, decide, target_of
+from portal.kernel.context import Context
 from portal.kernel.db import db
-from portal.kernel.errors import Forbidden, PortalError
+from portal.kernel.errors import Forbidden, NotFound, PortalError
 from portal.kernel.lookup import find
 
 CHUNK_BYTES = 16 << 10
@@ -32,6 +34,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 CHECK_EVERY_S = 15
 # Application codes of RFC 6455 are 4000 to 4999.
 REFUSED, ENDED, GONE = 4403, 4401, 4404
+CONSOLE = "compute.instance.console"
 Opener = Callable[[ConsoleAccess, str], socket.socket]
 
 
@@ -61,7 +64,7 @@ def serve(ws: Server, instance_id: str, opener: Opener) -> None:
         ws.close(REFUSED, error.message[:120])
         return
     console = current_app.extensions["portal_engines"].console
-    secret, idle = session_secret(), timedelta(minutes=portal_settings().session_idle_minutes)
+    opened, secret = context(), session_secret()
     # The connection goes back to the pool: a console lives for hours.
     db.session.remove()
     try:
@@ -76,7 +79,7 @@ def serve(ws: Server, instance_id: str, opener: Opener) -> None:
         thread = threading.Thread(target=_carry_out, args=(stream, ws), daemon=True, name="console")
         thread.start()
         try:
-            _carry_in(ws, stream, lambda: _still_signed_in(secret, idle))
+            _carry_in(ws, stream, lambda: _still_allowed(opened, secret, machine_id))
         finally:
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
@@ -89,19 +92,26 @@ def _allowed(instance_id: str) -> str:
         raise Forbidden("The console opens from this portal's own pages only.")
     ctx = context()
     row = find(ctx, INSTANCE, instance_id)
-    authorize(ctx, "compute.instance.console", target_of(row))
+    authorize(ctx, CONSOLE, target_of(row))
     return str(row.id)
 
 
-def _still_signed_in(secret: str, idle: timedelta) -> bool:
+def _still_allowed(opened: Context, secret: str, machine_id: str) -> bool:
+    """Whether the session holds and its user may still have this console, as the database says now."""
     try:
-        return session_user(db.session(), secret, idle=idle) is not None
+        found = session_user(db.session(), secret, idle=timedelta(minutes=opened.settings.session_idle_minutes))
+        if found is None:
+            return False
+        ctx = replace(opened, db=db.session(), principal=found.principal)
+        return decide(ctx, CONSOLE, target_of(find(ctx, INSTANCE, machine_id))).allowed
+    except NotFound:
+        return False
     finally:
         db.session.remove()
 
 
-def _carry_in(ws: Server, stream: socket.socket, is_signed_in: Callable[[], bool]) -> None:
-    """What the user types, until the websocket closes; now and then, see whether the session still holds."""
+def _carry_in(ws: Server, stream: socket.socket, is_allowed: Callable[[], bool]) -> None:
+    """What the user types, until the websocket closes; now and then, see whether it may go on."""
     checked_at = time.monotonic()
     while True:
         try:
@@ -109,8 +119,8 @@ def _carry_in(ws: Server, stream: socket.socket, is_signed_in: Callable[[], bool
         except ConnectionClosed:
             return
         if time.monotonic() - checked_at >= CHECK_EVERY_S:
-            if not is_signed_in():
-                ws.close(ENDED, "Your session has ended.")
+            if not is_allowed():
+                ws.close(ENDED, "Your session has ended, or you may not use this console any more.")
                 return
             checked_at = time.monotonic()
         if message is None:

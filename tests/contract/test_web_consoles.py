@@ -158,6 +158,18 @@ def test_a_console_ends_with_its_session(
     assert closed(ws)[0] == consoles.ENDED
 
 
+def test_a_console_ends_with_the_right_to_have_it(
+    connect: Callable[..., Client], instance: str, people: People, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consoles, "CHECK_EVERY_S", 0.05)
+    user = people.user("developer")
+    ws = connect(f"/ws/compute/instances/{instance}/serial", user)
+    heard(ws, b"# ")
+    project = api.get("/auth/me").json["current_project_id"]
+    assert api("DELETE", f"/projects/{project}/members/{user.id}").status_code == 204
+    assert closed(ws)[0] == consoles.ENDED
+
+
 def test_an_instance_without_engine_says_so(connect: Callable[..., Client], instance: str, people: People, app: Flask, fake: FakeCompute) -> None:
     app.extensions["portal_engines"] = Engines()
     assert refused(connect, f"/ws/compute/instances/{instance}/serial", people.user("developer")) == (
