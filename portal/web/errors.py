@@ -2,7 +2,7 @@
 
 from urllib.parse import urlencode
 
-from flask import make_response, redirect, request
+from flask import make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from portal.http.request import session_secret
@@ -41,8 +41,8 @@ def _sign_in_first(error: PortalError) -> ResponseReturnValue:
     here = request.full_path.rstrip("?") if request.query_string else request.path
     if request.method in {"GET", "HEAD"}:
         return redirect("/login" + ("?" + urlencode({"next": here}) if here != "/" else ""), 303)
-    # Nobody loses what they typed with their session; the form of a stranger is not even parsed.
-    carried = _carried() if session_secret() else []
+    # Nobody loses what they typed with their session, whose cookie the browser may have dropped; the form of a stranger is not even parsed.
+    carried = _carried() if session_secret() or "csrf_token" in session else []
     return render("auth/sign_in.html", 401, message=error.message, username="", next=here, carried=carried)
 
 

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from portal.compute.instances import Instance
 from portal.compute.key_pairs import KeyPair
+from portal.http.request import SESSION_COOKIE
 from portal.identity.models import User, UserSession
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD
@@ -179,6 +180,13 @@ def test_what_was_typed_outlives_the_session(browser: FlaskClient, database: ses
     again = {name: html.unescape(value) for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked.text)}
     assert browser.post(NEW, data={**again, "csrf_token": csrf_of(asked)}).status_code == 303
     assert [row.name for row in instances(database)] == ["web-1"]
+
+
+def test_what_was_typed_outlives_a_cookie_that_the_browser_dropped(browser: FlaskClient) -> None:
+    given = {**hidden_of(browser.get(NEW)), **TYPED}
+    browser.delete_cookie(SESSION_COOKIE)
+    stopped = browser.post(NEW, data=given)
+    assert (stopped.status_code, carried_by(stopped)["carry.name"]) == (401, "web-1")
 
 
 def test_a_form_from_elsewhere_is_refused(browser: FlaskClient, database: sessionmaker[Session]) -> None:
