@@ -6,19 +6,17 @@ from typing import Annotated, Any
 from flask import request
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import select
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.identity import TEXT, WHEN, read, thing
 from portal.api.resources import aliases, list_schema
 from portal.http.request import context
-from portal.identity.iam import IamAttachment
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
-from portal.security.policies import POLICY, holder_names
+from portal.security.policies import POLICY, holders_of
 from portal.security.simulator import Question, simulate, target_named, what_can, who_can
 
 YES: Schema = {"type": "boolean"}
@@ -106,12 +104,10 @@ def attachments(policy_id: str) -> ResponseReturnValue:
     """Who holds it."""
     ctx = context()
     policy = find(ctx, POLICY, policy_id)
-    rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
-    names = holder_names(ctx, rows)
     shown = [
-        {"principal_type": row.principal_type, "principal_id": row.principal_id, "principal_name": names.get(row.principal_id, ""),
+        {"principal_type": row.principal_type, "principal_id": row.principal_id, "principal_name": name,
          "created_by": row.created_by, "created_at": io.moment(row.created_at)}
-        for row in rows
+        for row, name in holders_of(ctx, policy)
     ]  # fmt: skip
     return io.answer(io.page_of(shown, count=len(shown)))
 

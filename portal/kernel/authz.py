@@ -19,8 +19,8 @@ from portal.kernel.policy import LEVELS, Asked, Columns, Condition, Statement, T
 from portal.kernel.resource import Resource
 
 __all__ = [
-    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation", "role_matrix", "statements_of",
-    "target_of", "trace",
+    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
+    "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
 
 
@@ -148,11 +148,6 @@ class RuleSet:
     def is_whole(self, project_id: str | None) -> bool:
         """Whether a rule without conditions covers a project (None: everything)."""
         return None in self._plain or (project_id is not None and project_id in self._plain)
-
-    @property
-    def projects(self) -> frozenset[str]:
-        """Projects that a rule without conditions covers."""
-        return frozenset(scope for scope in self._plain if scope is not None)
 
 
 def _exact_ids(statement: Statement, type_key: str) -> list[str] | None:
@@ -332,6 +327,15 @@ def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id:
         where = "on the whole platform" if project_id is None else "in this project"
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")  # noqa: PLR2004 - a handful
         raise Forbidden(f"You cannot give what you do not have {where}: {shown}.", details={"actions": missing[:100]})
+
+
+def refuse_relief(ctx: Context, statements: Iterable[Statement], project_id: str | None) -> None:
+    """Raise Forbidden unless the caller is free of what statements deny: nobody lifts what was laid on them.
+
+    Inside a project, actions of the platform are not looked at: there is nothing to be lifted.
+    """
+    denied = [Statement(each.sid, allows=True, actions=each.actions) for each in statements if not each.allows]
+    refuse_escalation(ctx, denied, project_id, below="" if project_id is None else "platform")
 
 
 def _has_all(covered: "Reach", project_id: str | None) -> bool:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from sqlalchemy import delete, select
 
 from portal.identity import iam
-from portal.identity.iam import GROUP_ROLES, IamAttachment, IamGroup, IamGroupMember, IamPolicy
+from portal.identity.iam import IamAttachment, IamGroup, IamGroupMember, IamPolicy
 from portal.identity.models import Membership, User
 from portal.kernel import fields as f
-from portal.kernel.authz import ROLES, refuse_escalation
+from portal.kernel.authz import ROLES, refuse_escalation, refuse_relief
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
@@ -34,21 +34,25 @@ def group_create(ctx: Context, *, name: str, role: str = "", description: str = 
 
 def _before_update(ctx: Context, group: Any, changes: dict[str, Any]) -> None:
     """A role that is given must be held; who holds what is looked at anew."""
-    if "role" in changes and changes["role"] not in GROUP_ROLES:
-        raise InvalidRequest.fields({"role": [f"must be empty or one of {', '.join(role for role in GROUP_ROLES if role)}."]})
     refuse_escalation(ctx, _of_role(changes.get("role", "")), group.project_id)
     iam.bump(ctx.db)
+
+
+def _policies_of(ctx: Context, group: IamGroup) -> Sequence[IamPolicy]:
+    query = select(IamPolicy).join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
+    return ctx.db.scalars(query.where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id)).all()
+
+
+def _refuse_relief(ctx: Context, group: IamGroup) -> None:
+    for policy in _policies_of(ctx, group):
+        refuse_relief(ctx, statements_in(policy.document), policy.project_id)
 
 
 @operation(IamGroup, "add_member", label="Add member", needs="manage", icon="plus")
 def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMBER]) -> None:
     """Put a member of the project into the group; what the group holds, they hold."""
-    held = ctx.db.scalars(
-        select(IamPolicy).join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
-        .where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id)
-    ).all()  # fmt: skip
     refuse_escalation(ctx, _of_role(group.role), group.project_id)
-    for policy in held:
+    for policy in _policies_of(ctx, group):
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
     found = _user(ctx, group, user)
     if ctx.db.get(IamGroupMember, (group.id, found.id)) is not None:
@@ -59,7 +63,8 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
 
 @operation(IamGroup, "remove_member", label="Remove member", needs="manage", icon="x")
 def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMBER]) -> None:
-    """Take a user out of the group."""
+    """Take a user out of the group, by somebody who is free of what the group's policies deny."""
+    _refuse_relief(ctx, group)
     text = storable(user)
     users = select(User.id).where((User.id == text) | (User.username == text))
     gone = delete(IamGroupMember).where(IamGroupMember.group_id == group.id, IamGroupMember.user_id.in_(users)).returning(IamGroupMember.user_id)
@@ -85,7 +90,8 @@ def _user(ctx: Context, group: IamGroup, named: str) -> User:
 
 @operation(IamGroup, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)
 def group_delete(ctx: Context, group: IamGroup) -> None:
-    """Delete a group; its members lose what they held through it."""
+    """Delete a group; its members lose what they held through it, and are free of what it denied them."""
+    _refuse_relief(ctx, group)
     ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
     ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
     iam.bump(ctx.db)

@@ -3,7 +3,6 @@
 Nobody gives what they do not have: whoever writes, changes, attaches or joins must hold every allowed action without condition where it counts.
 """
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from sqlalchemy import func, select
@@ -12,7 +11,7 @@ from portal.identity import iam
 from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion
 from portal.identity.models import Membership, Project, User
 from portal.kernel import fields as f
-from portal.kernel.authz import Target, decide, refuse_escalation
+from portal.kernel.authz import Target, decide, refuse_escalation, refuse_relief
 from portal.kernel.context import Context
 from portal.kernel.declare import Created, Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
@@ -70,7 +69,7 @@ def _before_update(ctx: Context, policy: Any, changes: dict[str, Any]) -> None:
 
 def _keep_version(ctx: Context, policy: IamPolicy, document: dict[str, Any]) -> None:
     refuse_escalation(ctx, checked(ctx, document), policy.project_id)
-    _refuse_relief(ctx, policy)
+    refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     policy.number += 1
     ctx.db.add(IamPolicyVersion(policy_id=policy.id, number=policy.number, document=document, username=ctx.principal.username))
 
@@ -101,7 +100,7 @@ def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
 @operation(IamPolicy, "detach", label="Detach", needs="manage", icon="x")
 def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
     """Take the policy from a user or a group."""
-    _refuse_relief(ctx, policy)
+    refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
     found = ctx.db.scalars(select(IamAttachment).where(*known)).first()
@@ -109,12 +108,6 @@ def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
         raise Conflict(f"{policy.name} is not attached to {principal_id}.")
     ctx.db.delete(found)
     iam.bump(ctx.db)
-
-
-def _refuse_relief(ctx: Context, policy: IamPolicy) -> None:
-    """Whoever takes a denial away must be free of it: nobody lifts what was laid on them."""
-    denied = [Statement(each.sid, allows=True, actions=each.actions) for each in statements_in(policy.document) if not each.allows]
-    refuse_escalation(ctx, denied, policy.project_id, below="" if policy.project_id is None else "platform")
 
 
 def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
@@ -137,12 +130,14 @@ def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
     return found[0]
 
 
-def holder_names(ctx: Context, attachments: Iterable[IamAttachment]) -> dict[str, str]:
-    """Id of each user and group that policies are attached to → name."""
-    ids = [each.principal_id for each in attachments]
+def holders_of(ctx: Context, policy: IamPolicy) -> list[tuple[IamAttachment, str]]:
+    """To whom a policy is given, oldest first, each with the name of the user or group; empty for one that is gone."""
+    rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
+    ids = [each.principal_id for each in rows]
     users = ctx.db.execute(select(User.id, User.username).where(User.id.in_(ids)))
     groups = ctx.db.execute(select(IamGroup.id, IamGroup.name).where(IamGroup.id.in_(ids)))
-    return {row.id: row[1] for row in (*users, *groups)}
+    names = {row.id: row[1] for row in (*users, *groups)}
+    return [(each, names.get(each.principal_id, "")) for each in rows]
 
 
 @operation(IamPolicy, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)

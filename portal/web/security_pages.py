@@ -7,16 +7,15 @@ from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
 
 from portal.http.guard import Access, access
 from portal.http.request import context
-from portal.identity.iam import IamAttachment, IamPolicy, IamPolicyVersion
+from portal.identity.iam import IamPolicy, IamPolicyVersion
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.security.groups import group_members
-from portal.security.policies import holder_names
+from portal.security.policies import holders_of
 from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
 from portal.web.derived import Tab
 from portal.web.forms import as_json
@@ -35,8 +34,7 @@ class Version:
 
 
 def _load_holders(ctx: Context, policy: IamPolicy) -> Mapping[str, Any]:
-    rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
-    return {"attachments": rows, "names": holder_names(ctx, rows)}
+    return {"holders": holders_of(ctx, policy)}
 
 
 def _load_versions(ctx: Context, policy: IamPolicy) -> Mapping[str, Any]:

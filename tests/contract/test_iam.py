@@ -175,6 +175,15 @@ def test_groups_and_memberships_give_no_more_than_their_keeper_has(keeper: Api, 
     assert keeper.post(f"/security/groups/{plain}/add-member", {"user": keeper.user.username}).status_code == 403
 
 
+def test_nobody_leaves_a_denial_by_way_of_a_group(keeper: Api, admin: Api) -> None:
+    group = admin.post("/security/groups", {"name": "frozen"}).json["group_id"]
+    attach(admin, write(admin, "freeze", allow("compute.instance.start", effect="Deny")), "frozen", "group")
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": keeper.user.id}).status_code == 200
+    assert keeper("DELETE", f"/security/groups/{group}/members/{keeper.user.id}").status_code == 403
+    assert keeper("DELETE", f"/security/groups/{group}").status_code == 403
+    assert admin("DELETE", f"/security/groups/{group}/members/{keeper.user.id}").status_code == 204
+
+
 def test_another_projects_policies_and_groups_are_unknown(admin: Api, api_for: Callable[..., Api], people: People) -> None:
     policy, group = write(admin, "mine", allow("compute.instance.read")), admin.post("/security/groups", {"name": "mine"}).json["group_id"]
     other = api_for("project_admin", people.project())
