@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
 from portal.compute.instances import Instance
-from portal.identity.accounts import sign_in
+from portal.identity.sign_in import sign_in
 from portal.identity.tokens import token_create
 from portal.kernel import quota
 from portal.kernel.db import now, open_database, transaction
@@ -48,10 +48,10 @@ def installation(directory: Path, *, instances: int) -> Iterator[Installation]:
     with sessions() as session:
         populate(session, project_id, instances)
     ctx = people.context(people.admin())
-    secret, found = sign_in(ctx, "admin", ADMIN_PASSWORD)
-    token, _ = token_create(ctx, found.user, "bench")
+    step = sign_in(ctx, "admin", ADMIN_PASSWORD)
+    token, _ = token_create(ctx, step.signed_in.user, "bench")
     people.close()
-    yield Installation(settings, sessions, token, secret, f"i-{instances // 2:017x}")
+    yield Installation(settings, sessions, token, step.secret, f"i-{instances // 2:017x}")
     sessions.kw["bind"].dispose()
 
 

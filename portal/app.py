@@ -9,7 +9,7 @@ from portal import api, web
 from portal.catalogue import build_registry
 from portal.engines.ports import Engines
 from portal.engines.registry import open_engines
-from portal.http import access_log, errors, guard, probes, request, security
+from portal.http import access_log, errors, guard, probes, request, security, sso
 from portal.kernel.db import db, prepare_engine
 from portal.settings import ROOT, Settings
 from portal.worker.delivery import delivery_for
@@ -36,6 +36,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None, deliver: C
     access_log.install(app)
     security.install(app, settings)
     guard.install(app)
+    sso.install(app, settings)
     Htmx(app)
     web.install(app)
     api.install(app)

@@ -21,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
+    from portal.identity.providers import providers_load
+
     try:
         settings = Settings.load()
+        providers_load(settings.sso_config)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     audit = add("audit", _audit, "Verify the audit log.")
     audit.add_argument("what", choices=["verify"])
     user = add("user", _user, "Manage users on the command line.")
-    user.add_argument("what", choices=["list", "set-password", "unlock"])
+    user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors"])
     user.add_argument("username", nargs="?", default="")
     return parser
 
@@ -201,7 +204,7 @@ def _audit(settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _user(settings: Settings, args: argparse.Namespace) -> int:
-    from portal.identity.admin import set_password, unlock
+    from portal.identity.admin import reset_factors, set_password, unlock
     from portal.identity.models import User
     from portal.kernel.errors import PortalError
 
@@ -213,6 +216,8 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
         try:
             if args.what == "unlock":
                 unlock(session, settings, args.username)
+            elif args.what == "reset-factors":
+                reset_factors(session, settings, args.username)
             else:
                 password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
                 set_password(session, settings, args.username, password)

@@ -168,8 +168,10 @@ class Settings(BaseSettings):
     metrics_retention_days: int = Field(7, ge=1, le=3650, description="How long measurements of instances are kept.")
     terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances are kept.")
     stop_timeout_s: int = Field(30, ge=0, le=600, description="How long a guest may take to shut down before the plug is pulled.")
+    sso_config: str = Field("", description="YAML file that describes providers of single sign-on; docs/sign-in.md shows one.")
     session_idle_minutes: int = Field(60, ge=1, le=10_080, description="A session ends after this long without a request.")
     session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
+    confirm_minutes: int = Field(15, ge=1, le=1440, description="Dangerous actions ask again who one is if the last proof is older than this.")
     api_token_days: int = Field(90, ge=1, le=3650, description="Lifetime of tokens from POST /api-token-auth/.")
     rate_limit_per_minute: int = Field(1200, ge=0, description="API requests per user and minute; 0 switches the limit off.")
     rate_limit_anonymous_per_minute: int = Field(

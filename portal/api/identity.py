@@ -11,7 +11,7 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.resources import list_schema, only
 from portal.http.request import context, portal_settings, session_secret, signed_in
-from portal.identity import accounts, projects, tokens, users
+from portal.identity import accounts, projects, sign_in, tokens, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.fields import ONE_LINE
@@ -32,6 +32,7 @@ class Credentials(_Input):
 
     username: str = Field(min_length=1, max_length=254)
     password: str = Field(min_length=1, max_length=1024)
+    otp: str = Field("", max_length=100, description="A code of the authenticator app or a recovery code, for users who have a second factor.")
 
 
 class NewToken(_Input):
@@ -228,7 +229,7 @@ def _user_endpoints() -> Iterator[Endpoint]:
 def _fresh_token() -> tuple[str, ApiToken, User]:
     given: Credentials = read(Credentials)
     ctx = context()
-    user = accounts.check_password(ctx, given.username, given.password)
+    user = sign_in.check(ctx, given.username, given.password, given.otp)
     if user.must_change_password:
         raise Forbidden("An administrator chose your password. Sign in to the console and choose your own; then tokens can be had.")
     ctx.principal = accounts.principal_of(user, "password")

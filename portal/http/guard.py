@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
-from portal.http.request import context, session_secret, signed_in
+from portal.http.request import context, session_secret, signed_in, unfinished
 from portal.kernel.authz import Target, authorize
-from portal.kernel.errors import Unauthorized
+from portal.kernel.errors import Forbidden, Unauthorized
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 ATTRIBUTE = "_portal_access"
 
 
 LARGE_BODY = "_portal_large_body"
+WITHOUT_COOKIES = "_portal_without_cookies"
 
 
 class Access(StrEnum):
@@ -39,6 +40,17 @@ def large_body(view: ViewT) -> ViewT:
     """Mark a view that streams a body of an image's size; all others take forms and JSON only."""
     setattr(view, LARGE_BODY, True)
     return view
+
+
+def without_cookies(view: ViewT) -> ViewT:
+    """Mark a view that other servers call: it trusts nothing but what is in the body, so no foreign page can abuse a browser's cookies for it."""
+    setattr(view, WITHOUT_COOKIES, True)
+    return view
+
+
+def is_without_cookies(app: Flask, endpoint: str | None) -> bool:
+    """Whether a route's view was marked so."""
+    return bool(getattr(app.view_functions.get(endpoint or ""), WITHOUT_COOKIES, False))
 
 
 def takes_large_body(app: Flask, endpoint: str | None) -> bool:
@@ -67,10 +79,18 @@ def install(app: Flask) -> None:
         if rule is None:
             msg = f"{request.endpoint} has no access rule"
             raise RuntimeError(msg)
+        if request.path.startswith("/api"):
+            _refuse_unfinished()
         if rule is not Access.SIGNED_IN:
             ctx = context()
             authorize(ctx, rule, Target(ctx.project_id))
         return None
+
+
+def _refuse_unfinished() -> None:
+    """Whoever has yet to choose a password or to show a second factor does that in the console first; pages lead there by themselves."""
+    if todo := unfinished():
+        raise Forbidden(f"Sign in to the console first: you have to {todo.value}.")
 
 
 def check(app: Flask) -> None:

@@ -5,11 +5,12 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from enum import StrEnum
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
 
-from portal.identity import accounts, tokens
+from portal.identity import accounts, factors, tokens
 from portal.identity.accounts import SignedIn
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
@@ -71,6 +72,26 @@ def signed_in() -> SignedIn | None:
             g.signed_in = None
     found: SignedIn | None = g.signed_in
     return found
+
+
+class Unfinished(StrEnum):
+    """What somebody has to do before anything else."""
+
+    NEW_PASSWORD = "choose a password of your own"  # noqa: S105 - what to do, not a secret
+    ENROL = "add a second factor, which one of your roles asks for"
+    FACTOR = "show your second factor"
+
+
+def unfinished() -> Unfinished | None:
+    """What whoever is behind a session still has to do; nothing for other credentials."""
+    found = signed_in()
+    if found is None or found.session is None:
+        return None
+    if found.user.must_change_password:
+        return Unfinished.NEW_PASSWORD
+    if not found.principal.needs_factor or found.principal.mfa:
+        return None
+    return Unfinished.FACTOR if factors.devices_of(db.session(), found.user.id) else Unfinished.ENROL
 
 
 def token_from_header() -> str | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from portal.identity.models import ApiToken, Membership, Project, User, UserSess
 from portal.kernel import audit
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import InvalidRequest, NotFound, Unauthorized
+from portal.kernel.errors import ConfirmationRequired, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
 
@@ -40,12 +39,12 @@ class SignedIn:
     session: UserSession | None = None
 
 
-def principal_of(user: User, credential: str) -> Principal:
+def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: datetime | None = None) -> Principal:
     """What the user may be, as the permission check wants it."""
     grants = [Grant(m.role, m.project_id) for m in user.memberships]
     if user.platform_role:
         grants.append(Grant(user.platform_role, None))
-    return Principal(user.id, user.username, credential, tuple(grants))
+    return Principal(user.id, user.username, credential, tuple(grants), mfa=mfa, proved_at=proved_at)
 
 
 def check_password(ctx: Context, username: str, password: str) -> User:
@@ -60,12 +59,13 @@ def check_password(ctx: Context, username: str, password: str) -> User:
     # Outside of any transaction: argon2 takes 50 ms, and the time must not tell who exists.
     right = passwords.matches(stored, password[: passwords.MAX_LENGTH * 4])
     if user is None or not right or locked:
-        _note_failure(ctx, user, username, counts=not locked)
+        note_failure(ctx, user, username, counts=not locked)
         raise Unauthorized(WRONG)
     return user
 
 
-def _note_failure(ctx: Context, user: User | None, username: str, *, counts: bool) -> None:
+def note_failure(ctx: Context, user: User | None, username: str, *, counts: bool, error: str = "wrong user name or password, or locked") -> None:
+    """Write a failed sign-in down and, if it `counts`, let the account wait the longer the more there were."""
     with transaction(ctx.db):
         if user is not None and counts:
             row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
@@ -73,33 +73,7 @@ def _note_failure(ctx: Context, user: User | None, username: str, *, counts: boo
             wait = passwords.delay_after(row.failed_sign_ins)
             row.locked_until = now() + wait if wait else None
         subject = audit.Subject("identity.user", user.id if user else "", username[:150])
-        audit.record(ctx, SIGN_IN, subject, status="failure", error="wrong user name or password, or locked")
-
-
-def sign_in(ctx: Context, username: str, password: str) -> tuple[str, SignedIn]:
-    """Open a session; gives the cookie's value and who it is. Raises Unauthorized."""
-    user = check_password(ctx, username, password)
-    secret = secrets.token_urlsafe(32)
-    with transaction(ctx.db):
-        row = _welcome(ctx, user.id, password)
-        session = UserSession(
-            id_hash=digest(secret), user_id=row.id, project_id=home_project(row), source_ip=ctx.source_ip, user_agent=ctx.user_agent[:255],
-            expires_at=now() + timedelta(hours=ctx.settings.session_absolute_hours),
-        )  # fmt: skip
-        ctx.db.add(session)
-        ctx.db.flush()
-        ctx.principal = principal_of(row, f"session:{session.session_id}")
-        audit.record(ctx, SIGN_IN, audit.Subject("identity.user", row.id, row.username))
-    return secret, SignedIn(row, ctx.principal, session)
-
-
-def _welcome(ctx: Context, user_id: str, password: str) -> User:
-    row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
-    row.failed_sign_ins, row.locked_until = 0, None
-    row.last_login_at, row.last_login_ip = now(), ctx.source_ip
-    if passwords.needs_rehash(row.password_hash):
-        row.password_hash = passwords.hash_password(password)
-    return row
+        audit.record(ctx, SIGN_IN, subject, status="failure", error=error)
 
 
 def home_project(user: User) -> str | None:
@@ -127,7 +101,8 @@ def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn 
         return None
     if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
         return None
-    return SignedIn(user, iam.with_access(session, principal_of(user, f"session:{found.session_id}"), revision), found)
+    principal = principal_of(user, f"session:{found.session_id}", mfa=found.mfa_at is not None, proved_at=found.proved_at)
+    return SignedIn(user, iam.with_access(session, principal, revision), found)
 
 
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
@@ -196,6 +171,24 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+
+
+def require_proof(ctx: Context) -> None:
+    """Raise ConfirmationRequired unless who acts in a session has proved lately who they are; what is no session has no person to ask."""
+    who = ctx.principal
+    if not who.credential.startswith("session:"):
+        return
+    if who.proved_at is None or who.proved_at + timedelta(minutes=ctx.settings.confirm_minutes) <= now():
+        raise ConfirmationRequired("Confirm that it is you; your last proof of that is too old for this.")
+
+
+def note_proof(ctx: Context, *, is_factor: bool) -> None:
+    """Write down, within the caller's transaction, that whoever is behind the session has just proved who they are."""
+    session_id = ctx.principal.credential.partition(":")[2]
+    mine = (UserSession.session_id == session_id, UserSession.user_id == ctx.principal.user_id)
+    ctx.db.execute(update(UserSession).where(*mine).values({"proved_at": now(), **({"mfa_at": now()} if is_factor else {})}))
+    ctx.db.execute(update(User).where(User.id == ctx.principal.user_id).values(failed_sign_ins=0, locked_until=None))
+    audit.record(ctx, "identity.session.confirm", oneself(ctx), details={"second_factor": is_factor})
 
 
 def oneself(ctx: Context) -> audit.Subject:

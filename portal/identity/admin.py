@@ -3,7 +3,7 @@
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from portal.identity import passwords
+from portal.identity import factors, passwords
 from portal.identity.models import ApiToken, User, UserSession
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
@@ -31,6 +31,11 @@ def unlock(session: Session, settings: Settings, username: str) -> None:
     with acting(_context(session, settings), "identity.user.unlock", _about(user)):
         row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
         row.failed_sign_ins, row.locked_until = 0, None
+
+
+def reset_factors(session: Session, settings: Settings, username: str) -> None:
+    """Forget the apps, passkeys and recovery codes of a user who lost them; their sessions end. Raises NotFound."""
+    factors.factors_reset(_context(session, settings), _user(session, username))
 
 
 def _user(session: Session, username: str) -> User:

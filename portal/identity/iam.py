@@ -5,7 +5,7 @@ used as long as the number is the same, and a change counts from the next reques
 """
 
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -65,6 +65,8 @@ class IamGroupMember(Base):
 
     group_id: Mapped[str] = mapped_column(ForeignKey("iam_groups.id"), primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True)
+    # The provider whose groups put them in, as `sso:name`; empty if somebody here did.
+    source: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
@@ -91,8 +93,18 @@ class IamAttachment(Base):
     )
 
 
+class MfaRule(Base):
+    """A role whose holders must use a second factor."""
+
+    __tablename__ = "mfa_rules"
+
+    role: Mapped[str] = mapped_column(String(32), primary_key=True)
+    created_by: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
 class IamState(Base):
-    """One row: how often anything about policies and groups has changed."""
+    """One row: how often anything about policies, groups and sign-in rules has changed."""
 
     __tablename__ = "iam_state"
 
@@ -149,20 +161,29 @@ def boundaries(session: Session) -> tuple[Limit, ...]:
     return tuple(Limit(f"The permission boundary of project {row.name}", statements_in(row.document), row.id) for row in rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a principal holds in all, compiled, and whether a role among it asks for a second factor."""
+
+    grants: tuple[Grant, ...]
+    access: Access
+    needs_factor: bool
+
+
 class _Known:
     """What has been compiled for whom, the longest unused forgotten first."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[object, ...], tuple[tuple[Grant, ...], Access]] = OrderedDict()
+        self._found: OrderedDict[tuple[object, ...], Held] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[object, ...]) -> tuple[tuple[Grant, ...], Access] | None:
+    def get(self, key: tuple[object, ...]) -> Held | None:
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
             return self._found.get(key)
 
-    def put(self, key: tuple[object, ...], value: tuple[tuple[Grant, ...], Access]) -> None:
+    def put(self, key: tuple[object, ...], value: Held) -> None:
         with self._lock:
             self._found[key] = value
             while len(self._found) > KEEP:
@@ -179,6 +200,7 @@ def with_access(session: Session, principal: Principal, revision: int | None) ->
     if known is None:
         more = grants_of(session, principal.user_id) if principal.user_id else ()
         whole = replace(principal, grants=(*principal.grants, *more), limits=(*principal.limits, *boundaries(session)))
-        known = whole.grants, compiled(whole)
+        required = set(session.scalars(select(MfaRule.role)))
+        known = Held(whole.grants, compiled(whole), any(grant.role in required for grant in whole.grants))
         _known.put(key, known)
-    return replace(principal, grants=known[0], access=known[1])
+    return replace(principal, grants=known.grants, access=known.access, needs_factor=known.needs_factor)

@@ -21,6 +21,8 @@ class User(Base):
     password_hash: Mapped[str] = mapped_column(Text, default="")
     is_active: Mapped[bool] = mapped_column(default=True)
     platform_role: Mapped[str] = mapped_column(String(32), default="")
+    # The provider whose groups gave that role, as `sso:name`; empty if somebody here did.
+    role_source: Mapped[str] = mapped_column(String(64), default="")
     default_project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
     failed_sign_ins: Mapped[int] = mapped_column(default=0)
     locked_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -54,6 +56,8 @@ class Membership(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True)
     role: Mapped[str] = mapped_column(String(32))
+    # The provider whose groups gave it, as `sso:name`; empty if somebody here did.
+    source: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
     user: Mapped[User] = relationship(back_populates="memberships")
@@ -74,6 +78,13 @@ class UserSession(Base):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     source_ip: Mapped[str] = mapped_column(String(64), default="")
     user_agent: Mapped[str] = mapped_column(String(255), default="")
+    # How its user came in, and the provider's own name of the session where one let them in.
+    method: Mapped[str] = mapped_column(String(64), default="password")
+    provider_sid: Mapped[str] = mapped_column(String(255), default="")
+    sealed_id_token: Mapped[str] = mapped_column(Text, default="")
+    # When the user last proved who they are, and when with a second factor.
+    proved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    mfa_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class ApiToken(Base):

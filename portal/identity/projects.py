@@ -125,7 +125,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
             ctx.db.add(held)
         else:
             _keep_an_admin(ctx, held, role)
-            held.role = role
+            held.role, held.source = role, ""
         ctx.db.flush()
     return held
 

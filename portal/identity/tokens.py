@@ -9,7 +9,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, digest, oneself, principal_of
+from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, digest, oneself, principal_of, require_proof
 from portal.identity.models import ApiToken, User
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
@@ -33,6 +33,7 @@ def token_create(
     Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
     the limit, unless the oldest of its name may go.
     """
+    require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     name = _checked_name(name)
     _check_scopes(ctx, scopes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
+from portal.identity.accounts import require_proof
 from portal.identity.models import ApiToken, User, UserSession
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
@@ -37,6 +38,7 @@ def user_find(ctx: Context, user_id: str) -> User:
 
 def user_create(ctx: Context, *, username: str, email: str, password: str, platform_role: str = "") -> User:
     """Create a user, who chooses a password of their own at the first sign-in. Raises InvalidRequest or Conflict."""
+    require_proof(ctx)
     user = User(id=new_id("usr"), username=username, email=email, platform_role=platform_role, must_change_password=True)
     with acting(
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
@@ -56,6 +58,7 @@ def user_create(ctx: Context, *, username: str, email: str, password: str, platf
 
 def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, platform_role: str | None = None) -> User:
     """Disable or enable a user, or change what they are on the platform; whoever is disabled is signed out everywhere."""
+    require_proof(ctx)
     user = user_find(ctx, user_id)
     details = {
         "before": {"is_active": user.is_active, "platform_role": user.platform_role},
@@ -64,10 +67,11 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
         row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
         row.is_active = row.is_active if is_active is None else is_active
-        row.platform_role = row.platform_role if platform_role is None else platform_role
+        if platform_role is not None:
+            row.platform_role, row.role_source = platform_role, ""
         _check(row)
         _refuse_higher(ctx, platform_role)
-        _keep_an_admin(ctx)
+        keep_an_admin(ctx)
         if not row.is_active:
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
@@ -91,7 +95,8 @@ def _refuse_higher(ctx: Context, platform_role: str | None) -> None:
         refuse_escalation(ctx, ROLES[platform_role].statements, None)
 
 
-def _keep_an_admin(ctx: Context) -> None:
+def keep_an_admin(ctx: Context) -> None:
+    """Raise Conflict, within the caller's transaction, if nobody would be left to administer the platform."""
     ctx.db.flush()
     # All of them are locked: two administrators who disable each other at once must not both succeed.
     left = ctx.db.scalars(
@@ -99,6 +104,12 @@ def _keep_an_admin(ctx: Context) -> None:
     ).first()
     if left is None:
         raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
+
+
+def is_last_admin(ctx: Context, user_id: str) -> bool:
+    """Whether nobody else is an active administrator of the platform."""
+    others = select(User.id).where(User.platform_role == "platform_admin", User.is_active.is_(True), User.id != user_id)
+    return ctx.db.scalars(others.limit(1)).first() is None
 
 
 def _about(user: User) -> audit.Subject:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
@@ -53,6 +54,10 @@ class Principal:
     is_system: bool = False
     limits: tuple[Limit, ...] = ()
     mfa: bool = False
+    # Whether a role among the grants asks for a second factor.
+    needs_factor: bool = False
+    # When the person behind a session last proved who they are.
+    proved_at: datetime | None = None
     access: "Access | None" = field(default=None, compare=False, repr=False)
 
 

@@ -47,6 +47,13 @@ class Forbidden(PortalError):
     status = 403
 
 
+class ConfirmationRequired(PortalError):
+    """The action is dangerous and the caller's last proof of who they are is too old: confirm, then do it again."""
+
+    code = "CONFIRMATION_REQUIRED"
+    status = 403
+
+
 class NotFound(PortalError):
     """Unknown, deleted, or not the caller's to see: the three look the same."""
 
@@ -122,6 +129,6 @@ class Unavailable(PortalError):
 
 
 ERRORS: tuple[type[PortalError], ...] = (
-    InvalidRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, PreconditionFailed,
+    InvalidRequest, Unauthorized, Forbidden, ConfirmationRequired, NotFound, MethodNotAllowed, Conflict, PreconditionFailed,
     TooLarge, UnsupportedMedia, QuotaExceeded, RateLimited, PortalError, Unavailable,
 )  # fmt: skip

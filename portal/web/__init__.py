@@ -3,13 +3,14 @@
 from flask import Flask, redirect, request
 from flask.typing import ResponseReturnValue
 
-from portal.http.request import signed_in
+from portal.http.request import Unfinished, unfinished
 from portal.web import (
     account,
     audit,
     auth,
     compute_pages,
     consoles,
+    factors,
     filters,
     jobs,
     overview,
@@ -20,13 +21,23 @@ from portal.web import (
     resource_pages,
     search,
     security_pages,
+    sso,
     users,
 )
 from portal.web.errors import render_error
 
 __all__ = ["install", "render_error"]
 
-WITH_OLD_PASSWORD = frozenset({"account.password", "auth.logout", "auth.theme", "static"})
+ALWAYS_OPEN = frozenset({"auth.logout", "auth.theme", "sso.away", "sso.back", "sso.logged_out", "static"})
+CONFIRMING = {"auth.confirm_form", "auth.confirm_now"}
+WHERE = {Unfinished.NEW_PASSWORD: "/account/password", Unfinished.ENROL: "/account/factors", Unfinished.FACTOR: "/confirm"}
+OPEN_FOR = {
+    Unfinished.NEW_PASSWORD: {"account.password"},
+    Unfinished.ENROL: {
+        *CONFIRMING, "factors.index", "factors.totp_begin", "factors.totp", "factors.totp_confirm", "factors.passkey", "factors.passkey_create"
+    },
+    Unfinished.FACTOR: CONFIRMING,
+}  # fmt: skip
 
 
 def install(app: Flask) -> None:
@@ -39,7 +50,9 @@ def install(app: Flask) -> None:
         audit,
         quotas,
         account,
+        factors,
         projects,
+        sso,
         users,
         search,
         reference,
@@ -50,14 +63,14 @@ def install(app: Flask) -> None:
     ):
         app.register_blueprint(module.pages)
     consoles.install(app)
-    app.before_request(_new_password_first)
+    app.before_request(_first_things_first)
 
 
-def _new_password_first() -> ResponseReturnValue | None:
-    """Whoever got a password from an administrator chooses their own before anything else."""
-    if request.endpoint is None or request.path.startswith("/api") or request.endpoint in WITH_OLD_PASSWORD or request.blueprint == "probes":
+def _first_things_first() -> ResponseReturnValue | None:
+    """Whoever got a password from an administrator, or has yet to show a second factor, does that before anything else."""
+    if request.endpoint is None or request.path.startswith("/api") or request.blueprint == "probes":
         return None
-    found = signed_in()
-    if found is not None and found.session is not None and found.user.must_change_password:
-        return redirect("/account/password", 303)
-    return None
+    todo = unfinished()
+    if todo is None or request.endpoint in ALWAYS_OPEN or request.endpoint in OPEN_FOR[todo]:
+        return None
+    return redirect(WHERE[todo], 303)

@@ -7,9 +7,10 @@ from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
 from portal.http.request import context, signed_in
-from portal.identity import accounts, tokens
+from portal.http.sso import providers
+from portal.identity import accounts, sign_in, sso, tokens
 from portal.identity.accounts import SignedIn
-from portal.kernel.errors import InvalidRequest, PortalError, Unauthorized
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, Unauthorized
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("account", __name__)
@@ -38,6 +39,15 @@ def revoke_session(session_id: str) -> ResponseReturnValue:
     return go("/account", "The session has ended.")
 
 
+@pages.post("/account/sessions/end-others")
+@access(Access.SIGNED_IN)
+def end_other_sessions() -> ResponseReturnValue:
+    """End every session but this one."""
+    session = _me().session
+    ended = sign_in.sessions_end_others(context(), session.session_id if session else "")
+    return go("/account", f"{ended} other {'session has' if ended == 1 else 'sessions have'} ended.")
+
+
 @pages.post("/account/tokens")
 @access(Access.SIGNED_IN)
 def create_token() -> ResponseReturnValue:
@@ -48,7 +58,7 @@ def create_token() -> ResponseReturnValue:
             raise InvalidRequest.fields({"days": [f"must be a whole number from 1 to {MAX_DAYS:,}."]})
         days = int(given["days"]) if given["days"] else None
         secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=_scopes(given["scopes"]), days=days)
-    except PortalError as error:
+    except (InvalidRequest, Forbidden, Conflict) as error:
         return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
 
@@ -108,5 +118,5 @@ def _page(
     session = _me().session
     return render(
         "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=tokens.tokens_of(ctx), error=error, typed=typed or {}, secret=secret,
-        new_token=new_token, current=session.session_id if session else "",
+        new_token=new_token, current=session.session_id if session else "", identities=sso.identities_of(ctx), providers=providers(),
     )  # fmt: skip

@@ -1,56 +1,122 @@
-"""Signing in and out, the theme, and the switch of projects."""
-
-from urllib.parse import urlsplit
+"""Signing in and out, the second factor, proving again who one is, the theme, and the switch of projects."""
 
 from flask import Blueprint, make_response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
+from portal.http.origin import passkey_site
 from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name, session_secret, signed_in
-from portal.identity import accounts
+from portal.http.sso import providers, sign_out_url
+from portal.identity import accounts, passkeys, sign_in
+from portal.identity.sealed import unseal
 from portal.kernel.errors import Unauthorized
-from portal.web.page import THEME_COOKIE, THEMES, go, render
+from portal.web.entry import (
+    after,
+    carried_fields,
+    challenge_secret,
+    confirmation,
+    forget_challenge,
+    form,
+    leaving,
+    onwards,
+    own_path,
+    second_form,
+    set_challenge,
+)  # fmt: skip
+from portal.web.page import THEME_COOKIE, THEMES, go, is_fragment, render
 
 pages = Blueprint("auth", __name__)
 YEAR_S = 365 * 86_400
-CARRY = "carry."
-
-
-def own_path(text: str) -> str:
-    """A path of this portal; `/` for anything that leads elsewhere."""
-    parts = urlsplit(text)
-    leads_away = parts.scheme or parts.netloc or not text.startswith("/") or text.startswith(("//", "/\\")) or any(c < " " or c == "\\" for c in text)
-    return "/" if leads_away else text
 
 
 @pages.get("/login")
 @access(Access.PUBLIC)
-def sign_in() -> ResponseReturnValue:
+def sign_in_form() -> ResponseReturnValue:
     """The form."""
     if signed_in() is not None:
         return redirect(own_path(request.args.get("next", "/")), 303)
-    return render("auth/sign_in.html", message="", username="", next=own_path(request.args.get("next", "/")), carried=[])
+    return form(own_path(request.args.get("next", "/")))
 
 
 @pages.post("/login")
 @access(Access.PUBLIC)
 def sign_in_now() -> ResponseReturnValue:
-    """Check name and password, open a session."""
+    """Check name and password, and a code if one came along."""
     username, password, goal = request.form.get("username", ""), request.form.get("password", ""), own_path(request.form.get("next", "/"))
-    carried = [(name.removeprefix(CARRY), value) for name in request.form if name.startswith(CARRY) for value in request.form.getlist(name)]
+    carried = carried_fields()
     try:
-        secret, _ = accounts.sign_in(context(), username, password)
+        step = sign_in.sign_in(context(), username, password, code=request.form.get("code", "")[:100])
     except Unauthorized as error:
-        return render("auth/sign_in.html", 401, message=error.message, username=username[:254], next=goal, carried=carried)
-    if request.headers.get("HX-Request") == "true":
-        response = make_response("", 204)
-    elif carried:
-        response = render("auth/continue.html", goal=goal, carried=carried)
-    else:
-        response = make_response(redirect(goal, 303))
-    name = session_cookie_name()
-    age_s = portal_settings().session_absolute_hours * 3600
-    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
+        if is_fragment():
+            return make_response(error.message, 401)
+        return form(goal, 401, message=error.message, username=username[:254], carried=carried)
+    if step.signed_in is None and is_fragment():
+        return make_response("Your account has a second factor: give a code of your app or a recovery code too.", 401)
+    return after(step, goal, carried)
+
+
+@pages.post("/login/second")
+@access(Access.PUBLIC)
+def second_factor() -> ResponseReturnValue:
+    """A code, or the answer of a passkey."""
+    ctx, goal, carried, secret = context(), own_path(request.form.get("next", "/")), carried_fields(), challenge_secret()
+    try:
+        if answer := request.form.get("credential", ""):
+            step = passkeys.passkey_second(ctx, passkey_site(), secret, answer)
+        else:
+            step = sign_in.second_step(ctx, secret, request.form.get("code", "")[:100])
+    except Unauthorized as error:
+        try:
+            return second_form(secret, goal, carried, message=error.message, status=401)
+        except Unauthorized:
+            return form(goal, 401, message=error.message, carried=carried)
+    return after(step, goal, carried)
+
+
+@pages.post("/login/passkey/ask")
+@access(Access.PUBLIC)
+def passkey_ask() -> ResponseReturnValue:
+    """What the browser is to ask an authenticator for, as JSON."""
+    asked = passkeys.passkey_ask(context(), passkey_site())
+    response = make_response(asked.options)
+    response.mimetype = "application/json"
+    set_challenge(response, asked.secret)
+    return response
+
+
+@pages.post("/login/passkey")
+@access(Access.PUBLIC)
+def passkey_enter() -> ResponseReturnValue:
+    """Sign in with a passkey alone."""
+    goal, carried = own_path(request.form.get("next", "/")), carried_fields()
+    try:
+        step = passkeys.passkey_enter(context(), passkey_site(), challenge_secret(), request.form.get("credential", ""))
+    except Unauthorized as error:
+        return form(goal, 401, message=error.message, carried=carried)
+    return after(step, goal, carried)
+
+
+@pages.get("/confirm")
+@access(Access.SIGNED_IN)
+def confirm_form() -> ResponseReturnValue:
+    """Who one is, asked again before something dangerous."""
+    return confirmation(own_path(request.args.get("next", "/")))
+
+
+@pages.post("/confirm")
+@access(Access.SIGNED_IN)
+def confirm_now() -> ResponseReturnValue:
+    """Take a password, a code or a passkey's answer as proof."""
+    ctx, goal, carried, given = context(), own_path(request.form.get("next", "/")), carried_fields(), request.form
+    try:
+        if answer := given.get("credential", ""):
+            passkeys.passkey_confirm(ctx, passkey_site(), challenge_secret(), answer)
+        else:
+            sign_in.confirm(ctx, password=given.get("password", ""), code=given.get("code", "")[:100])
+    except Unauthorized as error:
+        return confirmation(goal, 401, message=error.message, carried=carried)
+    response = onwards(goal, carried)
+    forget_challenge(response)
     return response
 
 
@@ -65,9 +131,14 @@ def sign_in_again() -> ResponseReturnValue:
 @access(Access.PUBLIC)
 def logout() -> ResponseReturnValue:
     """End the session."""
+    found, elsewhere = signed_in(), ""
+    if found and found.session and (provider := providers().get(found.session.method.removeprefix("sso:"))) is not None:
+        elsewhere = sign_out_url(provider, unseal(portal_settings(), found.session.sealed_id_token) or "")
     if secret := session_secret():
         accounts.sign_out(context(), secret)
-    response = make_response(redirect("/login", 303))
+    response = (
+        leaving(elsewhere, "You are signed out here. Your provider ends its session too.") if elsewhere else make_response(redirect("/login", 303))
+    )
     response.delete_cookie(session_cookie_name(), path="/", secure=session_cookie_name() == SESSION_COOKIE, httponly=True, samesite="Lax")
     return response
 

@@ -6,7 +6,8 @@ from flask import make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from portal.http.request import session_secret
-from portal.kernel.errors import PortalError, Unauthorized
+from portal.kernel.errors import ConfirmationRequired, PortalError, Unauthorized
+from portal.web.entry import confirmation, form
 from portal.web.page import is_fragment, render
 
 TITLES = {
@@ -22,6 +23,8 @@ def render_error(error: PortalError) -> ResponseReturnValue:
     """Answer a refusal."""
     if isinstance(error, Unauthorized):
         return _sign_in_first(error)
+    if isinstance(error, ConfirmationRequired):
+        return _confirm_first(error)
     title = TITLES.get(error.status, TITLES[500] if error.status >= 500 else TITLES[400])  # noqa: PLR2004 - ours or theirs
     if is_fragment():
         response = render("errors/toast.html", error.status, error=error, title=title)
@@ -38,12 +41,27 @@ def _sign_in_first(error: PortalError) -> ResponseReturnValue:
         response = make_response(error.message, 401)
         response.headers["X-Session-Expired"] = "1"
         return response
-    here = request.full_path.rstrip("?") if request.query_string else request.path
+    here = _here()
     if request.method in {"GET", "HEAD"}:
         return redirect("/login" + ("?" + urlencode({"next": here}) if here != "/" else ""), 303)
     # Nobody loses what they typed with their session, whose cookie the browser may have dropped; the form of a stranger is not even parsed.
     carried = _carried() if session_secret() or "csrf_token" in session else []
-    return render("auth/sign_in.html", 401, message=error.message, username="", next=here, carried=carried)
+    return form(here, 401, message=error.message, carried=carried)
+
+
+def _confirm_first(error: ConfirmationRequired) -> ResponseReturnValue:
+    """Ask again who one is; what was typed is handed back afterwards."""
+    if is_fragment():
+        response = make_response(error.message, 403)
+        response.headers["HX-Redirect"] = "/confirm"
+        return response
+    if request.method in {"GET", "HEAD"}:
+        return redirect("/confirm?" + urlencode({"next": _here()}), 303)
+    return confirmation(request.path, 403, message=error.message, carried=_carried())
+
+
+def _here() -> str:
+    return request.full_path.rstrip("?") if request.query_string else request.path
 
 
 def _carried() -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
 from portal.http.request import context
-from portal.identity import users
+from portal.identity import factors, users
 from portal.kernel.authz import ROLES
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
 from portal.web.page import field_errors, form_status, go, render
@@ -53,7 +53,25 @@ def change(user_id: str) -> ResponseReturnValue:
     return go("/users", f"{changed.username}: saved.")
 
 
+@pages.post("/users/<user_id>/factors/reset")
+@access(Access.SIGNED_IN)
+def factors_reset(user_id: str) -> ResponseReturnValue:
+    """Forget the apps, passkeys and recovery codes of a user who lost them."""
+    user = users.user_find(context(), user_id)
+    factors.factors_reset(context(), user)
+    return go("/users", f"{user.username} has no second factor any more and is signed out everywhere.")
+
+
 def _page(status: int, *, error: PortalError | None = None, typed: dict[str, str] | None = None) -> ResponseReturnValue:
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
     shown = {name: value for name, value in (typed or {}).items() if name != "password"}
-    return render("users/index.html", status, rows=users.users_list(context()), errors=errors, message=message, typed=shown, labels=LABELS)
+    return render(
+        "users/index.html",
+        status,
+        rows=users.users_list(context()),
+        with_factors=factors.users_with_factors(context().db),
+        errors=errors,
+        message=message,
+        typed=shown,
+        labels=LABELS,
+    )

@@ -167,7 +167,7 @@ async function signInAgain() {
     const sent = await fetch("/login", { method: "POST", body: new FormData(event.target), headers: { "HX-Request": "true" } });
     if (!sent.ok) {
       const problem = dialog.querySelector("[data-problem]");
-      problem.textContent = "User name or password is wrong, or the account is locked for a while after too many tries.";
+      problem.textContent = await sent.text();
       problem.hidden = false;
       return;
     }

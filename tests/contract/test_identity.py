@@ -20,12 +20,12 @@ from portal.identity.accounts import (
     session_revoke,
     session_user,
     sessions_of,
-    sign_in,
     sign_out,
     switch_project,
 )
 from portal.identity.admin import set_password, unlock
 from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.sign_in import sign_in
 from portal.identity.tokens import MAX_TOKENS, TOKEN_PREFIX, token_create, token_revoke, token_user, tokens_of
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, transaction
@@ -63,7 +63,8 @@ def set_user(sessions: sessionmaker[Session], user: User, **values: Any) -> None
 
 def test_a_session_is_known_by_its_hash_alone(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
     user, ctx, seq = people.user("developer"), visitor(), last_seq(database)
-    secret, found = sign_in(ctx, user.username, PASSWORD)
+    step = sign_in(ctx, user.username, PASSWORD)
+    secret, found = step.secret, step.signed_in
     assert found.session is not None
     assert secret not in repr(rows_of(database))
     with database() as session:
@@ -82,7 +83,7 @@ def test_a_session_is_known_by_its_hash_alone(people: People, visitor: Callable[
 def test_the_address_signs_in_as_the_name_does(people: People, visitor: Callable[[], Context]) -> None:
     user = people.user("developer")
     for name in (user.username, user.email, user.email.upper()):
-        assert sign_in(visitor(), name, PASSWORD)[1].user.id == user.id
+        assert sign_in(visitor(), name, PASSWORD).signed_in.user.id == user.id
     with pytest.raises(Unauthorized):
         sign_in(visitor(), user.username.upper(), PASSWORD)
 
@@ -150,7 +151,7 @@ class Counting:
 
 def test_a_disabled_user_is_out_at_once(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
     user = people.user("developer")
-    secret, _ = sign_in(visitor(), user.username, PASSWORD)
+    secret = sign_in(visitor(), user.username, PASSWORD).secret
     token, _row = token_create(people.context(user), user, "script")
     set_user(database, user, is_active=False)
     with database() as session:
@@ -255,7 +256,7 @@ def age(sessions: sessionmaker[Session], secret: str, **values: Any) -> None:
 
 
 def test_sessions_end_by_idleness_and_by_age(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
-    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    secret = sign_in(visitor(), people.user("developer").username, PASSWORD).secret
     with database() as session:
         age(database, secret, last_seen_at=now() - IDLE + timedelta(seconds=5))
         assert session_user(session, secret, idle=IDLE) is not None
@@ -270,7 +271,7 @@ def test_sessions_end_by_idleness_and_by_age(people: People, visitor: Callable[[
 
 
 def test_use_keeps_a_session_alive_with_few_writes(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
-    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    secret = sign_in(visitor(), people.user("developer").username, PASSWORD).secret
     writes: list[str] = []
     event.listen(database.kw["bind"], "before_cursor_execute", lambda _c, _u, sql, *_r: writes.append(sql) if sql.startswith("UPDATE") else None)
     with database() as session:
@@ -291,7 +292,7 @@ def test_use_keeps_a_session_alive_with_few_writes(people: People, visitor: Call
 def test_a_session_that_ends_while_it_is_looked_at_is_over(
     people: People, visitor: Callable[[], Context], database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secret, _ = sign_in(visitor(), people.user("developer").username, PASSWORD)
+    secret = sign_in(visitor(), people.user("developer").username, PASSWORD).secret
     age(database, secret, last_seen_at=now() - timedelta(minutes=5))
     touch = accounts._touch
 
@@ -308,7 +309,7 @@ def test_a_session_that_ends_while_it_is_looked_at_is_over(
 
 def test_signing_out_ends_the_session_once(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
     ctx = visitor()
-    secret, _ = sign_in(ctx, people.user("developer").username, PASSWORD)
+    secret = sign_in(ctx, people.user("developer").username, PASSWORD).secret
     seq = last_seq(database)
     sign_out(ctx, secret)
     sign_out(ctx, secret)
@@ -322,8 +323,9 @@ def test_own_sessions_are_listed_and_revoked_and_nobody_elses(
 ) -> None:
     user, other = people.user("developer"), people.user("developer")
     first, second, foreign = visitor(), visitor(), visitor()
-    secret, one = sign_in(first, user.username, PASSWORD)
-    _, two = sign_in(second, user.username, PASSWORD)
+    step = sign_in(first, user.username, PASSWORD)
+    secret, one = step.secret, step.signed_in
+    two = sign_in(second, user.username, PASSWORD).signed_in
     sign_in(foreign, other.username, PASSWORD)
     assert one.session is not None
     assert two.session is not None
@@ -343,13 +345,13 @@ def test_own_sessions_are_listed_and_revoked_and_nobody_elses(
 def test_a_session_enters_only_projects_of_its_user(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
     user, elsewhere = people.user("developer"), people.project()
     ctx = visitor()
-    secret, _ = sign_in(ctx, user.username, PASSWORD)
+    secret = sign_in(ctx, user.username, PASSWORD).secret
     for project in (elsewhere, "prj-nonesuch", "", "\x00"):
         with pytest.raises(NotFound):
             switch_project(ctx, digest(secret), project)
     switch_project(ctx, digest(secret), people.project_id)
     boss = visitor()
-    secret, _ = sign_in(boss, people.admin().username, "correct horse battery staple")
+    secret = sign_in(boss, people.admin().username, "correct horse battery staple").secret
     switch_project(boss, digest(secret), elsewhere)
     with database() as session:
         assert session.get_one(UserSession, digest(secret)).project_id == elsewhere
@@ -399,9 +401,10 @@ def test_changing_needs_the_present_password_and_wrong_ones_count(people: People
 def test_a_change_ends_every_other_session_and_every_token(people: People, visitor: Callable[[], Context], database: sessionmaker[Session]) -> None:
     user, other = people.user("developer"), people.user("developer")
     mine, foreign = visitor(), visitor()
-    kept, found = sign_in(mine, user.username, PASSWORD)
-    ended, _ = sign_in(visitor(), user.username, PASSWORD)
-    others, _ = sign_in(foreign, other.username, PASSWORD)
+    step = sign_in(mine, user.username, PASSWORD)
+    kept, found = step.secret, step.signed_in
+    ended = sign_in(visitor(), user.username, PASSWORD).secret
+    others = sign_in(foreign, other.username, PASSWORD).secret
     token, _row = token_create(mine, user, "script")
     other_token, _row = token_create(foreign, other, "script")
     assert found.session is not None
@@ -425,7 +428,7 @@ def test_an_operator_sets_a_password_and_ends_a_lock(
     people: People, visitor: Callable[[], Context], database: sessionmaker[Session], settings: Any
 ) -> None:
     user = people.user("developer")
-    secret, _ = sign_in(visitor(), user.username, PASSWORD)
+    secret = sign_in(visitor(), user.username, PASSWORD).secret
     token, _row = token_create(people.context(user), user, "script")
     set_user(database, user, failed_sign_ins=9, locked_until=now() + timedelta(hours=1))
     with database() as session:

@@ -12,7 +12,7 @@ from portal.identity.accounts import principal_of
 from portal.identity.models import Membership, Project, User
 from portal.identity.passwords import hash_password
 from portal.kernel.context import SYSTEM, Context
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.ids import new_id
 from portal.kernel.resource import Registry
 from portal.settings import Settings
@@ -78,7 +78,7 @@ class People:
         """A context for a user (None: the portal itself) in a project, the default one unless named."""
         session = self.sessions()
         self.opened.append(session)
-        principal = principal_of(user, "session:test") if user else SYSTEM
+        principal = principal_of(user, "session:test", proved_at=now()) if user else SYSTEM
         home = project_id or self.project_id
         return Context(session, self.settings, self.registry, principal, project_id=home, request_id=new_id("req"), source="test")
 

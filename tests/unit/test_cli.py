@@ -97,6 +97,7 @@ def test_users_are_listed_unlocked_and_given_passwords(
     with database() as session, transaction(session):
         session.execute(update(User).values(locked_until=now(), failed_sign_ins=9))
     assert portal("user", "unlock", "admin") == 0
+    assert portal("user", "reset-factors", "admin") == 0
     monkeypatch.setattr(sys, "stdin", io.StringIO("a fresh passphrase here\n"))
     assert portal("user", "set-password", "admin") == 0
     with database() as session:
@@ -104,13 +105,14 @@ def test_users_are_listed_unlocked_and_given_passwords(
         assert (admin.failed_sign_ins, matches(admin.password_hash, "a fresh passphrase here")) == (0, True)
         assert [entry.action for entry in session.scalars(select(AuditEntry).order_by(AuditEntry.seq))] == [
             "identity.user.unlock",
+            "identity.mfa.reset",
             "identity.user.set_password",
         ]
     capsys.readouterr()
     monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
     assert portal("user", "set-password", "admin") == 1
     assert "at least 12 characters" in capsys.readouterr().err
-    for what in ("unlock", "set-password"):
+    for what in ("unlock", "set-password", "reset-factors"):
         monkeypatch.setattr(sys, "stdin", io.StringIO("a fresh passphrase here\n"))
         assert portal("user", what, "nobody") == 1
         assert "no user 'nobody'" in capsys.readouterr().err

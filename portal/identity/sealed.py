@@ -1,0 +1,27 @@
+"""Secrets that the portal must read again, such as those of authenticator apps: encrypted with a key that is not in the database."""
+
+import base64
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from portal.settings import Settings
+
+
+def seal(settings: Settings, text: str) -> str:
+    """Encrypt and authenticate."""
+    return _fernet(settings).encrypt(text.encode()).decode()
+
+
+def unseal(settings: Settings, sealed: str) -> str | None:
+    """The text again; None if it was sealed with another SECRET_KEY or altered."""
+    try:
+        return _fernet(settings).decrypt(sealed.encode()).decode()
+    except InvalidToken:
+        return None
+
+
+def _fernet(settings: Settings) -> Fernet:
+    key = HKDF(SHA256(), length=32, salt=None, info=b"portal: secrets at rest").derive(settings.secret().encode())
+    return Fernet(base64.urlsafe_b64encode(key))

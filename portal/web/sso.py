@@ -1,0 +1,75 @@
+"""Single sign-on: away to a provider and back, linked identities, and the end of sessions that a provider tells of."""
+
+from flask import Blueprint, make_response, request, session
+from flask.typing import ResponseReturnValue
+
+from portal.http import sso as remote
+from portal.http.guard import Access, access, without_cookies
+from portal.http.request import context, signed_in
+from portal.identity import accounts, sso
+from portal.kernel.errors import Unauthorized
+from portal.web.entry import after, form, leaving, own_path
+from portal.web.page import go
+
+pages = Blueprint("sso", __name__)
+MAX_TOKEN = 16_384
+LINKING = "sso_linking"
+
+
+@pages.get("/sso/<name>")
+@access(Access.PUBLIC)
+def away(name: str) -> ResponseReturnValue:
+    """To the provider; `again` asks whoever is signed in to prove it there, `link` to add that account to their own."""
+    purpose = request.args.get("purpose", "")
+    if purpose not in {"again", "link"} or signed_in() is None or (purpose == "link" and session.pop(LINKING, "") != name):
+        purpose = "enter"
+    return remote.send_away(remote.provider_named(name), goal=own_path(request.args.get("next", "/")), purpose=purpose)
+
+
+@pages.get("/sso/<name>/callback")
+@access(Access.PUBLIC)
+def back(name: str) -> ResponseReturnValue:
+    """From the provider."""
+    ctx, provider = context(), remote.provider_named(name)
+    try:
+        claims, id_token, goal, purpose = remote.come_back(provider, issuer=request.args.get("iss", ""))
+        if purpose == "link":
+            sso.identity_link(ctx, provider, claims)
+            return go("/account", f"{provider.label} is linked: you can sign in with it from now on.")
+        if purpose == "again":
+            sso.confirm_by(ctx, provider, claims)
+            return go(goal)
+        step = sso.enter(ctx, provider, claims, id_token)
+    except Unauthorized as error:
+        accounts.note_failure(ctx, None, provider.method, counts=False, error=error.message)
+        return form("/", 401, message=error.message)
+    return after(step, goal, ())
+
+
+@pages.post("/sso/<name>/logout")
+@access(Access.PUBLIC)
+@without_cookies
+def logged_out(name: str) -> ResponseReturnValue:
+    """What the provider itself sends when a session there has ended."""
+    provider = remote.provider_named(name)
+    claims = remote.logout_claims(provider, request.form.get("logout_token", "")[:MAX_TOKEN])
+    sso.sessions_end(context(), provider, subject=str(claims.get("sub") or ""), sid=str(claims.get("sid") or ""))
+    return make_response("", 200)
+
+
+@pages.post("/account/identities/<name>/link")
+@access(Access.SIGNED_IN)
+def link(name: str) -> ResponseReturnValue:
+    """Begin to link an account at a provider; only this form begins it, so that no foreign page can."""
+    provider = remote.provider_named(name)
+    accounts.require_proof(context())
+    session[LINKING] = name
+    return leaving(f"/sso/{name}?purpose=link&next=/account", f"You are going to {provider.label}.")
+
+
+@pages.post("/account/identities/<identity_id>/unlink")
+@access(Access.SIGNED_IN)
+def unlink(identity_id: str) -> ResponseReturnValue:
+    """Take a linked identity away."""
+    sso.identity_unlink(context(), identity_id)
+    return go("/account", "The link is removed.")
