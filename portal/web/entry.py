@@ -44,7 +44,16 @@ def own_path(text: str) -> str:
 
 def form(goal: str, status: int = 200, *, message: str = "", username: str = "", carried: Carried = ()) -> Response:
     """The form to sign in with."""
-    return render("auth/sign_in.html", status, message=message, username=username, next=goal, carried=carried, passkeys=takes_passkeys())
+    return render(
+        "auth/sign_in.html",
+        status,
+        message=message,
+        username=username,
+        next=goal,
+        carried=carried,
+        passkeys=takes_passkeys(),
+        providers=providers().values(),
+    )
 
 
 def confirmation(goal: str, status: int = 200, *, message: str = "", carried: Carried = ()) -> Response:

@@ -19,7 +19,8 @@ FINDINGS = """() => axe.run(document, {resultTypes: ["violations"]}).then((found
 PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
     "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/projects", "/users", "/account",
-    "/account/password", "/search?q=tiny", "/api/v1/docs", "/nowhere",
+    "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new", "/security/groups", "/security/simulator", "/security/sign-in",
+    "/search?q=tiny", "/api/v1/docs", "/nowhere",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
 

@@ -23,6 +23,9 @@ const provider = new Provider(issuer, {
   cookies: { keys: ["only-for-tests"] },
   pkce: { required: () => true },
   features: { backchannelLogout: { enabled: true }, devInteractions: { enabled: true }, rpInitiatedLogout: { enabled: true } },
+  // The portal is on loopback, which the provider's own guard against such addresses would not let it tell.
+  fetch: (url, { dispatcher: _guard, ...options }) => globalThis.fetch(url, options),
   ttl: { Session: 3600, Grant: 3600, Interaction: 600, AccessToken: 600, IdToken: 600 },
 });
-provider.listen(Number(port), "localhost", () => console.log("listening"));
+provider.on("backchannel.error", (_context, error) => console.error(error));
+provider.listen(Number(port), "127.0.0.1", () => console.log("listening"));
