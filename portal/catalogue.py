@@ -23,6 +23,8 @@ PERMISSIONS = {
     "identity.user.read": "platform",
     "identity.user.create": "platform",
     "identity.user.update": "platform",
+    "identity.user.invite": "platform",
+    "identity.user.sign_out": "platform",
     "identity.mfa.require": "platform",
     "identity.mfa.reset": "platform",
     "security.iam.simulate": "manage",

@@ -83,6 +83,17 @@ def upgrade() -> None:
     with op.batch_alter_table("sign_in_challenges", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_sign_in_challenges_user_id"), ["user_id"], unique=False)
 
+    op.create_table(
+        "invitations",
+        sa.Column("code_hash", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_invitations_user_id_users"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("code_hash", name=op.f("pk_invitations")),
+        sa.UniqueConstraint("user_id", name=op.f("uq_invitations_user_id")),
+    )
     op.add_column("iam_group_members", sa.Column("source", sa.String(length=64), nullable=False, server_default=sa.text("''")))
 
     op.add_column("memberships", sa.Column("source", sa.String(length=64), nullable=False, server_default=sa.text("''")))
@@ -108,6 +119,7 @@ def downgrade() -> None:
     op.drop_column("memberships", "source")
 
     op.drop_column("iam_group_members", "source")
+    op.drop_table("invitations")
 
     with op.batch_alter_table("sign_in_challenges", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_sign_in_challenges_user_id"))

@@ -94,11 +94,11 @@ class MemberInput(_Input):
 
 
 class UserInput(_Input):
-    """A new user, who has to change the password at the first sign-in."""
+    """A new user, who has to change the password at the first sign-in, or chooses one by invitation."""
 
     username: str = Field(max_length=150)
     email: str = Field(max_length=254)
-    password: str = Field(max_length=1024)
+    password: str = Field("", max_length=1024, description="Nothing: the user chooses one by invitation.")
     platform_role: str = Field("", json_schema_extra={"enum": list(users.PLATFORM_ROLES)})
 
 

@@ -27,7 +27,7 @@ CredentialT = TypeVar("CredentialT", UserSession, ApiToken)
 
 def digest(secret: str) -> str:
     """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

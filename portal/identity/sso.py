@@ -186,9 +186,9 @@ def _plain(wanted: Wanted) -> dict[str, object]:
 # -- the own account ---------------------------------------------------------------------------------------------------------------------------
 
 
-def identities_of(ctx: Context) -> Sequence[Identity]:
-    """Where else the caller signs in."""
-    return ctx.db.scalars(select(Identity).where(Identity.user_id == ctx.principal.user_id).order_by(Identity.created_at)).all()
+def identities_of(ctx: Context, user_id: str = "") -> Sequence[Identity]:
+    """Where else a user signs in, the caller unless named."""
+    return ctx.db.scalars(select(Identity).where(Identity.user_id == (user_id or ctx.principal.user_id)).order_by(Identity.created_at)).all()
 
 
 def identity_link(ctx: Context, provider: Provider, claims: Claims) -> None:

@@ -11,6 +11,7 @@ from portal.identity.models import ApiToken, User, UserSession
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
+from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id
 from portal.kernel.operations import acting
@@ -36,22 +37,23 @@ def user_find(ctx: Context, user_id: str) -> User:
     return user
 
 
-def user_create(ctx: Context, *, username: str, email: str, password: str, platform_role: str = "") -> User:
-    """Create a user, who chooses a password of their own at the first sign-in. Raises InvalidRequest or Conflict."""
+def user_create(ctx: Context, *, username: str, email: str, password: str = "", platform_role: str = "") -> User:
+    """Create a user, who chooses a password of their own at the first sign-in, or by an invitation if there is none. Raises InvalidRequest or Conflict."""
     require_proof(ctx)
-    user = User(id=new_id("usr"), username=username, email=email, platform_role=platform_role, must_change_password=True)
+    user = User(id=new_id("usr"), username=username, email=email, platform_role=platform_role, must_change_password=bool(password))
     with acting(
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
     ):
         _check(user)
         _refuse_higher(ctx, platform_role)
-        passwords.check_strength(password, field="password", username=username)
+        if password:
+            passwords.check_strength(password, field="password", username=username)
         same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
         taken = ctx.db.scalars(select(User.username).where(same)).first()
         if taken is not None:
             name = "username" if taken.lower() == username.lower() else "email"
             raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
-        user.password_hash = passwords.hash_password(password)
+        user.password_hash = passwords.hash_password(password) if password else ""
         ctx.db.add(user)
     return user
 
@@ -76,6 +78,26 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
     return user
+
+
+def user_sign_out(ctx: Context, user_id: str) -> int:
+    """End every session of a user; how many there were. Raises Forbidden or NotFound."""
+    user = user_find(ctx, user_id)
+    with acting(ctx, "identity.user.sign_out", _about(user), target=EVERYWHERE):
+        return len(ctx.db.scalars(delete(UserSession).where(UserSession.user_id == user.id).returning(UserSession.session_id)).all())
+
+
+def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
+    """The sessions of a user, the latest first. Raises Forbidden or NotFound."""
+    user = user_find(ctx, user_id)
+    query = select(UserSession).where(UserSession.user_id == user.id, UserSession.expires_at > now())
+    return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
+
+
+def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
+    """The tokens of a user, without their secrets. Raises Forbidden or NotFound."""
+    user = user_find(ctx, user_id)
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at.desc())).all()
 
 
 def _check(user: User) -> None:

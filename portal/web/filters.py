@@ -2,9 +2,11 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from flask import Flask
+from ua_parser import parse
 
 from portal.kernel.db import now
 from portal.kernel.resource import ResourceType
@@ -17,8 +19,23 @@ JOB_WORDS = {"succeeded": "Done", "dead": "Given up"}
 
 def install(app: Flask) -> None:
     """Make them known to templates."""
-    for function in (ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, shown, size, iso):
+    for function in (ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, shown, size, iso, device, way_in):
         app.jinja_env.filters[function.__name__] = function
+
+
+@lru_cache(maxsize=1024)
+def device(user_agent: str) -> str:
+    """`Firefox on Linux`, from what a browser says of itself."""
+    found = parse(user_agent)
+    browser, system = found.user_agent, found.os
+    if browser is None and system is None:
+        return user_agent[:60] or "Unknown"
+    return " on ".join(each.family for each in (browser, system) if each is not None)
+
+
+def way_in(method: str) -> str:
+    """How somebody signed in, in words."""
+    return f"Through {method.removeprefix('sso:')}" if method.startswith("sso:") else method.capitalize()
 
 
 def ago(moment: datetime | None) -> str:

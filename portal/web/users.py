@@ -4,10 +4,12 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
+from portal.http.origin import own_origin
 from portal.http.request import context
-from portal.identity import factors, users
+from portal.identity import factors, iam, invitations, sso, users
 from portal.kernel.authz import ROLES
-from portal.kernel.errors import Conflict, InvalidRequest, PortalError
+from portal.kernel.errors import Conflict, InvalidRequest, PortalError, Unauthorized
+from portal.web.entry import after
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("users", __name__)
@@ -37,7 +39,73 @@ def create() -> ResponseReturnValue:
         )
     except (InvalidRequest, Conflict) as error:
         return _page(form_status(error), error=error, typed=given)
+    if not given["password"]:
+        return _invitation(made.id)
     return go("/users", f"{made.username} is created. They choose a password of their own at the first sign-in.")
+
+
+@pages.get("/users/<user_id>")
+@access(Access.SIGNED_IN)
+def show(user_id: str) -> ResponseReturnValue:
+    """One user: what they are, what they hold, where they are signed in."""
+    return _user_page(user_id, 200)
+
+
+@pages.post("/users/<user_id>/invite")
+@access(Access.SIGNED_IN)
+def invite(user_id: str) -> ResponseReturnValue:
+    """A link by which the user chooses a password."""
+    try:
+        return _invitation(user_id)
+    except Conflict as error:
+        return _user_page(user_id, form_status(error), message=error.message)
+
+
+@pages.post("/users/<user_id>/sign-out")
+@access(Access.SIGNED_IN)
+def sign_out(user_id: str) -> ResponseReturnValue:
+    """End every session."""
+    ended = users.user_sign_out(context(), user_id)
+    return go(f"/users/{user_id}", f"{ended} {'session has' if ended == 1 else 'sessions have'} ended.")
+
+
+@pages.get("/invite")
+@access(Access.PUBLIC)
+def invitation() -> ResponseReturnValue:
+    """The form for whoever was invited; the code stands behind the #, which browsers do not send."""
+    return render("auth/invitation.html", errors={}, message="", code="")
+
+
+@pages.post("/invite")
+@access(Access.PUBLIC)
+def invitation_accept() -> ResponseReturnValue:
+    """Choose a password."""
+    form = request.form
+    code = form.get("code", "").strip()[:100]
+    try:
+        if form.get("new", "") != form.get("again", ""):
+            raise InvalidRequest.fields({"again": ["is not the same as the new password."]})
+        step = invitations.invitation_accept(context(), code, form.get("new", ""))
+    except (InvalidRequest, Unauthorized) as error:
+        errors, message = field_errors(error, ("new", "again"))
+        return render("auth/invitation.html", form_status(error), errors=errors, message=message, code=code)
+    return after(step, "/", ())
+
+
+def _invitation(user_id: str) -> ResponseReturnValue:
+    ctx, origin = context(), own_origin()
+    code = invitations.user_invite(ctx, user_id)
+    return render("users/invited.html", 201, user=users.user_find(ctx, user_id), link=f"{origin}/invite#{code}")
+
+
+def _user_page(user_id: str, status: int, *, message: str = "") -> ResponseReturnValue:
+    ctx = context()
+    user = users.user_find(ctx, user_id)
+    return render(
+        "users/show.html", status, user=user, message=message, labels=LABELS, roles=ROLES, sessions=users.sessions_of_user(ctx, user_id),
+        tokens=users.tokens_of_user(ctx, user_id), devices=factors.devices_of(ctx.db, user.id), held=iam.grants_of(ctx.db, user.id),
+        identities=sso.identities_of(ctx, user.id),
+    )  # fmt: skip
 
 
 @pages.post("/users/<user_id>")
@@ -50,7 +118,7 @@ def change(user_id: str) -> ResponseReturnValue:
         changed = users.user_update(context(), user_id, is_active=active, platform_role=form.get("platform_role"))
     except (InvalidRequest, Conflict) as error:
         return _page(form_status(error), error=error)
-    return go("/users", f"{changed.username}: saved.")
+    return go(f"/users/{user_id}", f"{changed.username}: saved.")
 
 
 @pages.post("/users/<user_id>/factors/reset")
@@ -59,7 +127,7 @@ def factors_reset(user_id: str) -> ResponseReturnValue:
     """Forget the apps, passkeys and recovery codes of a user who lost them."""
     user = users.user_find(context(), user_id)
     factors.factors_reset(context(), user)
-    return go("/users", f"{user.username} has no second factor any more and is signed out everywhere.")
+    return go(f"/users/{user_id}", f"{user.username} has no second factor any more and is signed out everywhere.")
 
 
 def _page(status: int, *, error: PortalError | None = None, typed: dict[str, str] | None = None) -> ResponseReturnValue:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, or_, select
 
 from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metrics
 from portal.compute.reconcile import reconcile_instances
+from portal.identity.invitations import Invitation
 from portal.identity.models import ApiToken, UserSession
 from portal.identity.sign_in import Challenge
 from portal.kernel import audit, quota, tags
@@ -35,6 +36,7 @@ def expire(task: TaskRun) -> None:
     idle = moment - timedelta(minutes=settings.session_idle_minutes)
     for model, key, over in (
         (UserSession, UserSession.id_hash, or_(UserSession.expires_at <= moment, UserSession.last_seen_at <= idle)),
+        (Invitation, Invitation.code_hash, Invitation.expires_at <= moment),
         (Challenge, Challenge.id_hash, Challenge.expires_at <= moment),
         (ApiToken, ApiToken.id, ApiToken.expires_at <= moment),
         (Job, Job.id, Job.state.in_(ENDED) & (Job.finished_at < moment - KEEP_HISTORY)),

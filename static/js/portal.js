@@ -209,3 +209,10 @@ for (const form of document.querySelectorAll("form[data-upload]")) {
 // -- Toasts go after a while, unless something is wrong.
 
 for (const toast of document.querySelectorAll(".toast:not(.bad)")) setTimeout(() => toast.remove(), 8000);
+
+// -- What stands behind the # of a link was not sent to any server; a form takes it from there, and the address forgets it.
+
+for (const field of document.querySelectorAll("[data-from-hash]")) {
+  if (location.hash.length > 1) field.value = location.hash.slice(1);
+  history.replaceState(null, "", location.pathname);
+}

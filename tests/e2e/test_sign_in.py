@@ -13,6 +13,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from portal.settings import ROOT
 from tests.e2e.conftest import Running, serving
 from tests.support.databases import ADMIN_PASSWORD, settings_for
+from tests.support.openid import SECRET
 from tests.support.processes import kill
 from tests.support.servers import answers, free_port, until
 
@@ -32,7 +33,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config = data / "sso.yaml"
     staff = {
         "name": "staff", "label": "Staff", "issuer": f"http://localhost:{provider_port}", "client_id": "portal", "scopes": "openid profile email groups",
-        "client_secret": "only-for-tests-0123456789", "groups": [{"group": "builders", "project": "default", "role": "developer"}],
+        "client_secret": SECRET, "groups": [{"group": "builders", "project": "default", "role": "developer"}],
     }  # fmt: skip
     config.write_text(yaml.safe_dump({"providers": [staff]}))
     settings = settings_for(data, portal_port=port, metrics_port=free_port(), sso_config=str(config))

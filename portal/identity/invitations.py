@@ -1,0 +1,78 @@
+"""Links by which somebody chooses a password: for new users, and for those who have forgotten theirs."""
+
+import secrets
+from datetime import datetime, timedelta
+
+from sqlalchemy import ForeignKey, String, delete, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from portal.identity import iam, passwords, sign_in
+from portal.identity.accounts import digest, oneself, principal_of, require_proof
+from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.sign_in import Proof, Step
+from portal.identity.users import EVERYWHERE, user_find
+from portal.kernel import audit
+from portal.kernel.authz import refuse_escalation, statements_of
+from portal.kernel.context import Context
+from portal.kernel.db import Base, UtcDateTime, now
+from portal.kernel.errors import Conflict, Unauthorized
+from portal.kernel.operations import acting
+
+LIFETIME = timedelta(days=7)
+OVER = "This invitation is not known, was used, or is older than seven days. Ask for another one."
+
+
+class Invitation(Base):
+    """A link that was made for a user; its code is known only as SHA-256."""
+
+    __tablename__ = "invitations"
+
+    code_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), unique=True)
+    created_by: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def user_invite(ctx: Context, user_id: str) -> str:
+    """Make the code with which a user chooses a password, shown this once; one made before no longer works.
+
+    Raises NotFound, Forbidden for a user who may do more than the caller, and Conflict for a disabled one.
+    """
+    require_proof(ctx)
+    user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
+    with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
+        # Whoever holds the code becomes that user.
+        for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
+            refuse_escalation(ctx, statements_of(grant), grant.project_id)
+        if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
+            raise Conflict(f"{user.username} is disabled. Enable the account first.")
+        ctx.db.execute(delete(Invitation).where(Invitation.user_id == user.id))
+        ctx.db.add(Invitation(code_hash=digest(code), user_id=user.id, created_by=ctx.principal.username, expires_at=now() + LIFETIME))
+    return code
+
+
+def invitation_accept(ctx: Context, code: str, password: str) -> Step:
+    """Choose a password with a code and go on signing in; sessions and tokens from before end. Raises Unauthorized or InvalidRequest."""
+    user = _invited(ctx, code)
+    passwords.check_strength(password, field="new", username=user.username)
+    ctx.db.rollback()
+    fresh = passwords.hash_password(password)
+    ctx.principal = principal_of(user, "invitation")
+    with acting(ctx, "identity.user.accept_invitation", oneself(ctx)):
+        used = delete(Invitation).where(Invitation.code_hash == digest(code), Invitation.expires_at > now()).returning(Invitation.user_id)
+        if ctx.db.scalar(used) is None:
+            raise Unauthorized(OVER)
+        row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
+        row.password_hash, row.must_change_password, row.failed_sign_ins, row.locked_until = fresh, False, 0, None
+        for model in (UserSession, ApiToken):
+            ctx.db.execute(delete(model).where(model.user_id == row.id))
+    return sign_in.enter(ctx, user, Proof("invitation"))
+
+
+def _invited(ctx: Context, code: str) -> User:
+    query = select(User).join(Invitation, Invitation.user_id == User.id).where(Invitation.code_hash == digest(code), Invitation.expires_at > now())
+    user = ctx.db.scalars(query.where(User.is_active.is_(True))).first()
+    if user is None:
+        raise Unauthorized(OVER)
+    return user
