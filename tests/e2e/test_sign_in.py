@@ -37,7 +37,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     }  # fmt: skip
     config.write_text(yaml.safe_dump({"providers": [staff]}))
     settings = settings_for(data, portal_port=port, metrics_port=free_port(), sso_config=str(config))
-    command = [str(NODE), str(ROOT / "tests/support/provider.mjs"), str(MODULE), str(provider_port), f"http://localhost:{port}"]
+    command = [str(NODE), str(ROOT / "tests/support/provider.mjs"), str(MODULE), str(provider_port), f"http://localhost:{port}", SECRET]
     with (data / "provider.log").open("ab") as out:
         provider = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
         try:

@@ -1,6 +1,6 @@
-// An OpenID provider for tests, run as `node provider.mjs MODULE PORT PORTAL_ORIGIN`: any name signs in, groups come from the name.
+// An OpenID provider for tests, run as `node provider.mjs MODULE PORT PORTAL_ORIGIN CLIENT_SECRET`: any name signs in, groups come from the name.
 
-const [, , module, port, portal] = process.argv;
+const [, , module, port, portal, clientSecret] = process.argv;
 const { Provider } = await import(module);
 const issuer = `http://localhost:${port}`;
 
@@ -13,7 +13,7 @@ const accountOf = (sub) => ({
 
 const provider = new Provider(issuer, {
   clients: [{
-    client_id: "portal", client_secret: "only-for-tests-0123456789", redirect_uris: [`${portal}/sso/staff/callback`],
+    client_id: "portal", client_secret: clientSecret, redirect_uris: [`${portal}/sso/staff/callback`],
     post_logout_redirect_uris: [`${portal}/login`], backchannel_logout_uri: `${portal}/sso/staff/logout`, backchannel_logout_session_required: true,
   }],
   claims: { openid: ["sub"], profile: ["preferred_username"], email: ["email"], groups: ["groups"] },
