@@ -23,6 +23,13 @@ PERMISSIONS = {
     "identity.user.read": "platform",
     "identity.user.create": "platform",
     "identity.user.update": "platform",
+    "identity.service_account.read": "manage",
+    "identity.service_account.create": "manage",
+    "identity.service_account.update": "manage",
+    "identity.service_account.delete": "manage",
+    "identity.service_account.create_key": "manage",
+    "identity.service_account.rotate_key": "manage",
+    "identity.service_account.delete_key": "manage",
     "security.iam.simulate": "manage",
 }
 

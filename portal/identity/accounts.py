@@ -12,8 +12,9 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import ApiToken, Membership, Project, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.kernel import audit
+from portal.kernel.authz import refuse_escalation, statements_of
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import InvalidRequest, NotFound, Unauthorized
@@ -48,12 +49,20 @@ def principal_of(user: User, credential: str) -> Principal:
     return Principal(user.id, user.username, credential, tuple(grants))
 
 
+def refuse_beyond(ctx: Context, user: User) -> None:
+    """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
+    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
+        refuse_escalation(ctx, statements_of(grant), grant.project_id)
+
+
 def check_password(ctx: Context, username: str, password: str) -> User:
     """The user with this name or e-mail address and password. Raises Unauthorized with the same words and in the same time for every reason."""
     ctx.db.rollback()
     # What cannot be a name is looked for all the same, and takes as long as one that nobody has.
     username = storable(username)
-    user = ctx.db.scalars(select(User).where(or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))).first()
+    user = ctx.db.scalars(
+        select(User).where(User.kind == PERSON, or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))
+    ).first()
     locked = user is not None and user.locked_until is not None and user.locked_until > now()
     stored = user.password_hash if user is not None and user.is_active else ""
     ctx.db.rollback()

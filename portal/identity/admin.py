@@ -4,7 +4,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from portal.identity import passwords
-from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.models import PERSON, ApiToken, User, UserSession
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.errors import NotFound
@@ -34,7 +34,7 @@ def unlock(session: Session, settings: Settings, username: str) -> None:
 
 
 def _user(session: Session, username: str) -> User:
-    user = session.scalars(select(User).where(User.username == username)).first()
+    user = session.scalars(select(User).where(User.username == username, User.kind == PERSON)).first()
     if user is None:
         raise NotFound(f"There is no user {username!r}.")
     return user

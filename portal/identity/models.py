@@ -9,13 +9,19 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 
+PERSON, SERVICE = "person", "service"
+
 
 class User(Base):
-    """A person who signs in. `platform_role` is a role held everywhere, or empty."""
+    """Who acts: a person who signs in, or a service account, which belongs to its default project and has keys only.
+
+    `platform_role` is a role held everywhere, or empty. Ids of service accounts begin with `sa-`, so that the audit log says what they were.
+    """
 
     __tablename__ = "users"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: new_id("usr"))
+    kind: Mapped[str] = mapped_column(String(16), default=PERSON)
     username: Mapped[str] = mapped_column(String(150), unique=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)
     password_hash: Mapped[str] = mapped_column(Text, default="")

@@ -20,6 +20,7 @@ from portal.web import (
     resource_pages,
     search,
     security_pages,
+    service_accounts,
     users,
 )
 from portal.web.errors import render_error
@@ -45,6 +46,7 @@ def install(app: Flask) -> None:
         reference,
         compute_pages,
         security_pages,
+        service_accounts,
         resource_lists,
         resource_pages,
     ):

@@ -10,10 +10,10 @@ from portal.http.request import context, signed_in
 from portal.identity import accounts, tokens
 from portal.identity.accounts import SignedIn
 from portal.kernel.errors import InvalidRequest, PortalError, Unauthorized
+from portal.web.forms import days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("account", __name__)
-MAX_DAYS = 3650
 
 
 def _me() -> SignedIn:
@@ -44,17 +44,11 @@ def create_token() -> ResponseReturnValue:
     """A new token, shown once."""
     given = {name: request.form.get(name, "").strip()[:1000] for name in ("name", "scopes", "days")}
     try:
-        if given["days"] and not (given["days"].isascii() and given["days"].isdigit() and 1 <= int(given["days"][:6]) <= MAX_DAYS):
-            raise InvalidRequest.fields({"days": [f"must be a whole number from 1 to {MAX_DAYS:,}."]})
-        days = int(given["days"]) if given["days"] else None
-        secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=_scopes(given["scopes"]), days=days)
+        scopes, days = scopes_of(given["scopes"]), days_of(given["days"])
+        secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=scopes, days=days)
     except PortalError as error:
         return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
-
-
-def _scopes(text: str) -> list[str]:
-    return text.replace(",", " ").split()
 
 
 @pages.post("/account/tokens/<token_id>/rotate")
