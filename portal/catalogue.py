@@ -30,6 +30,10 @@ PERMISSIONS = {
     "identity.service_account.create_key": "manage",
     "identity.service_account.rotate_key": "manage",
     "identity.service_account.delete_key": "manage",
+    "identity.oauth_client.read": "platform",
+    "identity.oauth_client.update": "platform",
+    "identity.oauth_client.rotate_secret": "platform",
+    "identity.oauth_client.delete": "platform",
     "security.iam.simulate": "manage",
 }
 

@@ -255,6 +255,8 @@ def logout() -> ResponseReturnValue:
     kind, _, name = ctx.principal.credential.partition(":")
     if kind == "token":
         tokens.token_revoke(ctx, name)
+    elif kind == "oauth":
+        raise InvalidRequest("An application ends its tokens at /oauth2/revoke.")
     else:
         accounts.sign_out(ctx, session_secret())
     return io.empty()

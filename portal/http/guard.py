@@ -16,6 +16,7 @@ ATTRIBUTE = "_portal_access"
 
 
 LARGE_BODY = "_portal_large_body"
+NO_COOKIE = "_portal_no_cookie"
 
 
 class Access(StrEnum):
@@ -39,6 +40,17 @@ def large_body(view: ViewT) -> ViewT:
     """Mark a view that streams a body of an image's size; all others take forms and JSON only."""
     setattr(view, LARGE_BODY, True)
     return view
+
+
+def no_cookie(view: ViewT) -> ViewT:
+    """Mark a view that never looks at a cookie, so that no foreign page can abuse one."""
+    setattr(view, NO_COOKIE, True)
+    return view
+
+
+def takes_no_cookie(app: Flask, endpoint: str | None) -> bool:
+    """Whether a route's view was marked so."""
+    return bool(getattr(app.view_functions.get(endpoint or ""), NO_COOKIE, False))
 
 
 def takes_large_body(app: Flask, endpoint: str | None) -> bool:

@@ -5,15 +5,17 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
 
 from portal.identity import accounts, tokens
 from portal.identity.accounts import SignedIn
+from portal.identity.oauth2.bearer import bearer_user, looks_like_one
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
-from portal.kernel.errors import NotFound
+from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 
@@ -64,13 +66,37 @@ def signed_in() -> SignedIn | None:
         settings = portal_settings()
         token = token_from_header()
         if token is not None:
-            g.signed_in = tokens.token_user(db.session(), token, source_ip=source_ip())
+            g.signed_in = _behind_token(token)
         elif secret := session_secret():
             g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
         else:
             g.signed_in = None
     found: SignedIn | None = g.signed_in
     return found
+
+
+def _behind_token(token: str) -> SignedIn | None:
+    if not looks_like_one(token) or not request.headers.get("Authorization", "").lower().startswith("bearer "):
+        return tokens.token_user(db.session(), token, source_ip=source_ip())
+    try:
+        return bearer_user(db.session(), token, issuer(), source_ip=source_ip())
+    except InvalidRequest:
+        return None
+
+
+def issuer() -> str:
+    """The portal's own address, as tokens name it: PUBLIC_URL, else what the request says, if that is loopback. Raises InvalidRequest.
+
+    A Host header that nobody vouches for must not decide whose tokens these are; and tokens travel encrypted or not at all.
+    """
+    public = portal_settings().public_url.rstrip("/")
+    address = urlsplit(public or request.host_url)
+    is_loopback = (address.hostname or "") in LOOPBACK_NAMES
+    if not public and not is_loopback:
+        raise InvalidRequest("Applications cannot sign in at this address: PUBLIC_URL has to be set to the portal's own.")
+    if address.scheme != "https" and not is_loopback:
+        raise InvalidRequest("Applications sign in over https only: PUBLIC_URL has to begin with it.")
+    return public or request.host_url.rstrip("/")
 
 
 def token_from_header() -> str | None:

@@ -1,6 +1,5 @@
 """Signing in and out, sessions and passwords of a user's own account."""
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession, digest
+from portal.identity.oauth2.models import OAuthFamily, end_access
 from portal.kernel import audit
 from portal.kernel.authz import refuse_escalation, statements_of
 from portal.kernel.context import Context, Grant, Principal
@@ -24,12 +24,7 @@ from portal.kernel.operations import acting
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 SIGN_IN = "identity.session.create"
-CredentialT = TypeVar("CredentialT", UserSession, ApiToken)
-
-
-def digest(secret: str) -> str:
-    """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +185,7 @@ def switch_project(ctx: Context, session_id_hash: str, project_id: str) -> None:
 
 
 def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "") -> None:
-    """Change the caller's own password; every other session and every token of theirs ends."""
+    """Change the caller's own password; every other session, every token of theirs and every application's access ends."""
     user = ctx.db.get_one(User, ctx.principal.user_id)
     passwords.check_strength(new, field="new", username=user.username)
     if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
@@ -205,6 +200,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+        end_access(ctx.db, user_id=row.id)
 
 
 def oneself(ctx: Context) -> audit.Subject:

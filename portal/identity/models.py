@@ -1,5 +1,6 @@
 """Tables of identity. Secrets are kept as hashes only."""
 
+import hashlib
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,11 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 
 PERSON, SERVICE = "person", "service"
+
+
+def digest(secret: str) -> str:
+    """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class User(Base):

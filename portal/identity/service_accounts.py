@@ -11,6 +11,7 @@ from sqlalchemy.orm import joinedload
 from portal.identity import iam
 from portal.identity.accounts import refuse_beyond
 from portal.identity.models import SERVICE, ApiToken, Membership, User
+from portal.identity.oauth2.models import end_access
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.users import USERNAME, USERNAME_RULE, taken_as
 from portal.kernel import audit
@@ -82,6 +83,7 @@ def service_account_update(ctx: Context, account_id: str, *, role: str | None = 
         user.is_active = user.is_active if is_active is None else is_active
         if not user.is_active:
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
+            end_access(ctx.db, user_id=user.id)
     return held
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, digest, oneself, principal_of, refuse_beyond
-from portal.identity.models import SERVICE, ApiToken, User
+from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, oneself, principal_of, refuse_beyond
+from portal.identity.models import SERVICE, ApiToken, User, digest
 from portal.kernel import audit
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
@@ -37,7 +37,7 @@ def token_create(
     """
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     name = _checked_name(name)
-    _check_scopes(ctx, scopes)
+    check_scopes(ctx, scopes)
     act = _act(ctx, "create", user)
     with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
         _refuse_stronger(ctx, scopes)
@@ -93,13 +93,20 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
+def check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
+    """Raise InvalidRequest if one of them is no scope, or there are too many."""
     services = {action.partition(".")[0] for action in ctx.registry.permissions} | {"*"}
     wrong = [scope for scope in scopes if scope != "admin" and not _is_scope(scope, services)]
     if wrong or len(scopes) > MAX_SCOPES:
         known = f"{', '.join(sorted(services))}, a colon and {', '.join(LEVELS)} or *"
         problem = f"{wrong[0][:80]!r} is no scope; one is {known}, or admin." if wrong else f"has more than {MAX_SCOPES} entries."
         raise InvalidRequest.fields({"scopes": [problem]})
+
+
+def scopes_known(ctx: Context) -> list[str]:
+    """Every scope there is, for documents."""
+    services = sorted({action.partition(".")[0] for action in ctx.registry.permissions} | {"*"})
+    return [*(f"{service}:{level}" for service in services for level in (*LEVELS, "*")), "admin"]
 
 
 def _is_scope(scope: str, services: set[str]) -> bool:
@@ -155,7 +162,7 @@ def token_update(
 ) -> ApiToken:  # fmt: skip
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
     changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
-    _check_scopes(ctx, scopes or ())
+    check_scopes(ctx, scopes or ())
     with acting(ctx, "identity.api_token.update", oneself(ctx), details={"token": token_id[:64], "after": changes}):
         token = _own(ctx, token_id, None)
         _refuse_stronger(ctx, token.scopes if scopes is None else scopes)

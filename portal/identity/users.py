@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
 from portal.identity.models import PERSON, ApiToken, User, UserSession
+from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
@@ -69,6 +70,7 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         if not row.is_active:
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+            end_access(ctx.db, user_id=row.id)
     return user
 
 

@@ -6,12 +6,14 @@ from flask.typing import ResponseReturnValue
 from portal.http.request import signed_in
 from portal.web import (
     account,
+    applications,
     audit,
     auth,
     compute_pages,
     consoles,
     filters,
     jobs,
+    oauth2,
     overview,
     projects,
     quotas,
@@ -47,11 +49,13 @@ def install(app: Flask) -> None:
         compute_pages,
         security_pages,
         service_accounts,
+        applications,
         resource_lists,
         resource_pages,
     ):
         app.register_blueprint(module.pages)
     consoles.install(app)
+    oauth2.install(app)
     app.before_request(_new_password_first)
 
 

@@ -9,6 +9,7 @@ from portal.http.guard import Access, access
 from portal.http.request import context, signed_in
 from portal.identity import accounts, tokens
 from portal.identity.accounts import SignedIn
+from portal.identity.oauth2.consents import consent_revoke, consents_of, in_words
 from portal.kernel.errors import InvalidRequest, PortalError, Unauthorized
 from portal.web.forms import days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render
@@ -67,6 +68,14 @@ def revoke_token(token_id: str) -> ResponseReturnValue:
     return go("/account", "The token is revoked.")
 
 
+@pages.post("/account/applications/<client_id>/revoke")
+@access(Access.SIGNED_IN)
+def revoke_application(client_id: str) -> ResponseReturnValue:
+    """Take back what an application was allowed."""
+    consent_revoke(context(), client_id)
+    return go("/account", "The application has no access any more.")
+
+
 @pages.route("/account/password", methods=["GET", "POST"])
 @access(Access.SIGNED_IN)
 def password() -> ResponseReturnValue:
@@ -83,7 +92,7 @@ def password() -> ResponseReturnValue:
             errors, message = field_errors(error, ("old", "new", "again"))
             status = form_status(error)
         else:
-            return go("/account", "Your password is changed. Other sessions and all tokens have ended.")
+            return go("/account", "Your password is changed. Other sessions, all tokens and the access of applications have ended.")
     return render("account/password.html", status, errors=errors, message=message, forced=found.user.must_change_password)
 
 
@@ -102,5 +111,5 @@ def _page(
     session = _me().session
     return render(
         "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=tokens.tokens_of(ctx), error=error, typed=typed or {}, secret=secret,
-        new_token=new_token, current=session.session_id if session else "",
+        new_token=new_token, applications=consents_of(ctx), in_words=in_words, current=session.session_id if session else "",
     )  # fmt: skip
