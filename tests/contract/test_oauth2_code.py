@@ -199,7 +199,10 @@ def test_access_is_given_by_people_and_not_by_tokens(reports: Application, owner
     """Otherwise a restricted token could make itself a stronger one."""
     path = f"/oauth2/authorize?{urlencode(reports.question())}"
     headers = {"Authorization": f"Token {owner.token}"}
-    for answer in (owner.client.get(path, headers=headers), owner.client.post("/oauth2/authorize", data=reports.question() | {"decision": "allow"}, headers=headers)):
+    for answer in (
+        owner.client.get(path, headers=headers),
+        owner.client.post("/oauth2/authorize", data=reports.question() | {"decision": "allow"}, headers=headers),
+    ):
         assert (answer.status_code, "Location" in answer.headers) == (403, False)
 
 

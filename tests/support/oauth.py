@@ -99,7 +99,13 @@ def said_in(answer: TestResponse) -> dict[str, str]:
 
 def register(api: Api, app: Flask, **changes: Any) -> Application:
     """Register an application and give it its secret."""
-    body = {"name": "Reports", "redirect_uris": [CALLBACK], "grants": ["authorization_code", "refresh_token"], "scopes": ["compute:read", "*:read"], **changes}
+    body = {
+        "name": "Reports",
+        "redirect_uris": [CALLBACK],
+        "grants": ["authorization_code", "refresh_token"],
+        "scopes": ["compute:read", "*:read"],
+        **changes,
+    }
     made = api.post("/oauth-clients", body)
     assert made.status_code == 201, made.json
     return Application(app, made.json["client_id"], made.json["client_secret"] or "")
