@@ -17,7 +17,9 @@ from portal.identity.oauth2.clients import (
     client_update,
     clients_of,
 )
-from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, REFRESH
+from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, REFRESH, OAuthClient
+from portal.identity.service_accounts import READ, service_accounts_of
+from portal.kernel.authz import Target, decide
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
 from portal.web.forms import scopes_of
 from portal.web.page import field_errors, form_status, go, render
@@ -99,7 +101,7 @@ def _given() -> Registration:
 
 def _list(status: int, *, error: PortalError | None = None, typed: Registration | None = None) -> ResponseReturnValue:
     shown = typed or Registration("")
-    return render("security/applications.html", status, rows=clients_of(context()), typed=shown, **_form(error))
+    return render("security/applications.html", status, rows=clients_of(context()), typed=shown, accounts=_accounts(), **_form(error))
 
 
 def _one(
@@ -109,7 +111,18 @@ def _one(
     shown = typed or Registration(
         client.name, client.redirect_uris, client.grants, client.scopes, client.service_account_id or "", client.is_public
     )  # fmt: skip
-    return render("security/application.html", status, client=client, typed=shown, secret=secret, is_new=is_new, **_form(error))
+    return render(
+        "security/application.html", status, client=client, typed=shown, secret=secret, is_new=is_new, accounts=_accounts(client), **_form(error)
+    )
+
+
+def _accounts(client: OAuthClient | None = None) -> dict[str, str]:
+    """Id → name of the service accounts that can be chosen: the project's, and the one that is."""
+    ctx = context()
+    may_see = decide(ctx, READ, Target(ctx.project_id)).allowed
+    found = {each.user_id: each.user.username for each in service_accounts_of(ctx, ctx.project_id)} if may_see else {}
+    chosen = client.service_account if client else None
+    return {chosen.id: chosen.username, **found} if chosen is not None else found
 
 
 def _form(error: PortalError | None) -> Mapping[str, Any]:

@@ -27,15 +27,16 @@ log = logging.getLogger("portal.oauth2")
 
 
 def signing_key(session: Session, settings: Settings) -> ECKey:
-    """The key that signs now, made if there is none that can be read, within the caller's transaction."""
-    query = select(OAuthKey).where(OAuthKey.retired_at.is_(None)).order_by(OAuthKey.created_at.desc()).limit(1)
-    row = session.scalars(query).first()
-    if row is not None:
+    """The key that signs now, made if there is none that can be read, within the caller's transaction.
+
+    One that cannot be read is left alone: while SECRET_KEY is being changed, other processes sign with it.
+    """
+    safe = _safe(settings)
+    for row in session.scalars(select(OAuthKey).where(OAuthKey.retired_at.is_(None)).order_by(OAuthKey.created_at.desc())):
         try:
-            return ECKey.import_key(json.loads(_safe(settings).decrypt(row.private_sealed)))
+            return ECKey.import_key(json.loads(safe.decrypt(row.private_sealed)))
         except InvalidToken:
-            log.warning("the signing key %s cannot be read with this SECRET_KEY: it is replaced", row.kid)
-            row.retired_at = now()
+            log.info("the signing key %s cannot be read with this SECRET_KEY", row.kid)
     return _new_key(session, settings)
 
 
@@ -71,4 +72,4 @@ def keys_rotate(session: Session, settings: Settings) -> None:
         session.execute(delete(OAuthKey).where(OAuthKey.retired_at < moment - last))
         old = (OAuthKey.retired_at.is_(None), OAuthKey.created_at < moment - timedelta(days=settings.oauth2_key_days))
         if session.scalars(update(OAuthKey).where(*old).values(retired_at=moment).returning(OAuthKey.kid)).all():
-            _new_key(session, settings)
+            signing_key(session, settings)
