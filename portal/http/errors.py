@@ -77,7 +77,8 @@ def as_json(error: PortalError) -> ResponseReturnValue:
     response = jsonify(body)
     response.status_code = error.status
     if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Token"
+        by_bearer = request.headers.get("Authorization", "").lower().startswith("bearer ")
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if by_bearer else "Token"
         if session_secret():
             response.headers["X-Session-Expired"] = "1"
     return response

@@ -9,7 +9,7 @@ from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import joinedload
 
 from portal.identity import iam
-from portal.identity.accounts import refuse_beyond
+from portal.identity.accounts import account_target, refuse_beyond
 from portal.identity.models import SERVICE, ApiToken, Membership, User
 from portal.identity.oauth2.models import end_access
 from portal.identity.projects import PROJECT_ROLES
@@ -36,7 +36,7 @@ def service_accounts_of(ctx: Context, project_id: str | None) -> Sequence[Member
 def service_account_find(ctx: Context, account_id: str) -> Membership:
     """One service account with its role. Raises NotFound."""
     found = ctx.db.scalars(_accounts().where(User.id == storable(account_id))).first()
-    if found is None or not decide(ctx, READ, Target(found.project_id)).allowed:
+    if found is None or not decide(ctx, READ, account_target(found.user)).allowed:
         raise NotFound(f"There is no service account {account_id[:80]} here.")
     return found
 
@@ -71,7 +71,7 @@ def service_account_update(ctx: Context, account_id: str, *, role: str | None = 
     found = service_account_find(ctx, account_id)
     before = {"role": found.role, "is_active": found.user.is_active}
     details = {"before": before, "after": {"role": None if role is None else role[:32], "is_active": is_active}}
-    with acting(ctx, "identity.service_account.update", _about(found.user), target=_target(found), details=details):
+    with acting(ctx, "identity.service_account.update", _about(found.user), target=account_target(found.user), details=details):
         user = ctx.db.get_one(User, found.user_id, with_for_update=True, populate_existing=True)
         held = ctx.db.get_one(Membership, (found.user_id, found.project_id), populate_existing=True)
         if role is not None:
@@ -93,7 +93,7 @@ def service_account_delete(ctx: Context, account_id: str) -> None:
     Raises NotFound or Forbidden.
     """
     found = service_account_find(ctx, account_id)
-    with acting(ctx, "identity.service_account.delete", _about(found.user), target=_target(found)):
+    with acting(ctx, "identity.service_account.delete", _about(found.user), target=account_target(found.user)):
         for rtype in sorted(ctx.registry, key=lambda rtype: rtype.key):
             ctx.db.execute(update(rtype.model).where(rtype.model.owner_id == found.user_id).values(owner_id=None))
         user = ctx.db.get_one(User, found.user_id, with_for_update=True, populate_existing=True)
@@ -109,10 +109,6 @@ def _check_role(ctx: Context, role: str, project_id: str) -> None:
         raise InvalidRequest.fields({"role": [f"must be empty or one of {', '.join(PROJECT_ROLES)}."]})
     if role:
         refuse_escalation(ctx, ROLES[role].statements, project_id)
-
-
-def _target(found: Membership) -> Target:
-    return Target(found.project_id, label=f"service account {found.user.username}")
 
 
 def _about(user: User) -> audit.Subject:

@@ -9,7 +9,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, oneself, principal_of, refuse_beyond
+from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, oneself, principal_of, refuse_beyond
 from portal.identity.models import SERVICE, ApiToken, User, digest
 from portal.kernel import audit
 from portal.kernel.authz import Target
@@ -74,7 +74,7 @@ def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
     if owner.kind != SERVICE:
         raise Forbidden("Nobody makes or changes tokens of other people.")
     about = audit.Subject("identity.service_account", owner.id, owner.username, owner.default_project_id)
-    return _Act(f"identity.service_account.{verb}_key", about, Target(owner.default_project_id, label=f"service account {owner.username}"))
+    return _Act(f"identity.service_account.{verb}_key", about, account_target(owner))
 
 
 def _lock_owner(ctx: Context, owner: User) -> None:

@@ -176,7 +176,7 @@ def test_discovery_says_what_there_is(app: Flask) -> None:
     "header",
     ["Basic !!!", "Basic " + base64.b64encode(b"\xff\xfe:x").decode(), "Basic " + base64.b64encode(b"app-1:wrong").decode(), "Basic", "Nonsense x"],
 )
-def test_wrong_credentials_are_one_answer(admin: Api, app: Flask, header: str) -> None:
+def test_wrong_credentials_are_one_answer(admin: Api, app: Flask, database: sessionmaker[Session], header: str) -> None:
     made = register(admin, app)
     client = app.test_client()
     for path in ("token", "revoke", "introspect"):
@@ -187,6 +187,10 @@ def test_wrong_credentials_are_one_answer(admin: Api, app: Flask, header: str) -
     wrong, unknown = Application(app, made.client_id, "wrong"), Application(app, "app-0", "wrong")
     said = [each.refresh("x").json for each in (wrong, unknown)]
     assert said[0] == said[1]
+    with database() as session:
+        failed = session.scalars(select(AuditEntry).where(AuditEntry.action == "identity.oauth_token.create", AuditEntry.status == "failure")).all()
+        assert {entry.resource_id for entry in failed} >= {made.client_id, "app-0"}
+        assert all("Unknown application, or wrong credentials" in entry.error_message for entry in failed)
 
 
 def test_a_parameter_that_is_there_twice_is_refused(admin: Api, app: Flask) -> None:

@@ -122,6 +122,22 @@ def test_of_two_exchanges_at_once_one_wins(reports: Application, sofa: FlaskClie
         assert session.scalars(select(OAuthFamily)).all() == [], "the others were replays: what was issued has ended"
 
 
+def test_what_breaks_in_the_middle_has_not_happened(
+    reports: Application, sofa: FlaskClient, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    code = reports.code(sofa)
+
+    def full(*_args: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("portal.identity.oauth2.server.audit.record", full)
+        assert reports.exchange(code).status_code == 503
+    with database() as session:
+        assert session.scalars(select(OAuthFamily)).all() == []
+    assert reports.exchange(code).status_code == 200, "the code was not used up"
+
+
 def test_a_code_holds_a_minute(reports: Application, sofa: FlaskClient, database: sessionmaker[Session]) -> None:
     code = reports.code(sofa)
     with database() as session:

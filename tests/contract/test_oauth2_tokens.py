@@ -100,6 +100,8 @@ def test_an_application_has_no_say_in_the_account(reports: Application, sofa: Fl
     ):  # fmt: skip
         answer = client.open(f"/api/v1/{path}", method=method, json=given, headers=headers)
         assert answer.status_code == 403, (path, answer.json)
+    tried = client.post("/api/v1/auth/change-password", json={"old": "not the password", "new": "another long passphrase"}, headers=headers)
+    assert tried.status_code == 403, "nor does it learn whether it knows the password"
     assert client.post("/api/v1/auth/logout", headers=headers).status_code == 400
     assert client.get("/oauth2/authorize", headers=headers).status_code == 403
 

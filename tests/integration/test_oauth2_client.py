@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from authlib.common.errors import AuthlibBaseError
 from authlib.common.security import generate_token
 from authlib.integrations.requests_client import OAuth2Session
 from joserfc import jwt
@@ -77,7 +78,7 @@ def allow_in_browser(address: str) -> None:
         page.get_by_label("User name or e-mail").fill("admin")
         page.get_by_label("Password", exact=True).fill(ADMIN_PASSWORD)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading")).to_have_text("Allow Laptop tool to act in your name?")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Allow Laptop tool to act in your name?")
         page.get_by_role("button", name="Allow").click()
         expect(page.locator("body")).to_have_text("Back at the application.")
         chromium.close()
@@ -99,9 +100,10 @@ def test_a_library_signs_a_user_in(portal: str, arrivals: tuple[str, list[str]],
     allow_in_browser(address)
     arrived = next(path for path in found if path.startswith("/callback"))
     assert parse_qs(urlsplit(arrived).query)["iss"] == [portal]
-    token = client.fetch_token(
-        server["token_endpoint"], authorization_response=callback.removesuffix("/callback") + arrived, state=state, code_verifier=verifier
-    )
+    came_back = callback.removesuffix("/callback") + arrived
+    with pytest.raises(AuthlibBaseError, match="mismatching_state"):
+        client.fetch_token(server["token_endpoint"], authorization_response=came_back, state="of somebody else", code_verifier=verifier)
+    token = client.fetch_token(server["token_endpoint"], authorization_response=came_back, state=state, code_verifier=verifier)
     keys = KeySet.import_key_set(requests.get(server["jwks_uri"], timeout=20).json())
     claims = jwt.decode(token["access_token"], keys, algorithms=["ES256"]).claims
     assert (claims["iss"], claims["client_id"], claims["scope"]) == (portal, made["client_id"], "compute:read")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from portal.identity.accounts import refuse_beyond
+from portal.identity.accounts import account_target, refuse_beyond
 from portal.identity.models import SERVICE, User, digest
 from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient
 from portal.identity.tokens import check_scopes
@@ -120,12 +120,10 @@ def _apply(ctx: Context, client: OAuthClient, given: Registration) -> None:
 def _account(ctx: Context, account_id: str) -> User:
     """A service account for an application to act as: whoever names it must be able to do all that it may, as with a key of it."""
     account = ctx.db.get(User, storable(account_id), with_for_update=True, populate_existing=True)
-    may_see = (
-        account is not None and account.kind == SERVICE and decide(ctx, "identity.service_account.read", Target(account.default_project_id)).allowed
-    )
+    may_see = account is not None and account.kind == SERVICE and decide(ctx, "identity.service_account.read", account_target(account)).allowed
     if account is None or not may_see:
         raise InvalidRequest.fields({"service_account_id": [f"There is no service account {account_id[:80]} here."]})
-    authorize(ctx, "identity.service_account.create_key", Target(account.default_project_id, label=f"service account {account.username}"))
+    authorize(ctx, "identity.service_account.create_key", account_target(account))
     refuse_beyond(ctx, account)
     return account
 

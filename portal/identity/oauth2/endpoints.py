@@ -1,6 +1,6 @@
 """What the endpoints of the OAuth2 server do, each in one transaction: authorize, token, revoke, introspect, and what discovery says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -14,7 +14,6 @@ from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden, InvalidRequest
-from portal.kernel.ids import storable
 from portal.kernel.operations import acting
 
 AUTHORIZE, TOKEN, REVOKE, INTROSPECT, JWKS = "/oauth2/authorize", "/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/oauth2/jwks"
@@ -119,20 +118,21 @@ def introspect(ctx: Context, issuer: str, asked: Asked) -> Reply:
     return _answer(ctx, issuer, asked, "identity.oauth_token.introspect", lambda server: server.create_endpoint_response("introspection", asked))
 
 
-def _answer(ctx: Context, issuer: str, asked: Asked, action: str, respond: Any) -> Reply:
+def _answer(ctx: Context, issuer: str, asked: Asked, action: str, respond: Callable[[Server], Reply]) -> Reply:
     if any(len(given) > 1 for given in asked.values.values()):
         return Reply(400, {"error": "invalid_request", "error_description": "A parameter is there twice."}, {})
     if action == "identity.oauth_token.create" and asked.first("grant_type") not in GRANTS:
         return Reply(400, {"error": "unsupported_grant_type", "error_description": f"grant_type is one of {', '.join(GRANTS)}."}, {})
+    server = Server(ctx, issuer)
     with transaction(ctx.db):
-        reply: Reply = respond(Server(ctx, issuer))
+        reply = respond(server)
         if reply.status >= 400:  # noqa: PLR2004 - a refusal
-            _note_refusal(ctx, asked, action, reply)
+            _note_refusal(ctx, server, asked, action, reply)
     return reply
 
 
-def _note_refusal(ctx: Context, asked: Asked, action: str, reply: Reply) -> None:
-    about = audit.Subject("identity.oauth_client", storable(asked.first("client_id"))[:64])
+def _note_refusal(ctx: Context, server: Server, asked: Asked, action: str, reply: Reply) -> None:
+    about = audit.Subject("identity.oauth_client", server.named)
     details = {"grant_type": asked.first("grant_type")[:32]}
     audit.record(ctx, action, about, status="failure", error=f"{reply.body.get('error')}: {reply.body.get('error_description', '')}", details=details)
 

@@ -237,12 +237,13 @@ class _Introspection(_Tokens, IntrospectionEndpoint):  # type: ignore[misc] # th
 
 
 class Server(AuthorizationServer):  # type: ignore[misc] # the library has no types
-    """Authlib's server for one request. `user` is whoever a token is for, `family` what it belongs to."""
+    """Authlib's server for one request. `named` is the application that it names, `user` whoever a token is for, `family` what it belongs to."""
 
     def __init__(self, ctx: Context, issuer: str) -> None:
         """`issuer` is the portal's own address, as tokens and answers name it."""
         super().__init__()
         self.ctx, self.issuer = ctx, issuer
+        self.named = ""
         self.user: User | None = None
         self.family: OAuthFamily | None = None
         self._issued: tuple[audit.Subject, dict[str, object]] = (audit.Subject("identity.oauth_client"), {})
@@ -266,6 +267,7 @@ class Server(AuthorizationServer):  # type: ignore[misc] # the library has no ty
 
     def query_client(self, client_id: str) -> OAuthClient | None:
         """An application by its id."""
+        self.named = storable(client_id)[:64]
         return self.ctx.db.get(OAuthClient, storable(client_id))
 
     def authenticate_client(self, request: Any, methods: Sequence[str], endpoint: str = "token") -> Any:
