@@ -27,6 +27,17 @@ PERMISSIONS = {
     "identity.user.sign_out": "platform",
     "identity.mfa.require": "platform",
     "identity.mfa.reset": "platform",
+    "identity.service_account.read": "manage",
+    "identity.service_account.create": "manage",
+    "identity.service_account.update": "manage",
+    "identity.service_account.delete": "manage",
+    "identity.service_account.create_key": "manage",
+    "identity.service_account.rotate_key": "manage",
+    "identity.service_account.delete_key": "manage",
+    "identity.oauth_client.read": "platform",
+    "identity.oauth_client.update": "platform",
+    "identity.oauth_client.rotate_secret": "platform",
+    "identity.oauth_client.delete": "platform",
     "security.iam.simulate": "manage",
 }
 

@@ -205,12 +205,12 @@ def _audit(settings: Settings, _args: argparse.Namespace) -> int:
 
 def _user(settings: Settings, args: argparse.Namespace) -> int:
     from portal.identity.admin import reset_factors, set_password, unlock
-    from portal.identity.models import User
+    from portal.identity.models import PERSON, User
     from portal.kernel.errors import PortalError
 
     with _session(settings) as session:
         if args.what == "list":
-            for user in session.scalars(select(User).order_by(User.username)):
+            for user in session.scalars(select(User).where(User.kind == PERSON).order_by(User.username)):
                 print(f"{user.username}\t{user.email}\t{user.platform_role or 'member'}\t{'active' if user.is_active else 'disabled'}")
             return 0
         try:

@@ -81,3 +81,5 @@ def setup_logging(settings: Settings) -> None:
         formatter["version"] = (ROOT / ".version").read_text().strip()
     config["root"]["level"] = PYTHON_LEVELS.get(settings.log_level, settings.log_level.upper())
     logging.config.dictConfig(config)
+    # At its lowest level the library writes down the tokens that it issues.
+    logging.getLogger("authlib").setLevel(logging.INFO)

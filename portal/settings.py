@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
     confirm_minutes: int = Field(15, ge=1, le=1440, description="Dangerous actions ask again who one is if the last proof is older than this.")
     api_token_days: int = Field(90, ge=1, le=3650, description="Lifetime of tokens from POST /api-token-auth/.")
+    oauth2_access_token_minutes: int = Field(10, ge=1, le=60, description="Lifetime of access tokens that applications get (OAuth2).")
+    oauth2_refresh_token_days: int = Field(30, ge=1, le=365, description="How long an application keeps its access before the user signs in again.")
+    oauth2_key_days: int = Field(90, ge=1, le=3650, description="A key that signs access tokens is replaced after this long.")
     rate_limit_per_minute: int = Field(1200, ge=0, description="API requests per user and minute; 0 switches the limit off.")
     rate_limit_anonymous_per_minute: int = Field(
         120, ge=0, description="Requests per address and minute without a credential; 0 switches the limit off."

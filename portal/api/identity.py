@@ -256,6 +256,8 @@ def logout() -> ResponseReturnValue:
     kind, _, name = ctx.principal.credential.partition(":")
     if kind == "token":
         tokens.token_revoke(ctx, name)
+    elif kind == "oauth":
+        raise InvalidRequest("An application ends its tokens at /oauth2/revoke.")
     else:
         accounts.sign_out(ctx, session_secret())
     return io.empty()
@@ -268,7 +270,15 @@ def me() -> ResponseReturnValue:
     if found is None:
         raise NotFound("Nobody is signed in.")
     roles = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships]
-    return io.answer({**show_user(found.user), "current_project_id": ctx.project_id, "memberships": roles, "credential": ctx.principal.credential})
+    return io.answer(
+        {
+            **show_user(found.user),
+            "kind": found.user.kind,
+            "current_project_id": ctx.project_id,
+            "memberships": roles,
+            "credential": ctx.principal.credential,
+        }
+    )
 
 
 def change_password() -> ResponseReturnValue:

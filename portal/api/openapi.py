@@ -48,13 +48,14 @@ def document(endpoints: Sequence[Endpoint], registry: Registry) -> dict[str, Any
     tags = [{"name": name} for name in dict.fromkeys(endpoint.tag for endpoint in endpoints)]
     schemes = {
         "token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Token <token>"},
+        "oauth2": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Access token from /oauth2/token"},
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Atonix Portal", "version": VERSION, "description": DESCRIPTION},
         "servers": [{"url": "/"}],
-        "security": [{"token": []}, {"key": []}],
+        "security": [{"token": []}, {"oauth2": []}, {"key": []}],
         "tags": tags,
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": schemes},

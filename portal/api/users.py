@@ -7,8 +7,7 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import Endpoint
 from portal.api.identity import TEXT, thing
-from portal.http.origin import own_origin
-from portal.http.request import context
+from portal.http.request import context, own_origin
 from portal.identity import users
 from portal.identity.invitations import user_invite
 

@@ -4,12 +4,13 @@ import errno
 import logging
 from collections.abc import Callable
 
-from flask import Flask, g, jsonify, make_response, request
+from flask import Flask, current_app, g, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from portal.http.guard import takes_no_cookie
 from portal.http.request import session_secret
 from portal.kernel.db import DISK_IS_FULL, out_of_service
 from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
@@ -64,7 +65,9 @@ def install(app: Flask, render_page: PageRenderer) -> None:
 def wants_json() -> bool:
     """Whether the answer is for a script."""
     return (
-        request.path.startswith("/api") or request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json"
+        request.path.startswith("/api")
+        or takes_no_cookie(current_app, request.endpoint)
+        or request.accept_mimetypes.best_match(["text/html", "application/json"], "text/html") == "application/json"
     )
 
 
@@ -74,7 +77,8 @@ def as_json(error: PortalError) -> ResponseReturnValue:
     response = jsonify(body)
     response.status_code = error.status
     if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Token"
+        by_bearer = request.headers.get("Authorization", "").lower().startswith("bearer ")
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if by_bearer else "Token"
         if session_secret():
             response.headers["X-Session-Expired"] = "1"
     return response

@@ -16,7 +16,7 @@ ATTRIBUTE = "_portal_access"
 
 
 LARGE_BODY = "_portal_large_body"
-WITHOUT_COOKIES = "_portal_without_cookies"
+NO_COOKIE = "_portal_no_cookie"
 
 
 class Access(StrEnum):
@@ -42,15 +42,15 @@ def large_body(view: ViewT) -> ViewT:
     return view
 
 
-def without_cookies(view: ViewT) -> ViewT:
-    """Mark a view that other servers call: it trusts nothing but what is in the body, so no foreign page can abuse a browser's cookies for it."""
-    setattr(view, WITHOUT_COOKIES, True)
+def no_cookie(view: ViewT) -> ViewT:
+    """Mark a view that never looks at a cookie, so that no foreign page can abuse one."""
+    setattr(view, NO_COOKIE, True)
     return view
 
 
-def is_without_cookies(app: Flask, endpoint: str | None) -> bool:
+def takes_no_cookie(app: Flask, endpoint: str | None) -> bool:
     """Whether a route's view was marked so."""
-    return bool(getattr(app.view_functions.get(endpoint or ""), WITHOUT_COOKIES, False))
+    return bool(getattr(app.view_functions.get(endpoint or ""), NO_COOKIE, False))
 
 
 def takes_large_body(app: Flask, endpoint: str | None) -> bool:

@@ -6,15 +6,17 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
 
 from portal.identity import accounts, factors, tokens
 from portal.identity.accounts import SignedIn
+from portal.identity.oauth2.bearer import bearer_user, looks_like_one
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
-from portal.kernel.errors import NotFound
+from portal.kernel.errors import NotFound, Unavailable
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 
@@ -65,7 +67,7 @@ def signed_in() -> SignedIn | None:
         settings = portal_settings()
         token = token_from_header()
         if token is not None:
-            g.signed_in = tokens.token_user(db.session(), token, source_ip=source_ip())
+            g.signed_in = _behind_token(token)
         elif secret := session_secret():
             g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
         else:
@@ -92,6 +94,37 @@ def unfinished() -> Unfinished | None:
     if not found.principal.needs_factor or found.principal.mfa:
         return None
     return Unfinished.FACTOR if factors.devices_of(db.session(), found.user.id) else Unfinished.ENROL
+
+
+def _behind_token(token: str) -> SignedIn | None:
+    if not looks_like_one(token) or not request.headers.get("Authorization", "").lower().startswith("bearer "):
+        return tokens.token_user(db.session(), token, source_ip=source_ip())
+    try:
+        return bearer_user(db.session(), token, issuer(), source_ip=source_ip())
+    except Unavailable:
+        return None
+
+
+def own_origin() -> str:
+    """The portal's own scheme, host and port, as browsers and others may be told them: of PUBLIC_URL, or of a request to loopback.
+
+    Raises Unavailable where only a Host header says so, which anybody can send.
+    """
+    public = urlsplit(portal_settings().public_url)
+    if public.netloc:
+        return f"{public.scheme}://{public.netloc}"
+    if (urlsplit(request.host_url).hostname or "") in LOOPBACK_NAMES:
+        return request.host_url.rstrip("/")
+    raise Unavailable("An administrator has to set PUBLIC_URL to the address of this portal first.")
+
+
+def issuer() -> str:
+    """The portal as tokens name it. Raises Unavailable where its address is not sure, or not encrypted though it is not on this machine."""
+    origin = own_origin()
+    address = urlsplit(origin)
+    if address.scheme != "https" and (address.hostname or "") not in LOOPBACK_NAMES:
+        raise Unavailable("Applications sign in over https only: PUBLIC_URL has to begin with it.")
+    return portal_settings().public_url.rstrip("/") or origin
 
 
 def token_from_header() -> str | None:

@@ -8,7 +8,7 @@ from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from portal.http.guard import Access, is_without_cookies, rule_of, takes_large_body
+from portal.http.guard import Access, rule_of, takes_large_body, takes_no_cookie
 from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip, token_from_header
 from portal.kernel.errors import InvalidRequest, UnsupportedMedia
 from portal.settings import Settings
@@ -65,12 +65,7 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
             if request.mimetype in FORM_TYPES:
                 raise UnsupportedMedia("Send the file itself as the body, with Content-Type: application/octet-stream.")
         # A request with a token header carries no cookie that a foreign page could abuse.
-        if (
-            request.method not in {"GET", "HEAD", "OPTIONS"}
-            and _by_cookie()
-            and not _is_stranger(app)
-            and not is_without_cookies(app, request.endpoint)
-        ):
+        if request.method not in {"GET", "HEAD", "OPTIONS"} and not takes_no_cookie(app, request.endpoint) and _by_cookie() and not _is_stranger(app):
             csrf.protect()
 
     app.after_request(_headers)

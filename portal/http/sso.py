@@ -13,7 +13,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 from requests import RequestException
 
-from portal.http.origin import own_origin
+from portal.http.request import own_origin
 from portal.identity.providers import Claims, Provider, claims_of, providers_load
 from portal.kernel.errors import NotFound, Unauthorized, Unavailable
 from portal.settings import Settings

@@ -1,6 +1,5 @@
 """Signing in and out, sessions and passwords of a user's own account."""
 
-import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +10,21 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import ApiToken, Membership, Project, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession, digest
+from portal.identity.oauth2.models import OAuthFamily, end_access
 from portal.kernel import audit
+from portal.kernel.authz import Target, refuse_escalation, statements_of
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import ConfirmationRequired, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refusals_audited, refuse_restricted
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 SIGN_IN = "identity.session.create"
-CredentialT = TypeVar("CredentialT", UserSession, ApiToken)
-
-
-def digest(secret: str) -> str:
-    """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
+CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +44,25 @@ def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: d
     return Principal(user.id, user.username, credential, tuple(grants), mfa=mfa, proved_at=proved_at)
 
 
+def refuse_beyond(ctx: Context, user: User) -> None:
+    """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
+    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
+        refuse_escalation(ctx, statements_of(grant), grant.project_id)
+
+
+def account_target(account: User) -> Target:
+    """A service account as the target of an action: policies may name it."""
+    return Target(account.default_project_id, label=f"service account {account.username}", id=account.id, name=account.username)
+
+
 def check_password(ctx: Context, username: str, password: str) -> User:
     """The user with this name or e-mail address and password. Raises Unauthorized with the same words and in the same time for every reason."""
     ctx.db.rollback()
     # What cannot be a name is looked for all the same, and takes as long as one that nobody has.
     username = storable(username)
-    user = ctx.db.scalars(select(User).where(or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))).first()
+    user = ctx.db.scalars(
+        select(User).where(User.kind == PERSON, or_(User.username == username[:254], func.lower(User.email) == username[:254].lower()))
+    ).first()
     locked = user is not None and user.locked_until is not None and user.locked_until > now()
     stored = user.password_hash if user is not None and user.is_active else ""
     ctx.db.rollback()
@@ -156,7 +166,10 @@ def switch_project(ctx: Context, session_id_hash: str, project_id: str) -> None:
 
 
 def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "") -> None:
-    """Change the caller's own password; every other session and every token of theirs ends."""
+    """Change the caller's own password; every other session, every token of theirs and every application's access ends."""
+    # First of all: who may not change the password does not learn whether they know it.
+    with refusals_audited(ctx, CHANGE_PASSWORD, oneself(ctx)):
+        refuse_restricted(ctx, CHANGE_PASSWORD)
     user = ctx.db.get_one(User, ctx.principal.user_id)
     passwords.check_strength(new, field="new", username=user.username)
     if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
@@ -166,11 +179,12 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     except Unauthorized:
         raise InvalidRequest.fields({"old": ["is not your present password, or the account is locked for a while after too many tries."]}) from None
     fresh = passwords.hash_password(new)
-    with acting(ctx, "identity.user.change_password", oneself(ctx)):
+    with acting(ctx, CHANGE_PASSWORD, oneself(ctx)):
         row = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+        end_access(ctx.db, user_id=row.id)
 
 
 def require_proof(ctx: Context) -> None:

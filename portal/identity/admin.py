@@ -4,7 +4,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from portal.identity import factors, passwords
-from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.models import PERSON, ApiToken, User, UserSession
+from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.errors import NotFound
@@ -14,7 +15,7 @@ from portal.settings import Settings
 
 
 def set_password(session: Session, settings: Settings, username: str, password: str) -> None:
-    """Set a user's password; their sessions and tokens end. Raises NotFound or InvalidRequest."""
+    """Set a user's password; their sessions, tokens and the access of applications end. Raises NotFound or InvalidRequest."""
     user = _user(session, username)
     passwords.check_strength(password, field="password", username=user.username)
     fresh = passwords.hash_password(password)
@@ -23,6 +24,7 @@ def set_password(session: Session, settings: Settings, username: str, password: 
         row.password_hash, row.failed_sign_ins, row.locked_until = fresh, 0, None
         session.execute(delete(UserSession).where(UserSession.user_id == row.id))
         session.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+        end_access(session, user_id=row.id)
 
 
 def unlock(session: Session, settings: Settings, username: str) -> None:
@@ -39,7 +41,7 @@ def reset_factors(session: Session, settings: Settings, username: str) -> None:
 
 
 def _user(session: Session, username: str) -> User:
-    user = session.scalars(select(User).where(User.username == username)).first()
+    user = session.scalars(select(User).where(User.username == username, User.kind == PERSON)).first()
     if user is None:
         raise NotFound(f"There is no user {username!r}.")
     return user

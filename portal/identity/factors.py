@@ -8,9 +8,9 @@ import pyotp
 from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.identity.accounts import digest, note_proof, oneself, require_proof
+from portal.identity.accounts import note_proof, oneself, require_proof
 from portal.identity.iam import MfaRule, bump
-from portal.identity.models import User, UserSession
+from portal.identity.models import User, UserSession, digest
 from portal.identity.sealed import seal, unseal
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target

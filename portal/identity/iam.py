@@ -130,6 +130,13 @@ def leave_project(session: Session, user_id: str, project_id: str) -> None:
     bump(session)
 
 
+def forget_user(session: Session, user_id: str) -> None:
+    """Take from a user every group and policy, within the caller's transaction."""
+    session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id))
+    session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id))
+    bump(session)
+
+
 def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
     """What a user holds through groups and attached policies."""
     groups = session.execute(

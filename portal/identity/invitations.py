@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 from sqlalchemy import ForeignKey, String, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from portal.identity import iam, passwords, sign_in
-from portal.identity.accounts import digest, oneself, principal_of, require_proof
-from portal.identity.models import ApiToken, User, UserSession
+from portal.identity import passwords, sign_in
+from portal.identity.accounts import oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.models import ApiToken, User, UserSession, digest
+from portal.identity.oauth2.models import end_access
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
 from portal.kernel import audit
-from portal.kernel.authz import refuse_escalation, statements_of
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now
 from portal.kernel.errors import Conflict, Unauthorized
@@ -43,8 +43,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
     user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
     with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
         # Whoever holds the code becomes that user.
-        for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
-            refuse_escalation(ctx, statements_of(grant), grant.project_id)
+        refuse_beyond(ctx, user)
         if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
             raise Conflict(f"{user.username} is disabled. Enable the account first.")
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == user.id))
@@ -67,6 +66,7 @@ def invitation_accept(ctx: Context, code: str, password: str) -> Step:
         row.password_hash, row.must_change_password, row.failed_sign_ins, row.locked_until = fresh, False, 0, None
         for model in (UserSession, ApiToken):
             ctx.db.execute(delete(model).where(model.user_id == row.id))
+        end_access(ctx.db, user_id=row.id)
     return sign_in.enter(ctx, user, Proof("invitation"))
 
 

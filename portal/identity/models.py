@@ -1,5 +1,6 @@
 """Tables of identity. Secrets are kept as hashes only."""
 
+import hashlib
 from datetime import datetime
 from typing import Any
 
@@ -9,13 +10,24 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 
+PERSON, SERVICE = "person", "service"
+
+
+def digest(secret: str) -> str:
+    """SHA-256 in hex: for secrets of 256 random bits, which need no salt."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
 
 class User(Base):
-    """A person who signs in. `platform_role` is a role held everywhere, or empty."""
+    """Who acts: a person who signs in, or a service account, which belongs to its default project and has keys only.
+
+    `platform_role` is a role held everywhere, or empty. Ids of service accounts begin with `sa-`, so that the audit log says what they were.
+    """
 
     __tablename__ = "users"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: new_id("usr"))
+    kind: Mapped[str] = mapped_column(String(16), default=PERSON)
     username: Mapped[str] = mapped_column(String(150), unique=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)
     password_hash: Mapped[str] = mapped_column(Text, default="")

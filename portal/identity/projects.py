@@ -6,7 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import joinedload
 
 from portal.identity import iam
-from portal.identity.models import Membership, Project, User
+from portal.identity.models import PERSON, Membership, Project, User
 from portal.kernel import audit, quota
 from portal.kernel.authz import ROLES, Target, authorize, decide, reach, refuse_escalation
 from portal.kernel.context import Context
@@ -93,12 +93,12 @@ def _boundary(ctx: Context, policy: str, project_id: str) -> str:
 
 
 def members_of(ctx: Context, project_id: str) -> Sequence[Membership]:
-    """The members of a project that the caller may see, by name. Raises NotFound."""
+    """The people who are members of a project that the caller may see, by name. Raises NotFound."""
     project_find(ctx, project_id)
     query = (
         select(Membership)
         .join(Membership.user)
-        .where(Membership.project_id == project_id)
+        .where(Membership.project_id == project_id, User.kind == PERSON)
         .options(joinedload(Membership.user))
         .order_by(User.username)
     )
@@ -116,7 +116,7 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
             raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
         refuse_escalation(ctx, ROLES[role].statements, project.id)
         _lock(ctx, project)
-        user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]))).first()
+        user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]), User.kind == PERSON)).first()
         if user is None:
             raise InvalidRequest.fields({"username": [f"There is no user {username[:80]}. An administrator of the platform creates users."]})
         held = ctx.db.get(Membership, (user.id, project.id), populate_existing=True)
@@ -137,7 +137,7 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
     with acting(ctx, "identity.membership.update", about, target=_target(project), details={"user_id": user_id[:64], "role": None}):
         _lock(ctx, project)
         held = ctx.db.get(Membership, (storable(user_id), project.id), populate_existing=True)
-        if held is None:
+        if held is None or held.user.kind != PERSON:
             raise NotFound(f"{user_id[:80]} is no member of {project.name}.")
         _keep_an_admin(ctx, held, "")
         ctx.db.delete(held)
@@ -152,8 +152,10 @@ def _lock(ctx: Context, project: Project) -> None:
 def _keep_an_admin(ctx: Context, held: Membership, role: str) -> None:
     if held.role != "project_admin" or role == "project_admin":
         return
-    others = select(Membership.user_id).where(
-        Membership.project_id == held.project_id, Membership.role == "project_admin", Membership.user_id != held.user_id
+    others = (
+        select(Membership.user_id)
+        .join(Membership.user)
+        .where(Membership.project_id == held.project_id, Membership.role == "project_admin", Membership.user_id != held.user_id, User.kind == PERSON)
     )
     if ctx.db.scalars(others.limit(1)).first() is None:
         raise Conflict("This is the project's last administrator. Make somebody else project admin first.")

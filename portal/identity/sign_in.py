@@ -12,8 +12,8 @@ from sqlalchemy import ForeignKey, String, Text, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, iam, passwords
-from portal.identity.accounts import SIGN_IN, SignedIn, check_password, digest, home_project, note_failure, note_proof, oneself, principal_of
-from portal.identity.models import User, UserSession
+from portal.identity.accounts import SIGN_IN, SignedIn, check_password, home_project, note_failure, note_proof, oneself, principal_of
+from portal.identity.models import User, UserSession, digest
 from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction

@@ -2,15 +2,17 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, digest, oneself, principal_of, require_proof
-from portal.identity.models import ApiToken, User
+from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.models import SERVICE, ApiToken, User, digest
+from portal.kernel import audit
+from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -28,7 +30,7 @@ OVERLAP_H = 24
 def token_create(
     ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False
 ) -> tuple[str, ApiToken]:  # fmt: skip
-    """Make a token for scripts; gives its text, which is shown once, and the row.
+    """Make a token of the caller's own, or of a service account; gives its text, which is shown once, and the row.
 
     Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
     the limit, unless the oldest of its name may go.
@@ -36,11 +38,12 @@ def token_create(
     require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     name = _checked_name(name)
-    _check_scopes(ctx, scopes)
-    with acting(ctx, "identity.api_token.create", oneself(ctx), details={"name": name, "scopes": list(scopes)}):
+    check_scopes(ctx, scopes)
+    act = _act(ctx, "create", user)
+    with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
-        ctx.db.get_one(User, user.id, with_for_update=True)
+        _lock_owner(ctx, user)
         live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
@@ -49,12 +52,39 @@ def token_create(
         if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
             ctx.db.delete(same[0])
         elif len(valid) >= MAX_TOKENS:
-            raise Conflict(f"You have {MAX_TOKENS} tokens, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
+            raise Conflict(f"There are {MAX_TOKENS} tokens already, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
         expires = now() + timedelta(days=days or ctx.settings.api_token_days)
         token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
         ctx.db.add(token)
         ctx.db.flush()
     return secret, token
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """How a change of a token is authorized and audited; without a target it concerns the caller's own account."""
+
+    action: str
+    subject: audit.Subject
+    target: Target | None = None
+
+
+def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
+    if owner is None or owner.id == ctx.principal.user_id:
+        return _Act(f"identity.api_token.{verb}", oneself(ctx))
+    if owner.kind != SERVICE:
+        raise Forbidden("Nobody makes or changes tokens of other people.")
+    about = audit.Subject("identity.service_account", owner.id, owner.username, owner.default_project_id)
+    return _Act(f"identity.service_account.{verb}_key", about, account_target(owner))
+
+
+def _lock_owner(ctx: Context, owner: User) -> None:
+    """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
+    row = ctx.db.get_one(User, owner.id, with_for_update=True, populate_existing=True)
+    if row.id != ctx.principal.user_id:
+        if not row.is_active:
+            raise Conflict(f"{row.username} is disabled. Enable it first.")
+        refuse_beyond(ctx, row)
 
 
 def _checked_name(name: str) -> str:
@@ -64,13 +94,20 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
+def check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
+    """Raise InvalidRequest if one of them is no scope, or there are too many."""
     services = {action.partition(".")[0] for action in ctx.registry.permissions} | {"*"}
     wrong = [scope for scope in scopes if scope != "admin" and not _is_scope(scope, services)]
     if wrong or len(scopes) > MAX_SCOPES:
         known = f"{', '.join(sorted(services))}, a colon and {', '.join(LEVELS)} or *"
         problem = f"{wrong[0][:80]!r} is no scope; one is {known}, or admin." if wrong else f"has more than {MAX_SCOPES} entries."
         raise InvalidRequest.fields({"scopes": [problem]})
+
+
+def scopes_known(ctx: Context) -> list[str]:
+    """Every scope there is, for documents."""
+    services = sorted({action.partition(".")[0] for action in ctx.registry.permissions} | {"*"})
+    return [*(f"{service}:{level}" for service in services for level in (*LEVELS, "*")), "admin"]
 
 
 def _is_scope(scope: str, services: set[str]) -> bool:
@@ -88,15 +125,20 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
             raise Forbidden(f"This token has no say in tokens that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
 
 
-def tokens_of(ctx: Context) -> Sequence[ApiToken]:
-    """The caller's own tokens, newest first."""
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == ctx.principal.user_id).order_by(ApiToken.created_at.desc())).all()
+def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
+    """The caller's own tokens, or those of a service account that the caller was shown, newest first."""
+    user_id = owner.id if owner is not None else ctx.principal.user_id
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id).order_by(ApiToken.created_at.desc())).all()
 
 
-def token_revoke(ctx: Context, token_id: str) -> None:
-    """End one of the caller's own tokens; a restricted token ends none that may do more than it. Raises NotFound or Forbidden."""
-    with acting(ctx, "identity.api_token.delete", oneself(ctx), details={"token": token_id}):
-        token = _own(ctx, token_id)
+def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
+    """End one of the caller's own tokens, or of a service account; a restricted token ends none that may do more than it.
+
+    Raises NotFound or Forbidden.
+    """
+    act = _act(ctx, "delete", owner)
+    with acting(ctx, act.action, act.subject, target=act.target, details={"token": token_id[:64]}):
+        token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
         ctx.db.delete(token)
 
@@ -121,9 +163,9 @@ def token_update(
 ) -> ApiToken:  # fmt: skip
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
     changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
-    _check_scopes(ctx, scopes or ())
+    check_scopes(ctx, scopes or ())
     with acting(ctx, "identity.api_token.update", oneself(ctx), details={"token": token_id[:64], "after": changes}):
-        token = _own(ctx, token_id)
+        token = _own(ctx, token_id, None)
         _refuse_stronger(ctx, token.scopes if scopes is None else scopes)
         for attribute, value in changes.items():
             if value is not None:
@@ -131,11 +173,17 @@ def token_update(
     return token
 
 
-def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H) -> tuple[str, ApiToken]:
-    """Give one of the caller's own tokens a new secret, shown once, and a new lifetime; the old secret holds for some hours. Raises NotFound."""
+def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H, owner: User | None = None) -> tuple[str, ApiToken]:
+    """Give one of the caller's own tokens, or of a service account, a new secret, shown once, and a new lifetime; the old one holds for some hours.
+
+    Raises NotFound or Forbidden.
+    """
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    with acting(ctx, "identity.api_token.rotate", oneself(ctx), details={"token": token_id[:64], "overlap_hours": overlap_hours}):
-        token = _own(ctx, token_id)
+    act = _act(ctx, "rotate", owner)
+    with acting(ctx, act.action, act.subject, target=act.target, details={"token": token_id[:64], "overlap_hours": overlap_hours}):
+        if owner is not None:
+            _lock_owner(ctx, owner)
+        token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
         token.previous_hash, token.previous_until = token.token_hash, min(now() + timedelta(hours=overlap_hours), token.expires_at)
         token.token_hash, token.prefix = digest(secret), secret[:12]
@@ -143,11 +191,11 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H)
     return secret, token
 
 
-def _own(ctx: Context, token_id: str) -> ApiToken:
-    own = (ApiToken.user_id == ctx.principal.user_id, ApiToken.id == storable(token_id))
+def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
+    own = (ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.id == storable(token_id))
     token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
     if token is None:
-        raise NotFound("There is no such token of yours.")
+        raise NotFound("There is no such token of yours." if owner is None else f"{owner.username} has no such key.")
     return token
 
 

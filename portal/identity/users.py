@@ -7,7 +7,8 @@ from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
 from portal.identity.accounts import require_proof
-from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.models import PERSON, ApiToken, User, UserSession
+from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
@@ -18,21 +19,22 @@ from portal.kernel.operations import acting
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
+USERNAME_RULE = "must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."
 EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 EVERYWHERE = Target(None, label="the platform's users")
 
 
 def users_list(ctx: Context) -> Sequence[User]:
-    """All users, by name. Raises Forbidden."""
+    """All people, by name. Raises Forbidden."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
-    return ctx.db.scalars(select(User).order_by(User.username)).all()
+    return ctx.db.scalars(select(User).where(User.kind == PERSON).order_by(User.username)).all()
 
 
 def user_find(ctx: Context, user_id: str) -> User:
     """One user. Raises Forbidden or NotFound."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
     user = ctx.db.get(User, user_id) if is_storable(user_id) else None
-    if user is None:
+    if user is None or user.kind != PERSON:
         raise NotFound(f"There is no user {user_id[:80]}.")
     return user
 
@@ -48,10 +50,7 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
         _refuse_higher(ctx, platform_role)
         if password:
             passwords.check_strength(password, field="password", username=username)
-        same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
-        taken = ctx.db.scalars(select(User.username).where(same)).first()
-        if taken is not None:
-            name = "username" if taken.lower() == username.lower() else "email"
+        if name := taken_as(ctx, username, email):
             raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
         user.password_hash = passwords.hash_password(password) if password else ""
         ctx.db.add(user)
@@ -77,6 +76,7 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         if not row.is_active:
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+            end_access(ctx.db, user_id=row.id)
     return user
 
 
@@ -100,10 +100,17 @@ def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
     return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at.desc())).all()
 
 
+def taken_as(ctx: Context, username: str, email: str) -> str:
+    """`username` or `email`, whichever another user or service account has already; empty if neither."""
+    same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
+    taken = ctx.db.scalars(select(User.username).where(same)).first()
+    return "" if taken is None else "username" if taken.lower() == username.lower() else "email"
+
+
 def _check(user: User) -> None:
     problems = {}
     if not USERNAME.fullmatch(user.username):
-        problems["username"] = ["must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."]
+        problems["username"] = [USERNAME_RULE]
     if not EMAIL.fullmatch(user.email) or not is_storable(user.email):
         problems["email"] = ["must be an e-mail address."]
     if user.platform_role not in PLATFORM_ROLES:

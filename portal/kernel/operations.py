@@ -25,6 +25,7 @@ from portal.kernel.resource import ResourceType, Tenancy
 REFUSALS = (403, 409, 412, 429)
 # What a restricted token may do to its own user: make and replace tokens that may do no more than it.
 WITH_ANY_SCOPE = "identity.api_token."
+OF_APPLICATION = "oauth:"
 
 
 def run(
@@ -49,10 +50,19 @@ def acting(
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
         if target is not None:
             authz.authorize(ctx, action, target)
-        elif ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
-            raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
+        else:
+            refuse_restricted(ctx, action)
         yield
         audit.record(ctx, action, subject, details=details)
+
+
+def refuse_restricted(ctx: Context, action: str) -> None:
+    """Raise Forbidden for a credential that has no say in the caller's own account: one of an application, or restricted to scopes."""
+    if ctx.principal.credential.startswith(OF_APPLICATION):
+        # A token of its own would outlive the user's consent.
+        raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")
+    if ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
+        raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from portal.http.request import Unfinished, unfinished
 from portal.web import (
     account,
+    applications,
     audit,
     auth,
     compute_pages,
@@ -13,6 +14,7 @@ from portal.web import (
     factors,
     filters,
     jobs,
+    oauth2,
     overview,
     projects,
     quotas,
@@ -21,6 +23,7 @@ from portal.web import (
     resource_pages,
     search,
     security_pages,
+    service_accounts,
     sso,
     users,
 )
@@ -58,11 +61,14 @@ def install(app: Flask) -> None:
         reference,
         compute_pages,
         security_pages,
+        service_accounts,
+        applications,
         resource_lists,
         resource_pages,
     ):
         app.register_blueprint(module.pages)
     consoles.install(app)
+    oauth2.install(app)
     app.before_request(_first_things_first)
 
 

@@ -10,11 +10,12 @@ from portal.http.request import context, signed_in
 from portal.http.sso import providers
 from portal.identity import accounts, sign_in, sso, tokens
 from portal.identity.accounts import SignedIn
+from portal.identity.oauth2.consents import consent_revoke, consents_of, in_words
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, Unauthorized
+from portal.web.forms import days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("account", __name__)
-MAX_DAYS = 3650
 
 
 def _me() -> SignedIn:
@@ -54,17 +55,11 @@ def create_token() -> ResponseReturnValue:
     """A new token, shown once."""
     given = {name: request.form.get(name, "").strip()[:1000] for name in ("name", "scopes", "days")}
     try:
-        if given["days"] and not (given["days"].isascii() and given["days"].isdigit() and 1 <= int(given["days"][:6]) <= MAX_DAYS):
-            raise InvalidRequest.fields({"days": [f"must be a whole number from 1 to {MAX_DAYS:,}."]})
-        days = int(given["days"]) if given["days"] else None
-        secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=_scopes(given["scopes"]), days=days)
+        scopes, days = scopes_of(given["scopes"]), days_of(given["days"])
+        secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=scopes, days=days)
     except (InvalidRequest, Forbidden, Conflict) as error:
         return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
-
-
-def _scopes(text: str) -> list[str]:
-    return text.replace(",", " ").split()
 
 
 @pages.post("/account/tokens/<token_id>/rotate")
@@ -83,6 +78,14 @@ def revoke_token(token_id: str) -> ResponseReturnValue:
     return go("/account", "The token is revoked.")
 
 
+@pages.post("/account/applications/<client_id>/revoke")
+@access(Access.SIGNED_IN)
+def revoke_application(client_id: str) -> ResponseReturnValue:
+    """Take back what an application was allowed."""
+    consent_revoke(context(), client_id)
+    return go("/account", "The application has no access any more.")
+
+
 @pages.route("/account/password", methods=["GET", "POST"])
 @access(Access.SIGNED_IN)
 def password() -> ResponseReturnValue:
@@ -99,7 +102,7 @@ def password() -> ResponseReturnValue:
             errors, message = field_errors(error, ("old", "new", "again"))
             status = form_status(error)
         else:
-            return go("/account", "Your password is changed. Other sessions and all tokens have ended.")
+            return go("/account", "Your password is changed. Other sessions, all tokens and the access of applications have ended.")
     return render("account/password.html", status, errors=errors, message=message, forced=found.user.must_change_password)
 
 
@@ -119,4 +122,5 @@ def _page(
     return render(
         "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=tokens.tokens_of(ctx), error=error, typed=typed or {}, secret=secret,
         new_token=new_token, current=session.session_id if session else "", identities=sso.identities_of(ctx), providers=providers(),
+        applications=consents_of(ctx), in_words=in_words,
     )  # fmt: skip

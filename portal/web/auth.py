@@ -4,7 +4,7 @@ from flask import Blueprint, make_response, redirect, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
-from portal.http.origin import passkey_site
+from portal.http.passkey_site import passkey_site
 from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name, session_secret, signed_in
 from portal.http.sso import providers, sign_out_url
 from portal.identity import accounts, passkeys, sign_in

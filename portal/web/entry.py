@@ -7,7 +7,7 @@ from flask import make_response, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug import Response
 
-from portal.http.origin import passkey_site, takes_passkeys
+from portal.http.passkey_site import passkey_site, takes_passkeys
 from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name
 from portal.http.sso import providers
 from portal.identity import factors, passkeys, sign_in, sso

@@ -5,7 +5,7 @@ from flask import Blueprint, make_response, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
-from portal.http.origin import passkey_site, takes_passkeys
+from portal.http.passkey_site import passkey_site, takes_passkeys
 from portal.http.request import context, unfinished
 from portal.identity import factors, passkeys
 from portal.kernel.authz import ROLES, authorize

@@ -16,6 +16,7 @@ from portal.kernel.lookup import ListQuery, found_rows
 from portal.kernel.resource import ResourceType
 
 MAX_CHOICES = 100
+MAX_DAYS = 3650
 AS_CARDS = 16
 
 
@@ -251,3 +252,15 @@ def _(kind: f.Tags, param: Param, ctx: Context) -> tuple[Any, Widget]:
 def _(kind: f.TextMap, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
     return _pairs(param)
+
+
+def scopes_of(text: str) -> list[str]:
+    """Scopes as people type them: separated by blanks or commas."""
+    return text.replace(",", " ").split()
+
+
+def days_of(text: str) -> int | None:
+    """A lifetime in days; None where nothing was typed. Raises InvalidRequest."""
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_DAYS):
+        raise InvalidRequest.fields({"days": [f"must be a whole number from 1 to {MAX_DAYS:,}."]})
+    return int(text) if text else None

@@ -51,7 +51,7 @@ def shell() -> Shell | None:
     ctx = context()
     projects = projects_visible(ctx)
     current = next((project for project in projects if project.id == ctx.project_id), None)
-    roles = [ROLES[grant.role].label for grant in ctx.principal.grants if grant.project_id in {None, ctx.project_id}]
+    roles = [ROLES[grant.role].label for grant in ctx.principal.grants if grant.role in ROLES and grant.project_id in {None, ctx.project_id}]
     preferences = found.user.preferences
     return Shell(
         found.user, "".join(part[0] for part in found.user.username.replace("-", " ").replace(".", " ").split()[:2]).upper(), ", ".join(dict.fromkeys(roles)),

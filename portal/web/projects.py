@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.identity import projects
+from portal.identity.service_accounts import READ, service_accounts_of
 from portal.kernel.authz import Target, decide
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
 from portal.web.page import field_errors, form_status, go, render
@@ -99,7 +100,8 @@ def _one(project_id: str, status: int, *, error: PortalError | None = None, type
     project, members = projects.project_find(ctx, project_id), projects.members_of(ctx, project_id)
     errors, message = field_errors(error, ("name", "description", "username", "role", "policy")) if error else ({}, "")
     may_change = decide(ctx, "identity.project.update", Target(project_id)).allowed
+    accounts = service_accounts_of(ctx, project_id) if decide(ctx, READ, Target(project_id)).allowed else []
     return render(
-        "projects/show.html", status, project=project, members=members, errors=errors, message=message, typed=typed or {}, may_change=may_change,
+        "projects/show.html", status, project=project, members=members, accounts=accounts, errors=errors, message=message, typed=typed or {}, may_change=may_change,
         roles=projects.role_labels(), may_bound=decide(ctx, "identity.project.bound", Target(None)).allowed,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from flask import Blueprint, make_response, request, session
 from flask.typing import ResponseReturnValue
 
 from portal.http import sso as remote
-from portal.http.guard import Access, access, without_cookies
+from portal.http.guard import Access, access, no_cookie
 from portal.http.request import context, signed_in
 from portal.identity import accounts, sso
 from portal.kernel.errors import Unauthorized
@@ -48,7 +48,7 @@ def back(name: str) -> ResponseReturnValue:
 
 @pages.post("/sso/<name>/logout")
 @access(Access.PUBLIC)
-@without_cookies
+@no_cookie
 def logged_out(name: str) -> ResponseReturnValue:
     """What the provider itself sends when a session there has ended."""
     provider = remote.provider_named(name)

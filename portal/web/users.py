@@ -4,8 +4,7 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
-from portal.http.origin import own_origin
-from portal.http.request import context
+from portal.http.request import context, own_origin
 from portal.identity import factors, iam, invitations, sso, users
 from portal.kernel.authz import ROLES
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError, Unauthorized

@@ -11,6 +11,8 @@ from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metr
 from portal.compute.reconcile import reconcile_instances
 from portal.identity.invitations import Invitation
 from portal.identity.models import ApiToken, UserSession
+from portal.identity.oauth2.keys import keys_rotate
+from portal.identity.oauth2.models import OAuthCode, OAuthFamily
 from portal.identity.sign_in import Challenge
 from portal.kernel import audit, quota, tags
 from portal.kernel.db import now, transaction
@@ -39,6 +41,9 @@ def expire(task: TaskRun) -> None:
         (Invitation, Invitation.code_hash, Invitation.expires_at <= moment),
         (Challenge, Challenge.id_hash, Challenge.expires_at <= moment),
         (ApiToken, ApiToken.id, ApiToken.expires_at <= moment),
+        (OAuthFamily, OAuthFamily.id, OAuthFamily.expires_at <= moment),
+        # A used code stays with what came of it, so that a second use is noticed.
+        (OAuthCode, OAuthCode.code_hash, OAuthCode.family_id.is_(None) & (OAuthCode.expires_at <= moment)),
         (Job, Job.id, Job.state.in_(ENDED) & (Job.finished_at < moment - KEEP_HISTORY)),
         (Event, Event.id, Event.at < moment - KEEP_HISTORY),
         (IdempotencyKey, IdempotencyKey.created_at, IdempotencyKey.created_at < moment - KEEP_KEYS),
@@ -82,6 +87,11 @@ def _clear_staging(task: TaskRun, before: datetime) -> None:
             path.unlink(missing_ok=True)
 
 
+def rotate_keys(task: TaskRun) -> None:
+    """Replace keys that have signed access tokens for long enough."""
+    keys_rotate(task.ctx.db, task.ctx.settings)
+
+
 def recount_quotas(task: TaskRun) -> None:
     """Compare the use of every quota with what resources hold; a difference is a fault of the portal: it is repaired, logged and audited."""
     ctx = task.ctx
@@ -98,6 +108,7 @@ TASKS = {
         SystemTask("reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances),
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
+        SystemTask("oauth_keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
     )
 }

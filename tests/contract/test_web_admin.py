@@ -207,3 +207,12 @@ def test_search_is_a_page_a_dialog_and_a_list(client_for: Callable[..., FlaskCli
     assert "<dialog" not in results
     assert "Nothing has" in client.get("/search?q=none-such-thing").text
     assert PASSWORD not in dialog
+
+
+def test_pages_of_somebody_with_a_policy(app: Flask, api_for: Callable[..., Api], people: People) -> None:
+    """The frame names roles; a policy that somebody wrote is none."""
+    admin, developer = api_for("project_admin"), people.user("developer")
+    document = {"Version": "2026-11-01", "Statement": [{"Effect": "Allow", "Action": "compute.instance.read", "Resource": "*"}]}
+    policy = admin.post("/security/policies", {"name": "look", "document": document}).json["id"]
+    assert admin.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": developer.id}).status_code == 200
+    assert browser(app, people, developer).get("/").status_code == 200

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from portal.settings import ROOT
 from tests.e2e.conftest import Running, serving, sign_in
-from tests.support.databases import settings_for
+from tests.support.databases import ADMIN_PASSWORD, settings_for
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +22,7 @@ PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
     "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/projects", "/users", "/account",
     "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new", "/security/groups", "/security/simulator", "/security/sign-in",
-    "/search?q=tiny", "/api/v1/docs", "/nowhere",
+    "/search?q=tiny", "/api/v1/docs", "/nowhere", "/security/service-accounts", "/security/applications",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
 
@@ -43,6 +45,26 @@ def instance_of(page: Page, portal: Running) -> str:
     return portal.url + str(page.locator("tbody th a").first.get_attribute("href"))
 
 
+def access_pages(portal: Running) -> list[str]:
+    """A service account with a key, an application, and the question whether it may act in the user's name."""
+
+    def post(path: str, body: dict[str, object], token: str = "") -> dict[str, str]:
+        answer = requests.post(f"{portal.url}{path}", json=body, headers={"Authorization": f"Token {token}"} if token else {}, timeout=20)
+        assert answer.ok, answer.text
+        found: dict[str, str] = answer.json()
+        return found
+
+    token = post("/api-token-auth/", {"username": "admin", "password": ADMIN_PASSWORD})["token"]
+    account = post("/api/v1/service-accounts", {"name": f"deploy-{token[-6:]}".strip("-_"), "role": "developer"}, token)["id"]
+    post(f"/api/v1/service-accounts/{account}/keys", {"name": "build server", "scopes": ["compute:write", "*:read"]}, token)
+    callback = "https://reports.example.org/callback"
+    client = post("/api/v1/oauth-clients", {"name": "Reports", "redirect_uris": [callback], "scopes": ["compute:read", "*:write"]}, token)[
+        "client_id"
+    ]
+    question = {"response_type": "code", "client_id": client, "redirect_uri": callback, "code_challenge": "x" * 43, "code_challenge_method": "S256"}
+    return [f"/security/service-accounts/{account}", f"/security/applications/{client}", f"/oauth2/authorize?{urlencode(question)}"]
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 320)])
 def test_every_page(fake: Running, open_context: Callable[..., BrowserContext], theme: str, width: int, tmp_path: Path) -> None:
     assert AXE.is_file(), "set-up installs axe-core"
@@ -50,7 +72,7 @@ def test_every_page(fake: Running, open_context: Callable[..., BrowserContext], 
     sign_in(page, fake)
     instance = instance_of(page, fake)
     faults = []
-    for path in [*(fake.url + each for each in PAGES), *(instance + each for each in OF_INSTANCE)]:
+    for path in [*(fake.url + each for each in (*PAGES, *access_pages(fake))), *(instance + each for each in OF_INSTANCE)]:
         page.goto(path)
         # Nothing is pointed at: colours of a hovered button are not what is looked at.
         page.mouse.move(0, 0)

@@ -17,8 +17,8 @@ from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
 from portal.http.request import SESSION_COOKIE
-from portal.identity.accounts import digest, home_project
-from portal.identity.models import User, UserSession
+from portal.identity.accounts import home_project
+from portal.identity.models import User, UserSession, digest
 from portal.identity.tokens import token_create
 from portal.kernel.db import db, now
 from portal.kernel.policy import VERSION

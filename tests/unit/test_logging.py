@@ -98,6 +98,8 @@ def test_the_level_and_the_name_of_the_installation_come_from_the_settings(
     monkeypatch.setattr("sys.stdout", out)
     try:
         setup_logging(settings_for(tmp_path, log_level=level, environment="attic"))
+        # At its lowest level it writes down the tokens that it issues.
+        assert not logging.getLogger("authlib.oauth2.rfc6749.grants").isEnabledFor(logging.DEBUG)
         assert root.level == number
         logging.getLogger("portal.test").critical("here")
         assert json.loads(out.getvalue())["context"] == {"service": "atonix-portal", "environment": "attic", "version": VERSION}

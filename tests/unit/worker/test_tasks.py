@@ -12,6 +12,7 @@ from portal.compute.instances import Instance, instance_terminate
 from portal.compute.metrics import InstanceCounters, InstanceMetric
 from portal.engines.ports import Engines
 from portal.identity.models import ApiToken, UserSession
+from portal.identity.oauth2.models import OAuthClient, OAuthCode, OAuthFamily, OAuthRefreshToken
 from portal.kernel.audit import AuditEntry, verify
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
@@ -66,6 +67,22 @@ def test_expired_credentials_go(task_run: TaskRun, people: People, database: ses
     with database() as session:
         assert session.scalars(select(UserSession.id_hash)).all() == ["good"]
         assert session.scalars(select(ApiToken.name)).all() == ["good"]
+
+
+def test_expired_access_of_applications_goes(task_run: TaskRun, people: People, database: sessionmaker[Session]) -> None:
+    user, moment, hour = people.user(), now(), timedelta(hours=1)
+    add(database, OAuthClient(id="app-1", name="Reports", owner_id=user.id))
+    for name, expires in (("good", moment + hour), ("expired", moment - hour)):
+        add(database, OAuthFamily(id=name, client_id="app-1", user_id=user.id, expires_at=expires))
+        add(database, OAuthRefreshToken(token_hash=name, family_id=name))
+        for code, family in ((f"{name} used", name), (f"{name} unused", None)):
+            given = {"client_id": "app-1", "user_id": user.id, "redirect_uri": "", "code_challenge": ""}
+            add(database, OAuthCode(code_hash=code, family_id=family, expires_at=moment - hour if family else expires, **given))
+    tasks.expire(task_run)
+    with database() as session:
+        assert session.scalars(select(OAuthFamily.id)).all() == ["good"]
+        assert session.scalars(select(OAuthRefreshToken.token_hash)).all() == ["good"]
+        assert set(session.scalars(select(OAuthCode.code_hash))) == {"good used", "good unused"}, "a second use of the used one is to be noticed"
 
 
 def test_old_history_goes_and_the_audit_log_stays(
@@ -155,7 +172,7 @@ def test_a_wrong_quota_is_repaired_logged_and_audited(
 
 
 def test_every_task_has_a_period_and_a_sentence(task_run: TaskRun) -> None:
-    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "recount"}
+    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "oauth_keys", "recount"}
     for task in tasks.TASKS.values():
         assert task.interval_s(task_run.ctx.settings) >= 1
         assert task.label

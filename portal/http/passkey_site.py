@@ -1,23 +1,11 @@
-"""The portal's own address as browsers and other services may be told it: from PUBLIC_URL, or from a Host header that names this machine."""
+"""Where passkeys are for: browsers bind them to the portal's host name."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
-from flask import request
-
-from portal.http.request import LOOPBACK_NAMES, portal_settings
+from portal.http.request import own_origin
 from portal.identity.passkeys import Site
 from portal.kernel.errors import Unavailable
-
-
-def own_origin() -> str:
-    """Scheme, host and port without a slash at the end. Raises Unavailable where only a Host header says so, which anybody can send."""
-    if public := portal_settings().public_url:
-        parts = urlsplit(public)
-        return f"{parts.scheme}://{parts.netloc}"
-    if (urlsplit(request.host_url).hostname or "") in {name.strip("[]") for name in LOOPBACK_NAMES}:
-        return request.host_url.rstrip("/")
-    raise Unavailable("An administrator has to set PUBLIC_URL to the address of this portal first.")
 
 
 def passkey_site() -> Site:
