@@ -17,6 +17,7 @@ from portal.kernel.policy import VERSION
 from portal.settings import Settings
 from tests.support.oauth import CALLBACK, ISSUER, Application, register
 from tests.support.people import People
+from tests.support.racing import race
 from tests.support.web import Api, browser, csrf_of, make_app
 
 CREDENTIALS = {"grants": ["client_credentials"], "redirect_uris": [], "scopes": ["compute:read", "compute:write"]}
@@ -134,6 +135,16 @@ def test_it_ends_with_the_account(admin: Api, app: Flask, end: str) -> None:
     assert (admin("PATCH", path, {"is_active": False}) if end == "disable" else admin("DELETE", path)).status_code in {200, 204}
     assert made.me(token).status_code == 401
     assert grant(made).json["error"] == "unauthorized_client"
+
+
+def test_grants_and_the_end_of_the_account_do_not_wait_for_each_other(admin: Api, app: Flask) -> None:
+    robot = account(admin)
+    made = register(admin, app, **CREDENTIALS, service_account_id=robot)
+    path = f"/service-accounts/{robot}"
+    *grants, deleted = race([*(lambda: grant(made) for _ in range(6)), lambda: admin("DELETE", path)])
+    assert deleted.status_code == 204
+    assert {answer.status_code for answer in grants} <= {200, 400}
+    assert [made.me(answer.json["access_token"]).status_code for answer in grants if answer.status_code == 200] in ([401] * n for n in range(7))
 
 
 def test_a_grant_that_was_not_registered_is_refused(admin: Api, app: Flask) -> None:

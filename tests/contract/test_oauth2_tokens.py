@@ -250,8 +250,9 @@ def test_somebody_elses_is_none_and_ends_nothing(reports: Application, sofa: Fla
     other = register(api_for("developer"), app, name="Other")
     token = reports.tokens(sofa)["refresh_token"]
     assert other.refresh(token).json["error"] == "invalid_grant"
-    assert reports.refresh(token).status_code == 200
+    fresh = reports.refresh(token).json["refresh_token"]
     assert other.refresh(token).json["error"] == "invalid_grant"
+    assert reports.refresh(fresh).status_code == 200, "a stranger with a used one cannot end what is not theirs"
 
 
 # -- what ends them --------------------------------------------------------------------------------------------------------------------------

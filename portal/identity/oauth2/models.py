@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 
 from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, TokenMixin
-from sqlalchemy import ForeignKey, String, Text, delete
+from sqlalchemy import ForeignKey, String, Text, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from portal.identity.models import User, digest
@@ -166,6 +166,12 @@ class OAuthKey(Base):
     private_sealed: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+def lock_clients_of(session: Session, user_id: str) -> None:
+    """Lock the applications that a user owns or that act as it, within the caller's transaction and before the user: grants lock in this order."""
+    theirs = or_(OAuthClient.owner_id == user_id, OAuthClient.service_account_id == user_id)
+    session.scalars(select(OAuthClient).where(theirs).order_by(OAuthClient.id).with_for_update(of=OAuthClient)).all()
 
 
 def end_access(session: Session, *, user_id: str, client_id: str = "") -> None:
