@@ -5,7 +5,9 @@ from sqlalchemy import JSON, text
 
 import portal.catalogue
 import portal.compute.metrics
+import portal.identity.invitations
 import portal.identity.oauth2.models
+import portal.identity.sso
 import portal.kernel.capabilities  # noqa: F401 - all tables must be known
 from portal.kernel.db import Base, UtcDateTime
 
