@@ -26,6 +26,12 @@ PERMISSIONS = {
     "security.iam.simulate": "manage",
 }
 
+# Events that belong to no resource type → when they are written.
+EVENTS = {
+    "core.quota.warning": "The use of a quota rose to its warning threshold; the resource is the project, or the user whose own limit it is.",
+    "core.quota.exhausted": "The use of a quota rose to its limit: what needs more is refused from now on.",
+}
+
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""

@@ -61,8 +61,8 @@ def _purge_instances(task: TaskRun, before: datetime) -> None:
         with transaction(session):
             over = select(instance.id).where(instance.deleted_at.is_not(None), instance.deleted_at < before).limit(BATCH)
             gone: Sequence[str] = session.scalars(over).all()
+            quota.release(session, *gone)
             for instance_id in gone:
-                quota.release(session, instance_id)
                 tags.drop(session, instance_id)
             for key in (InstanceMetric.instance_id, InstanceCounters.instance_id, instance.id):
                 session.execute(delete(key.class_).where(key.in_(gone)).execution_options(synchronize_session=False))
@@ -82,9 +82,10 @@ def recount_quotas(task: TaskRun) -> None:
     """Compare the use of every quota with what resources hold; a difference is a fault of the portal: it is repaired, logged and audited."""
     ctx = task.ctx
     with transaction(ctx.db):
-        for project_id, dimension, before, after in quota.recount(ctx.db):
-            log.error("quota %s of project %s said %s, resources hold %s: repaired", dimension, project_id, before, after)
-            about = audit.Subject("core.quota", project_id, dimension, project_id)
+        wrong = [(audit.Subject("core.quota", holder, name, holder), was, held) for holder, name, was, held in quota.recount(ctx.db)]
+        wrong += [(audit.Subject("core.quota", holder, name), was, held) for holder, name, was, held in quota.recount_users(ctx.db)]
+        for about, before, after in wrong:
+            log.error("quota %s of %s said %s, resources hold %s: repaired", about.name, about.id, before, after)
             audit.record(ctx, "core.quota.recount", about, details={"before": {"used": before}, "after": {"used": after}})
 
 

@@ -1,0 +1,66 @@
+"""Limits of users, requests for more, alerts, history, and what is reserved for work under way."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+# Tables of what has an owner: owners are charged from now on, for what they have already, too.
+OWNED = ("instances", "images", "key_pairs", "iam_policies")
+DIMENSIONS = ("instances", "cpus", "memory_gb", "gpus", "storage_gb", "images", "key_pairs", "iam_policies")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "user_quotas",
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("dimension", sa.String(length=96), nullable=False),
+        sa.Column("quota_limit", sa.BigInteger(), nullable=True),
+        sa.Column("used", sa.BigInteger(), nullable=False),
+        sa.Column("warning_threshold", sa.Integer(), nullable=False, server_default="80"),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_user_quotas_user_id_users"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("user_id", "dimension", name=op.f("pk_user_quotas")),
+    )
+    # Columns alone: on SQLite anything else would copy the tables.
+    op.add_column("quotas", sa.Column("warning_threshold", sa.Integer(), nullable=False, server_default="80"))
+    op.add_column("quotas", sa.Column("peak", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("quota_reservations", sa.Column("owner_id", sa.String(length=64), nullable=True))
+    op.add_column("quota_reservations", sa.Column("pending", sa.BigInteger(), nullable=False, server_default="0"))
+    op.create_index(op.f("ix_quota_reservations_owner_id"), "quota_reservations", ["owner_id"])
+    op.create_index(
+        "ix_quota_reservations_pending", "quota_reservations", ["project_id", "dimension"],
+        sqlite_where=sa.text("pending > 0"), postgresql_where=sa.text("pending > 0"),
+    )  # fmt: skip
+    _charge_owners()
+
+
+def _charge_owners() -> None:
+    op.execute("UPDATE quotas SET peak = used")
+    for table in OWNED:
+        op.execute(
+            f"UPDATE quota_reservations SET owner_id = (SELECT t.owner_id FROM {table} t WHERE t.id = quota_reservations.resource_id) "  # noqa: S608 - names from above
+            f"WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.id = quota_reservations.resource_id)"
+        )
+    names = ", ".join(f"'{name}'" for name in DIMENSIONS)
+    op.execute(
+        "INSERT INTO user_quotas (user_id, dimension, quota_limit, used) SELECT owner_id, dimension, NULL, SUM(amount) FROM quota_reservations "  # noqa: S608 - likewise
+        f"WHERE owner_id IS NOT NULL AND dimension IN ({names}) GROUP BY owner_id, dimension"
+    )
+    op.execute(
+        "UPDATE quota_reservations SET pending = amount "  # noqa: S608 - likewise
+        "WHERE resource_id IN (SELECT resource_id FROM jobs WHERE state IN ('queued', 'running', 'retrying') AND kind LIKE '%.create') "
+        f"AND dimension IN ({names})"
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_quota_reservations_pending", "quota_reservations")
+    op.drop_index(op.f("ix_quota_reservations_owner_id"), "quota_reservations")
+    op.drop_column("quota_reservations", "pending")
+    op.drop_column("quota_reservations", "owner_id")
+    op.drop_column("quotas", "peak")
+    op.drop_column("quotas", "warning_threshold")
+    op.drop_table("user_quotas")
