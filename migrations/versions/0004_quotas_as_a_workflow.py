@@ -24,6 +24,61 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_user_quotas_user_id_users"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("user_id", "dimension", name=op.f("pk_user_quotas")),
     )
+    op.create_table(
+        "quota_requests",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("dimension", sa.String(length=96), nullable=False),
+        sa.Column("limit_then", sa.BigInteger(), nullable=True),
+        sa.Column("limit_asked", sa.BigInteger(), nullable=False),
+        sa.Column("limit_granted", sa.BigInteger(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("username", sa.String(length=255), nullable=False),
+        sa.Column("decided_by", sa.String(length=64), nullable=True),
+        sa.Column("decided_by_name", sa.String(length=255), nullable=False),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_quota_requests_project_id_projects")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_quota_requests_user_id_users")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_quota_requests")),
+    )
+    op.create_index(op.f("ix_quota_requests_user_id"), "quota_requests", ["user_id"])
+    op.create_index("ix_quota_requests_page", "quota_requests", ["state", "created_at", "id"])
+    op.create_index(
+        "uq_quota_requests_pending", "quota_requests", ["project_id", "dimension"], unique=True,
+        sqlite_where=sa.text("state = 'pending'"), postgresql_where=sa.text("state = 'pending'"),
+    )  # fmt: skip
+    op.create_table(
+        "alerts",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("title", sa.String(length=255), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("severity", sa.String(length=16), nullable=False),
+        sa.Column("resource_type", sa.String(length=64), nullable=False),
+        sa.Column("resource_id", sa.String(length=64), nullable=False),
+        sa.Column("url", sa.String(length=255), nullable=False),
+        sa.Column("is_read", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_alerts_user_id_users"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+    )
+    op.create_index("ix_alerts_user", "alerts", ["user_id", "created_at", "id"])
+    op.create_index(op.f("ix_alerts_created_at"), "alerts", ["created_at"])
+    op.create_table(
+        "quota_history",
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("dimension", sa.String(length=96), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("peak", sa.BigInteger(), nullable=False),
+        sa.Column("quota_limit", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_quota_history_project_id_projects"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("project_id", "dimension", "day", name=op.f("pk_quota_history")),
+    )
+    op.create_index(op.f("ix_quota_history_day"), "quota_history", ["day"])
     # Columns alone: on SQLite anything else would copy the tables.
     op.add_column("quotas", sa.Column("warning_threshold", sa.Integer(), nullable=False, server_default="80"))
     op.add_column("quotas", sa.Column("peak", sa.BigInteger(), nullable=False, server_default="0"))
@@ -63,4 +118,5 @@ def downgrade() -> None:
     op.drop_column("quota_reservations", "owner_id")
     op.drop_column("quotas", "peak")
     op.drop_column("quotas", "warning_threshold")
-    op.drop_table("user_quotas")
+    for name in ("quota_history", "alerts", "quota_requests", "user_quotas"):
+        op.drop_table(name)

@@ -43,12 +43,16 @@ def run(
 
 @contextmanager
 def acting(
-    ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None
-) -> Iterator[None]:
-    """The write path for what is no resource (sessions, tokens, memberships): one transaction, authorized if `target` is given, audited."""
+    ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None,
+    permission: str = "",
+) -> Iterator[None]:  # fmt: skip
+    """The write path for what is no resource (sessions, tokens, memberships): one transaction, authorized if `target` is given, audited.
+
+    `permission` is what it needs where that is not named like the action.
+    """
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
         if target is not None:
-            authz.authorize(ctx, action, target)
+            authz.authorize(ctx, permission or action, target)
         elif ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
             raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
         yield

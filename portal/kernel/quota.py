@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column, synonym
 
 from portal.kernel import events
+from portal.kernel.alerts import Notice, alert
 from portal.kernel.context import Context
 from portal.kernel.db import Base
 from portal.kernel.errors import QuotaExceeded
@@ -206,11 +207,20 @@ def crossed(
 def tell(ctx: Context, project_id: str, crossings: Sequence[Crossing]) -> None:
     """Write an event for each within the caller's transaction. What a user owns across projects is no affair of one of them."""
     for each in crossings:
+        label, about = DIMENSIONS[each.dimension].label, "your own limit" if each.user_id else "the project's quota"
         payload = {"dimension": each.dimension, "limit": each.limit, "used": each.used}
         events.emit(
             ctx, f"core.quota.{each.kind}", resource_id=each.user_id or project_id, name=each.dimension, project_id=None if each.user_id else project_id,
             payload=payload,
         )  # fmt: skip
+        # Whose limit it is, else whoever brought the project there.
+        if (user_id := each.user_id or ctx.principal.user_id) is not None:
+            is_full = each.kind == "exhausted"
+            title = f"{label}: {about} is {'used up' if is_full else 'nearly used up'}"
+            alert(
+                ctx, user_id,
+                Notice(title, f"{each.used:,} of {each.limit:,} used.", "critical" if is_full else "warning", "core.quota", each.dimension, "/quotas"),
+            )  # fmt: skip
 
 
 def held_by(session: Session, resource_id: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from portal.http.request import signed_in
 from portal.web import (
     account,
+    alerts,
     audit,
     auth,
     compute_pages,
@@ -14,6 +15,7 @@ from portal.web import (
     jobs,
     overview,
     projects,
+    quota_requests,
     quotas,
     reference,
     resource_lists,
@@ -37,7 +39,9 @@ def install(app: Flask) -> None:
         overview,
         jobs,
         audit,
+        quota_requests,
         quotas,
+        alerts,
         account,
         projects,
         users,

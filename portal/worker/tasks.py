@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, delete, or_, select
 from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metrics
 from portal.compute.reconcile import reconcile_instances
 from portal.identity.models import ApiToken, UserSession
-from portal.kernel import audit, quota, tags
+from portal.kernel import audit, quota, quota_history, tags
+from portal.kernel.alerts import Alert
 from portal.kernel.db import now, transaction
 from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
@@ -21,6 +22,7 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 KEEP_KEYS = timedelta(days=1)
 KEEP_HISTORY = timedelta(days=30)
+KEEP_ALERTS = timedelta(days=90)
 KEEP_STAGED = timedelta(days=1)
 # Rows that go in one transaction: others want to write meanwhile.
 BATCH = 500
@@ -37,6 +39,7 @@ def expire(task: TaskRun) -> None:
         (ApiToken, ApiToken.id, ApiToken.expires_at <= moment),
         (Job, Job.id, Job.state.in_(ENDED) & (Job.finished_at < moment - KEEP_HISTORY)),
         (Event, Event.id, Event.at < moment - KEEP_HISTORY),
+        (Alert, Alert.id, Alert.created_at < moment - KEEP_ALERTS),
         (IdempotencyKey, IdempotencyKey.created_at, IdempotencyKey.created_at < moment - KEEP_KEYS),
     ):
         _delete(task, model, key, over)
@@ -89,6 +92,11 @@ def recount_quotas(task: TaskRun) -> None:
             audit.record(ctx, "core.quota.recount", about, details={"before": {"used": before}, "after": {"used": after}})
 
 
+def write_quota_history(task: TaskRun) -> None:
+    """Keep how much of each quota was in use at most."""
+    quota_history.write(task.ctx.db, now().date())
+
+
 TASKS = {
     task.name: task
     for task in (
@@ -96,5 +104,6 @@ TASKS = {
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
+        SystemTask("quota-history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
     )
 }
