@@ -8,7 +8,9 @@ import portal.compute.metrics
 import portal.identity.invitations
 import portal.identity.oauth2.models
 import portal.identity.sso
-import portal.kernel.capabilities  # noqa: F401 - all tables must be known
+import portal.kernel.capabilities
+import portal.kernel.quota_history
+import portal.kernel.quota_requests  # noqa: F401 - all tables must be known
 from portal.kernel.db import Base, UtcDateTime
 
 LOCK = 7_201_844  # any number that nothing else in the database locks

@@ -13,6 +13,7 @@ PERMISSIONS = {
     "core.job.read": "read",
     "core.quota.read": "read",
     "core.quota.update": "platform",
+    "core.quota.request": "write",
     "core.event.read": "read",
     "security.audit.read": "audit",
     "identity.project.read": "read",
@@ -39,6 +40,16 @@ PERMISSIONS = {
     "identity.oauth_client.rotate_secret": "platform",
     "identity.oauth_client.delete": "platform",
     "security.iam.simulate": "manage",
+}
+
+# Events that belong to no resource type → when they are written.
+EVENTS = {
+    "core.quota.warning": "The use of a quota rose to its warning threshold; the resource is the project, or the user whose own limit it is.",
+    "core.quota.exhausted": "The use of a quota rose to its limit: what needs more is refused from now on.",
+    "core.quota.request.requested": "Somebody asked for a higher limit.",
+    "core.quota.request.approved": "A request was approved, and the limit set.",
+    "core.quota.request.denied": "A request was denied.",
+    "core.quota.request.withdrawn": "Whoever asked took the request back.",
 }
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from portal.catalogue import build_registry
+from portal.catalogue import EVENTS, build_registry
 from portal.http import exporter, probes
 from portal.kernel.authz import LEVELS, ROLES, role_matrix
 from portal.kernel.declare import Operation
@@ -84,6 +84,7 @@ def events_page() -> str:
         rows += [(f"`{rtype.key}.{op.verb}`", op.summary) for op in rtype.operations]
         settled = sorted({state for op in rtype.operations if op.steps for state in (op.settles, op.fails, op.cancelled) if state})
         rows += [(f"`{rtype.key}.{state}`", f"A job ended and left the {rtype.label.lower()} in this state.") for state in settled]
+    rows += [(f"`{name}`", when) for name, when in EVENTS.items()]
     text = (
         "Events are written in the transaction of the change they tell of, and read by live pages, `GET /api/v1/events` and webhooks. "
         "The audit log uses the same names for actions; it adds `.succeeded`, `.failed`, `.cancelled` or `.dead` when the job of an operation ends."

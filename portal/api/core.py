@@ -1,4 +1,4 @@
-"""Endpoints of the platform itself: index, jobs, quotas, events, tags, search, regions, audit log, capabilities and overview."""
+"""Endpoints of the platform itself: index, jobs, events, tags, search, regions, audit log, capabilities and overview."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,6 +12,7 @@ from sqlalchemy import select
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.identity import TEXT, WHEN, thing
+from portal.api.quotas import show_quota
 from portal.api.resources import EVENT_SCHEMA, PAGING, event_feed, link, list_schema, only
 from portal.compute.summary import compute_summary
 from portal.http.guard import Access
@@ -25,7 +26,6 @@ from portal.kernel.authz import Target, authorize, reach
 from portal.kernel.capabilities import capabilities
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.jobs import ACTIVE, ENDED, Job
-from portal.kernel.limits import QuotaLine
 from portal.kernel.search import search
 from portal.kernel.tags import ResourceTag
 
@@ -35,10 +35,6 @@ STEP = thing(name=TEXT, label=TEXT, state=TEXT, detail=TEXT, started_at=WHEN, fi
 JOB = thing(
     job_id=TEXT, id=TEXT, kind=TEXT, label=TEXT, state=TEXT, status=TEXT, progress=NUMBER, error=TEXT, resource_type=TEXT, resource_id=TEXT, resource_name=TEXT,
     username=TEXT, request_id=TEXT, created_at=WHEN, started_at=WHEN, finished_at=WHEN, steps={"type": "array", "items": STEP},
-)  # fmt: skip
-QUOTA = thing(
-    resource_type=TEXT, label=TEXT, unit=TEXT, limit={"type": ["integer", "null"]}, used=NUMBER, available={"type": ["integer", "null"]},
-    usage_percentage={"type": ["number", "null"]},
 )  # fmt: skip
 AUDIT = thing(
     log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id={"type": ["string", "null"]}, username=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
@@ -73,7 +69,6 @@ def endpoints(document: Callable[[], dict[str, Any]]) -> Iterator[Endpoint]:
     tag_query = [Query("key", "Only this key."), Query("value", "Only this value."), *PAGING[:1]]
     yield Endpoint("GET", "/tags", "tags", tags, "Tags of resources in the current project", tag, {200: list_schema(anything)}, query=tag_query)
     yield from _job_endpoints()
-    yield from _quota_endpoints()
     yield from _audit_endpoints()
 
 
@@ -88,20 +83,6 @@ def _job_endpoints() -> Iterator[Endpoint]:
         "POST", "/jobs/{job_id}/cancel", "jobs.cancel", job_cancel, "Stop a job and undo what it made", "Jobs", {202: JOB}, (403, 404, 409)
     )
     yield Endpoint("POST", "/jobs/{job_id}/retry", "jobs.retry", job_retry, "Queue a failed job again", "Jobs", {202: JOB}, (403, 404, 409, 412))
-
-
-def _quota_endpoints() -> Iterator[Endpoint]:
-    body: Schema = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["limit"],
-        "properties": {"limit": {"type": "integer", "minimum": 0}},
-    }
-    yield Endpoint("GET", "/quotas", "quotas.list", quotas, "Limits and use of the current project", "Quotas", {200: list_schema(QUOTA)}, (403,))
-    yield Endpoint("GET", "/quotas/{resource_type}", "quotas.get", quota, "One limit", "Quotas", {200: QUOTA}, (403, 404))
-    yield Endpoint(
-        "PUT", "/quotas/{resource_type}", "quotas.put", quota_put, "Set a limit of the current project", "Quotas", {200: QUOTA}, (403, 404), body=body
-    )
 
 
 def _audit_endpoints() -> Iterator[Endpoint]:
@@ -250,51 +231,6 @@ def show_job(row: Job) -> dict[str, Any]:
         "error": row.error, "resource_type": row.resource_type, "resource_id": row.resource_id, "resource_name": row.resource_name, "username": row.username,
         "request_id": row.request_id, "created_at": io.moment(row.created_at), "started_at": io.moment(row.started_at),
         "finished_at": io.moment(row.finished_at), "steps": steps,
-    }  # fmt: skip
-
-
-# -- quotas ----------------------------------------------------------------------------------------------------------------------------------
-
-
-def _project() -> str:
-    project_id = context().project_id
-    if project_id is None:
-        raise InvalidRequest("Choose a project first: you are a member of none.")
-    return project_id
-
-
-def quotas() -> ResponseReturnValue:
-    """All limits."""
-    only()
-    lines = limits.quota_lines(context(), _project())
-    return io.answer(io.page_of([show_quota(line) for line in lines], count=len(lines)))
-
-
-def quota(resource_type: str) -> ResponseReturnValue:
-    """One limit."""
-    line = next((line for line in limits.quota_lines(context(), _project()) if line.dimension == resource_type), None)
-    if line is None:
-        raise NotFound(f"There is no quota {resource_type[:80]}.")
-    return io.answer(show_quota(line))
-
-
-def quota_put(resource_type: str) -> ResponseReturnValue:
-    """Set a limit."""
-    data = io.read_object()
-    limit = data.pop("limit", None)
-    if data:
-        raise InvalidRequest.fields({name: ["is not a field of this request"] for name in data})
-    if not isinstance(limit, int) or isinstance(limit, bool):
-        raise InvalidRequest.fields({"limit": ["must be a whole number."]})
-    return io.answer(show_quota(limits.quota_update(context(), _project(), resource_type, limit)))
-
-
-def show_quota(line: QuotaLine) -> dict[str, Any]:
-    """A limit with its use."""
-    percentage = round(100 * line.used / line.limit, 1) if line.limit else None
-    return {
-        "resource_type": line.dimension, "label": line.label, "unit": line.unit, "limit": line.limit, "used": line.used, "available": line.left,
-        "usage_percentage": percentage,
     }  # fmt: skip
 
 

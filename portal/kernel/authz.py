@@ -355,6 +355,11 @@ class Reach:
         """Whether every row is covered, whatever it is."""
         return self.rules is None or (self.rules.is_whole(None) and all(rules.is_whole(None) for _, rules in self.limits))
 
+    @property
+    def nothing(self) -> bool:
+        """Whether no row can be covered, so that none need be looked for."""
+        return self.rules is not None and not self.rules.allows.rules
+
     def whole(self, project_id: str) -> bool:
         """Whether every row of a project is covered, whatever it is."""
         if self.rules is None:

@@ -101,17 +101,22 @@ class UnsupportedMedia(PortalError):
 
 
 class QuotaExceeded(PortalError):
-    """The project has no room left in a quota dimension."""
+    """The project, or the user across projects, has no room left in a quota dimension."""
 
     code = "QUOTA_EXCEEDED"
     status = 429
 
-    def __init__(self, dimension: str, *, limit: int, used: int, requested: int) -> None:
+    def __init__(self, dimension: str, *, limit: int, used: int, requested: int, of_user: bool = False) -> None:
         """All three figures are in the unit of the dimension."""
-        super().__init__(
-            f"Quota {dimension}: {used} of {limit} used, {requested} more requested. Delete something or ask an administrator for a higher limit.",
-            details={"dimension": dimension, "limit": limit, "used": used, "requested": requested},
-        )
+        figures = f"{used} of {limit} used, {requested} more requested."
+        details: dict[str, object] = {"dimension": dimension, "limit": limit, "used": used, "requested": requested}
+        if of_user:
+            message = f"Your own limit for {dimension}: {figures} Delete something of yours or ask an administrator to raise it."
+            super().__init__(message, details={**details, "scope": "user"})
+        else:
+            url = f"/quotas/requests/new?dimension={dimension}"
+            message = f"Quota {dimension}: {figures} Delete something, or request more at {url}."
+            super().__init__(message, details={**details, "scope": "project", "request_url": url})
 
 
 class RateLimited(PortalError):

@@ -1,6 +1,6 @@
 """What an operation would do to the quota, without doing it: for forms that show the effect before the click."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Created, Operation
 from portal.kernel.errors import PortalError, QuotaExceeded
 from portal.kernel.inputs import canonical, inputs_of
+from portal.kernel.limits import own_limits
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.resource import Tenancy
 
@@ -53,15 +54,22 @@ def estimate_create(ctx: Context, op: Operation, data: Mapping[str, Any], *, str
                 added[dimension] = added.get(dimension, 0) + amount
         impacts = _impacts(ctx, project_id, added)
         costs = [cost for row in rows if (cost := rtype.hourly_cost_usd(row)) is not None]
-        exceeded = next((impact for impact in impacts if impact.is_exceeded), None)
-        problem = None
-        if exceeded is not None:
-            problem = QuotaExceeded(exceeded.dimension, limit=exceeded.limit or 0, used=exceeded.used, requested=exceeded.added)
-        return Estimate(impacts, problem, sum(costs) if costs else None)
+        return Estimate(impacts, _exceeded(impacts) or _exceeded(_own_impacts(ctx, added), of_user=True), sum(costs) if costs else None)
     except PortalError as error:
         return Estimate((), error)
     finally:
         ctx.db.rollback()
+
+
+def _exceeded(impacts: Sequence[Impact], *, of_user: bool = False) -> QuotaExceeded | None:
+    found = next((impact for impact in impacts if impact.is_exceeded), None)
+    if found is None:
+        return None
+    return QuotaExceeded(found.dimension, limit=found.limit or 0, used=found.used, requested=found.added, of_user=of_user)
+
+
+def _own_impacts(ctx: Context, added: Mapping[str, int]) -> list[Impact]:
+    return [Impact(line.dimension, line.label, line.unit, line.limit, line.used, added.get(line.dimension, 0)) for line in own_limits(ctx)]
 
 
 def _impacts(ctx: Context, project_id: str | None, added: Mapping[str, int]) -> tuple[Impact, ...]:

@@ -1,64 +1,198 @@
-"""The quotas of a project as people see them, and how an administrator changes one."""
+"""The quotas of a project and the limits of users as people see them, and how an administrator changes one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import column, select, table
+from sqlalchemy import column, or_, select, table
 
 from portal.kernel import audit, quota
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
-from portal.kernel.ids import is_storable
+from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
+from portal.kernel.quota import DIMENSIONS, Dimension, Quota, UserQuota
 
+UPDATE = "core.quota.update"
 HIGHEST = 2**53
-# The kernel does not know the model; it only asks whether there is one.
+# The kernel does not know the models; it only asks whether there is one.
 PROJECTS = table("projects", column("id"))
+USERS = table("users", column("id"), column("username"))
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaLine:
-    """One dimension of a project's quota, in the unit of the dimension."""
+    """One dimension of a quota, in the unit of the dimension; `reserved` is the part of `used` that is for work not finished yet."""
 
     dimension: str
     label: str
     unit: str
     limit: int | None
     used: int
+    reserved: int = 0
+    warning_threshold: int = quota.WARNING_THRESHOLD
 
     @property
     def left(self) -> int | None:
         """What may still be taken; None where there is no limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
 
+    @property
+    def tone(self) -> str:
+        """`warn` from the threshold on, `bad` where nothing is left."""
+        return ("", "warn", "bad")[quota.level(self.limit, self.used, self.warning_threshold)]
+
+
+@dataclass(frozen=True, slots=True)
+class UserLimit:
+    """What one user may own of one dimension, in all projects together."""
+
+    user_id: str
+    username: str
+    line: QuotaLine
+
+
+def _line(known: Dimension, row: Quota | UserQuota | None, default: int | None, reserved: int = 0) -> QuotaLine:
+    if row is None:
+        return QuotaLine(known.name, known.label, known.unit, default, 0)
+    return QuotaLine(known.name, known.label, known.unit, row.limit, row.used, min(reserved, row.used), row.warning_threshold)
+
 
 def quota_lines(ctx: Context, project_id: str) -> list[QuotaLine]:
     """The limited dimensions of a project, in their usual order. Raises NotFound."""
-    _require(ctx, project_id)
-    found = quota.usage(ctx.db, project_id)
-    return [QuotaLine(d.name, d.label, d.unit, *found[d.name]) for d in quota.DIMENSIONS.values()]
+    require(ctx, project_id)
+    query = select(Quota).where(Quota.project_id == project_id, Quota.dimension.in_(DIMENSIONS)).execution_options(populate_existing=True)
+    rows, reserved = {row.dimension: row for row in ctx.db.scalars(query)}, quota.reserved(ctx.db, project_id)
+    return [_line(known, rows.get(name), known.default, reserved.get(name, 0)) for name, known in DIMENSIONS.items()]
 
 
-def _require(ctx: Context, project_id: str) -> None:
+def require(ctx: Context, project_id: str) -> None:
+    """Raise NotFound unless there is a project whose quotas the caller may read."""
     is_there = is_storable(project_id) and ctx.db.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id)) is not None
     if not is_there or not decide(ctx, "core.quota.read", Target(project_id)).allowed:
         raise NotFound(f"There is no project {project_id[:80]} here.")
 
 
-def quota_update(ctx: Context, project_id: str, dimension: str, limit: int) -> QuotaLine:
-    """Set a limit; one below what is in use stops what is new and takes nothing away. Raises NotFound, Forbidden or InvalidRequest."""
-    known = quota.DIMENSIONS.get(dimension)
+def known_dimension(dimension: str) -> Dimension:
+    """The dimension of this name. Raises NotFound."""
+    known = DIMENSIONS.get(dimension)
     if known is None:
-        raise NotFound(f"There is no quota {dimension[:80]}; there are {', '.join(quota.DIMENSIONS)}.")
-    _require(ctx, project_id)
-    about = audit.Subject("core.quota", project_id, dimension, project_id)
-    before = quota.usage(ctx.db, project_id)[dimension][0]
-    details = {"before": {"limit": before}, "after": {"limit": limit}}
-    with acting(ctx, "core.quota.update", about, target=Target(project_id, label=f"quota {dimension}"), details=details):
-        if not 0 <= limit <= HIGHEST:
-            raise InvalidRequest.fields({"limit": [f"must be 0 to {HIGHEST:,}."]})
-        quota.ensure(ctx.db, project_id, dimension)
-        query = select(quota.Quota).where(quota.Quota.project_id == project_id, quota.Quota.dimension == dimension)
+        raise NotFound(f"There is no quota {dimension[:80]}; there are {', '.join(DIMENSIONS)}.")
+    return known
+
+
+def quota_update(ctx: Context, project_id: str, dimension: str, limit: int, *, warning_threshold: int | None = None) -> QuotaLine:
+    """Set a limit; one below what is in use stops what is new and takes nothing away. Raises NotFound, Forbidden or InvalidRequest."""
+    known = known_dimension(dimension)
+    require(ctx, project_id)
+    details: dict[str, object] = {}
+    with acting(ctx, UPDATE, subject_of(project_id, dimension), target=Target(project_id, label=f"quota {dimension}"), details=details):
+        _refuse_odd(limit, warning_threshold)
+        row = limit_set(ctx, project_id, dimension, limit, details, warning_threshold=warning_threshold)
+    return _line(known, row, None, quota.reserved(ctx.db, project_id).get(dimension, 0))
+
+
+def subject_of(project_id: str, dimension: str) -> audit.Subject:
+    """A project's quota in the audit log."""
+    return audit.Subject("core.quota", project_id, dimension, project_id)
+
+
+def limit_set(
+    ctx: Context, project_id: str, dimension: str, limit: int, details: dict[str, object], *, warning_threshold: int | None = None
+) -> Quota:
+    """Set a limit within the caller's transaction and tell whether that used it up; before and after go into `details`."""
+    quota.ensure(ctx.db, project_id, dimension)
+    row = quota_locked(ctx, project_id, dimension)
+    _set(ctx, row, limit, warning_threshold, details)
+    return row
+
+
+def quota_locked(ctx: Context, project_id: str, dimension: str) -> Quota:
+    """The row of a project's quota, which must be there, locked."""
+    query = select(Quota).where(Quota.project_id == project_id, Quota.dimension == dimension)
+    return ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
+
+
+def _set(ctx: Context, row: Quota | UserQuota, limit: int | None, threshold: int | None, details: dict[str, object]) -> None:
+    before = {"limit": row.limit, "warning_threshold": row.warning_threshold}
+    was = (row.limit, row.used)
+    row.limit, row.warning_threshold = limit, row.warning_threshold if threshold is None else threshold
+    after = {"limit": row.limit, "warning_threshold": row.warning_threshold}
+    changed = [name for name in after if after[name] != before[name]] or ["limit"]
+    details.update(before={name: before[name] for name in changed}, after={name: after[name] for name in changed})
+    user_id = row.user_id if isinstance(row, UserQuota) else None
+    quota.tell(ctx, row.holder, quota.crossed(row.dimension, limit, row.used, row.warning_threshold, before=was, user_id=user_id))
+
+
+def _refuse_odd(limit: int | None, threshold: int | None) -> None:
+    problems = {}
+    if limit is not None and not 0 <= limit <= HIGHEST:
+        problems["limit"] = [f"must be 0 to {HIGHEST:,}."]
+    if threshold is not None and not 1 <= threshold <= 100:  # noqa: PLR2004 - percent
+        problems["warning_threshold"] = ["must be 1 to 100 percent."]
+    if problems:
+        raise InvalidRequest.fields(problems)
+
+
+# -- limits of users -------------------------------------------------------------------------------------------------------------------------
+
+
+def may_limit_users(ctx: Context) -> bool:
+    """Whether the caller sets limits of users, which hold in every project."""
+    return decide(ctx, UPDATE, Target(None)).allowed
+
+
+def user_lines(ctx: Context, user: str) -> list[QuotaLine]:
+    """What a user, by id or name, may own and owns; everybody sees their own. Raises NotFound."""
+    text = storable(user[:254])
+    mine = {ctx.principal.user_id, ctx.principal.username} if ctx.principal.user_id is not None else set()
+    found = _user(ctx, text) if text in mine or may_limit_users(ctx) else None
+    if found is None:
+        raise NotFound(f"There is no user {user[:80]} here.")
+    rows = _rows_of(ctx, found[0])
+    return [_line(known, rows.get(name), None) for name, known in DIMENSIONS.items()]
+
+
+def _rows_of(ctx: Context, user_id: str) -> Mapping[str, UserQuota]:
+    query = select(UserQuota).where(UserQuota.user_id == user_id).execution_options(populate_existing=True)
+    return {row.dimension: row for row in ctx.db.scalars(query)}
+
+
+def _user(ctx: Context, text: str) -> tuple[str, str] | None:
+    query = select(USERS.c.id, USERS.c.username).where(or_(USERS.c.id == text, USERS.c.username == text))
+    row = ctx.db.execute(query).first()
+    return None if row is None else (row.id, row.username)
+
+
+def own_limits(ctx: Context) -> list[QuotaLine]:
+    """The limits that the caller has across projects."""
+    rows = _rows_of(ctx, ctx.principal.user_id) if ctx.principal.user_id is not None else {}
+    return [_line(known, rows[name], None) for name, known in DIMENSIONS.items() if name in rows and rows[name].limit is not None]
+
+
+def user_limits(ctx: Context) -> list[UserLimit]:
+    """Every limit of a user, by name, for whoever may set them; empty for others."""
+    if not may_limit_users(ctx):
+        return []
+    query = select(UserQuota, USERS.c.username).join(USERS, USERS.c.id == UserQuota.user_id).where(UserQuota.limit.is_not(None))
+    rows = ctx.db.execute(query.order_by(USERS.c.username, UserQuota.dimension).execution_options(populate_existing=True))
+    return [UserLimit(row.user_id, username, _line(DIMENSIONS[row.dimension], row, None)) for row, username in rows if row.dimension in DIMENSIONS]
+
+
+def user_quota_update(ctx: Context, user: str, dimension: str, limit: int | None, *, warning_threshold: int | None = None) -> UserLimit:
+    """Limit what a user, by id or name, may own across projects; None takes the limit away. Raises NotFound, Forbidden or InvalidRequest."""
+    known = known_dimension(dimension)
+    details: dict[str, object] = {}
+    # Looked up after the permission was decided: who may not set limits does not learn which users exist.
+    found = _user(ctx, storable(user[:254])) if may_limit_users(ctx) else None
+    user_id, username = found or (storable(user[:64]), storable(user[:254]))
+    about = audit.Subject("core.quota", user_id, f"{dimension} of {username}")
+    with acting(ctx, UPDATE, about, target=Target(None, label=f"limits of user {username}"), details=details):
+        if found is None:
+            raise NotFound(f"There is no user {user[:80]}.")
+        _refuse_odd(limit, warning_threshold)
+        quota.ensure_user(ctx.db, user_id, dimension)
+        query = select(UserQuota).where(UserQuota.user_id == user_id, UserQuota.dimension == dimension)
         row = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
-        row.limit = limit
-    return QuotaLine(known.name, known.label, known.unit, limit, row.used)
+        _set(ctx, row, limit, warning_threshold, details)
+    return UserLimit(user_id, username, _line(known, row, None))

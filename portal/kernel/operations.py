@@ -1,8 +1,8 @@
 """`run()`: the only write path. Console, API, S3, scheduler and CLI all change things through here, or through `acting()` for what is no resource.
 
 Load in scope → authorize → validate → lock and check the state → quota → row, job, audit entry and event in ONE transaction.
-Lock order, so that no two transactions wait for each other: references (sorted by type and id), the target, quota rows (sorted by dimension),
-the head of the audit log.
+Lock order, so that no two transactions wait for each other: references (sorted by type and id), the target, quota rows of projects, then of users
+(each sorted by holder and dimension), the head of the audit log.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,12 +44,16 @@ def run(
 
 @contextmanager
 def acting(
-    ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None
-) -> Iterator[None]:
-    """The write path for what is no resource (sessions, tokens, memberships): one transaction, authorized if `target` is given, audited."""
+    ctx: Context, action: str, subject: audit.Subject, *, target: authz.Target | None = None, details: Mapping[str, object] | None = None,
+    permission: str = "",
+) -> Iterator[None]:  # fmt: skip
+    """The write path for what is no resource (sessions, tokens, memberships): one transaction, authorized if `target` is given, audited.
+
+    `permission` is what it needs where that is not named like the action.
+    """
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
         if target is not None:
-            authz.authorize(ctx, action, target)
+            authz.authorize(ctx, permission or action, target)
         else:
             refuse_restricted(ctx, action)
         yield
@@ -129,8 +133,8 @@ class _Attempt:
         ctx.db.add(row)
         ctx.db.flush()
         tags.store(ctx.db, rtype.key, row)
-        if row.project_of() is not None:
-            quota.reserve(ctx.db, row.project_of(), row.id, {**rtype.amounts(row), rtype.count_dimension: 1})
+        # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
+        quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=rtype.lifecycle is None)
         job_id = enqueue(ctx, self.op, rtype, row, self.data) if self.op.steps and queue else None
         self._tell(row, job_id, before={}, after=snapshot(rtype, row))
         return job_id
@@ -216,9 +220,8 @@ def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:
 
 def reserve_for_change(ctx: Context, rtype: ResourceType, row: Any) -> None:
     """While a change is under way the project holds the larger of before and after; what was given back after a failure is taken again."""
-    if row.project_of() is not None:
-        held = quota.held_by(ctx.db, row.id)
-        quota.reserve(ctx.db, row.project_of(), row.id, {d: max(n, held.get(d, 0)) for d, n in rtype.amounts(row).items()})
+    held = quota.held_by(ctx.db, row.id)
+    quota.hold(ctx, row, {d: max(n, held.get(d, 0)) for d, n in rtype.amounts(row).items()}, settled=False)
 
 
 def enqueue(ctx: Context, op: Operation, rtype: ResourceType, row: Any, data: Mapping[str, Any]) -> str:

@@ -1,24 +1,31 @@
 """Quotas: reserved by a conditional UPDATE in the transaction that makes the row, released when the resource is really gone.
 
-`reservations` remembers what each resource holds, so that giving back twice gives back once, and a recount is a sum.
+A resource is charged to its project, and to its owner across projects. `reservations` remembers what each resource holds and who was charged, so
+that giving back twice gives back once, and a recount is a sum. Lock order: rows of projects, then rows of users, each sorted by holder and dimension.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, delete, func, select, update
+from sqlalchemy import BigInteger, ForeignKey, Index, String, case, delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column, synonym
 
+from portal.kernel import events
+from portal.kernel.alerts import Notice, alert
+from portal.kernel.context import Context
 from portal.kernel.db import Base
 from portal.kernel.errors import QuotaExceeded
 
 UNLIMITED = None
+WARNING_THRESHOLD = 80
+PENDING = text("pending > 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """Something that is limited per project."""
+    """Something that is limited per project, and for a user where an administrator says so."""
 
     name: str
     label: str
@@ -41,49 +48,179 @@ DIMENSIONS = {
 }
 
 
-class Quota(Base):
-    """Limit and use of one dimension in one project; a dimension without a limit only counts."""
+class Counted:
+    """Limit and use of one dimension; without a limit it only counts. Mixin."""
 
-    __tablename__ = "quotas"
-
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     dimension: Mapped[str] = mapped_column(String(96), primary_key=True)
     limit: Mapped[int | None] = mapped_column("quota_limit", BigInteger)
     used: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Percent of the limit at which somebody is told.
+    warning_threshold: Mapped[int] = mapped_column(default=WARNING_THRESHOLD, server_default=str(WARNING_THRESHOLD))
+
+
+class Quota(Counted, Base):
+    """What a project may use and uses."""
+
+    __tablename__ = "quotas"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True, sort_order=-1)
+    holder: Mapped[str] = synonym("project_id")
+    # The most that was in use since the history was last written.
+    peak: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+
+
+class UserQuota(Counted, Base):
+    """What a user may own and owns, in all projects together."""
+
+    __tablename__ = "user_quotas"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, sort_order=-1)
+    holder: Mapped[str] = synonym("user_id")
 
 
 class Reservation(Base):
-    """What one resource holds of one dimension."""
+    """What one resource holds of one dimension; `pending` is the part of it that is for work not finished yet."""
 
     __tablename__ = "quota_reservations"
 
     resource_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     dimension: Mapped[str] = mapped_column(String(96), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    owner_id: Mapped[str | None] = mapped_column(String(64), index=True)
     amount: Mapped[int] = mapped_column(BigInteger)
+    pending: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+
+    __table_args__ = (
+        # Few rows of many: what is being made right now.
+        Index("ix_quota_reservations_pending", "project_id", "dimension", sqlite_where=PENDING, postgresql_where=PENDING),
+    )
 
 
-def reserve(session: Session, project_id: str, resource_id: str, amounts: Mapping[str, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A limit that came near (`warning`) or was reached (`exhausted`); of a user where `user_id` says whose, else of the project."""
+
+    kind: str
+    dimension: str
+    limit: int
+    used: int
+    user_id: str | None = None
+
+
+Charges = dict[tuple[str, str], int]
+
+
+def hold(ctx: Context, row: Any, amounts: Mapping[str, int], *, settled: bool) -> None:
+    """Reserve for a row's project and owner, and tell who comes near a limit. Unless `settled`, what is new is for work that is not done yet."""
+    project_id = row.project_of()
+    if project_id is not None:
+        tell(ctx, project_id, reserve(ctx.db, project_id, row.id, amounts, owner_id=row.owner_id, settled=settled))
+
+
+def reserve(
+    session: Session, project_id: str, resource_id: str, amounts: Mapping[str, int], *, owner_id: str | None = None, settled: bool = True
+) -> list[Crossing]:
     """Make the resource hold exactly `amounts`. Raises QuotaExceeded where that needs more than is left; taking less always succeeds."""
-    # Sorted: two transactions that touch the same dimensions lock them in the same order.
-    for dimension in sorted(amounts):
+    projects: Charges = {}
+    users: Charges = {}
+    for dimension, amount in amounts.items():
         held = session.get(Reservation, (resource_id, dimension))
-        more = amounts[dimension] - (held.amount if held else 0)
-        if more:
-            _take(session, project_id, dimension, more)
         if held is None:
-            session.add(Reservation(resource_id=resource_id, dimension=dimension, project_id=project_id, amount=amounts[dimension]))
-        else:
-            held.amount = amounts[dimension]
+            held = Reservation(resource_id=resource_id, dimension=dimension, project_id=project_id, owner_id=owner_id, amount=0, pending=0)
+            session.add(held)
+        _charge(projects, project_id, dimension, amount - held.amount)
+        if dimension in DIMENSIONS:
+            # Whoever was charged gets it back: a resource may have been given to somebody else meanwhile.
+            _charge(users, held.owner_id, dimension, -held.amount)
+            _charge(users, owner_id, dimension, amount)
+            held.pending = 0 if settled else max(0, amount - (held.amount - held.pending))
+        held.amount, held.owner_id = amount, owner_id
+    return _take_all(session, projects, users)
 
 
-def release(session: Session, resource_id: str, *, dimensions: Sequence[str] | None = None) -> None:
-    """Give back what the resource holds, of all dimensions or the named ones; nothing held is nothing done."""
-    held = session.scalars(select(Reservation).where(Reservation.resource_id == resource_id).order_by(Reservation.dimension)).all()
-    for row in held:
-        if dimensions is None or row.dimension in dimensions:
-            _take(session, row.project_id, row.dimension, -row.amount)
-            session.execute(delete(Reservation).where(Reservation.resource_id == resource_id, Reservation.dimension == row.dimension))
+def release(session: Session, *resource_ids: str, dimensions: Sequence[str] | None = None) -> None:
+    """Give back what resources hold, of all dimensions or the named ones; nothing held is nothing done."""
+    gone = delete(Reservation).where(Reservation.resource_id.in_(resource_ids))
+    if dimensions is not None:
+        gone = gone.where(Reservation.dimension.in_(dimensions))
+    projects: Charges = {}
+    users: Charges = {}
+    # Whoever deletes the row gives back what it held, nobody else.
+    for row in session.execute(gone.returning(Reservation.project_id, Reservation.owner_id, Reservation.dimension, Reservation.amount)):
+        _charge(projects, row.project_id, row.dimension, -row.amount)
+        if row.dimension in DIMENSIONS:
+            _charge(users, row.owner_id, row.dimension, -row.amount)
+    _take_all(session, projects, users)
+
+
+def _charge(charges: Charges, holder: str | None, dimension: str, amount: int) -> None:
+    if holder is not None:
+        charges[holder, dimension] = charges.get((holder, dimension), 0) + amount
+
+
+def _take_all(session: Session, projects: Charges, users: Charges) -> list[Crossing]:
+    """All of it or an exception. Sorted: transactions that touch the same rows lock them in the same order, projects before users."""
+    crossed: list[Crossing] = []
+    for model, charges in ((Quota, projects), (UserQuota, users)):
+        for (holder, dimension), amount in sorted(charges.items()):
+            if amount:
+                crossed += _take(session, model, holder, dimension, amount)
+    return crossed
+
+
+def _take(session: Session, model: type[Quota | UserQuota], holder: str, dimension: str, amount: int) -> list[Crossing]:
+    user_id = holder if model is UserQuota else None
+    mine = (model.holder == holder, model.dimension == dimension)
+    values: dict[str, Any] = {"used": model.used + amount}
+    statement = update(model).where(*mine)
+    if amount > 0:
+        statement = statement.where((model.limit.is_(None)) | (model.used + amount <= model.limit))
+        if model is Quota:
+            values["peak"] = case((Quota.used + amount > Quota.peak, Quota.used + amount), else_=Quota.peak)
+    statement = statement.values(values).execution_options(synchronize_session=False)
+    take = statement.returning(model.limit, model.used, model.warning_threshold)
+    row = session.execute(take).first()
+    if row is None:
+        _ensure(session, model, holder, dimension)
+        row = session.execute(take).first()
+    if row is None:
+        full = session.execute(select(model.limit, model.used).where(*mine)).one()
+        raise QuotaExceeded(dimension, limit=full.limit or 0, used=full.used, requested=amount, of_user=user_id is not None)
+    return crossed(dimension, row.limit, row.used, row.warning_threshold, before=(row.limit, row.used - amount), user_id=user_id)
+
+
+def level(limit: int | None, used: int, threshold: int) -> int:
+    """0 where there is room, 1 from the threshold on, 2 where nothing is left."""
+    if limit is None or not used:
+        return 0
+    return 2 if used >= limit else int(used * 100 >= limit * threshold)
+
+
+def crossed(
+    dimension: str, limit: int | None, used: int, threshold: int, *, before: tuple[int | None, int], user_id: str | None = None
+) -> list[Crossing]:
+    """What was crossed upwards since limit and use were as `before`."""
+    kinds = ("warning", "exhausted")[level(*before, threshold) : level(limit, used, threshold)]
+    return [Crossing(kind, dimension, limit or 0, used, user_id) for kind in kinds]
+
+
+def tell(ctx: Context, project_id: str, crossings: Sequence[Crossing]) -> None:
+    """Write an event for each within the caller's transaction. What a user owns across projects is no affair of one of them."""
+    for each in crossings:
+        label, about = DIMENSIONS[each.dimension].label, "your own limit" if each.user_id else "the project's quota"
+        payload = {"dimension": each.dimension, "limit": each.limit, "used": each.used}
+        events.emit(
+            ctx, f"core.quota.{each.kind}", resource_id=each.user_id or project_id, name=each.dimension, project_id=None if each.user_id else project_id,
+            payload=payload,
+        )  # fmt: skip
+        # Whose limit it is, else whoever brought the project there.
+        if (user_id := each.user_id or ctx.principal.user_id) is not None:
+            is_full = each.kind == "exhausted"
+            title = f"{label}: {about} is {'used up' if is_full else 'nearly used up'}"
+            alert(
+                ctx, user_id,
+                Notice(title, f"{each.used:,} of {each.limit:,} used.", "critical" if is_full else "warning", "core.quota", each.dimension, "/quotas"),
+            )  # fmt: skip
 
 
 def held_by(session: Session, resource_id: str) -> dict[str, int]:
@@ -92,23 +229,28 @@ def held_by(session: Session, resource_id: str) -> dict[str, int]:
     return {dimension: amount for dimension, amount in rows}  # noqa: C416 - rows are no tuples for the type checker
 
 
-def _take(session: Session, project_id: str, dimension: str, amount: int) -> None:
-    ensure(session, project_id, dimension)
-    statement = update(Quota).where(Quota.project_id == project_id, Quota.dimension == dimension).values(used=Quota.used + amount)
-    if amount > 0:
-        statement = statement.where((Quota.limit.is_(None)) | (Quota.used + amount <= Quota.limit))
-    if session.execute(statement.execution_options(synchronize_session=False)).rowcount:  # type: ignore[attr-defined] # an UPDATE has one
-        return
-    row = session.execute(select(Quota.limit, Quota.used).where(Quota.project_id == project_id, Quota.dimension == dimension)).one()
-    raise QuotaExceeded(dimension, limit=row.limit or 0, used=row.used, requested=amount)
+def reserved(session: Session, project_id: str) -> dict[str, int]:
+    """Dimension → how much of a project's use is for work that is not finished yet: resources being made, changes that need more."""
+    query = select(Reservation.dimension, func.sum(Reservation.pending)).where(Reservation.project_id == project_id, PENDING)
+    return {dimension: int(total) for dimension, total in session.execute(query.group_by(Reservation.dimension))}
 
 
 def ensure(session: Session, project_id: str, dimension: str) -> None:
     """Make the row of a dimension with its default limit unless it is there; two at once make one."""
-    known = DIMENSIONS.get(dimension)
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    values = {"project_id": project_id, "dimension": dimension, "quota_limit": known.default if known else UNLIMITED, "used": 0}
-    session.execute(insert(Quota.__table__).values(values).on_conflict_do_nothing())  # type: ignore[arg-type]
+    _ensure(session, Quota, project_id, dimension)
+
+
+def ensure_user(session: Session, user_id: str, dimension: str) -> None:
+    """Make the row of a user, without a limit, unless it is there: whoever owns something has one."""
+    _ensure(session, UserQuota, user_id, dimension)
+
+
+def _ensure(session: Session, model: type[Quota | UserQuota], holder: str, dimension: str) -> None:
+    known = DIMENSIONS.get(dimension) if model is Quota else None
+    insert: Callable[..., Any] = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    key = "project_id" if model is Quota else "user_id"
+    values = {key: holder, "dimension": dimension, "quota_limit": known.default if known else UNLIMITED, "used": 0}
+    session.execute(insert(model.__table__).values(values).on_conflict_do_nothing())
 
 
 def usage(session: Session, project_id: str) -> dict[str, tuple[int | None, int]]:
@@ -126,23 +268,25 @@ def count(session: Session, project_id: str, dimension: str) -> int:
 
 
 def recount(session: Session) -> list[tuple[str, str, int, int]]:
-    """Set `used` to the sum of reservations; gives (project, dimension, before, after) of whatever differed."""
+    """Set `used` of projects to the sum of reservations; gives (project, dimension, before, after) of whatever differed."""
+    return _recount(session, Quota, Reservation.project_id)
+
+
+def recount_users(session: Session) -> list[tuple[str, str, int, int]]:
+    """The same for what users own, after `recount` where both are done; gives (user, dimension, before, after)."""
+    return _recount(session, UserQuota, Reservation.owner_id)
+
+
+def _recount(session: Session, model: type[Quota | UserQuota], charged: Any) -> list[tuple[str, str, int, int]]:
     # Locked before they are summed: what is being reserved meanwhile comes after, in both figures.
-    rows = session.scalars(
-        select(Quota).order_by(Quota.project_id, Quota.dimension).with_for_update().execution_options(populate_existing=True)
-    ).all()
-    sums = {
-        (project, dimension): total
-        for project, dimension, total in session.execute(
-            select(Reservation.project_id, Reservation.dimension, func.sum(Reservation.amount)).group_by(
-                Reservation.project_id, Reservation.dimension
-            )
-        )
-    }
+    query = select(model).order_by(model.holder, model.dimension).with_for_update()
+    rows: Sequence[Any] = session.scalars(query.execution_options(populate_existing=True)).all()
+    totals = select(charged, Reservation.dimension, func.sum(Reservation.amount)).where(charged.is_not(None)).group_by(charged, Reservation.dimension)
+    sums = {(holder, dimension): total for holder, dimension, total in session.execute(totals)}
     repaired = []
     for row in rows:
-        actual = int(sums.get((row.project_id, row.dimension), 0))
+        actual = int(sums.get((row.holder, row.dimension), 0))
         if actual != row.used:
-            repaired.append((row.project_id, row.dimension, row.used, actual))
+            repaired.append((row.holder, row.dimension, row.used, actual))
             row.used = actual
     return repaired

@@ -191,8 +191,8 @@ class Runner:
             ctx = self.context(session, job)
             if op.effect is Effect.REMOVE:
                 end(ctx, row)
-            elif row.project_of() is not None:
-                quota.reserve(session, row.project_of(), row.id, rtype.amounts(row))
+            else:
+                quota.hold(ctx, row, rtype.amounts(row), settled=True)
             row.version, row.updated_at = row.version + 1, now()
             self._close(job, "succeeded")
             job.error = ""
@@ -297,8 +297,8 @@ def settle_failure(ctx: Context, op: Operation, rtype: ResourceType, job: Job) -
         elif not dead:
             # Of a dead job, something may still be there: it counts until the resource is removed.
             quota.release(session, row.id, dimensions=list(rtype.quota))
-    elif row.project_of() is not None and op.effect is Effect.CHANGE:
-        quota.reserve(session, row.project_of(), row.id, rtype.amounts(row))
+    elif op.effect is Effect.CHANGE:
+        quota.hold(ctx, row, rtype.amounts(row), settled=True)
     row.version, row.updated_at = row.version + 1, now()
     settle_told(ctx, rtype, job, row, "failure" if job.state != "cancelled" else "success")
 

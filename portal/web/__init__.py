@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from portal.http.request import Unfinished, unfinished
 from portal.web import (
     account,
+    alerts,
     applications,
     audit,
     auth,
@@ -17,6 +18,7 @@ from portal.web import (
     oauth2,
     overview,
     projects,
+    quota_requests,
     quotas,
     reference,
     resource_lists,
@@ -51,7 +53,9 @@ def install(app: Flask) -> None:
         overview,
         jobs,
         audit,
+        quota_requests,
         quotas,
+        alerts,
         account,
         factors,
         projects,

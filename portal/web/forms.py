@@ -71,6 +71,8 @@ class OperationForm:
         self.form: Form = form_class(formdata=typed, data=_present(op, row))
         self.errors: dict[str, list[str]] = {}
         self.message = ""
+        # Where more of a quota can be asked for that the input would exceed.
+        self.request_url = ""
 
     def fields(self, *, quiet: bool) -> list[tuple[Field, Widget]]:
         """Fields of the one or the other part of the form."""

@@ -13,10 +13,12 @@ from portal.http.request import context, signed_in
 from portal.identity.models import Project, User
 from portal.identity.projects import projects_visible
 from portal.kernel.activity import JobsQuery, jobs_page
+from portal.kernel.alerts import unread
 from portal.kernel.authz import ROLES, Target, decide
 from portal.kernel.capabilities import CapabilityStatus, capabilities
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import ACTIVE, Job
+from portal.kernel.quota_requests import waiting
 from portal.kernel.resource import ResourceType
 
 THEME_COOKIE = "theme"
@@ -39,6 +41,8 @@ class Shell:
     missing: Sequence[CapabilityStatus]
     may_audit: bool
     may_administer: bool
+    unread: int
+    waiting: int | None
     single_keys: bool
     compact: bool
 
@@ -57,6 +61,7 @@ def shell() -> Shell | None:
         found.user, "".join(part[0] for part in found.user.username.replace("-", " ").replace(".", " ").split()[:2]).upper(), ", ".join(dict.fromkeys(roles)),
         current, projects, navigation(), running_jobs(), [row for row in capabilities(ctx.db) if not row.available],
         decide(ctx, "security.audit.read", Target(ctx.project_id)).allowed, decide(ctx, "identity.user.read", Target(None)).allowed,
+        unread(ctx), waiting(ctx),
         bool(preferences.get("single_keys", True)), bool(preferences.get("compact", False)),
     )  # fmt: skip
 

@@ -75,6 +75,7 @@ def _submit(ctx: Context, op: Operation, target: str | None, form: OperationForm
 def _refused(ctx: Context, rtype: ResourceType, op: Operation, form: OperationForm, error: PortalError, *, row: Any = None) -> ResponseReturnValue:
     ctx.db.rollback()
     form.errors, form.message = field_errors(error, list(form.widgets))
+    form.request_url = str(error.details.get("request_url", ""))
     return _form_page(ctx, rtype, op, form, status=form_status(error), row=row)
 
 

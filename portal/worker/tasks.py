@@ -14,7 +14,8 @@ from portal.identity.models import ApiToken, UserSession
 from portal.identity.oauth2.keys import keys_rotate
 from portal.identity.oauth2.models import OAuthCode, OAuthFamily
 from portal.identity.sign_in import Challenge
-from portal.kernel import audit, quota, tags
+from portal.kernel import audit, quota, quota_history, tags
+from portal.kernel.alerts import Alert
 from portal.kernel.db import now, transaction
 from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
@@ -25,6 +26,7 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 KEEP_KEYS = timedelta(days=1)
 KEEP_HISTORY = timedelta(days=30)
+KEEP_ALERTS = timedelta(days=90)
 KEEP_STAGED = timedelta(days=1)
 # Rows that go in one transaction: others want to write meanwhile.
 BATCH = 500
@@ -46,6 +48,7 @@ def expire(task: TaskRun) -> None:
         (OAuthCode, OAuthCode.code_hash, OAuthCode.family_id.is_(None) & (OAuthCode.expires_at <= moment)),
         (Job, Job.id, Job.state.in_(ENDED) & (Job.finished_at < moment - KEEP_HISTORY)),
         (Event, Event.id, Event.at < moment - KEEP_HISTORY),
+        (Alert, Alert.id, Alert.created_at < moment - KEEP_ALERTS),
         (IdempotencyKey, IdempotencyKey.created_at, IdempotencyKey.created_at < moment - KEEP_KEYS),
     ):
         _delete(task, model, key, over)
@@ -70,8 +73,8 @@ def _purge_instances(task: TaskRun, before: datetime) -> None:
         with transaction(session):
             over = select(instance.id).where(instance.deleted_at.is_not(None), instance.deleted_at < before).limit(BATCH)
             gone: Sequence[str] = session.scalars(over).all()
+            quota.release(session, *gone)
             for instance_id in gone:
-                quota.release(session, instance_id)
                 tags.drop(session, instance_id)
             for key in (InstanceMetric.instance_id, InstanceCounters.instance_id, instance.id):
                 session.execute(delete(key.class_).where(key.in_(gone)).execution_options(synchronize_session=False))
@@ -96,10 +99,16 @@ def recount_quotas(task: TaskRun) -> None:
     """Compare the use of every quota with what resources hold; a difference is a fault of the portal: it is repaired, logged and audited."""
     ctx = task.ctx
     with transaction(ctx.db):
-        for project_id, dimension, before, after in quota.recount(ctx.db):
-            log.error("quota %s of project %s said %s, resources hold %s: repaired", dimension, project_id, before, after)
-            about = audit.Subject("core.quota", project_id, dimension, project_id)
+        wrong = [(audit.Subject("core.quota", holder, name, holder), was, held) for holder, name, was, held in quota.recount(ctx.db)]
+        wrong += [(audit.Subject("core.quota", holder, name), was, held) for holder, name, was, held in quota.recount_users(ctx.db)]
+        for about, before, after in wrong:
+            log.error("quota %s of %s said %s, resources hold %s: repaired", about.name, about.id, before, after)
             audit.record(ctx, "core.quota.recount", about, details={"before": {"used": before}, "after": {"used": after}})
+
+
+def write_quota_history(task: TaskRun) -> None:
+    """Keep how much of each quota was in use at most."""
+    quota_history.write(task.ctx.db, now().date())
 
 
 TASKS = {
@@ -110,5 +119,6 @@ TASKS = {
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
         SystemTask("oauth_keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
+        SystemTask("quota_history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
     )
 }

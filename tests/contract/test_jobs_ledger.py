@@ -29,6 +29,7 @@ from portal.worker.loop import Worker
 from portal.worker.scheduler import Scheduler
 from tests.support.databases import ON_POSTGRESQL
 from tests.support.draining import TestWorker
+from tests.support.effects import way
 from tests.support.people import People
 from tests.support.sabotage import Do, failing, sabotaged
 from tests.support.scenarios import TINY, Stage, assert_sound, start, stopped_instance
@@ -196,7 +197,7 @@ def test_a_start_after_a_failed_create_takes_quota_again(stage: Stage, worker_wi
         stage.ctx.db.execute(update(Quota).where(Quota.project_id == stage.ctx.project_id, Quota.dimension == "cpus").values(limit=0))
     with pytest.raises(QuotaExceeded) as refused:
         run(stage.ctx, instance_start, outcome.row.id)
-    assert refused.value.details == {"dimension": "cpus", "limit": 0, "used": 0, "requested": 1}
+    assert refused.value.details == {"dimension": "cpus", "limit": 0, "used": 0, "requested": 1, **way("cpus")}
     with transaction(stage.ctx.db):
         stage.ctx.db.execute(update(Quota).where(Quota.project_id == stage.ctx.project_id, Quota.dimension == "cpus").values(limit=1))
     assert stage.do(instance_start, outcome.row.id).state == "running"

@@ -34,7 +34,7 @@ from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.kernel.resource import Registry
 from portal.kernel.tags import ResourceTag
-from tests.support.effects import entries_since, last_seq, rows_of
+from tests.support.effects import entries_since, last_seq, rows_of, way
 from tests.support.people import People
 from tests.support.scenarios import TINY, Stage, running_instance, stopped_instance, stored_image
 
@@ -378,7 +378,7 @@ def test_several_at_once_are_all_or_none(ctx: Context, database: sessionmaker[Se
     before, seq = rows_of(database), last_seq(database)
     with pytest.raises(QuotaExceeded) as full:
         run(ctx, instance_create, None, {"name": "db", "count": 2, **CREATE})
-    assert full.value.details == {"dimension": "instances", "limit": 3, "used": 3, "requested": 1}
+    assert full.value.details == {"dimension": "instances", "limit": 3, "used": 3, "requested": 1, **way("instances")}
     assert rows_of(database) == before
     (entry,) = entries_since(database, seq)
     assert (entry.status, entry.details["dimension"]) == ("failure", "instances")

@@ -15,7 +15,20 @@ from tests.support.draining import TestWorker
 from tests.support.golden import same_as_golden
 from tests.support.web import Api, Queries, one_of_each
 
-PAGES = ("/", "/jobs", "/audit", "/quotas", "/account", "/projects", "/users", "/security/simulator", "/search?q=row", "/tray")
+PAGES = (
+    "/",
+    "/jobs",
+    "/audit",
+    "/quotas",
+    "/quotas/requests",
+    "/alerts",
+    "/account",
+    "/projects",
+    "/users",
+    "/security/simulator",
+    "/search?q=row",
+    "/tray",
+)
 
 
 def fill(api: Api, worker: TestWorker, numbers: range) -> dict[str, str]:

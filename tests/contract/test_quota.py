@@ -15,7 +15,7 @@ from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, QuotaExcee
 from portal.kernel.limits import HIGHEST, quota_lines, quota_update
 from portal.kernel.operations import run
 from portal.kernel.quota import DIMENSIONS, Quota, Reservation, held_by, recount, release, reserve, usage
-from tests.support.effects import entries_since, last_seq, rows_of
+from tests.support.effects import entries_since, last_seq, rows_of, way
 from tests.support.people import People
 from tests.support.racing import race
 from tests.support.scenarios import TINY, Stage, assert_sound, stopped_instance
@@ -43,7 +43,7 @@ def test_the_last_units_go_to_as_many_as_there_are(people: People, database: ses
     assert sum(isinstance(one, Outcome) for one in given) == free
     refused = [one for one in given if isinstance(one, QuotaExceeded)]
     assert len(refused) == 8 - free
-    assert all(one.details == {"dimension": "instances", "limit": 1 + free, "used": 1 + free, "requested": 1} for one in refused)
+    assert all(one.details == {"dimension": "instances", "limit": 1 + free, "used": 1 + free, "requested": 1, **way("instances")} for one in refused)
     assert used(database, project) == {
         "instances": 1 + free, "cpus": 1 + free, "memory_gb": 1 + free, "storage_gb": 8 * (1 + free), "rows:compute.instance": 1 + free,
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_refusal_says_limit_use_and_request(ctx: object, people: People, dat
     before = rows_of(database)
     with pytest.raises(QuotaExceeded) as refused:
         run(developer, instance_create, None, {"name": "web", **CREATE, "root_volume_size_gb": 11})
-    assert refused.value.details == {"dimension": "storage_gb", "limit": 10, "used": 0, "requested": 11}
+    assert refused.value.details == {"dimension": "storage_gb", "limit": 10, "used": 0, "requested": 11, **way("storage_gb")}
     assert "0 of 10 used, 11 more requested" in refused.value.message
     assert rows_of(database) == before
 
@@ -100,7 +100,7 @@ def test_a_resize_over_the_quota_changes_nothing(stage: Stage, database: session
     before = rows_of(database)
     with pytest.raises(QuotaExceeded) as refused:
         run(stage.ctx, instance_resize, row.id, {"flavor": "t3-xlarge"})
-    assert refused.value.details == {"dimension": "cpus", "limit": 3, "used": 1, "requested": 3}
+    assert refused.value.details == {"dimension": "cpus", "limit": 3, "used": 1, "requested": 3, **way("cpus")}
     assert rows_of(database) == before
 
 

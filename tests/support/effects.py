@@ -10,6 +10,11 @@ from portal.kernel.db import Base
 LOG = {"audit_entries", "audit_head"}
 
 
+def way(dimension: str) -> dict[str, str]:
+    """What a refusal for a project's quota says besides its figures."""
+    return {"scope": "project", "request_url": f"/quotas/requests/new?dimension={dimension}"}
+
+
 def rows_of(sessions: sessionmaker[Session]) -> dict[str, list[tuple[object, ...]]]:
     """Table → its rows, of all tables but the audit log."""
     with sessions() as session:

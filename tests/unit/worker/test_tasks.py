@@ -19,7 +19,8 @@ from portal.kernel.db import now, transaction
 from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import Job, JobStep
-from portal.kernel.quota import Quota, usage
+from portal.kernel.quota import Quota, UserQuota, usage
+from portal.kernel.quota_history import QuotaHistory
 from portal.kernel.runner import TaskRun
 from portal.kernel.tags import ResourceTag
 from portal.worker import tasks
@@ -171,8 +172,27 @@ def test_a_wrong_quota_is_repaired_logged_and_audited(
         assert (entry.resource_name, entry.username) == ("cpus", "system")
 
 
+def test_a_wrong_count_of_a_user_is_repaired_too(task_run: TaskRun, stage_of: Stage, database: sessionmaker[Session]) -> None:
+    row = running_instance(stage_of)
+    with database() as session, transaction(session):
+        session.execute(update(UserQuota).where(UserQuota.dimension == "cpus").values(used=17))
+    tasks.recount_quotas(task_run)
+    with database() as session:
+        entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "core.quota.recount")).one()
+        assert (entry.resource_id, entry.resource_name, entry.project_id) == (row.owner_id, "cpus", None)
+        assert entry.details == {"before": {"used": 17}, "after": {"used": 1}}
+        assert session.get_one(UserQuota, (row.owner_id, "cpus")).used == 1
+
+
+def test_the_history_of_quotas_is_written(task_run: TaskRun, stage_of: Stage, database: sessionmaker[Session]) -> None:
+    row = running_instance(stage_of)
+    tasks.write_quota_history(task_run)
+    with database() as session:
+        assert session.get_one(QuotaHistory, (row.project_id, "cpus", now().date())).peak == 1
+
+
 def test_every_task_has_a_period_and_a_sentence(task_run: TaskRun) -> None:
-    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "oauth_keys", "recount"}
+    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "oauth_keys", "recount", "quota_history"}
     for task in tasks.TASKS.values():
         assert task.interval_s(task_run.ctx.settings) >= 1
         assert task.label
