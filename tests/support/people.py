@@ -11,6 +11,7 @@ from portal.bootstrap import DEFAULT_PROJECT
 from portal.identity.accounts import principal_of
 from portal.identity.models import Membership, Project, User
 from portal.identity.passwords import hash_password
+from portal.identity.tokens import token_create
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import now, transaction
 from portal.kernel.ids import new_id
@@ -81,6 +82,10 @@ class People:
         principal = principal_of(user, "session:test", proved_at=now()) if user else SYSTEM
         home = project_id or self.project_id
         return Context(session, self.settings, self.registry, principal, project_id=home, request_id=new_id("req"), source="test")
+
+    def token(self, user: User) -> str:
+        """A fresh token of a user."""
+        return token_create(self.context(user), user, "test")[0]
 
     def close(self) -> None:
         """Let go of every session."""
