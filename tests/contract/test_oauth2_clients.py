@@ -135,6 +135,9 @@ def test_it_ends_with_the_account(admin: Api, app: Flask, end: str) -> None:
     assert (admin("PATCH", path, {"is_active": False}) if end == "disable" else admin("DELETE", path)).status_code in {200, 204}
     assert made.me(token).status_code == 401
     assert grant(made).json["error"] == "unauthorized_client"
+    if end == "disable":
+        assert admin("PATCH", path, {"is_active": True}).status_code == 200
+        assert (made.me(token).status_code, grant(made).status_code) == (401, 200), "what ended stays ended"
 
 
 def test_grants_and_the_end_of_the_account_do_not_wait_for_each_other(admin: Api, app: Flask) -> None:

@@ -148,6 +148,15 @@ def test_a_code_holds_a_minute(reports: Application, sofa: FlaskClient, database
     assert reports.exchange(code).json["error"] == "invalid_grant"
 
 
+def test_whoever_has_a_secret_has_to_show_it(reports: Application, app: Flask, sofa: FlaskClient) -> None:
+    naked = Application(app, reports.client_id, "", verifier=reports.verifier)
+    tokens, code = reports.tokens(sofa), reports.code(sofa)
+    tried = [naked.exchange(code), naked.refresh(tokens["refresh_token"]), naked.post("/oauth2/revoke", {"token": tokens["access_token"]})]
+    assert [(answer.status_code, answer.json["error"]) for answer in tried] == [(401, "invalid_client")] * 3
+    assert reports.me(tokens["access_token"]).status_code == 200
+    assert [reports.exchange(code).status_code, reports.refresh(tokens["refresh_token"]).status_code] == [200, 200]
+
+
 def test_somebody_elses_code_is_none(reports: Application, owner: Api, app: Flask, sofa: FlaskClient) -> None:
     other = register(owner, app, name="Other")
     other.verifier = reports.verifier

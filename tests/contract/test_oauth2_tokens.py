@@ -186,6 +186,7 @@ def test_keys_are_replaced_and_old_ones_verify_until_their_last_token_has_expire
     assert (len(kids()), kids()[1:]) == (2, first)
     fresh = reports.tokens(sofa)["access_token"]
     assert jws.extract_compact(fresh.encode()).headers()["kid"] == kids()[0] != first[0]
+    at(created_at=now() - timedelta(days=1))
     assert [reports.me(token).status_code for token in (old, fresh)] == [200, 200]
     with database() as session:
         session.execute(update(OAuthKey).where(OAuthKey.kid == first[0]).values(retired_at=now() - timedelta(minutes=12)))

@@ -127,7 +127,7 @@ def test_it_never_signs_in_by_password(admin: Api, people: People, database: ses
     account = make(admin)
     with database() as session:
         user = session.get_one(User, account)
-        user.password_hash = people.admin().password_hash
+        user.password_hash = admin.user.password_hash
         session.commit()
         email = user.email
     for name in ("deploy", email):
