@@ -1,6 +1,7 @@
 """Endpoints of access control that are not derived: members of groups, attachments and versions of policies, the simulator."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from flask import request
@@ -15,6 +16,7 @@ from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
+from portal.security.effects import review
 from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
 from portal.security.policies import POLICY, holders_of
 from portal.security.simulator import Question, simulate, target_named, what_can, who_can
@@ -27,6 +29,13 @@ VERSION = thing(number={"type": "integer"}, document={"type": "object"}, usernam
 STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
 DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
 SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
+PROBLEM = thing(path=TEXT, message=TEXT)
+ACTIONS: Schema = {"type": "array", "items": TEXT}
+EFFECT = thing(user_id=TEXT, username=TEXT, gained=ACTIONS, lost=ACTIONS, changed=ACTIONS)
+REVIEW = thing(
+    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"},
+    effects={"type": ["array", "null"], "items": EFFECT},
+)  # fmt: skip
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
 
 
@@ -47,6 +56,14 @@ class SimulationInput(BaseModel):
     action: Short
     resource: Short = Field("", description="Type and id, such as compute.instance/i-0123; nothing for the project.")
     context: Circumstances = Field(default_factory=Circumstances)
+
+
+class DocumentInput(BaseModel):
+    """A policy's document as it might be saved."""
+
+    model_config = ConfigDict(extra="forbid")
+    document: Any = Field(description="Version and Statement.")
+    policy_id: Short = Field("", description="The policy whose document it would be, by id or name; nothing for a new one.")
 
 
 class MemberInput(BaseModel):
@@ -73,6 +90,9 @@ def endpoints() -> Iterator[Endpoint]:
     yield Endpoint("POST", "/security/policies/simulate", "security.policies.simulate", simulation, "May somebody do something, and which statement decides?",
                    POLICY.plural, {200: SIMULATION}, (403, 404), body=SimulationInput.model_json_schema(ref_template="#/components/schemas/{model}"),
                    aliases=aliases(POLICY, "/simulate"))  # fmt: skip
+    yield Endpoint("POST", "/security/policies/validate", "security.policies.validate", validation,
+                   "What is wrong or odd about a document, and what it would change for those who hold the policy", POLICY.plural, {200: REVIEW}, (403, 404),
+                   body=DocumentInput.model_json_schema(), aliases=aliases(POLICY, "/validate"))  # fmt: skip
     named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
     yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
                    query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
@@ -126,6 +146,15 @@ def simulation() -> ResponseReturnValue:
     found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
     path = [_step(step) for step in found.path]
     return io.answer({**_decision(found.decision), "path": path, "user": found.user.username, "resource": given.resource})
+
+
+def validation() -> ResponseReturnValue:
+    """A document before it is saved."""
+    given: DocumentInput = read(DocumentInput)
+    found = review(context(), given.document, given.policy_id)
+    effects = None if found.effects is None else [asdict(each) for each in found.effects]
+    problems, warnings = ([asdict(each) for each in part] for part in (found.problems, found.warnings))
+    return io.answer({"is_valid": not problems, "problems": problems, "warnings": warnings, "holders": found.holders, "effects": effects})
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

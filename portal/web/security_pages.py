@@ -14,11 +14,13 @@ from portal.identity.iam import IamPolicy, IamPolicyVersion
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
+from portal.kernel.policy import Problem
+from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of
 from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
 from portal.web.derived import Tab
-from portal.web.forms import as_json
+from portal.web.forms import as_json, from_json
 from portal.web.page import field_errors, form_status, render
 
 pages = Blueprint("security", __name__)
@@ -58,6 +60,23 @@ TABS: dict[str, Sequence[Tab]] = {
     ),
     "security.group": (Tab("members", "Members", "members.html", _load_members),),
 }
+
+
+def review_of(ctx: Context, text: str, policy_id: str) -> Review:
+    """What there is to say of a document as it was typed."""
+    try:
+        document = from_json(text)
+    except ValueError as error:
+        return Review((Problem("", str(error)),), ())
+    return review(ctx, document, policy_id)
+
+
+@pages.post("/security/policies/check")
+@access(Access.SIGNED_IN)
+def check() -> ResponseReturnValue:
+    """The document of the form as it is now: what is wrong, odd, and different for whom. Nothing is saved."""
+    found = review_of(context(), request.form.get("document", ""), request.args.get("policy", ""))
+    return render("security/policy/_review.html", review=found)
 
 
 @pages.get("/security/simulator")
