@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.identity import TEXT, WHEN, read, thing
-from portal.api.resources import aliases, list_schema
+from portal.api.resources import aliases, list_schema, only
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
@@ -20,6 +20,7 @@ from portal.security.effects import review
 from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
 from portal.security.policies import POLICY, holders_of
 from portal.security.simulator import Question, simulate, target_named, what_can, who_can
+from portal.security.unused import PERIOD, unused
 
 YES: Schema = {"type": "boolean"}
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -36,6 +37,7 @@ REVIEW = thing(
     is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"},
     effects={"type": ["array", "null"], "items": EFFECT},
 )  # fmt: skip
+UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
 
 
@@ -98,6 +100,18 @@ def endpoints() -> Iterator[Endpoint]:
                    query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
                    {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id.", required=True), named))  # fmt: skip
+    yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
+                   "What a user or a policy may do and nobody did for 90 days; reading is not audited and never called unused", POLICY.plural,
+                   {200: UNUSED}, (403, 404), query=(Query("user", "Name or id; nothing means oneself."), Query("policy", "Id or name.")))  # fmt: skip
+
+
+def unused_permissions() -> ResponseReturnValue:
+    """What is held and not used."""
+    only("user", "policy")
+    found = unused(context(), user=request.args.get("user", ""), policy=request.args.get("policy", ""))
+    return io.answer({
+        "subject": found.subject, "days": PERIOD.days, "used": list(found.used), "unused": list(found.unused), "document": found.document,
+    })  # fmt: skip
 
 
 def members(group_id: str) -> ResponseReturnValue:

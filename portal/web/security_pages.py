@@ -19,6 +19,7 @@ from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of
 from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
+from portal.security.unused import PERIOD, unused
 from portal.web.derived import Tab
 from portal.web.forms import as_json, from_json
 from portal.web.page import field_errors, form_status, render
@@ -97,6 +98,25 @@ def simulator() -> ResponseReturnValue:
         values["errors"], values["message"] = field_errors(error, FIELDS)
         status = form_status(error)
     return render("security/simulator.html", status, **values)
+
+
+@pages.get("/security/unused")
+@access(Access.SIGNED_IN)
+def unused_permissions() -> ResponseReturnValue:
+    """What a user or the holders of a policy may do and did not."""
+    ctx = context()
+    given = {name: request.args.get(name, "").strip()[:255] for name in ("user", "policy")}
+    values: dict[str, Any] = {"given": given, "days": PERIOD.days, "found": None, "document": "", "errors": {}, "message": ""}
+    status = 200
+    try:
+        if any(given.values()):
+            found = unused(ctx, **given)
+            values |= {"found": found, "document": as_json(found.document) if found.document else ""}
+    except PortalError as error:
+        ctx.db.rollback()
+        values["errors"], values["message"] = field_errors(error, ("user", "policy"))
+        status = form_status(error)
+    return render("security/unused.html", status, **values)
 
 
 def _answers(ctx: Context, given: Mapping[str, str], *, mfa: bool) -> dict[str, Any]:
