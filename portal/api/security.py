@@ -1,6 +1,7 @@
 """Endpoints of access control that are not derived: members of groups, attachments and versions of policies, the simulator."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from flask import request
@@ -10,14 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.identity import TEXT, WHEN, read, thing
-from portal.api.resources import aliases, list_schema
+from portal.api.resources import aliases, list_schema, only
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
+from portal.security.effects import review
 from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
 from portal.security.policies import POLICY, holders_of
 from portal.security.simulator import Question, simulate, target_named, what_can, who_can
+from portal.security.unused import PERIOD, unused
 
 YES: Schema = {"type": "boolean"}
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -27,6 +30,14 @@ VERSION = thing(number={"type": "integer"}, document={"type": "object"}, usernam
 STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
 DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
 SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
+PROBLEM = thing(path=TEXT, message=TEXT)
+ACTIONS: Schema = {"type": "array", "items": TEXT}
+EFFECT = thing(user_id=TEXT, username=TEXT, gained=ACTIONS, lost=ACTIONS, changed=ACTIONS)
+REVIEW = thing(
+    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"},
+    effects={"type": ["array", "null"], "items": EFFECT},
+)  # fmt: skip
+UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
 
 
@@ -47,6 +58,14 @@ class SimulationInput(BaseModel):
     action: Short
     resource: Short = Field("", description="Type and id, such as compute.instance/i-0123; nothing for the project.")
     context: Circumstances = Field(default_factory=Circumstances)
+
+
+class DocumentInput(BaseModel):
+    """A policy's document as it might be saved."""
+
+    model_config = ConfigDict(extra="forbid")
+    document: Any = Field(description="Version and Statement.")
+    policy_id: Short = Field("", description="The policy whose document it would be, by id or name; nothing for a new one.")
 
 
 class MemberInput(BaseModel):
@@ -73,11 +92,26 @@ def endpoints() -> Iterator[Endpoint]:
     yield Endpoint("POST", "/security/policies/simulate", "security.policies.simulate", simulation, "May somebody do something, and which statement decides?",
                    POLICY.plural, {200: SIMULATION}, (403, 404), body=SimulationInput.model_json_schema(ref_template="#/components/schemas/{model}"),
                    aliases=aliases(POLICY, "/simulate"))  # fmt: skip
+    yield Endpoint("POST", "/security/policies/validate", "security.policies.validate", validation,
+                   "What is wrong or odd about a document, and what it would change for those who hold the policy", POLICY.plural, {200: REVIEW}, (403, 404),
+                   body=DocumentInput.model_json_schema(), aliases=aliases(POLICY, "/validate"))  # fmt: skip
     named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
     yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
                    query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
                    {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id.", required=True), named))  # fmt: skip
+    yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
+                   "What a user or a policy may do and nobody did for 90 days; reading is not audited and never called unused", POLICY.plural,
+                   {200: UNUSED}, (403, 404), query=(Query("user", "Name or id; nothing means oneself."), Query("policy", "Id or name.")))  # fmt: skip
+
+
+def unused_permissions() -> ResponseReturnValue:
+    """What is held and not used."""
+    only("user", "policy")
+    found = unused(context(), user=request.args.get("user", ""), policy=request.args.get("policy", ""))
+    return io.answer({
+        "subject": found.subject, "days": PERIOD.days, "used": list(found.used), "unused": list(found.unused), "document": found.document,
+    })  # fmt: skip
 
 
 def members(group_id: str) -> ResponseReturnValue:
@@ -126,6 +160,15 @@ def simulation() -> ResponseReturnValue:
     found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
     path = [_step(step) for step in found.path]
     return io.answer({**_decision(found.decision), "path": path, "user": found.user.username, "resource": given.resource})
+
+
+def validation() -> ResponseReturnValue:
+    """A document before it is saved."""
+    given: DocumentInput = read(DocumentInput)
+    found = review(context(), given.document, given.policy_id)
+    effects = None if found.effects is None else [asdict(each) for each in found.effects]
+    problems, warnings = ([asdict(each) for each in part] for part in (found.problems, found.warnings))
+    return io.answer({"is_valid": not problems, "problems": problems, "warnings": warnings, "holders": found.holders, "effects": effects})
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

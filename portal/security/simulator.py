@@ -53,7 +53,7 @@ def simulate(ctx: Context, question: Question) -> Answer:
     if question.action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
     target = target_named(ctx, question.resource, question.action)
-    user = _user(ctx, question.user, target)
+    user = user_named(ctx, question.user, target)
     seen = _as(ctx, user, question)
     return Answer(user, target, decide(seen, question.action, target), trace(seen, question.action, target))
 
@@ -71,7 +71,8 @@ def target_named(ctx: Context, resource: str, action: str) -> Target:
     return target_of(find(ctx, rtype, row_id))
 
 
-def _user(ctx: Context, named: str, target: Target) -> User:
+def user_named(ctx: Context, named: str, target: Target) -> User:
+    """Oneself, or, with the permission to simulate, somebody of the project. Raises InvalidRequest or Forbidden."""
     text = storable(named)
     if text in {ctx.principal.user_id, ctx.principal.username}:
         return ctx.db.get_one(User, ctx.principal.user_id)
@@ -108,6 +109,6 @@ def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decis
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
     """The decision for every action on something, or in the project. Raises Forbidden, InvalidRequest or NotFound."""
     target = target_named(ctx, resource, "")
-    user = _user(ctx, named, target)
+    user = user_named(ctx, named, target)
     seen, prefix = _as(ctx, user, Question(user.id, "")), f"{resource.partition('/')[0]}." if resource else ""
     return [decide(seen, action, target) for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]

@@ -34,6 +34,8 @@ from portal.web.forms import OperationForm
 from portal.web.page import field_errors, form_status, go, is_fragment, render
 
 pages = Blueprint("resources", __name__)
+# The button of a form that looks at it without submitting it.
+CHECK = "check"
 TABS = {**compute_pages.TABS, **security_pages.TABS}
 
 
@@ -54,6 +56,8 @@ def create(service: str, collection: str) -> ResponseReturnValue:
         chosen = MultiDict([(name, value) for name, value in request.args.items(multi=True) if name in op.params]) or None
         return _form_page(ctx, rtype, op, OperationForm(ctx, op, typed=chosen), status=200)
     form = OperationForm(ctx, op, typed=request.form)
+    if CHECK in request.form:
+        return _form_page(ctx, rtype, op, form, status=200)
     try:
         outcome = _submit(ctx, op, None, form)
     except PortalError as error:
@@ -90,6 +94,11 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     }  # fmt: skip
     if is_create:
         values |= _effects(ctx, rtype, op, form)
+    if "document" in form.widgets:
+        # While it is typed the page asks by itself; without scripts there is a button.
+        policy_id = row.id if row else ""
+        values["check_url"] = f"/security/policies/check?policy={policy_id}"
+        values["review"] = security_pages.review_of(ctx, request.form["document"], policy_id) if "document" in request.form else None
     page = "form.html" if is_create or op.partial else "dialog.html"
     if is_fragment() and request.method == "POST":
         page = f"_{page}"
@@ -224,6 +233,8 @@ def act(service: str, collection: str, row_id: str, verb: str) -> ResponseReturn
     if request.method == "GET":
         return _form_page(ctx, rtype, op, OperationForm(ctx, op, row=row), status=200, row=row)
     form = OperationForm(ctx, op, typed=request.form, row=row)
+    if CHECK in request.form:
+        return _form_page(ctx, rtype, op, form, status=200, row=row)
     name = row.name
     if op.danger and request.form.get("confirm", "") != name:
         form.message = f"Type {name} to confirm."

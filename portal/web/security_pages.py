@@ -14,11 +14,14 @@ from portal.identity.iam import IamPolicy, IamPolicyVersion
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
+from portal.kernel.policy import Problem
+from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of
 from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
+from portal.security.unused import PERIOD, unused
 from portal.web.derived import Tab
-from portal.web.forms import as_json
+from portal.web.forms import as_json, from_json
 from portal.web.page import field_errors, form_status, render
 
 pages = Blueprint("security", __name__)
@@ -60,6 +63,23 @@ TABS: dict[str, Sequence[Tab]] = {
 }
 
 
+def review_of(ctx: Context, text: str, policy_id: str) -> Review:
+    """What there is to say of a document as it was typed."""
+    try:
+        document = from_json(text)
+    except ValueError as error:
+        return Review((Problem("", str(error)),), ())
+    return review(ctx, document, policy_id)
+
+
+@pages.post("/security/policies/check")
+@access(Access.SIGNED_IN)
+def check() -> ResponseReturnValue:
+    """The document of the form as it is now: what is wrong, odd, and different for whom. Nothing is saved."""
+    found = review_of(context(), request.form.get("document", ""), request.args.get("policy", ""))
+    return render("security/policy/_review.html", review=found)
+
+
 @pages.get("/security/simulator")
 @access(Access.SIGNED_IN)
 def simulator() -> ResponseReturnValue:
@@ -78,6 +98,25 @@ def simulator() -> ResponseReturnValue:
         values["errors"], values["message"] = field_errors(error, FIELDS)
         status = form_status(error)
     return render("security/simulator.html", status, **values)
+
+
+@pages.get("/security/unused")
+@access(Access.SIGNED_IN)
+def unused_permissions() -> ResponseReturnValue:
+    """What a user or the holders of a policy may do and did not."""
+    ctx = context()
+    given = {name: request.args.get(name, "").strip()[:255] for name in ("user", "policy")}
+    values: dict[str, Any] = {"given": given, "days": PERIOD.days, "found": None, "document": "", "errors": {}, "message": ""}
+    status = 200
+    try:
+        if any(given.values()):
+            found = unused(ctx, **given)
+            values |= {"found": found, "document": as_json(found.document) if found.document else ""}
+    except PortalError as error:
+        ctx.db.rollback()
+        values["errors"], values["message"] = field_errors(error, ("user", "policy"))
+        status = form_status(error)
+    return render("security/unused.html", status, **values)
 
 
 def _answers(ctx: Context, given: Mapping[str, str], *, mfa: bool) -> dict[str, Any]:

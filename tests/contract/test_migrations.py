@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.bootstrap import alembic_config, initialise, is_current, migrate
-from portal.kernel.db import Base, open_database
+from portal.compute.instances import instance_create
+from portal.compute.key_pairs import key_pair_create
+from portal.engines.ports import Capability
+from portal.kernel.capabilities import report
+from portal.kernel.db import Base, open_database, transaction
+from portal.kernel.operations import run
+from portal.kernel.quota import Reservation, UserQuota, recount, recount_users
+from portal.kernel.resource import Registry
 from portal.settings import ROOT, Settings
-from tests.support.databases import ON_POSTGRESQL, settings_for
+from tests.support.databases import HOST, ON_POSTGRESQL, settings_for
+from tests.support.people import People
 from tests.support.processes import environment
 from tests.support.servers import Postgres
 
@@ -77,6 +85,35 @@ def test_indexes_and_constraints_are_those_of_the_models(blank: sessionmaker[Ses
             (column.name,) for column in table.columns if column.foreign_keys
         }, table.name
         assert {c["name"]: c["nullable"] for c in found.get_columns(table.name)} == {c.name: bool(c.nullable) for c in table.columns}, table.name
+
+
+def test_what_is_there_is_charged_to_its_owner(blank: sessionmaker[Session], settings: Settings, registry: Registry) -> None:
+    """Back to the release before users had limits, and forward again with what was made meanwhile."""
+    engine = blank.kw["bind"]
+    migrate(engine)
+    with blank() as session:
+        initialise(session, settings)
+        report(session, Capability("compute", available=True, detail="in memory"), worker="test", capacity=HOST)
+    people = People(blank, settings, registry)
+    admin = people.admin()
+    for name in ("a", "b"):
+        run(people.context(admin), key_pair_create, None, {"name": name})
+    run(people.context(admin), instance_create, None, {"name": "web", "flavor": "t3-micro", "image": "atonix-tiny"})
+    people.close()
+
+    def charged() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+        with blank() as session:
+            users = session.execute(select(UserQuota.user_id, UserQuota.dimension, UserQuota.used, UserQuota.limit)).all()
+            held = session.execute(select(Reservation.dimension, Reservation.owner_id, Reservation.amount, Reservation.pending)).all()
+            return sorted(map(tuple, users)), sorted(map(tuple, held))
+
+    before = charged()
+    assert (admin.id, "key_pairs", 2, None) in before[0]
+    command.downgrade(alembic_config(engine), "0002")
+    migrate(engine)
+    assert charged() == before
+    with blank() as session, transaction(session):
+        assert (recount(session), recount_users(session)) == ([], [])
 
 
 def test_several_that_start_at_once_migrate_once(blank: sessionmaker[Session], tmp_path: Path) -> None:

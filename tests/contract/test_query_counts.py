@@ -26,6 +26,7 @@ PAGES = (
     "/projects",
     "/users",
     "/security/simulator",
+    "/security/unused",
     "/search?q=row",
     "/tray",
 )

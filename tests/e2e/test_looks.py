@@ -20,9 +20,10 @@ FINDINGS = """() => axe.run(document, {resultTypes: ["violations"]}).then((found
   .map((each) => `${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(" ")}`))"""
 PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
-    "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/projects", "/users", "/account",
-    "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new", "/security/groups", "/security/simulator", "/security/sign-in",
-    "/search?q=tiny", "/api/v1/docs", "/nowhere", "/security/service-accounts", "/security/applications",
+    "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/quotas/requests", "/quotas/requests/new",
+    "/alerts", "/projects", "/users", "/account", "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new",
+    "/security/groups", "/security/simulator", "/security/unused", "/security/sign-in", "/security/service-accounts", "/security/applications",
+    "/search?q=tiny", "/api/v1/docs", "/nowhere",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
 

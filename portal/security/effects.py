@@ -1,0 +1,131 @@
+"""What a change of a policy's document does to those who hold it, before it is made: by the statements that would count, not by trying resources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+
+from portal.identity import iam
+from portal.identity.accounts import principal_of
+from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy
+from portal.identity.models import Project, User
+from portal.kernel.authz import Access, Rules, Target, compiled, decide
+from portal.kernel.context import Context, Principal
+from portal.kernel.lookup import find
+from portal.kernel.policy import Problem, Statement
+from portal.security.advice import Advice, actions_of, advice, impossible
+from portal.security.policies import POLICY
+from portal.security.simulator import SIMULATE
+
+MAX_HOLDERS = 500
+# How much of an action somebody may do: nothing, on some resources or under conditions, or everywhere that the policy counts.
+NOTHING, SOME, ALL = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a user may do after the change that they may not now, and the other way round; `changed` is allowed under other conditions."""
+
+    user_id: str
+    username: str
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What there is to say of a document; `effects` is None where nobody holds it, or where the reader may not know."""
+
+    problems: Sequence[Problem]
+    warnings: Sequence[Problem]
+    effects: Sequence[Effect] | None = None
+    holders: int = 0
+
+
+def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
+    """Look at a document as if it were saved as a policy's (empty: a new one, that nobody holds). Raises NotFound."""
+    policy = find(ctx, POLICY, policy_id) if policy_id else None
+    found = advice(document, ctx.registry.permissions)
+    if policy is None or found.problems or not decide(ctx, SIMULATE, Target(policy.project_id)).allowed:
+        return Review(found.problems, found.warnings)
+    bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id).order_by(Project.name)).all()
+    limiting = [Problem("", f"is the permission boundary of project {name}: it limits everybody there, who are not listed here") for name in bounded]
+    holders = holders_of(ctx, policy)
+    now_held = [(user, principal_with(ctx, user)) for user in holders]
+    effects = [each for user, principal in now_held if (each := _effect(ctx, policy, found.statements, user, principal)) is not None]
+    idle = _idle_denials(ctx, policy, found, [principal for _, principal in now_held]) if holders else []
+    return Review((), [*found.warnings, *limiting, *idle], effects, len(holders))
+
+
+def holders_of(ctx: Context, policy: IamPolicy) -> Sequence[User]:
+    """The users who hold a policy, themselves or through a group, by name."""
+    given = select(IamAttachment.principal_id).where(IamAttachment.policy_id == policy.id)
+    of_users = given.where(IamAttachment.principal_type == "user")
+    of_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(given.where(IamAttachment.principal_type == "group")))
+    query = select(User).where(User.is_active.is_(True), User.id.in_(of_users.union(of_groups)))
+    return ctx.db.scalars(query.order_by(User.username).limit(MAX_HOLDERS)).all()
+
+
+def principal_with(ctx: Context, user: User) -> Principal:
+    """A user with everything that they hold."""
+    return iam.with_access(ctx.db, principal_of(user, "session:simulated"), ctx.db.scalar(select(iam.REVISION)))
+
+
+def reaches(access: Access, permissions: Mapping[str, str], project_id: str | None) -> dict[str, tuple[int, object]]:
+    """Action → how much of it is allowed in a project (None: what counts everywhere), and a mark that differs where the statements do."""
+    return {action: _reach(access, action, level, project_id) for action, level in permissions.items()}
+
+
+def _reach(access: Access, action: str, level: str, project_id: str | None) -> tuple[int, object]:
+    rules, limits = access.of(action, level)
+    parts = [rules, *(its for limit, its in limits if limit.project_id in {None, project_id})]
+    marks = [_marks(part, project_id) for part in parts]
+    return min(_much(*mark) for mark in marks), tuple((frozenset(denies), frozenset(allows)) for denies, allows in marks)
+
+
+def _marks(rules: Rules, project_id: str | None) -> tuple[list[Statement], list[Statement]]:
+    denies, allows = (
+        [rule.statement for rule in part.rules if rule.scope in {None, project_id} and not impossible(rule.statement)]
+        for part in (rules.denies, rules.allows)
+    )
+    # The name of a statement, and other actions that it speaks of, are no difference for this one.
+    same = [[replace(each, sid="", actions=()) for each in part] for part in (denies, allows)]
+    return same[0], same[1]
+
+
+def _much(denies: Sequence[Statement], allows: Sequence[Statement]) -> int:
+    if not allows or any(each.is_plain for each in denies):
+        return NOTHING
+    return ALL if not denies and any(each.is_plain for each in allows) else SOME
+
+
+def _changed(policy: IamPolicy, statements: tuple[Statement, ...], principal: Principal) -> Access:
+    grants = tuple(replace(grant, statements=statements) if grant.role == policy.id else grant for grant in principal.grants)
+    return compiled(replace(principal, grants=grants, access=None))
+
+
+def _effect(ctx: Context, policy: IamPolicy, statements: tuple[Statement, ...], user: User, principal: Principal) -> Effect | None:
+    permissions, project_id = ctx.registry.permissions, policy.project_id
+    before = reaches(compiled(principal), permissions, project_id)
+    after = reaches(_changed(policy, statements, principal), permissions, project_id)
+    actions = sorted(permissions)
+    gained = tuple(action for action in actions if before[action][0] < after[action][0])
+    lost = tuple(action for action in actions if before[action][0] > after[action][0])
+    changed = tuple(action for action in actions if before[action][0] == after[action][0] == SOME and before[action][1] != after[action][1])
+    return Effect(user.id, user.username, gained, lost, changed) if gained or lost or changed else None
+
+
+def _idle_denials(ctx: Context, policy: IamPolicy, found: Advice, principals: Sequence[Principal]) -> list[Problem]:
+    """Denials of what nobody who holds the policy is allowed anyway."""
+    permissions, project_id = ctx.registry.permissions, policy.project_id
+    compiled_ones = [_changed(policy, found.statements, principal) for principal in principals]
+    warnings = []
+    for number, statement in enumerate(found.statements):
+        if statement.allows:
+            continue
+        actions = actions_of(statement, permissions)
+        if not any(_marks(access.of(action, permissions[action])[0], project_id)[1] for access in compiled_ones for action in actions):
+            warnings.append(Problem(f"Statement[{number}]", "has no effect now: nobody who holds the policy is allowed any of this anyway"))
+    return warnings

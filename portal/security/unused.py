@@ -1,0 +1,92 @@
+"""Permissions that are held and not used: what was allowed and is not in the audit log of the last 90 days, and a smaller document without it.
+
+Reading is not audited, so whether somebody reads is not known: permissions to read are never called unused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from portal.identity.models import User
+from portal.kernel.audit import AuditEntry
+from portal.kernel.authz import Target, authorize, compiled
+from portal.kernel.context import Context
+from portal.kernel.db import now
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.lookup import find
+from portal.kernel.policy import MAX_VALUES, Statement, as_document, statements_in
+from portal.security.advice import actions_of
+from portal.security.effects import NOTHING, holders_of, principal_with, reaches
+from portal.security.policies import POLICY
+from portal.security.simulator import SIMULATE, user_named
+
+PERIOD = timedelta(days=90)
+# Levels of what the audit log does not tell.
+SILENT = ("read", "audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """What was used and what was not of what a user or a policy's holders may do; `document` is the smaller policy, None where there is none."""
+
+    subject: str
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+    document: Mapping[str, Any] | None
+
+
+def unused(ctx: Context, *, user: str = "", policy: str = "") -> Unused:
+    """Of a user in the current project, the caller unless named, or of a policy. Raises InvalidRequest, NotFound or Forbidden."""
+    if user and policy:
+        raise InvalidRequest.fields({"policy": ["Name a user or a policy, not both."]})
+    return _of_policy(ctx, policy) if policy else _of_user(ctx, user or ctx.principal.username)
+
+
+def _of_user(ctx: Context, named: str) -> Unused:
+    found = user_named(ctx, named, Target(ctx.project_id))
+    permissions = ctx.registry.permissions
+    access = compiled(principal_with(ctx, found))
+    held = {action for action, (much, _) in reaches(access, permissions, ctx.project_id).items() if much != NOTHING}
+    used, idle = _split(held, permissions, _done(ctx, [found], ctx.project_id))
+    kept = sorted(held - idle)
+    parts = [tuple(kept[start : start + MAX_VALUES]) for start in range(0, len(kept), MAX_VALUES)]
+    smaller = [Statement(f"Used{number}" if number else "Used", allows=True, actions=part) for number, part in enumerate(parts)]
+    return Unused(found.username, tuple(sorted(used)), tuple(sorted(idle)), as_document(smaller) if idle and smaller else None)
+
+
+def _of_policy(ctx: Context, named: str) -> Unused:
+    policy = find(ctx, POLICY, named)
+    authorize(ctx, SIMULATE, Target(policy.project_id, label="the rights of others"))
+    permissions = ctx.registry.permissions
+    statements = statements_in(policy.document)
+    held = {action for each in statements if each.allows for action in actions_of(each, permissions)}
+    used, idle = _split(held, permissions, _done(ctx, holders_of(ctx, policy), policy.project_id))
+    smaller = [kept for each in statements if (kept := _without(each, idle, permissions)) is not None]
+    return Unused(policy.name, tuple(sorted(used)), tuple(sorted(idle)), as_document(smaller) if idle and smaller else None)
+
+
+def _without(statement: Statement, idle: set[str], permissions: Mapping[str, str]) -> Statement | None:
+    """A statement that allows no more of what is unused; one that denies stays as it is."""
+    covered = actions_of(statement, permissions)
+    if not statement.allows or not covered & idle:
+        return statement
+    kept = tuple(sorted(covered - idle))
+    return Statement(statement.sid, allows=True, actions=kept, resources=statement.resources, conditions=statement.conditions) if kept else None
+
+
+def _split(held: set[str], permissions: Mapping[str, str], done: set[str]) -> tuple[set[str], set[str]]:
+    """(used, unused) of what can be told from the log."""
+    told = {action for action in held if permissions[action] not in SILENT}
+    used = {action for action in told if action in done or any(each.startswith(f"{action}.") for each in done)}
+    return used, told - used
+
+
+def _done(ctx: Context, users: Sequence[User], project_id: str | None) -> set[str]:
+    """What users did successfully during the period, in a project or anywhere."""
+    mine = [AuditEntry.user_id.in_([user.id for user in users]), AuditEntry.timestamp >= now() - PERIOD, AuditEntry.status == "success"]
+    if project_id is not None:
+        mine.append(AuditEntry.project_id.is_(None) | (AuditEntry.project_id == project_id))
+    return set(ctx.db.scalars(select(AuditEntry.action).where(*mine).distinct()))
