@@ -189,7 +189,7 @@ def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _audit(settings: Settings, _args: argparse.Namespace) -> int:
-    from portal.kernel.audit import verify
+    from portal.kernel.audit_verify import verify
 
     with _session(settings) as session:
         verdict = verify(session)

@@ -4,7 +4,7 @@ from functools import cache
 
 from flask import Flask
 
-from portal.api import compute, core, identity, resources, security
+from portal.api import audit, compute, core, identity, resources, security
 from portal.api.endpoints import Endpoint, register
 from portal.api.openapi import document
 
@@ -18,7 +18,8 @@ def install(app: Flask) -> None:
         return document(endpoints, registry)
 
     endpoints: list[Endpoint] = [
-        *core.endpoints(described), *identity.endpoints(app.extensions["portal_limiter"]), *compute.endpoints(), *security.endpoints(), *resources.endpoints_of(registry),
+        *core.endpoints(described), *audit.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]), *compute.endpoints(),
+        *security.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -12,7 +12,8 @@ from portal.compute.instances import Instance, instance_terminate
 from portal.compute.metrics import InstanceCounters, InstanceMetric
 from portal.engines.ports import Engines
 from portal.identity.models import ApiToken, UserSession
-from portal.kernel.audit import AuditEntry, verify
+from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.events import Event
