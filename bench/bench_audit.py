@@ -3,7 +3,6 @@
 `python -m bench.bench_audit [ENTRIES] [sqlite|postgresql]`; files go to a temporary directory. The chain is a real one, so that it can be verified.
 """
 
-import json
 import random
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from portal.catalogue import build_registry
-from portal.kernel.audit import GENESIS, AuditEntry
+from portal.kernel.audit import GENESIS, AuditEntry, canonical
 from portal.kernel.audit_lines import FIELDS, HASH, hash_of
 from portal.kernel.audit_query import AuditQuery, audit_entries
 from portal.kernel.audit_verify import verify
@@ -43,7 +42,7 @@ def rows(count: int, projects: list[str]) -> Iterator[list[Any]]:
         user, resource = CHANCE.randrange(USERS), CHANCE.randrange(RESOURCES)
         kind, verb = TYPES[resource % len(TYPES)], VERBS[seq % len(VERBS)]
         status = "success" if seq % 20 else "denied" if seq % 40 else "failure"
-        details = json.dumps({"before": {"state": "running"}, "after": {"state": "stopping"}, "input": {}, "job_id": f"job-{seq:012x}"})
+        details = canonical({"before": {"state": "running"}, "after": {"state": "stopping"}, "input": {}, "job_id": f"job-{seq:012x}"})
         at = BEGAN + timedelta(seconds=seq)
         line: list[Any] = [
             f"{kind}.{verb}", f"token:tok-{user:012x}", details, "" if status == "success" else "not allowed", f"audit-{seq:012x}", previous,

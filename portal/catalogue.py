@@ -15,6 +15,7 @@ PERMISSIONS = {
     "core.quota.update": "platform",
     "core.event.read": "read",
     "security.audit.read": "audit",
+    "security.audit.verify": "audit",
     "identity.project.read": "read",
     "identity.project.create": "platform",
     "identity.project.update": "manage",

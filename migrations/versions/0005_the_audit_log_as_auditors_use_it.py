@@ -1,5 +1,6 @@
-"""An index for each filter of the audit log."""
+"""An index for each filter of the audit log, signed checkpoints and the outcome of verifications."""
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
@@ -26,9 +27,41 @@ def upgrade() -> None:
     op.drop_index("ix_audit_entries_user_id", "audit_entries")
     for name, column in FILTERS:
         op.create_index(f"ix_audit_entries_{name}", "audit_entries", [column, "seq"])
+    op.create_table(
+        "audit_checkpoints",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("signature", sa.String(length=128), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_audit_checkpoints")),
+        sa.UniqueConstraint("seq", name=op.f("uq_audit_checkpoints_seq")),
+    )
+    op.create_table(
+        "audit_keys",
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("public_key", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_audit_keys")),
+    )
+    op.create_table(
+        "audit_verifications",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("from_seq", sa.BigInteger(), nullable=False),
+        sa.Column("to_seq", sa.BigInteger(), nullable=False),
+        sa.Column("broken_seq", sa.BigInteger(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.Column("username", sa.String(length=255), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_verifications")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("audit_verifications")
+    op.drop_table("audit_keys")
+    op.drop_table("audit_checkpoints")
     for name, _ in reversed(FILTERS):
         op.drop_index(f"ix_audit_entries_{name}", "audit_entries")
     op.create_index("ix_audit_entries_user_id", "audit_entries", ["user_id"])

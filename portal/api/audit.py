@@ -15,8 +15,7 @@ from portal.http.listing import paging
 from portal.http.request import context
 from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_query import audit_count, audit_entries, audit_entry
-from portal.kernel.audit_verify import verify
-from portal.kernel.authz import Target, authorize
+from portal.kernel.audit_watch import audit_verify
 
 NUMBER: Schema = {"type": "integer"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
@@ -25,7 +24,9 @@ ENTRY = thing(
     resource_name=TEXT, project_id=MAYBE_TEXT, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,
     user_agent=TEXT, request_id=TEXT, entry_hash=TEXT, previous_hash=TEXT,
 )  # fmt: skip
-VERDICT = thing(entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, problem=TEXT)
+VERDICT = thing(
+    entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, first_broken_id=MAYBE_TEXT, problem=TEXT, checkpoints=NUMBER,
+)  # fmt: skip
 LOGS = "/security/audit-logs"
 FILTERS = [Query(name, text) for name, text in MEANINGS.items()]
 
@@ -62,10 +63,11 @@ def verification() -> ResponseReturnValue:
     """Check the whole chain."""
     if request.method == "POST":
         io.read_object()
-    ctx = context()
-    authorize(ctx, "security.audit.read", Target(None, label="the whole audit log"))
-    found = verify(ctx.db)
-    return io.answer({"entries": found.entries, "is_intact": found.broken_seq is None, "broken_seq": found.broken_seq, "problem": found.problem})
+    found = audit_verify(context())
+    return io.answer({
+        "entries": found.entries, "is_intact": found.broken_seq is None, "broken_seq": found.broken_seq, "first_broken_id": found.broken_id or None,
+        "problem": found.problem, "checkpoints": found.checkpoints,
+    })  # fmt: skip
 
 
 def show_entry(entry: AuditEntry) -> dict[str, Any]:

@@ -7,11 +7,12 @@ locked last, so that it is the shortest lock of every transaction.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Index, String, Text, select
+from sqlalchemy import BigInteger, Dialect, Index, String, Text, select
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.kernel.context import Context
@@ -20,6 +21,20 @@ from portal.kernel.ids import new_id, storable
 
 GENESIS = "0" * 64
 SECRET_FIELDS = ("password", "secret", "private_key", "token", "user_data")
+
+
+class CanonicalJson(sqlite.JSON):
+    """JSON as it is hashed: what SQLite keeps as text need not be parsed to be verified."""
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[object], str]:
+        """Keys sorted, no spaces."""
+        del dialect
+        return canonical
+
+
+def canonical(value: object) -> str:
+    """JSON of which there is one way to write it: the text that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class AuditHead(Base):
@@ -50,7 +65,7 @@ class AuditEntry(Base):
     project_id: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16))
     error_message: Mapped[str] = mapped_column(Text)
-    details: Mapped[dict[str, object]] = mapped_column(JsonColumn)
+    details: Mapped[dict[str, object]] = mapped_column(JsonColumn.with_variant(CanonicalJson(), "sqlite"))
     source: Mapped[str] = mapped_column(String(16))
     source_ip: Mapped[str] = mapped_column(String(64))
     user_agent: Mapped[str] = mapped_column(String(255))
@@ -128,5 +143,4 @@ def digest(entry: AuditEntry) -> str:
     """SHA-256 over the previous hash and every field of the entry, as canonical JSON."""
     content = {name: getattr(entry, name) for name in HASHED}
     content["timestamp"] = entry.timestamp.isoformat()
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(canonical(content).encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,6 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from typing import Any
 
@@ -24,6 +27,10 @@ Line = Sequence[Any]
 
 def lines_after(session: Session, seq: int, *, until: int | None = None) -> Iterator[Line]:
     """Columns of the entries after a number, in `FIELDS` order with the hash behind them; `details` and `timestamp` are text."""
+    return chain.from_iterable(_read(session, seq, until))
+
+
+def _read(session: Session, seq: int, until: int | None) -> Iterator[list[Line]]:
     columns = [getattr(AuditEntry, name) for name in FIELDS]
     if session.get_bind().dialect.name == "postgresql":
         columns[DETAILS] = cast(AuditEntry.details, Text)
@@ -35,32 +42,54 @@ def lines_after(session: Session, seq: int, *, until: int | None = None) -> Iter
     sql = str(statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
     driver: Any = session.connection().connection
     # The driver's own cursor: a row object for each entry and a conversion of each column would cost more than the hash.
-    cursor = driver.cursor() if session.get_bind().dialect.name == "sqlite" else driver.cursor(name="audit_lines")
-    try:
+    if session.get_bind().dialect.name == "sqlite":
+        return _batches(driver.cursor(), sql)
+    # The server makes the next batch while this one is hashed.
+    return _ahead(_batches(driver.cursor(name="audit_lines"), sql))
+
+
+def _batches(cursor: Any, sql: str) -> Iterator[list[Line]]:
+    with closing(cursor):
         cursor.execute(sql)
         while batch := cursor.fetchmany(BATCH):
-            yield from batch
-    finally:
-        cursor.close()
+            yield batch
+
+
+def _ahead(batches: Iterator[list[Line]]) -> Iterator[list[Line]]:
+    with ThreadPoolExecutor(1, "audit-lines") as pool:
+        following = pool.submit(next, batches, None)
+        try:
+            while batch := following.result():
+                following = pool.submit(next, batches, None)
+                yield batch
+        finally:
+            following.exception()
+            pool.submit(batches.close)  # type: ignore[attr-defined]
 
 
 def hash_of(line: Line) -> str:
-    """The hash that an entry must have; empty for what nobody wrote here, such as details that are no JSON or a number for a name."""
+    """The hash that an entry must have whose details are canonical JSON."""
+    return _hash(line, line[DETAILS])
+
+
+def is_whole(line: Line) -> bool:
+    """Whether an entry has the hash that it must have. SQLite keeps details as they are hashed; elsewhere, and in old entries, they are parsed first."""
     try:
-        return _hash(line)
+        details: str = line[DETAILS]
+        if '": ' not in details and _hash(line, details) == line[HASH]:
+            return True
+        content, end = _scan(details, 0)
+        return bool(end == len(details) and _hash(line, "".join(_dump(content, 0))) == line[HASH])
     except (ValueError, TypeError, StopIteration, RecursionError):
-        return ""
+        return False
 
 
-def _hash(line: Line) -> str:
+def _hash(line: Line, details: str) -> str:
     # Written out because it runs for each of millions of entries; a test compares it with `audit.digest`.
-    (action, credential, details, error, log_id, previous, project, request, resource, name, kind, seq, source, address, status, _, agent, user,
+    (action, credential, _, error, log_id, previous, project, request, resource, name, kind, seq, source, address, status, _, agent, user,
      username) = line[:HASH]  # fmt: skip
-    content, end = _scan(details, 0)
-    if end != len(details):
-        return ""
     text = (
-        f'{{"action":{_q(action)},"credential":{_q(credential)},"details":{"".join(_dump(content, 0))},"error_message":{_q(error)},"log_id":{_q(log_id)},'
+        f'{{"action":{_q(action)},"credential":{_q(credential)},"details":{details},"error_message":{_q(error)},"log_id":{_q(log_id)},'
         f'"previous_hash":{_q(previous)},"project_id":{"null" if project is None else _q(project)},"request_id":{_q(request)},"resource_id":{_q(resource)},'
         f'"resource_name":{_q(name)},"resource_type":{_q(kind)},"seq":{seq},"source":{_q(source)},"source_ip":{_q(address)},"status":{_q(status)},'
         f'"timestamp":"{moment_of(line)}","user_agent":{_q(agent)},"user_id":{"null" if user is None else _q(user)},"username":{_q(username)}}}'

@@ -4,7 +4,7 @@ A list is walked by entry number, newest first. A filter that covers many values
 audit) becomes one short walk per value; the walks are then merged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -113,11 +113,12 @@ def readable(ctx: Context) -> ColumnElement[bool]:
 
 def _numbers(ctx: Context, query: AuditQuery, limit: int) -> Select[int]:
     """Entry numbers of a page, newest first: one walk along an index for each branch of the query, merged."""
-    own = _own_branches(ctx, query)
-    common = [readable(ctx), *_exact(query, by_index=own is None), *_between(ctx.db, query)]
+    own, is_narrow = _own_branches(ctx), any(getattr(query, name) for name in NARROW)
+    branches = _searched(ctx.db, query, own) if query.search else [true()] if is_narrow else own if own is not None else _everybodys(ctx.db, query)
+    common = [readable(ctx), *_exact(query, by_index=own is None or is_narrow), *_between(ctx.db, query)]
     if query.before_seq is not None:
         common.append(AuditEntry.seq < max(0, min(query.before_seq, HIGHEST)))
-    walks = [_walk([*common, branch], limit) for branch in (_branches(ctx, query) if own is None else own)]
+    walks = [_walk([*common, branch], limit) for branch in branches]
     if len(walks) == 1:
         return walks[0]
     if not walks:
@@ -164,14 +165,22 @@ def _moved(moment: datetime, by: timedelta) -> datetime:
         return moment
 
 
-def _branches(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool]]:
-    """Conditions of which one holds for each entry asked for, each found through one index."""
-    if query.search:
-        wanted = query.search[:255]
-        values = sorted(each for each in {wanted, wanted.lower()} if is_storable(each))
-        return _bounded([*(column == value for column in SEARCHED for value in values), *_of_actions(ctx.db, lambda each: wanted.lower() in each)])
-    prefix = "" if any(getattr(query, name) for name in NARROW) else _prefix(query)
-    return _bounded(_of_actions(ctx.db, lambda each: each.startswith(prefix))) if prefix else [true()]
+def _searched(session: Session, query: AuditQuery, own: list[ColumnElement[bool]] | None) -> list[ColumnElement[bool]]:
+    """Conditions of which one holds for each entry that a text finds, each found through one index."""
+    wanted = query.search[:255]
+    values = sorted(each for each in {wanted, wanted.lower()} if is_storable(each))
+    named = [column == value for column in SEARCHED for value in values]
+    actions = [action for action in session.scalars(ACTIONS) if wanted.lower() in action]
+    if own is not None:
+        is_one = func.coalesce(AuditEntry.action, "").in_(actions)
+        return _bounded([*named, *(branch & is_one for branch in own)])
+    return _bounded([*named, *(AuditEntry.action == action for action in actions)])
+
+
+def _everybodys(session: Session, query: AuditQuery) -> list[ColumnElement[bool]]:
+    """A branch for each action that is in the log and begins as asked for; there are some hundreds, each found with one look at the index."""
+    prefix = _prefix(query)
+    return _bounded([AuditEntry.action == action for action in session.scalars(ACTIONS) if action.startswith(prefix)]) if prefix else [true()]
 
 
 def _bounded(branches: list[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
@@ -179,23 +188,13 @@ def _bounded(branches: list[ColumnElement[bool]]) -> list[ColumnElement[bool]]:
     return branches if len(branches) <= MAX_BRANCHES else [or_(*branches)]
 
 
-def _of_actions(session: Session, is_wanted: Callable[[str], bool]) -> list[ColumnElement[bool]]:
-    """A branch for each action that is in the log and wanted; there are some hundreds, each found with one look at the index."""
-    return [AuditEntry.action == action for action in session.scalars(ACTIONS) if is_wanted(action)]
-
-
 def _prefix(query: AuditQuery) -> str:
     return query.action[:-1] if query.action.endswith("*") else ""
 
 
-def _own_branches(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool]] | None:
-    """Where somebody who may not read everything finds what they may: in their projects, and under their own name.
-
-    None where that is unbounded, or where what is asked for has fewer entries.
-    """
+def _own_branches(ctx: Context) -> list[ColumnElement[bool]] | None:
+    """Where somebody who may not read everything finds what they may: in their projects, and under their own name; None if that is unbounded."""
     grants = ctx.principal.grants
-    if query.search or any(getattr(query, name) for name in NARROW):
-        return None
     if reach(ctx, READ_AUDIT).everything or any(grant.project_id is None for grant in grants):
         return None
     projects = sorted({grant.project_id for grant in grants if grant.project_id is not None})

@@ -14,9 +14,10 @@ from portal.http.audit_filters import NAMES, audit_query
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
 from portal.kernel.audit_query import AuditQuery, audit_entries
-from portal.kernel.audit_verify import verify
-from portal.kernel.authz import Target, authorize, decide
+from portal.kernel.audit_watch import EVERYTHING, VERIFY, audit_verify
+from portal.kernel.authz import decide
 from portal.kernel.errors import InvalidRequest
 from portal.web.export import safe_cell
 from portal.web.page import go, render
@@ -55,7 +56,8 @@ def index() -> ResponseReturnValue:
     opened = next((entry for entry in page.entries if entry.log_id == request.args.get("open", "")), None)
     return render(
         "audit/index.html", page=page, given=given, kept=kept, labels=LABELS, cursor=request.args.get("cursor", ""), opened=opened,
-        changes=changes_of(opened) if opened else [], may_verify=decide(ctx, "security.audit.read", Target(None)).allowed, url=_url,
+        changes=changes_of(opened) if opened else [], may_verify=decide(ctx, VERIFY, EVERYTHING).allowed, url=_url,
+        verified=newest_verification(ctx.db), signed=newest_checkpoint(ctx.db),
     )  # fmt: skip
 
 
@@ -99,9 +101,7 @@ def export(kind: str) -> ResponseReturnValue:
 @access(Access.SIGNED_IN)
 def check() -> ResponseReturnValue:
     """Walk the chain."""
-    ctx = context()
-    authorize(ctx, "security.audit.read", Target(None, label="the whole audit log"))
-    verdict = verify(ctx.db)
+    verdict = audit_verify(context())
     if verdict.broken_seq is None:
         return go("/audit", f"The chain holds: {verdict.entries:,} entries.")
     return go("/audit", f"The chain is broken at entry {verdict.broken_seq}: {verdict.problem}.", "bad")

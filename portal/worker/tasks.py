@@ -16,6 +16,7 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import ENDED, Job
 from portal.kernel.runner import SystemTask, TaskRun
+from portal.worker.audit_tasks import AUDIT_TASKS
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -95,5 +96,6 @@ TASKS = {
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
+        *AUDIT_TASKS,
     )
 }
