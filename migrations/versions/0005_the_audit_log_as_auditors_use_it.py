@@ -1,7 +1,8 @@
-"""An index for each filter of the audit log, signed checkpoints and the outcome of verifications."""
+"""An index for each filter of the audit log, signed checkpoints, the outcome of verifications, and exports."""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0005"
 down_revision = "0002"
@@ -56,9 +57,28 @@ def upgrade() -> None:
         sa.Column("username", sa.String(length=255), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_verifications")),
     )
+    op.create_table(
+        "audit_exports",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=True),
+        sa.Column("format", sa.String(length=8), nullable=False),
+        sa.Column("query", sa.JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+        sa.Column("job_id", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("file", sa.String(length=255), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("entries", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_exports")),
+    )
+    op.create_index("ix_audit_exports_user", "audit_exports", ["user_id", "created_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("audit_exports")
     op.drop_table("audit_verifications")
     op.drop_table("audit_keys")
     op.drop_table("audit_checkpoints")

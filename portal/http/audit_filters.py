@@ -1,9 +1,13 @@
-"""The filters of the audit log in a query string or a form, the same for console and API."""
+"""The filters of the audit log in a query string or a form, and the file of an export: the same for console and API."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+
+from flask import Response, send_file
 
 from portal.http.listing import whole
+from portal.kernel.audit_export import AuditExport
 from portal.kernel.audit_query import FILTERS, AuditQuery
 from portal.kernel.errors import InvalidRequest
 
@@ -39,3 +43,8 @@ def moment(args: Mapping[str, str], name: str) -> datetime | None:
         return None if found is None else (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest.fields({name: ["must be a day or a moment in ISO 8601, such as 2026-01-31 or 2026-01-31T12:00:00Z."]}) from None
+
+
+def send_export(row: AuditExport, path: Path) -> Response:
+    """The file of an export as a download."""
+    return send_file(path, mimetype="application/gzip", as_attachment=True, download_name=f"audit-log-{row.created_at:%Y-%m-%d}.{row.format}.gz")

@@ -1,34 +1,26 @@
 """The audit log: filtered, paged, opened entry by entry, exported, verified."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request, stream_with_context
 from flask.typing import ResponseReturnValue
 
-from portal.http.audit_filters import NAMES, audit_query
+from portal.http.audit_filters import NAMES, audit_query, send_export
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
+from portal.kernel.audit_export import AT_ONCE, FORMATS, audit_export_ask, audit_export_now, audit_export_open, audit_exports
 from portal.kernel.audit_query import AuditQuery, audit_entries
 from portal.kernel.audit_watch import EVERYTHING, VERIFY, audit_verify
 from portal.kernel.authz import decide
-from portal.kernel.errors import InvalidRequest
-from portal.web.export import safe_cell
 from portal.web.page import go, render
 
 pages = Blueprint("audit", __name__)
 LIMIT = 50
-BATCH = 500
-COLUMNS = (
-    "timestamp", "username", "action", "resource_type", "resource_id", "resource_name", "project_id", "status", "error_message", "source", "source_ip",
-    "request_id", "log_id", "seq", "entry_hash",
-)  # fmt: skip
 # Filter → its name on the page; search, outcome and days have fields of their own there.
 LABELS = {
     "username": "User name", "user_id": "User id", "credential": "Credential", "action": "Action", "resource_type": "Resource type",
@@ -87,14 +79,33 @@ def _flat(values: Mapping[str, object], path: str = "") -> dict[str, str]:
 @pages.get("/audit/export.<kind>")
 @access(Access.SIGNED_IN)
 def export(kind: str) -> ResponseReturnValue:
-    """The filtered log as CSV or JSON lines, sent as it is read."""
-    if kind not in {"csv", "jsonl"}:
-        raise InvalidRequest("The log is exported as csv or jsonl.")
-    rows = _all(_query())
-    lines = _as_csv(rows) if kind == "csv" else (json.dumps(_plain(entry) | {"details": entry.details}, ensure_ascii=False) + "\n" for entry in rows)
-    media = "text/csv" if kind == "csv" else "application/x-ndjson"
+    """A small part of the log, sent as it is read."""
+    lines = audit_export_now(context(), _query(), kind)
     headers = {"Content-Disposition": f'attachment; filename="audit-log.{kind}"'}
-    return Response(stream_with_context(lines), content_type=f"{media}; charset=utf-8", headers=headers)
+    return Response(stream_with_context(lines), content_type=f"{FORMATS[kind]}; charset=utf-8", headers=headers)
+
+
+@pages.get("/audit/exports")
+@access(Access.SIGNED_IN)
+def exports() -> ResponseReturnValue:
+    """My exports, and the form for another one with the filters of the page that led here."""
+    kept = {name: value for name in NAMES if (value := request.args.get(name, "").strip())}
+    return render("audit/exports.html", exports=audit_exports(context()), kept=kept, formats=FORMATS, at_once=AT_ONCE, url=_url)
+
+
+@pages.post("/audit/exports")
+@access(Access.SIGNED_IN)
+def export_ask() -> ResponseReturnValue:
+    """Queue one."""
+    audit_export_ask(context(), audit_query(request.form, limit=1), request.form.get("format", ""))
+    return go("/audit/exports", "The export is being written.")
+
+
+@pages.get("/audit/exports/<export_id>/file")
+@access(Access.SIGNED_IN)
+def export_file(export_id: str) -> ResponseReturnValue:
+    """The file of one."""
+    return send_export(*audit_export_open(context(), export_id))
 
 
 @pages.post("/audit/verify")
@@ -109,30 +120,3 @@ def check() -> ResponseReturnValue:
 
 def _query() -> AuditQuery:
     return audit_query(request.args, limit=LIMIT)
-
-
-def _all(query: AuditQuery) -> Iterator[AuditEntry]:
-    ctx, query = context(), replace(query, limit=BATCH)
-    while True:
-        page = audit_entries(ctx, query)
-        yield from page.entries
-        if page.next_before_seq is None:
-            return
-        query = replace(query, before_seq=page.next_before_seq)
-        ctx.db.expunge_all()
-
-
-def _plain(entry: AuditEntry) -> dict[str, object]:
-    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in COLUMNS}
-
-
-def _as_csv(entries: Iterator[AuditEntry]) -> Iterator[str]:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(COLUMNS)
-    for entry in entries:
-        writer.writerow([safe_cell(value) for value in _plain(entry).values()])
-        yield out.getvalue()
-        out.seek(0)
-        out.truncate()
-    yield out.getvalue()

@@ -16,6 +16,7 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import ENDED, Job
 from portal.kernel.runner import SystemTask, TaskRun
+from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
 
 HOUR_S = 3600.0
@@ -43,6 +44,7 @@ def expire(task: TaskRun) -> None:
         _delete(task, model, key, over)
     _purge_instances(task, moment - timedelta(days=settings.terminated_retention_days))
     _clear_staging(task, moment - KEEP_STAGED)
+    expire_exports(task)
 
 
 def _delete(task: TaskRun, model: type[Any], key: Any, over: ColumnElement[bool]) -> None:
