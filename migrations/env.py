@@ -8,6 +8,7 @@ import portal.compute.metrics
 import portal.identity.models
 import portal.kernel.audit_checkpoints
 import portal.kernel.audit_export
+import portal.kernel.audit_streams
 import portal.kernel.capabilities  # noqa: F401 - all tables must be known
 from portal.kernel.db import Base, UtcDateTime
 

@@ -158,6 +158,14 @@ class Settings(BaseSettings):
         "key and keeps it in DATA_DIR/audit_key.",
     )
     audit_checkpoint_minutes: int = Field(15, ge=1, le=1440, description="How often the end of the audit log is signed, if something was written.")
+    audit_syslog_url: Annotated[str, _one_of("udp", "tcp", "tls")] = Field(
+        "",
+        description="Syslog server that gets a copy of the audit log (RFC 5424), such as tls://logs.example.org:6514, tcp:// or udp://; empty for none.",
+    )
+    audit_webhook_url: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address that gets a copy of the audit log as JSON by POST; empty for none."
+    )
+    audit_webhook_secret: SecretStr = Field(SecretStr(""), description="Signs what is sent to AUDIT_WEBHOOK_URL (HMAC-SHA256).")
     secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
     admin_email: Annotated[str, AfterValidator(_address)] = Field(
         "admin@atonix.local", description="E-mail address of the first administrator, user name `admin`."
@@ -236,6 +244,8 @@ class Settings(BaseSettings):
             found.append(f"SECRET_KEY has fewer than {SECRET_LENGTH} characters and can be guessed.")
         if 0 < len(self.admin_password.get_secret_value()) < PASSWORD_LENGTH:
             found.append(f"ADMIN_PASSWORD has fewer than {PASSWORD_LENGTH} characters, less than users may choose for themselves.")
+        if self.audit_webhook_url and not self.audit_webhook_secret.get_secret_value():
+            found.append("AUDIT_WEBHOOK_SECRET is empty: the receiver of the audit log cannot tell who sends to it.")
         return found
 
     @classmethod

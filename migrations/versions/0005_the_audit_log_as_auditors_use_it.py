@@ -1,4 +1,4 @@
-"""An index for each filter of the audit log, signed checkpoints, the outcome of verifications, and exports."""
+"""An index for each filter of the audit log, signed checkpoints, the outcome of verifications, exports, and how far copies are."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -75,9 +75,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_exports")),
     )
     op.create_index("ix_audit_exports_user", "audit_exports", ["user_id", "created_at"])
+    op.create_table(
+        "audit_streams",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_audit_streams")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("audit_streams")
     op.drop_table("audit_exports")
     op.drop_table("audit_verifications")
     op.drop_table("audit_keys")

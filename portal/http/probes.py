@@ -14,6 +14,7 @@ from portal.http.guard import Access, access
 from portal.http.request import portal_settings
 from portal.kernel.audit import AuditHead
 from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
+from portal.kernel.audit_streams import streams
 from portal.kernel.capabilities import capabilities
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
@@ -34,7 +35,8 @@ AUDIT_ENTRIES = Gauge("portal_audit_entries", "Number of the newest entry of the
 AUDIT_VERIFIED = Gauge("portal_audit_verified_entry", "Entry up to which the audit log was verified", multiprocess_mode="mostrecent")
 AUDIT_SIGNED = Gauge("portal_audit_signed_entry", "Entry of the newest signed checkpoint", multiprocess_mode="mostrecent")
 AUDIT_BROKEN = Gauge("portal_audit_broken", "1 if the newest verification found the audit log broken", multiprocess_mode="mostrecent")
-AUDIT = (AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN)
+AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
+AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
 
@@ -128,6 +130,8 @@ def metrics() -> ResponseReturnValue:
 def _measure_audit() -> None:
     session = db.session()
     head, verified, signed = session.get(AuditHead, 1), newest_verification(session), newest_checkpoint(session)
+    for stream, lag in streams(session, portal_settings()):
+        AUDIT_LAG.labels(stream.name).set(lag)
     AUDIT_ENTRIES.set(head.seq if head else 0)
     AUDIT_VERIFIED.set(verified.to_seq if verified else 0)
     AUDIT_SIGNED.set(signed.seq if signed else 0)

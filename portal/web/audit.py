@@ -15,6 +15,7 @@ from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
 from portal.kernel.audit_export import AT_ONCE, FORMATS, audit_export_ask, audit_export_now, audit_export_open, audit_exports
 from portal.kernel.audit_query import AuditQuery, audit_entries
+from portal.kernel.audit_streams import streams
 from portal.kernel.audit_watch import EVERYTHING, VERIFY, audit_verify
 from portal.kernel.authz import decide
 from portal.web.page import go, render
@@ -45,10 +46,11 @@ def index() -> ResponseReturnValue:
     page = audit_entries(ctx, query)
     given = {name: request.args.get(name, "").strip() for name in NAMES}
     kept = {name: value for name, value in given.items() if value}
+    may_verify = decide(ctx, VERIFY, EVERYTHING).allowed
     opened = next((entry for entry in page.entries if entry.log_id == request.args.get("open", "")), None)
     return render(
         "audit/index.html", page=page, given=given, kept=kept, labels=LABELS, cursor=request.args.get("cursor", ""), opened=opened,
-        changes=changes_of(opened) if opened else [], may_verify=decide(ctx, VERIFY, EVERYTHING).allowed, url=_url,
+        changes=changes_of(opened) if opened else [], may_verify=may_verify, url=_url, streams=streams(ctx.db, ctx.settings) if may_verify else [],
         verified=newest_verification(ctx.db), signed=newest_checkpoint(ctx.db),
     )  # fmt: skip
 
