@@ -20,7 +20,9 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id, storable
 
 GENESIS = "0" * 64
-SECRET_FIELDS = ("password", "secret", "private_key", "token", "user_data")
+SECRET_FIELDS = (
+    "password", "passphrase", "secret", "private_key", "api_key", "token", "user_data", "recovery", "authorization", "cookie",
+)  # fmt: skip
 
 
 class CanonicalJson(sqlite.JSON):
