@@ -6,6 +6,7 @@ from sqlalchemy import JSON, text
 import portal.catalogue
 import portal.compute.metrics
 import portal.identity.models
+import portal.kernel.audit_archives
 import portal.kernel.audit_checkpoints
 import portal.kernel.audit_export
 import portal.kernel.audit_streams

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     audit = add("audit", _audit, "Verify the audit log, or sign it with a fresh key from now on.")
     audit.add_argument("what", choices=["verify", "rotate-key"])
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
+    audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
     user = add("user", _user, "Manage users on the command line.")
     user.add_argument("what", choices=["list", "set-password", "unlock"])
     user.add_argument("username", nargs="?", default="")
@@ -190,6 +191,7 @@ def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _audit(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.kernel.audit_archives import directory
     from portal.kernel.audit_keys import key_rotate, trust_of
     from portal.kernel.audit_verify import Since, verify
 
@@ -199,9 +201,9 @@ def _audit(settings: Settings, args: argparse.Namespace) -> int:
             return 1
         print(f"Checkpoints are signed by {key_rotate(settings)} from now on.")
         return 0
-    trust = trust_of(settings)
+    trust, files = trust_of(settings), directory(settings) if args.archives else None
     with _session(settings) as session:
-        verdict = verify(session, trust, since=Since.CHECKPOINT if args.since_checkpoint else Since.BEGINNING)
+        verdict = verify(session, trust, since=Since.CHECKPOINT if args.since_checkpoint else Since.BEGINNING, files=files)
     if verdict.broken_seq is not None:
         which = f"{verdict.broken_seq} ({verdict.broken_id})" if verdict.broken_id else str(verdict.broken_seq)
         print(f"The audit log is broken at entry {which}: {verdict.problem}. {verdict.entries} entries before it hold.", file=sys.stderr)

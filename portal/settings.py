@@ -158,6 +158,12 @@ class Settings(BaseSettings):
         "key and keeps it in DATA_DIR/audit_key.",
     )
     audit_checkpoint_minutes: int = Field(15, ge=1, le=1440, description="How often the end of the audit log is signed, if something was written.")
+    audit_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Entries of the audit log that are older are moved into signed files under DATA_DIR/audit-archive; 0 keeps all in the database.",
+    )
     audit_syslog_url: Annotated[str, _one_of("udp", "tcp", "tls")] = Field(
         "",
         description="Syslog server that gets a copy of the audit log (RFC 5424), such as tls://logs.example.org:6514, tcp:// or udp://; empty for none.",

@@ -1,4 +1,4 @@
-"""An index for each filter of the audit log, signed checkpoints, the outcome of verifications, exports, and how far copies are."""
+"""An index for each filter of the audit log, signed checkpoints, the outcome of verifications, exports, how far copies are, and archives."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -85,9 +85,23 @@ def upgrade() -> None:
         sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_audit_streams")),
     )
+    op.create_table(
+        "audit_archives",
+        sa.Column("first_seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("first_previous_hash", sa.String(length=64), nullable=False),
+        sa.Column("last_hash", sa.String(length=64), nullable=False),
+        sa.Column("file", sa.String(length=255), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("signature", sa.String(length=128), nullable=False),
+        sa.PrimaryKeyConstraint("first_seq", name=op.f("pk_audit_archives")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("audit_archives")
     op.drop_table("audit_streams")
     op.drop_table("audit_exports")
     op.drop_table("audit_verifications")

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal.kernel.audit import GENESIS, AuditHead
+from portal.kernel.audit_archives import archives_end
 from portal.kernel.audit_checkpoints import AuditVerification, Mark, checkpoints, marks_of
 from portal.kernel.audit_keys import Trust
 from portal.kernel.audit_lines import HASH, LOG_ID, PREVIOUS, SEQ, Line, is_whole, lines_after
@@ -38,8 +40,8 @@ class Since(StrEnum):
     VERIFICATION = "verification"
 
 
-def verify(session: Session, trust: Trust | None = None, *, since: Since = Since.BEGINNING) -> Verdict:
-    """Walk the chain and name the first broken entry.
+def verify(session: Session, trust: Trust | None = None, *, since: Since = Since.BEGINNING, files: Path | None = None) -> Verdict:
+    """Walk the chain from the end of the archives and name the first broken entry; with `files`, their directory, the archives are read as well.
 
     Without `trust`, signatures are not checked.
     """
@@ -50,7 +52,10 @@ def verify(session: Session, trust: Trust | None = None, *, since: Since = Since
     trust = trust or Trust()
     try:
         marks = marks_of(checkpoints(session), trust)
-        start = _start(session, marks, since)
+        archived = archives_end(session, trust, files=files)
+        if archived.broken_seq is not None:
+            return Verdict(0, archived.broken_seq, archived.problem, to_seq=archived.seq)
+        start = max((archived.seq, archived.hash), _start(session, marks, since))
         return _walk(session, start, marks, len(marks) if trust.keys else 0)
     finally:
         session.rollback()

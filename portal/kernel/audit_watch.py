@@ -1,6 +1,7 @@
 """Keeping watch over the audit log: verifications that are asked for and those that come by themselves, and the alarm when one fails."""
 
 from portal.kernel import audit, events
+from portal.kernel.audit_archives import archive_next
 from portal.kernel.audit_checkpoints import AuditVerification, checkpoint, newest_verification
 from portal.kernel.audit_keys import signer, trust_of
 from portal.kernel.audit_verify import Since, Verdict, verify
@@ -44,6 +45,16 @@ def audit_watch(ctx: Context) -> Verdict:
         with transaction(ctx.db):
             _note(ctx, verdict)
     return verdict
+
+
+def audit_archive(ctx: Context) -> int:
+    """Move what is older than AUDIT_RETENTION_DAYS into archives; how many were made. Raises Damaged."""
+    made = 0
+    if ctx.settings.audit_retention_days:
+        key, trust = signer(ctx.settings), trust_of(ctx.settings)
+        while archive_next(ctx, key, trust) is not None:
+            made += 1
+    return made
 
 
 def _raise_alarm(ctx: Context, verdict: Verdict) -> None:

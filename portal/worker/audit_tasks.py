@@ -3,9 +3,10 @@
 import logging
 import time
 
+from portal.kernel.audit_archives import Damaged
 from portal.kernel.audit_streams import stream_names, stream_on
 from portal.kernel.audit_verify import Verdict
-from portal.kernel.audit_watch import audit_checkpoint, audit_watch
+from portal.kernel.audit_watch import audit_archive, audit_checkpoint, audit_watch
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.worker.audit_receivers import receivers
 
@@ -26,6 +27,14 @@ def verify_audit_log(task: TaskRun) -> None:
     _complain(audit_watch(task.ctx))
 
 
+def archive_audit_log(task: TaskRun) -> None:
+    """Move old entries into archives; what does not hold stays where it is, and the verification tells of it."""
+    try:
+        audit_archive(task.ctx)
+    except Damaged as error:
+        log.critical("entries of the audit log cannot be archived: %s", error)
+
+
 def stream_audit_log(task: TaskRun) -> None:
     """Send to every receiver what it does not have yet; each for a while, so that a slow one does not hold up the others for long."""
     for receiver in receivers(task.ctx.settings):
@@ -41,6 +50,7 @@ def _complain(verdict: Verdict) -> None:
 AUDIT_TASKS = (
     SystemTask("audit-checkpoint", "Sign the end of the audit log", lambda settings: 60.0 * settings.audit_checkpoint_minutes, sign_audit_log),
     SystemTask("audit-verify", "Verify the audit log since the last verification", lambda _: DAY_S, verify_audit_log),
+    SystemTask("audit-archive", "Move old entries of the audit log into archives", lambda _: DAY_S, archive_audit_log),
     SystemTask(
         "audit-stream", "Send copies of the audit log", lambda settings: STREAM_EVERY_S if stream_names(settings) else DAY_S, stream_audit_log
     ),

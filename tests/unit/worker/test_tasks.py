@@ -156,7 +156,7 @@ def test_a_wrong_quota_is_repaired_logged_and_audited(
 
 
 def test_every_task_has_a_period_and_a_sentence(task_run: TaskRun) -> None:
-    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "recount", "audit-checkpoint", "audit-verify", "audit-stream"}
+    assert set(tasks.TASKS) == {"reconcile", "metrics", "expiry", "recount", "audit-checkpoint", "audit-verify", "audit-stream", "audit-archive"}
     for task in tasks.TASKS.values():
         assert task.interval_s(task_run.ctx.settings) >= 1
         assert task.label
