@@ -2,7 +2,7 @@
 
 import importlib
 
-BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy")
+BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit")
 
 
 def main() -> None:

@@ -8,6 +8,10 @@ import portal.compute.metrics
 import portal.identity.invitations
 import portal.identity.oauth2.models
 import portal.identity.sso
+import portal.kernel.audit_archives
+import portal.kernel.audit_checkpoints
+import portal.kernel.audit_export
+import portal.kernel.audit_streams
 import portal.kernel.capabilities
 import portal.kernel.quota_history
 import portal.kernel.quota_requests  # noqa: F401 - all tables must be known

@@ -16,6 +16,8 @@ PERMISSIONS = {
     "core.quota.request": "write",
     "core.event.read": "read",
     "security.audit.read": "audit",
+    "security.audit.verify": "audit",
+    "security.audit.export": "audit",
     "identity.project.read": "read",
     "identity.project.create": "platform",
     "identity.project.update": "manage",

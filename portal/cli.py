@@ -66,8 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     add("settings", _settings, "Print every setting with its value and source; secrets are masked.")
     add("health", _health, "Ask the running web server whether it is alive.")
     add("docs", _docs, "Write the generated pages of docs/.")
-    audit = add("audit", _audit, "Verify the audit log.")
-    audit.add_argument("what", choices=["verify"])
+    audit = add("audit", _audit, "Verify the audit log, or sign it with a fresh key from now on.")
+    audit.add_argument("what", choices=["verify", "rotate-key"])
+    audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
+    audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
     user = add("user", _user, "Manage users on the command line.")
     user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors"])
     user.add_argument("username", nargs="?", default="")
@@ -191,15 +193,27 @@ def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
     return 0
 
 
-def _audit(settings: Settings, _args: argparse.Namespace) -> int:
-    from portal.kernel.audit import verify
+def _audit(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.kernel.audit_archives import directory
+    from portal.kernel.audit_keys import key_rotate, trust_of
+    from portal.kernel.audit_verify import Since, verify
 
+    if args.what == "rotate-key":
+        if settings.audit_signing_key.get_secret_value():
+            print("AUDIT_SIGNING_KEY is set: put the new key before the public keys of earlier times there.", file=sys.stderr)
+            return 1
+        print(f"Checkpoints are signed by {key_rotate(settings)} from now on.")
+        return 0
+    trust, files = trust_of(settings), directory(settings) if args.archives else None
     with _session(settings) as session:
-        verdict = verify(session)
+        verdict = verify(session, trust, since=Since.CHECKPOINT if args.since_checkpoint else Since.BEGINNING, files=files)
     if verdict.broken_seq is not None:
-        print(f"The audit log is broken at entry {verdict.broken_seq}: {verdict.problem}. {verdict.entries} entries before it hold.", file=sys.stderr)
+        which = f"{verdict.broken_seq} ({verdict.broken_id})" if verdict.broken_id else str(verdict.broken_seq)
+        print(f"The audit log is broken at entry {which}: {verdict.problem}. {verdict.entries} entries before it hold.", file=sys.stderr)
         return 1
-    print(f"The audit log holds: {verdict.entries} entries.")
+    signatures = f", {verdict.checkpoints} signed checkpoints" if trust.keys else "; this host has no audit key, so no signature was checked"
+    since = f" after entry {verdict.from_seq - 1}" if verdict.from_seq > 1 else ""
+    print(f"The audit log holds: {verdict.entries} entries{since}{signatures}.")
     return 0
 
 

@@ -85,6 +85,7 @@ def events_page() -> str:
         settled = sorted({state for op in rtype.operations if op.steps for state in (op.settles, op.fails, op.cancelled) if state})
         rows += [(f"`{rtype.key}.{state}`", f"A job ended and left the {rtype.label.lower()} in this state.") for state in settled]
     rows += [(f"`{name}`", when) for name, when in EVENTS.items()]
+    rows.append(("`security.audit.broken`", "A verification found the audit log broken; the payload names the entry and what is wrong with it."))
     text = (
         "Events are written in the transaction of the change they tell of, and read by live pages, `GET /api/v1/events` and webhooks. "
         "The audit log uses the same names for actions; it adds `.succeeded`, `.failed`, `.cancelled` or `.dead` when the job of an operation ends."
@@ -94,7 +95,7 @@ def events_page() -> str:
 
 def metrics_page() -> str:
     """Every metric of the portal's own."""
-    known = [probes.REQUESTS, probes.DURATION, probes.ACTIVE_REQUESTS, probes.ERRORS, probes.JOBS_WAITING]
+    known = [probes.REQUESTS, probes.DURATION, probes.ACTIVE_REQUESTS, probes.ERRORS, probes.JOBS_WAITING, *probes.AUDIT]
     families = [family for metric in known for family in metric.collect()] + list(exporter.ProcessTree(os.getpid()).collect())
     rows = [(f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation) for family in families]
     return _page("Metrics", "Served at `/metrics`, on the main port and on `METRICS_PORT`.", _table(("Name", "Type", "Meaning"), rows))

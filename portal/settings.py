@@ -3,6 +3,8 @@
 A wrong value stops the start with one line that names the variable, the value and what is accepted. `docs/settings.md` is generated from here.
 """
 
+import base64
+import binascii
 import os
 import re
 import secrets
@@ -61,6 +63,7 @@ def _log_level(value: str) -> str:
 
 SECRET_LENGTH = 16
 PASSWORD_LENGTH = 12
+KEY_BYTES = 32
 
 
 def _networks(value: str) -> str:
@@ -106,6 +109,18 @@ def _one_of(*schemes: str) -> Any:
     return AfterValidator(check)
 
 
+def _signing_key(value: SecretStr) -> SecretStr:
+    for part in filter(None, (part.strip() for part in value.get_secret_value().split(","))):
+        try:
+            is_key = len(base64.b64decode(part, validate=True)) == KEY_BYTES
+        except binascii.Error:
+            is_key = False
+        if not is_key:
+            msg = "32 bytes in base64, such as `openssl rand -base64 32` prints; several are separated by commas"
+            raise ValueError(msg)
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 LogLevel = Annotated[str, BeforeValidator(_log_level)]
 
@@ -137,6 +152,26 @@ class Settings(BaseSettings):
     queue_url: Annotated[str, _one_of("amqp", "amqps", "redis", "rediss")] = Field(
         "", description="Broker that carries job ids (amqp:// or redis://); empty lets workers poll the jobs table."
     )
+    audit_signing_key: Annotated[SecretStr, AfterValidator(_signing_key)] = Field(
+        SecretStr(""),
+        description="Signs checkpoints of the audit log: 32 random bytes in base64, then the public keys used before, separated by commas; empty makes a "
+        "key and keeps it in DATA_DIR/audit_key.",
+    )
+    audit_checkpoint_minutes: int = Field(15, ge=1, le=1440, description="How often the end of the audit log is signed, if something was written.")
+    audit_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Entries of the audit log that are older are moved into signed files under DATA_DIR/audit-archive; 0 keeps all in the database.",
+    )
+    audit_syslog_url: Annotated[str, _one_of("udp", "tcp", "tls")] = Field(
+        "",
+        description="Syslog server that gets a copy of the audit log (RFC 5424), such as tls://logs.example.org:6514, tcp:// or udp://; empty for none.",
+    )
+    audit_webhook_url: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address that gets a copy of the audit log as JSON by POST; empty for none."
+    )
+    audit_webhook_secret: SecretStr = Field(SecretStr(""), description="Signs what is sent to AUDIT_WEBHOOK_URL (HMAC-SHA256).")
     secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
     admin_email: Annotated[str, AfterValidator(_address)] = Field(
         "admin@atonix.local", description="E-mail address of the first administrator, user name `admin`."
@@ -221,6 +256,8 @@ class Settings(BaseSettings):
             found.append(f"SECRET_KEY has fewer than {SECRET_LENGTH} characters and can be guessed.")
         if 0 < len(self.admin_password.get_secret_value()) < PASSWORD_LENGTH:
             found.append(f"ADMIN_PASSWORD has fewer than {PASSWORD_LENGTH} characters, less than users may choose for themselves.")
+        if self.audit_webhook_url and not self.audit_webhook_secret.get_secret_value():
+            found.append("AUDIT_WEBHOOK_SECRET is empty: the receiver of the audit log cannot tell who sends to it.")
         return found
 
     @classmethod

@@ -18,6 +18,7 @@ from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
 from portal.settings import Settings
+from portal.worker.audit_export import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
@@ -123,4 +124,4 @@ def engines(fake: FakeCompute) -> Engines:
 @pytest.fixture
 def worker(database: sessionmaker[Session], settings: Settings, registry: Registry, engines: Engines) -> TestWorker:
     """Runs jobs when the test says so: `worker.drain()`."""
-    return TestWorker(database, Runner(database, registry, settings, engines, TASKS))
+    return TestWorker(database, Runner(database, registry, settings, engines, TASKS, asked=ASKED))

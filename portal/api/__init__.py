@@ -4,7 +4,7 @@ from functools import cache
 
 from flask import Flask
 
-from portal.api import compute, core, factors, identity, oauth_clients, quotas, resources, security, service_accounts, users
+from portal.api import audit, compute, core, factors, identity, oauth_clients, quotas, resources, security, service_accounts, users
 from portal.api.endpoints import Endpoint, register
 from portal.api.openapi import document
 
@@ -18,9 +18,9 @@ def install(app: Flask) -> None:
         return document(endpoints, registry)
 
     endpoints: list[Endpoint] = [
-        *core.endpoints(described), *quotas.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]), *factors.endpoints(),
-        *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(), *security.endpoints(),
-        *resources.endpoints_of(registry),
+        *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]),
+        *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
+        *security.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -17,10 +17,12 @@ from portal.compute.instances import INSTANCE
 from portal.compute.metrics import InstanceMetric, series
 from portal.http.listing import whole
 from portal.http.request import context
-from portal.kernel.authz import authorize, target_of
+from portal.kernel.audit import Subject
+from portal.kernel.authz import target_of
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
+from portal.kernel.operations import acting
 
 NUMBER: Schema = {"type": "number"}
 MAX_LINES = 10_000
@@ -109,9 +111,11 @@ def console_output(instance_id: str) -> ResponseReturnValue:
     """The end of the serial console's log."""
     ctx = context()
     row = find(ctx, INSTANCE, instance_id)
-    authorize(ctx, "compute.instance.console", target_of(row))
+    machine_id, about = str(row.id), Subject(INSTANCE.key, row.id, row.name, row.project_of())
     wanted = whole(request.args, "lines", 200, low=1, high=MAX_LINES)
-    console = current_app.extensions["portal_engines"].console
-    text = console.log_tail(row.id, max_bytes=MAX_OUTPUT_BYTES).decode("utf-8", "replace") if console is not None else ""
+    # What a machine printed may hold secrets: that somebody read it is in the audit log.
+    with acting(ctx, "compute.instance.console", about, target=target_of(row), details={"console": "output"}):
+        console = current_app.extensions["portal_engines"].console
+    text = console.log_tail(machine_id, max_bytes=MAX_OUTPUT_BYTES).decode("utf-8", "replace") if console is not None else ""
     kept = text.splitlines()[-wanted:]
-    return io.answer({"instance_id": row.id, "text": "\n".join(kept), "lines": len(kept), "captured_at": io.moment(now())})
+    return io.answer({"instance_id": machine_id, "text": "\n".join(kept), "lines": len(kept), "captured_at": io.moment(now())})

@@ -1,8 +1,7 @@
-"""Endpoints of the platform itself: index, jobs, events, tags, search, regions, audit log, capabilities and overview."""
+"""Endpoints of the platform itself: index, jobs, events, tags, search, regions, capabilities and overview."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import request
@@ -20,11 +19,9 @@ from portal.http.listing import flag, paging, whole
 from portal.http.probes import SERVICE, VERSION
 from portal.http.request import context
 from portal.kernel import control, limits
-from portal.kernel.activity import AuditQuery, JobsQuery, audit_count, audit_entries, jobs_counts, jobs_page
-from portal.kernel.audit import AuditEntry, verify
-from portal.kernel.authz import Target, authorize, reach
+from portal.kernel.activity import JobsQuery, jobs_counts, jobs_page
+from portal.kernel.authz import reach
 from portal.kernel.capabilities import capabilities
-from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.jobs import ACTIVE, ENDED, Job
 from portal.kernel.search import search
 from portal.kernel.tags import ResourceTag
@@ -36,12 +33,6 @@ JOB = thing(
     job_id=TEXT, id=TEXT, kind=TEXT, label=TEXT, state=TEXT, status=TEXT, progress=NUMBER, error=TEXT, resource_type=TEXT, resource_id=TEXT, resource_name=TEXT,
     username=TEXT, request_id=TEXT, created_at=WHEN, started_at=WHEN, finished_at=WHEN, steps={"type": "array", "items": STEP},
 )  # fmt: skip
-AUDIT = thing(
-    log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id={"type": ["string", "null"]}, username=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
-    resource_name=TEXT, project_id={"type": ["string", "null"]}, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,
-    user_agent=TEXT, request_id=TEXT, entry_hash=TEXT, previous_hash=TEXT,
-)  # fmt: skip
-AUDIT_FILTERS = ("resource_id", "resource_type", "action", "username", "user_id", "status", "project_id", "search")
 
 
 def endpoints(document: Callable[[], dict[str, Any]]) -> Iterator[Endpoint]:
@@ -69,7 +60,6 @@ def endpoints(document: Callable[[], dict[str, Any]]) -> Iterator[Endpoint]:
     tag_query = [Query("key", "Only this key."), Query("value", "Only this value."), *PAGING[:1]]
     yield Endpoint("GET", "/tags", "tags", tags, "Tags of resources in the current project", tag, {200: list_schema(anything)}, query=tag_query)
     yield from _job_endpoints()
-    yield from _audit_endpoints()
 
 
 def _job_endpoints() -> Iterator[Endpoint]:
@@ -83,18 +73,6 @@ def _job_endpoints() -> Iterator[Endpoint]:
         "POST", "/jobs/{job_id}/cancel", "jobs.cancel", job_cancel, "Stop a job and undo what it made", "Jobs", {202: JOB}, (403, 404, 409)
     )
     yield Endpoint("POST", "/jobs/{job_id}/retry", "jobs.retry", job_retry, "Queue a failed job again", "Jobs", {202: JOB}, (403, 404, 409, 412))
-
-
-def _audit_endpoints() -> Iterator[Endpoint]:
-    query = [*(Query(name, f"Only entries with this {name.replace('_', ' ')}.") for name in AUDIT_FILTERS), Query("since", "Not before this moment (ISO 8601)."),
-             Query("until", "Before this moment (ISO 8601)."), Query("cursor", "From `next`.", NUMBER), *PAGING[:1]]  # fmt: skip
-    alias = ("/api/security/audit-logs",)
-    yield Endpoint("GET", "/security/audit-logs", "audit.list", audit_logs, "The audit log, newest first", "Security", {200: list_schema(AUDIT)}, query=query,
-                   aliases=alias)  # fmt: skip
-    yield Endpoint("GET", "/security/audit-logs/{log_id}", "audit.get", audit_log, "One entry", "Security", {200: AUDIT}, (404,))
-    verdict = thing(entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, problem=TEXT)
-    yield Endpoint("POST", "/security/audit-logs/verify", "audit.verify", audit_verify, "Walk the chain of hashes from its beginning", "Security", {200: verdict},
-                   (403,))  # fmt: skip
 
 
 # -- platform --------------------------------------------------------------------------------------------------------------------------------
@@ -231,69 +209,4 @@ def show_job(row: Job) -> dict[str, Any]:
         "error": row.error, "resource_type": row.resource_type, "resource_id": row.resource_id, "resource_name": row.resource_name, "username": row.username,
         "request_id": row.request_id, "created_at": io.moment(row.created_at), "started_at": io.moment(row.started_at),
         "finished_at": io.moment(row.finished_at), "steps": steps,
-    }  # fmt: skip
-
-
-# -- audit -----------------------------------------------------------------------------------------------------------------------------------
-
-
-def audit_query() -> AuditQuery:
-    """Filters of the audit log from the query string. Raises InvalidRequest."""
-    only(*AUDIT_FILTERS, "since", "until", "cursor", "limit", "page_size")
-    args = request.args
-    limit, _ = paging(args)
-    before = whole(args, "cursor", 0, low=0, high=2**62)
-    return AuditQuery(
-        **{name: args.get(name, "") for name in AUDIT_FILTERS}, since=_moment("since"), until=_moment("until"), before_seq=before or None, limit=limit
-    )
-
-
-def _moment(name: str) -> datetime | None:
-    text = request.args.get(name, "")
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-        # Without a zone it is UTC; what lies beyond the calendar in UTC is no moment either.
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidRequest.fields({name: ["must be a moment in ISO 8601, such as 2026-01-31T12:00:00Z."]}) from None
-
-
-def audit_logs() -> ResponseReturnValue:
-    """A page of the log."""
-    ctx, query = context(), audit_query()
-    page = audit_entries(ctx, query)
-    following = link(str(page.next_before_seq)) if page.next_before_seq else None
-    return io.answer(io.page_of([show_entry(entry) for entry in page.entries], count=audit_count(ctx, query), following=following))
-
-
-def audit_log(log_id: str) -> ResponseReturnValue:
-    """One entry."""
-    from portal.kernel.activity import audit_conditions
-
-    ctx = context()
-    entry = ctx.db.scalars(select(AuditEntry).where(AuditEntry.log_id == log_id, *audit_conditions(ctx, AuditQuery()))).first()
-    if entry is None:
-        raise NotFound(f"There is no entry {log_id[:80]} that you may read.")
-    return io.answer(show_entry(entry))
-
-
-def audit_verify() -> ResponseReturnValue:
-    """Check the whole chain."""
-    io.read_object()
-    ctx = context()
-    authorize(ctx, "security.audit.read", Target(None, label="the whole audit log"))
-    found = verify(ctx.db)
-    return io.answer({"entries": found.entries, "is_intact": found.broken_seq is None, "broken_seq": found.broken_seq, "problem": found.problem})
-
-
-def show_entry(entry: AuditEntry) -> dict[str, Any]:
-    """An entry with its place in the chain."""
-    return {
-        "log_id": entry.log_id, "seq": entry.seq, "timestamp": io.moment(entry.timestamp), "user_id": entry.user_id, "username": entry.username,
-        "action": entry.action, "resource_type": entry.resource_type, "resource_id": entry.resource_id, "resource_name": entry.resource_name,
-        "project_id": entry.project_id, "status": entry.status, "error_message": entry.error_message, "details": entry.details, "source": entry.source,
-        "source_ip": entry.source_ip, "user_agent": entry.user_agent, "request_id": entry.request_id, "entry_hash": entry.entry_hash,
-        "previous_hash": entry.previous_hash,
     }  # fmt: skip

@@ -12,6 +12,9 @@ from sqlalchemy import func, select, text
 
 from portal.http.guard import Access, access
 from portal.http.request import portal_settings
+from portal.kernel.audit import AuditHead
+from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
+from portal.kernel.audit_streams import streams
 from portal.kernel.capabilities import capabilities
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
@@ -28,6 +31,12 @@ REQUESTS = Counter("http_requests_total", "Total HTTP requests", ["method", "end
 DURATION = Histogram("http_request_duration_seconds", "HTTP request duration", ["method", "endpoint"], buckets=BUCKETS)
 ACTIVE_REQUESTS = Gauge("http_requests_active", "Active request count", multiprocess_mode="livesum")
 ERRORS = Counter("http_errors_total", "Total HTTP errors", ["method", "endpoint", "status"])
+AUDIT_ENTRIES = Gauge("portal_audit_entries", "Number of the newest entry of the audit log", multiprocess_mode="mostrecent")
+AUDIT_VERIFIED = Gauge("portal_audit_verified_entry", "Entry up to which the audit log was verified", multiprocess_mode="mostrecent")
+AUDIT_SIGNED = Gauge("portal_audit_signed_entry", "Entry of the newest signed checkpoint", multiprocess_mode="mostrecent")
+AUDIT_BROKEN = Gauge("portal_audit_broken", "1 if the newest verification found the audit log broken", multiprocess_mode="mostrecent")
+AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
+AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
 
@@ -114,7 +123,19 @@ def metrics() -> ResponseReturnValue:
     counts = {state: number for state, number in db.session.execute(waiting)}  # noqa: C416 - rows are no tuples for the type checker
     for state in ACTIVE:
         JOBS_WAITING.labels(state).set(counts.get(state, 0))
+    _measure_audit()
     return exposition()
+
+
+def _measure_audit() -> None:
+    session = db.session()
+    head, verified, signed = session.get(AuditHead, 1), newest_verification(session), newest_checkpoint(session)
+    for stream, lag in streams(session, portal_settings()):
+        AUDIT_LAG.labels(stream.name).set(lag)
+    AUDIT_ENTRIES.set(head.seq if head else 0)
+    AUDIT_VERIFIED.set(verified.to_seq if verified else 0)
+    AUDIT_SIGNED.set(signed.seq if signed else 0)
+    AUDIT_BROKEN.set(1 if verified and verified.broken_seq is not None else 0)
 
 
 def exposition() -> Response:

@@ -1,13 +1,14 @@
-"""What happened: the audit log as the caller may read it, jobs by page, and both together for one resource or one project."""
+"""What happened: jobs by page, and jobs with audit entries or events together for one resource or one project."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_query import HIGHEST, MAX_LIMIT, READ_AUDIT
 from portal.kernel.authz import Target, decide, reach, target_of
 from portal.kernel.context import Context
 from portal.kernel.control import visible_jobs
@@ -17,84 +18,6 @@ from portal.kernel.ids import is_storable
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
-
-READ_AUDIT = "security.audit.read"
-MAX_LIMIT = 1000
-HIGHEST = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class AuditQuery:
-    """Which entries of the audit log are asked for; empty means all."""
-
-    resource_id: str = ""
-    resource_type: str = ""
-    action: str = ""
-    username: str = ""
-    user_id: str = ""
-    status: str = ""
-    project_id: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-    search: str = ""
-    before_seq: int | None = None
-    limit: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class AuditPage:
-    """Entries, newest first, and where the next page begins."""
-
-    entries: Sequence[AuditEntry]
-    next_before_seq: int | None
-
-
-def audit_entries(ctx: Context, query: AuditQuery) -> AuditPage:
-    """A page of the audit log: of the projects whose log the caller may read, and what they did themselves."""
-    limit = max(1, min(query.limit, MAX_LIMIT))
-    statement = select(AuditEntry).where(*audit_conditions(ctx, query))
-    if query.before_seq is not None:
-        statement = statement.where(AuditEntry.seq < max(0, min(query.before_seq, HIGHEST)))
-    rows = ctx.db.scalars(statement.order_by(AuditEntry.seq.desc()).limit(limit + 1)).all()
-    more = len(rows) > limit
-    return AuditPage(rows[:limit], rows[limit - 1].seq if more else None)
-
-
-def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = 1000) -> int:
-    """How many entries a query covers, counted up to a bound."""
-    some = select(AuditEntry.seq).where(*audit_conditions(ctx, query)).limit(at_most)
-    return ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0
-
-
-def audit_conditions(ctx: Context, query: AuditQuery) -> list[ColumnElement[bool]]:
-    """WHERE of an audit query, the caller's reach included."""
-    parts = [_readable(ctx)]
-    for column, value in (
-        (AuditEntry.resource_id, query.resource_id), (AuditEntry.resource_type, query.resource_type), (AuditEntry.username, query.username),
-        (AuditEntry.user_id, query.user_id), (AuditEntry.status, query.status), (AuditEntry.project_id, query.project_id),
-    ):  # fmt: skip
-        if value:
-            parts.append(column == value)
-    if query.action:
-        parts.append(AuditEntry.action.startswith(query.action, autoescape=True))
-    if query.since is not None:
-        parts.append(AuditEntry.timestamp >= query.since)
-    if query.until is not None:
-        parts.append(AuditEntry.timestamp < query.until)
-    if query.search:
-        columns = (AuditEntry.action, AuditEntry.resource_name, AuditEntry.resource_id, AuditEntry.username, AuditEntry.error_message)
-        parts.append(or_(*(column.icontains(query.search[:100], autoescape=True) for column in columns)))
-    return parts
-
-
-def _readable(ctx: Context) -> ColumnElement[bool]:
-    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say."""
-    covered = reach(ctx, READ_AUDIT)
-    if covered.everything:
-        return true()
-    own = ctx.principal.user_id is not None and not ctx.principal.limits
-    mine = AuditEntry.user_id == ctx.principal.user_id if own else false()
-    return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
 
 
 @dataclass(frozen=True, slots=True)

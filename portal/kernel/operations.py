@@ -52,12 +52,19 @@ def acting(
     `permission` is what it needs where that is not named like the action.
     """
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
+        decided = {}
         if target is not None:
-            authz.authorize(ctx, permission or action, target)
+            decided = _decided(authz.authorize(ctx, permission or action, target))
         else:
             refuse_restricted(ctx, action)
         yield
-        audit.record(ctx, action, subject, details=details)
+        # What the block has learned meanwhile is told, too.
+        audit.record(ctx, action, subject, details={**(details or {}), **decided})
+
+
+def _decided(decision: authz.Decision) -> dict[str, object]:
+    """What allowed an action, for its entry; the portal itself needs no permission."""
+    return {"decision": {"policy": decision.policy, "statement": decision.statement}} if decision.statement else {}
 
 
 def refuse_restricted(ctx: Context, action: str) -> None:
@@ -97,6 +104,7 @@ class _Attempt:
         self.action = f"{rtype.key}.{op.verb}"
         ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
+        self.decided: dict[str, object] = {}
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
         return idempotency.Fingerprint(self.action, self.ctx.project_id, target or "", self.data)
@@ -111,7 +119,8 @@ class _Attempt:
         project_id = ctx.project_id if rtype.tenancy is not Tenancy.PLATFORM else None
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
-        authz.authorize(ctx, self.action, authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}"))
+        target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}")
+        self.decided = _decided(authz.authorize(ctx, self.action, target))
         inputs = self._inputs()
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
@@ -143,7 +152,7 @@ class _Attempt:
         ctx, op, rtype = self.ctx, self.op, self.rtype
         seen = find(ctx, rtype, target)
         self.subject = self._about(seen)
-        authz.authorize(ctx, self.action, authz.target_of(seen))
+        self.decided = _decided(authz.authorize(ctx, self.action, authz.target_of(seen)))
         inputs = self._inputs()
         row = find(ctx, rtype, target, lock=True)
         self._check_row(row)
@@ -189,6 +198,7 @@ class _Attempt:
             "before": {name: before[name] for name in changed if name in before},
             "after": {name: after[name] for name in changed},
             "input": {name: value for name, value in self.data.items() if name in self.op.params},
+            **self.decided,
         }
         if job_id:
             details["job_id"] = job_id

@@ -17,6 +17,7 @@ from portal.kernel import audit, events, quota
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Effect, Operation, Step
+from portal.kernel.errors import PortalError
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
 from portal.kernel.operations import end, set_state
 from portal.kernel.resource import Registry, ResourceType
@@ -67,6 +68,22 @@ class TaskRun:
     engines: Engines
 
 
+@dataclass(frozen=True, slots=True)
+class AskedRun:
+    """What work that somebody asked for gets: a context of the portal's own, in the asker's project, and the claim under which it may write."""
+
+    ctx: Context
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTask:
+    """Work that somebody asked for and that changes no resource: one step, begun anew after a crash. It raises PortalError for what the asker is told."""
+
+    kind: str
+    do: Callable[[AskedRun], None]
+
+
 def _never() -> bool:
     return False
 
@@ -81,6 +98,7 @@ class Runner:
     engines: Engines
     tasks: Mapping[str, SystemTask]
     stopping: Callable[[], bool] = _never
+    asked: Mapping[str, AskedTask] = field(default_factory=dict)
 
     def run(self, claim: Claim) -> None:
         """Work on a job until it ends, waits for another try, or belongs to somebody else."""
@@ -96,6 +114,9 @@ class Runner:
             _give_up_on_killer(job)
         if job.kind.startswith("system."):
             self._run_task(session, claim, job)
+            return
+        if job.kind in self.asked:
+            self._run_asked(session, claim, job, self.asked[job.kind])
             return
         op = self.registry.operation(job.kind)
         rtype = self.registry.of(op.model)
@@ -256,6 +277,29 @@ class Runner:
         with transaction(session):
             # The schedule is the record of periodic work; thousands of rows a day would bury the jobs of users.
             session.delete(held(session, claim))
+
+    def _run_asked(self, session: Session, claim: Claim, job: Job, task: AskedTask) -> None:
+        problem = job.error if job.phase != "do" else ""
+        if not problem:
+            with transaction(session):
+                step = held(session, claim).steps[0]
+                step.state, step.started_at = "running", step.started_at or now()
+            try:
+                with self.sessions() as own:
+                    task.do(AskedRun(self.context(own, job), claim))
+            except PortalError as error:
+                problem = error.message
+            except LeaseLost:
+                raise
+            except Exception:
+                log.exception("work that was asked for failed", extra={"job_id": job.id, "kind": job.kind})
+                problem = UNEXPECTED
+        with transaction(session):
+            job = held(session, claim)
+            step = job.steps[0]
+            step.state, step.finished_at, step.detail = "failed" if problem else "done", now(), problem[:2000]
+            job.error = problem[:2000]
+            close(job, "failed" if problem else "succeeded")
 
     def context(self, session: Session, job: Job) -> Context:
         """The context in which a job settles: the portal acts for whoever asked."""

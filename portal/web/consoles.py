@@ -23,11 +23,13 @@ from portal.engines.ports import ConsoleAccess, EngineError
 from portal.http.guard import Access, access
 from portal.http.request import context, session_secret
 from portal.identity.accounts import session_user
-from portal.kernel.authz import authorize, decide, target_of
+from portal.kernel import audit
+from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.db import db
 from portal.kernel.errors import Forbidden, NotFound, PortalError
 from portal.kernel.lookup import find
+from portal.kernel.operations import acting
 
 CHUNK_BYTES = 16 << 10
 MAX_MESSAGE_BYTES = 1 << 20
@@ -45,21 +47,21 @@ def install(app: Flask) -> None:
 
     def serial(ws: Server, instance_id: str) -> None:
         """The serial port."""
-        serve(ws, instance_id, lambda console, machine_id: console.open_serial(machine_id))
+        serve(ws, instance_id, "serial", lambda console, machine_id: console.open_serial(machine_id))
 
     def display(ws: Server, instance_id: str) -> None:
         """The screen, in RFB."""
-        serve(ws, instance_id, lambda console, machine_id: console.open_display(machine_id))
+        serve(ws, instance_id, "display", lambda console, machine_id: console.open_display(machine_id))
 
     for name, view in (("serial", serial), ("display", display)):
         sock.route(f"/ws/compute/instances/<instance_id>/{name}")(view)
         access(Access.SIGNED_IN)(app.view_functions[name])
 
 
-def serve(ws: Server, instance_id: str, opener: Opener) -> None:
+def serve(ws: Server, instance_id: str, kind: str, opener: Opener) -> None:
     """Join a websocket and a machine's stream until one of them ends."""
     try:
-        machine_id = _allowed(instance_id)
+        machine_id = _allowed(instance_id, kind)
     except PortalError as error:
         ws.close(REFUSED, error.message[:120])
         return
@@ -86,14 +88,16 @@ def serve(ws: Server, instance_id: str, opener: Opener) -> None:
             thread.join()
 
 
-def _allowed(instance_id: str) -> str:
+def _allowed(instance_id: str, kind: str) -> str:
     origin = urlsplit(request.headers.get("Origin", ""))
     if origin.netloc != request.host:
         raise Forbidden("The console opens from this portal's own pages only.")
     ctx = context()
     row = find(ctx, INSTANCE, instance_id)
-    authorize(ctx, CONSOLE, target_of(row))
-    return str(row.id)
+    found = str(row.id)
+    # Who sees a console may see what is typed there: that it was opened is in the audit log.
+    with acting(ctx, CONSOLE, audit.Subject(INSTANCE.key, found, row.name, row.project_of()), target=target_of(row), details={"console": kind}):
+        return found
 
 
 def _still_allowed(opened: Context, secret: str, machine_id: str) -> bool:

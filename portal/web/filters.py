@@ -1,6 +1,7 @@
 """How values look on pages: moments, sizes, words. For templates; everything is escaped by them."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -8,18 +9,22 @@ from typing import Any
 from flask import Flask
 from ua_parser import parse
 
+from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now
 from portal.kernel.resource import ResourceType
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 JOB_TONES = {"succeeded": "ok", "failed": "bad", "dead": "bad", "cancelled": "off", "queued": "busy", "running": "busy", "retrying": "busy"}
 AUDIT_TONES = {"success": "ok", "failure": "bad", "denied": "warn"}
+AUDIT_WORDS = {"success": "Done", "failure": "Failed", "denied": "Denied"}
 JOB_WORDS = {"succeeded": "Done", "dead": "Given up"}
 
 
 def install(app: Flask) -> None:
     """Make them known to templates."""
-    for function in (ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, shown, size, iso, device, way_in):
+    for function in (
+        ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in
+    ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
 
 
@@ -113,6 +118,27 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def audit_word(status: str) -> str:
+    """Word for an outcome."""
+    return AUDIT_WORDS.get(status, words(status))
+
+
+def decision(entry: AuditEntry) -> str:
+    """What allowed or refused an action, as its entry tells."""
+    told = entry.details.get("decision")
+    found: Mapping[str, object] = told if isinstance(told, dict) else entry.details
+    policy, statement = found.get("policy"), found.get("statement")
+    verb = "Denied" if entry.status == "denied" else "Allowed"
+    if policy:
+        return f"{verb} by {policy}" + (f", statement {statement}" if statement else "")
+    return {"denied": "Denied: nothing allows it", "failure": "Not done"}.get(entry.status, "Needs no permission")
+
+
+def clock_s(moment: datetime) -> str:
+    """`16:49:07` today, with the day before that."""
+    return f"{moment:%H:%M:%S}" if moment.date() == now().date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def shown(value: Any) -> str:

@@ -28,7 +28,7 @@ def index() -> ResponseReturnValue:
 def show(job_id: str) -> ResponseReturnValue:
     """One job."""
     job = control.find_job(context(), job_id)
-    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=job.state in {"failed", "dead"}, resource_url=resource_url(job))
+    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=_can_retry(job), resource_url=resource_url(job))
 
 
 @pages.post("/jobs/<job_id>/cancel")
@@ -57,6 +57,11 @@ def tray() -> ResponseReturnValue:
 def _can_cancel(job: Job) -> bool:
     op = context().registry.operations().get(job.kind)
     return job.state in ACTIVE and not job.cancel_requested and op is not None and bool(op.cancelled)
+
+
+def _can_retry(job: Job) -> bool:
+    """What is no operation on a resource, such as an export, is asked for anew instead."""
+    return job.state in {"failed", "dead"} and job.kind in context().registry.operations()
 
 
 def resource_url(job: Job) -> str:

@@ -15,13 +15,13 @@ from portal.http.guard import Access, access
 from portal.http.listing import list_query
 from portal.http.request import context
 from portal.identity.accounts import preferences_update
+from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError
 from portal.kernel.lookup import ListQuery, Page, find, list_rows
 from portal.kernel.operations import run
 from portal.kernel.resource import Column, ResourceType
 from portal.web.derived import actions_of, base_of, cell, create_action, shown_columns, template, type_of, why_not
-from portal.web.export import safe_cell
 from portal.web.page import go, is_fragment, render
 
 pages = Blueprint("lists", __name__)

@@ -28,6 +28,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
+from portal.worker.audit_export import ASKED
 from portal.worker.delivery import Consumer
 from portal.worker.signals import Signals
 from portal.worker.tasks import TASKS
@@ -58,7 +59,7 @@ class Worker:
         """`name` says in the ledger who holds a lease."""
         self.name, self._sessions, self._settings, self._engines = name, sessions, settings, engines
         self._stop, self._closed = threading.Event(), threading.Event()
-        self._runner = Runner(sessions, registry, settings, engines, tasks, stopping=self._stop.is_set)
+        self._runner = Runner(sessions, registry, settings, engines, tasks, stopping=self._stop.is_set, asked=ASKED)
         # With a broker, the table is only swept for what the broker lost or never carried (another try of a job).
         self._poll_s = SWEEP_S if settings.queue_url else settings.job_poll_ms / 1000
         self._older_than_s = BROKER_LEAD_S if settings.queue_url else 0.0

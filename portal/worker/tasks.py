@@ -21,6 +21,8 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import ENDED, Job
 from portal.kernel.runner import SystemTask, TaskRun
+from portal.worker.audit_export import expire_exports
+from portal.worker.audit_tasks import AUDIT_TASKS
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -54,6 +56,7 @@ def expire(task: TaskRun) -> None:
         _delete(task, model, key, over)
     _purge_instances(task, moment - timedelta(days=settings.terminated_retention_days))
     _clear_staging(task, moment - KEEP_STAGED)
+    expire_exports(task)
 
 
 def _delete(task: TaskRun, model: type[Any], key: Any, over: ColumnElement[bool]) -> None:
@@ -117,8 +120,9 @@ TASKS = {
         SystemTask("reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances),
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
-        SystemTask("oauth_keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
+        SystemTask("oauth-keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
-        SystemTask("quota_history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
+        SystemTask("quota-history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
+        *AUDIT_TASKS,
     )
 }

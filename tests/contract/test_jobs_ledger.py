@@ -14,7 +14,8 @@ from portal.catalogue import build_registry
 from portal.compute.images import Image
 from portal.compute.instances import instance_create, instance_start, instance_terminate
 from portal.engines.ports import EngineError, EngineRefused, Engines
-from portal.kernel.audit import Subject, record, verify
+from portal.kernel.audit import Subject, record
+from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
 from portal.kernel.control import job_retry
 from portal.kernel.db import now, open_database, transaction

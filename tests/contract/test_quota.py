@@ -241,7 +241,7 @@ def test_a_platform_admin_sets_limits_and_nobody_else_does(people: People, datab
         assert session.scalars(select(Quota.limit).where(Quota.project_id == project, Quota.dimension == "cpus")).one() == 1000
     denied, done = entries_since(database, seq)
     assert (denied.status, done.status, done.project_id) == ("denied", "success", project)
-    assert done.details == {"before": {"limit": 400}, "after": {"limit": 1000}}
+    assert (done.details["before"], done.details["after"]) == ({"limit": 400}, {"limit": 1000})
 
 
 @pytest.mark.parametrize("value", [-1, HIGHEST + 1, 10**30])

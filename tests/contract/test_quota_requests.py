@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
 from portal.kernel.alerts import Alert
-from portal.kernel.audit import verify
+from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, StateConflict
 from portal.kernel.events import Event

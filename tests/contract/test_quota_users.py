@@ -187,7 +187,7 @@ def test_who_may_limit_users(people: People, database: sessionmaker[Session]) ->
     assert next(each for each in user_lines(people.context(user), user.username) if each.dimension == "cpus").limit == 3
     *denied, done = entries_since(database, seq)
     assert ({entry.status for entry in denied}, len(denied)) == ({"denied"}, 3)
-    assert (done.resource_id, done.details) == (user.id, {"before": {"limit": None}, "after": {"limit": 3}})
+    assert (done.resource_id, done.details["before"], done.details["after"]) == (user.id, {"limit": None}, {"limit": 3})
 
 
 def test_the_last_units_of_a_user_go_to_as_many_as_there_are(people: People, database: sessionmaker[Session]) -> None:

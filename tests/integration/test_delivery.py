@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import instance_create
-from portal.kernel.audit import AuditEntry, verify
+from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.operations import run

@@ -12,7 +12,7 @@ from typing import Any
 from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import MachineState
-from portal.kernel.audit import verify
+from portal.kernel.audit_verify import verify
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import transaction
 from portal.kernel.declare import Operation, Outcome

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal import cli
@@ -14,6 +14,8 @@ from portal.cli import main
 from portal.identity.models import User
 from portal.identity.passwords import matches
 from portal.kernel.audit import AuditEntry, Subject, record
+from portal.kernel.audit_checkpoints import AuditCheckpoint
+from portal.kernel.audit_watch import audit_checkpoint
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.settings import Settings
@@ -141,7 +143,36 @@ def test_the_audit_log_is_verified(
     with database() as session, transaction(session):
         session.execute(update(AuditEntry).where(AuditEntry.seq == 2).values(username="innocent"))
     assert portal("audit", "verify") == 1
-    assert "broken at entry 2: content was changed. 1 entries before it hold." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "broken at entry 2 (audit-" in said
+    assert "): content was changed. 1 entries before it hold." in said
+
+
+def test_the_audit_log_is_verified_from_a_checkpoint_and_signed_with_a_fresh_key(
+    portal: Callable[..., int], ctx: Context, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with transaction(ctx.db):
+            record(ctx, "test.thing.do", Subject("test.thing"))
+
+    write()
+    assert portal("audit", "verify") == 0
+    assert "no signature was checked" in capsys.readouterr().out
+    audit_checkpoint(ctx)
+    assert portal("audit", "rotate-key") == 0
+    write()
+    assert portal("audit", "verify", "--since-checkpoint") == 0
+    assert "holds: 1 entries after entry 1, 1 signed checkpoints" in capsys.readouterr().out
+    with transaction(ctx.db):
+        ctx.db.execute(delete(AuditCheckpoint))
+    assert portal("audit", "verify", "--since-checkpoint") == 1
+    assert "checkpoint 1, which this host keeps outside the database, is not in it" in capsys.readouterr().err
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", "A" * 43 + "=")
+    assert portal("audit", "rotate-key") == 1
+    assert "AUDIT_SIGNING_KEY is set" in capsys.readouterr().err
+    monkeypatch.setenv("AUDIT_SIGNING_KEY", "too short")
+    assert portal("audit", "verify") == 2
+    assert "32 bytes in base64" in capsys.readouterr().err
 
 
 def test_health_asks_the_running_server(portal: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,154 @@
+"""Endpoints of the audit log: entries by filter, one entry, verification, exports."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, request, stream_with_context
+from flask.typing import ResponseReturnValue
+
+from portal.api import body as io
+from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
+from portal.api.identity import TEXT, WHEN, thing
+from portal.api.resources import PAGING, link, list_schema, only
+from portal.http.audit_filters import MEANINGS, NAMES, audit_query, send_export
+from portal.http.listing import paging
+from portal.http.request import context
+from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_export import (
+    AT_ONCE,
+    FORMATS,
+    AuditExport,
+    audit_export_ask,
+    audit_export_find,
+    audit_export_now,
+    audit_export_open,
+    audit_exports,
+)
+from portal.kernel.audit_query import audit_count, audit_entries, audit_entry
+from portal.kernel.audit_watch import audit_verify
+from portal.kernel.errors import InvalidRequest
+
+NUMBER: Schema = {"type": "integer"}
+MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+ENTRY = thing(
+    log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id=MAYBE_TEXT, username=TEXT, credential=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
+    resource_name=TEXT, project_id=MAYBE_TEXT, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,
+    user_agent=TEXT, request_id=TEXT, entry_hash=TEXT, previous_hash=TEXT,
+)  # fmt: skip
+VERDICT = thing(
+    entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, first_broken_id=MAYBE_TEXT, problem=TEXT, checkpoints=NUMBER,
+)  # fmt: skip
+EXPORTED = thing(
+    export_id=TEXT, format=TEXT, state=TEXT, entries=NUMBER, size_bytes=NUMBER, sha256=TEXT, error=TEXT, job_id=TEXT, created_at=WHEN, expires_at=WHEN,
+    filters={"type": "object"}, file=MAYBE_TEXT,
+)  # fmt: skip
+ASKED = thing(job_id=TEXT, export_id=TEXT, status=TEXT, export=EXPORTED)
+LOGS = "/security/audit-logs"
+FILTERS = [Query(name, text) for name, text in MEANINGS.items()]
+
+
+def endpoints() -> Iterator[Endpoint]:
+    """All of them."""
+    query = [*FILTERS, Query("user", "The same as username."), Query("cursor", "From `next`.", NUMBER), *PAGING[:1]]
+    yield Endpoint("GET", LOGS, "audit.list", entries, "The audit log, newest first", "Security", {200: list_schema(ENTRY)}, query=query,
+                   aliases=("/api/security/audit-logs",))  # fmt: skip
+    text: Schema = {"type": "string", "enum": list(FORMATS), "default": "jsonl"}
+    yield Endpoint("GET", f"{LOGS}/export", "audit.export.now", export_now, f"At most {AT_ONCE:,} entries as a file", "Security", {200: None}, (403,),
+                   query=[*FILTERS, Query("format", "csv or jsonl.", text)])  # fmt: skip
+    asked: Schema = {"type": "object", "additionalProperties": False, "properties": {"format": text, **{name: {"type": "string"} for name in NAMES}}}
+    yield Endpoint("POST", f"{LOGS}/export", "audit.export", export, "Have a job write any number of entries to a file", "Security", {202: ASKED},
+                   (403, 409, 412), body=asked, body_required=False)  # fmt: skip
+    yield Endpoint("GET", "/security/audit-exports", "audit.exports", exports, "My exports", "Security", {200: list_schema(EXPORTED)})
+    yield Endpoint("GET", "/security/audit-exports/{export_id}", "audit.exports.get", exported, "One export", "Security", {200: EXPORTED}, (404,))
+    yield Endpoint("GET", "/security/audit-exports/{export_id}/file", "audit.exports.file", file, "The file of an export, packed with gzip", "Security",
+                   {200: None}, (403, 404, 409, 412))  # fmt: skip
+    yield Endpoint("GET", f"{LOGS}/{{log_id}}", "audit.get", entry, "One entry", "Security", {200: ENTRY}, (403, 404))
+    for method in ("GET", "POST"):
+        yield Endpoint(method, f"{LOGS}/verify", f"audit.verify.{method.lower()}", verification, "Walk the chain of hashes from its beginning", "Security",
+                       {200: VERDICT}, (403,))  # fmt: skip
+
+
+def entries() -> ResponseReturnValue:
+    """A page of the log."""
+    only(*NAMES, "user", "cursor", "limit", "page_size")
+    args = request.args.to_dict()
+    args.setdefault("username", args.get("user", ""))
+    query = audit_query(args, limit=paging(request.args)[0])
+    ctx = context()
+    page = audit_entries(ctx, query)
+    following = link(str(page.next_before_seq)) if page.next_before_seq else None
+    return io.answer(io.page_of([show_entry(each) for each in page.entries], count=audit_count(ctx, query), following=following))
+
+
+def entry(log_id: str) -> ResponseReturnValue:
+    """One entry."""
+    return io.answer(show_entry(audit_entry(context(), log_id)))
+
+
+def verification() -> ResponseReturnValue:
+    """Check the whole chain."""
+    if request.method == "POST":
+        io.read_object()
+    found = audit_verify(context())
+    return io.answer({
+        "entries": found.entries, "is_intact": found.broken_seq is None, "broken_seq": found.broken_seq, "first_broken_id": found.broken_id or None,
+        "problem": found.problem, "checkpoints": found.checkpoints,
+    })  # fmt: skip
+
+
+def export_now() -> ResponseReturnValue:
+    """A small file, sent as it is read."""
+    only(*NAMES, "format")
+    args = request.args.to_dict()
+    kind = args.get("format", "jsonl")
+    lines = audit_export_now(context(), audit_query(args, limit=1), kind)
+    headers = {"Content-Disposition": f'attachment; filename="audit-log.{kind}"'}
+    return Response(stream_with_context(lines), content_type=f"{FORMATS[kind]}; charset=utf-8", headers=headers)
+
+
+def export() -> ResponseReturnValue:
+    """Queue one."""
+    given = io.read_object()
+    problems = {name: ["is not a field of this request."] for name in given if name not in {*NAMES, "format"}}
+    problems |= {name: ["must be text."] for name, value in given.items() if not isinstance(value, str)}
+    if problems:
+        raise InvalidRequest.fields(problems)
+    row = audit_export_ask(context(), audit_query(given, limit=1), given.get("format", "jsonl"))
+    return io.answer({"job_id": row.job_id, "export_id": row.id, "status": row.state, "export": show_export(row)}, 202)
+
+
+def exports() -> ResponseReturnValue:
+    """All of them."""
+    only()
+    shown = [show_export(row) for row in audit_exports(context())]
+    return io.answer(io.page_of(shown, count=len(shown)))
+
+
+def exported(export_id: str) -> ResponseReturnValue:
+    """One of them."""
+    return io.answer(show_export(audit_export_find(context(), export_id)))
+
+
+def file(export_id: str) -> ResponseReturnValue:
+    """The file itself."""
+    return send_export(*audit_export_open(context(), export_id))
+
+
+def show_export(row: AuditExport) -> dict[str, Any]:
+    """An export with the place of its file."""
+    return {
+        "export_id": row.id, "format": row.format, "state": row.state, "entries": row.entries, "size_bytes": row.size_bytes, "sha256": row.sha256,
+        "error": row.error, "job_id": row.job_id, "created_at": io.moment(row.created_at), "expires_at": io.moment(row.expires_at), "filters": row.query,
+        "file": f"{PREFIX}/security/audit-exports/{row.id}/file" if row.state == "ready" else None,
+    }  # fmt: skip
+
+
+def show_entry(entry: AuditEntry) -> dict[str, Any]:
+    """An entry with its place in the chain."""
+    return {
+        "log_id": entry.log_id, "seq": entry.seq, "timestamp": io.moment(entry.timestamp), "user_id": entry.user_id, "username": entry.username,
+        "credential": entry.credential, "action": entry.action, "resource_type": entry.resource_type, "resource_id": entry.resource_id,
+        "resource_name": entry.resource_name, "project_id": entry.project_id, "status": entry.status, "error_message": entry.error_message,
+        "details": entry.details, "source": entry.source, "source_ip": entry.source_ip, "user_agent": entry.user_agent, "request_id": entry.request_id,
+        "entry_hash": entry.entry_hash, "previous_hash": entry.previous_hash,
+    }  # fmt: skip

@@ -1,0 +1,240 @@
+"""Exports of the audit log: the entries that a query covers, as CSV or JSON lines, sent at once or written to a file by a job.
+
+A file is written under another name first and gets its own when it is whole; only its owner gets it, and only while they may still export.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import BigInteger, Index, String, Text, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from portal.kernel import audit
+from portal.kernel.audit import AuditEntry
+from portal.kernel.audit_query import AuditQuery, audit_count, audit_entries
+from portal.kernel.authz import Target, authorize
+from portal.kernel.cells import safe_cell
+from portal.kernel.context import Context
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.ids import new_id
+from portal.kernel.jobs import ACTIVE, Job, JobStep
+from portal.kernel.operations import acting, refusals_audited
+from portal.settings import Settings
+
+EXPORT = "security.audit.export"
+JOB_KIND = "security.audit.export"
+FORMATS = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+KEEP = timedelta(days=7)
+AT_ONCE = 10_000
+BATCH = 1000
+MOST_WAITING = 3
+COLUMNS = (
+    "seq", "log_id", "timestamp", "user_id", "username", "credential", "action", "resource_type", "resource_id", "resource_name", "project_id", "status",
+    "error_message", "details", "source", "source_ip", "user_agent", "request_id", "previous_hash", "entry_hash",
+)  # fmt: skip
+
+
+class AuditExport(Base):
+    """A file with entries of the log that somebody asked for."""
+
+    __tablename__ = "audit_exports"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True, default=lambda: new_id("axp"))
+    user_id: Mapped[str] = mapped_column(String(64))
+    project_id: Mapped[str | None] = mapped_column(String(64))
+    format: Mapped[str] = mapped_column(String(8))
+    query: Mapped[dict[str, object]] = mapped_column(JsonColumn)
+    job_id: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    file: Mapped[str] = mapped_column(String(255), default="")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    entries: Mapped[int] = mapped_column(BigInteger, default=0)
+    sha256: Mapped[str] = mapped_column(String(64), default="")
+    error: Mapped[str] = mapped_column(Text, default="")
+
+    __table_args__ = (Index("ix_audit_exports_user", "user_id", "created_at"),)
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `ready` or `failed`."""
+        return "failed" if self.error else "ready" if self.file else "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is whole and on the disk."""
+
+    file: str
+    size_bytes: int
+    entries: int
+    sha256: str
+
+
+def audit_export_ask(ctx: Context, query: AuditQuery, format_: str) -> AuditExport:
+    """Queue an export of what the query covers and the caller may read. Raises InvalidRequest, Forbidden or Conflict."""
+    _check_format(format_)
+    about = audit.Subject("security.audit_export", name=format_, project_id=ctx.project_id)
+    given = {name: value for name, value in _plain(query).items() if value}
+    with acting(ctx, EXPORT, about, target=_target(ctx.project_id), details={"format": format_, "filters": given}):
+        if ctx.principal.limits or ctx.principal.user_id is None:
+            raise Forbidden("A token that is restricted to scopes starts no export; sign in, or use a token that is not.")
+        waiting = ctx.db.scalars(select(AuditExport.id).join(Job, Job.id == AuditExport.job_id).where(
+            AuditExport.user_id == ctx.principal.user_id, Job.state.in_(ACTIVE))).all()  # fmt: skip
+        if len(waiting) >= MOST_WAITING:
+            raise Conflict(
+                f"{MOST_WAITING} exports of yours are waiting, which is the most. Wait until one is done.", details={"limit": MOST_WAITING}
+            )
+        row = AuditExport(id=new_id("axp"), user_id=ctx.principal.user_id, project_id=ctx.project_id, format=format_, query=given)
+        job = Job(
+            kind=JOB_KIND, label="Export the audit log", resource_type="security.audit_export", resource_id=row.id, resource_name=format_,
+            project_id=ctx.project_id, user_id=ctx.principal.user_id, username=ctx.principal.username, request_id=ctx.request_id,
+            steps=[JobStep(position=0, name="write", label="Write the file")],
+        )  # fmt: skip
+        ctx.db.add(job)
+        ctx.db.flush()
+        row.job_id = job.id
+        ctx.db.add(row)
+    ctx.deliver([job.id])
+    return row
+
+
+def audit_exports(ctx: Context) -> Sequence[AuditExport]:
+    """The caller's own, newest first."""
+    mine = select(AuditExport).where(AuditExport.user_id == ctx.principal.user_id)
+    return ctx.db.scalars(mine.order_by(AuditExport.created_at.desc()).limit(50)).all()
+
+
+def audit_export_find(ctx: Context, export_id: str) -> AuditExport:
+    """One of the caller's own. Raises NotFound."""
+    row = next((each for each in audit_exports(ctx) if each.id == export_id), None)
+    if row is None:
+        raise NotFound(f"There is no export {export_id[:80]} of yours.")
+    return row
+
+
+def audit_export_open(ctx: Context, export_id: str) -> tuple[AuditExport, Path]:
+    """The file of one of the caller's own exports; that they took it is in the log. Raises NotFound, Forbidden or Conflict."""
+    row = audit_export_find(ctx, export_id)
+    path = directory(ctx.settings) / row.file
+    with acting(ctx, EXPORT, audit.Subject("security.audit_export", row.id, row.format, row.project_id), target=_target(row.project_id),
+                details={"download": True, "entries": row.entries, "sha256": row.sha256}):  # fmt: skip
+        if row.state != "ready":
+            raise Conflict(f"The export is {row.state}. {row.error}".strip())
+        if (row.expires_at or now()) <= now() or not path.is_file():
+            raise NotFound("The file is gone; exports are kept for 7 days. Export again.")
+    return row, path
+
+
+def audit_export_now(ctx: Context, query: AuditQuery, format_: str) -> Iterator[str]:
+    """What a query covers, sent as it is read; only so much that it takes seconds. Raises InvalidRequest or Forbidden."""
+    _check_format(format_)
+    about = audit.Subject("security.audit_export", name=format_, project_id=ctx.project_id)
+    with refusals_audited(ctx, EXPORT, about):
+        authorize(ctx, EXPORT, _target(ctx.project_id))
+        if audit_count(ctx, query, at_most=AT_ONCE + 1) > AT_ONCE:
+            raise InvalidRequest(f"This is more than {AT_ONCE:,} entries. Narrow the filters, or start an export: a job writes the file.")
+    given = {name: value for name, value in _plain(query).items() if value}
+    with transaction(ctx.db):
+        audit.record(ctx, EXPORT, about, details={"format": format_, "filters": given})
+    return lines(ctx, query, format_)
+
+
+def lines(ctx: Context, query: AuditQuery, format_: str) -> Iterator[str]:
+    """The text of an export, newest entry first."""
+    return _csv(_all(ctx, query)) if format_ == "csv" else (json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in _all(ctx, query))
+
+
+def plain(entry: AuditEntry) -> dict[str, object]:
+    """An entry as plain values, moments in ISO 8601."""
+    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in COLUMNS}
+
+
+def write(ctx: Context, row: AuditExport) -> Written:
+    """Write the file of an export: under a name that nobody looks for until it is whole and on the disk."""
+    home = directory(ctx.settings)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = f"{row.id}-{new_id('part')}.{row.format}.gz"
+    part, count, hashed = home / f".{name}", 0, hashlib.sha256()
+    try:
+        with part.open("xb") as out:
+            part.chmod(0o600)
+            with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
+                for line in lines(ctx, _query_of(row), row.format):
+                    packed.write(line.encode("utf-8", "surrogatepass"))
+                    count += 1
+            out.flush()
+            os.fsync(out.fileno())
+        with part.open("rb") as written:
+            while block := written.read(1 << 20):
+                hashed.update(block)
+        size = part.stat().st_size
+        part.rename(home / name)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return Written(name, size, count - (row.format == "csv"), hashed.hexdigest())
+
+
+def directory(settings: Settings) -> Path:
+    """Where files of exports are."""
+    return settings.data_dir / "exports"
+
+
+def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
+    query = replace(query, limit=BATCH)
+    while True:
+        page = audit_entries(ctx, query)
+        yield from page.entries
+        ctx.db.expunge_all()
+        ctx.db.rollback()
+        if page.next_before_seq is None:
+            return
+        query = replace(query, before_seq=page.next_before_seq)
+
+
+def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for entry in entries:
+        yield _taken(out)
+        values = {**plain(entry), "details": json.dumps(entry.details, ensure_ascii=False)}
+        writer.writerow([safe_cell(value) for value in values.values()])
+    yield _taken(out)
+
+
+def _taken(out: io.StringIO) -> str:
+    text = out.getvalue()
+    out.seek(0)
+    out.truncate()
+    return text
+
+
+def _check_format(format_: str) -> None:
+    if format_ not in FORMATS:
+        raise InvalidRequest.fields({"format": ["must be csv or jsonl."]})
+
+
+def _target(project_id: str | None) -> Target:
+    return Target(project_id, label="the audit log")
+
+
+def _plain(query: AuditQuery) -> dict[str, object]:
+    kept = {name: value for name, value in asdict(query).items() if name not in {"limit", "before_seq"}}
+    return {name: value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value for name, value in kept.items()}
+
+
+def _query_of(row: AuditExport) -> AuditQuery:
+    moments = {name: datetime.fromisoformat(str(row.query[name])) for name in ("since", "until") if row.query.get(name)}
+    texts = {name: str(value) for name, value in row.query.items() if name not in moments}
+    return AuditQuery(**texts, **moments)  # type: ignore[arg-type]

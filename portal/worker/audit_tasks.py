@@ -1,0 +1,57 @@
+"""Periodic work on the audit log."""
+
+import logging
+import time
+
+from portal.kernel.audit_archives import Damaged
+from portal.kernel.audit_streams import stream_names, stream_on
+from portal.kernel.audit_verify import Verdict
+from portal.kernel.audit_watch import audit_archive, audit_checkpoint, audit_watch
+from portal.kernel.runner import SystemTask, TaskRun
+from portal.worker.audit_receivers import receivers
+
+DAY_S = 24 * 3600.0
+STREAM_EVERY_S = 5.0
+STREAM_TURN_S = 60.0
+
+log = logging.getLogger("portal.audit")
+
+
+def sign_audit_log(task: TaskRun) -> None:
+    """Verify and sign what was written since the last checkpoint."""
+    _complain(audit_checkpoint(task.ctx))
+
+
+def verify_audit_log(task: TaskRun) -> None:
+    """Verify what was written since the last verification."""
+    _complain(audit_watch(task.ctx))
+
+
+def archive_audit_log(task: TaskRun) -> None:
+    """Move old entries into archives; what does not hold stays where it is, and the verification tells of it."""
+    try:
+        audit_archive(task.ctx)
+    except Damaged as error:
+        log.critical("entries of the audit log cannot be archived: %s", error)
+
+
+def stream_audit_log(task: TaskRun) -> None:
+    """Send to every receiver what it does not have yet; each for a while, so that a slow one does not hold up the others for long."""
+    for receiver in receivers(task.ctx.settings):
+        end = time.monotonic() + STREAM_TURN_S
+        stream_on(task.ctx.db, receiver, until=lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+
+
+def _complain(verdict: Verdict) -> None:
+    if verdict.broken_seq is not None:
+        log.critical("the audit log is broken at entry %s: %s", verdict.broken_seq, verdict.problem)
+
+
+AUDIT_TASKS = (
+    SystemTask("audit-checkpoint", "Sign the end of the audit log", lambda settings: 60.0 * settings.audit_checkpoint_minutes, sign_audit_log),
+    SystemTask("audit-verify", "Verify the audit log since the last verification", lambda _: DAY_S, verify_audit_log),
+    SystemTask("audit-archive", "Move old entries of the audit log into archives", lambda _: DAY_S, archive_audit_log),
+    SystemTask(
+        "audit-stream", "Send copies of the audit log", lambda settings: STREAM_EVERY_S if stream_names(settings) else DAY_S, stream_audit_log
+    ),
+)
