@@ -137,7 +137,7 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
     Raises NotFound or Forbidden.
     """
     act = _act(ctx, "delete", owner)
-    with acting(ctx, act.action, act.subject, target=act.target, details={"token": token_id[:64]}):
+    with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
         ctx.db.delete(token)
@@ -164,7 +164,7 @@ def token_update(
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
     changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
     check_scopes(ctx, scopes or ())
-    with acting(ctx, "identity.api_token.update", oneself(ctx), details={"token": token_id[:64], "after": changes}):
+    with acting(ctx, "identity.api_token.update", oneself(ctx), details={"key_id": token_id[:64], "after": changes}):
         token = _own(ctx, token_id, None)
         _refuse_stronger(ctx, token.scopes if scopes is None else scopes)
         for attribute, value in changes.items():
@@ -180,7 +180,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
     """
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     act = _act(ctx, "rotate", owner)
-    with acting(ctx, act.action, act.subject, target=act.target, details={"token": token_id[:64], "overlap_hours": overlap_hours}):
+    with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64], "overlap_hours": overlap_hours}):
         if owner is not None:
             _lock_owner(ctx, owner)
         token = _own(ctx, token_id, owner)

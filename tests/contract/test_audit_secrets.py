@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.api.endpoints import Endpoint
+from portal.kernel.audit import AuditEntry
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People
 from tests.support.web import Api, csrf_of
@@ -99,3 +100,15 @@ def test_sign_ins_refusals_and_reads_are_in_the_log(
         ("compute.instance.console", "denied"), ("compute.key_pair.create", "denied"), ("security.audit.verify", "success"),
         ("security.audit.export", "success"), ("identity.api_token.create", "success"),
     } - told == set()  # fmt: skip
+
+
+def test_which_key_was_changed_is_told(api_for: Callable[..., Api], database: sessionmaker[Session]) -> None:
+    api = api_for("developer")
+    key = api.post("/auth/keys", {"name": "ci"}).json["id"]
+    assert api("PATCH", f"/auth/keys/{key}", {"name": "build"}).status_code == 200
+    assert api.post(f"/auth/keys/{key}/rotate").status_code == 200
+    assert api("DELETE", f"/auth/keys/{key}").status_code == 204
+    with database() as session:
+        rows = session.scalars(select(AuditEntry).where(AuditEntry.action.startswith("identity.api_token.")).order_by(AuditEntry.seq)).all()
+    told = {entry.action.rpartition(".")[2]: entry.details.get("key_id") for entry in rows}
+    assert {verb: told[verb] for verb in ("update", "rotate", "delete")} == {"update": key, "rotate": key, "delete": key}
