@@ -26,6 +26,7 @@ PERMISSIONS = {
     "identity.user.read": "platform",
     "identity.user.create": "platform",
     "identity.user.update": "platform",
+    "identity.user.delete": "platform",
     "identity.user.invite": "platform",
     "identity.user.sign_out": "platform",
     "identity.mfa.require": "platform",

@@ -42,7 +42,6 @@ def upgrade() -> None:
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_quota_requests_project_id_projects")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_quota_requests_user_id_users")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_quota_requests")),
     )
     op.create_index(op.f("ix_quota_requests_user_id"), "quota_requests", ["user_id"])

@@ -5,13 +5,13 @@ Nobody makes, strengthens or takes a key of an account that may do more than the
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import joinedload
 
-from portal.identity import iam
 from portal.identity.accounts import account_target, refuse_beyond
+from portal.identity.deletion import remove
 from portal.identity.models import SERVICE, ApiToken, Membership, User
-from portal.identity.oauth2.models import end_access, lock_clients_of
+from portal.identity.oauth2.models import end_access
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.users import USERNAME, USERNAME_RULE, taken_as
 from portal.kernel import audit
@@ -94,15 +94,7 @@ def service_account_delete(ctx: Context, account_id: str) -> None:
     """
     found = service_account_find(ctx, account_id)
     with acting(ctx, "identity.service_account.delete", _about(found.user), target=account_target(found.user)):
-        for rtype in sorted(ctx.registry, key=lambda rtype: rtype.key):
-            ctx.db.execute(update(rtype.model).where(rtype.model.owner_id == found.user_id).values(owner_id=None))
-        lock_clients_of(ctx.db, found.user_id)
-        user = ctx.db.get_one(User, found.user_id, with_for_update=True, populate_existing=True)
-        iam.forget_user(ctx.db, user.id)
-        ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
-        ctx.db.execute(delete(Membership).where(Membership.user_id == user.id))
-        ctx.db.expunge(user)
-        ctx.db.execute(delete(User).where(User.id == user.id))
+        remove(ctx, found.user_id, heir_id=None)
 
 
 def _check_role(ctx: Context, role: str, project_id: str) -> None:

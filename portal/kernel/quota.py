@@ -153,6 +153,17 @@ def release(session: Session, *resource_ids: str, dimensions: Sequence[str] | No
     _take_all(session, projects, users)
 
 
+def hand_over(session: Session, user_id: str, heir_id: str | None) -> None:
+    """Charge an heir, or nobody, for what a user owned, within the caller's transaction. Raises QuotaExceeded where the heir may not own that much."""
+    users: Charges = {}
+    moved = update(Reservation).where(Reservation.owner_id == user_id).values(owner_id=heir_id).returning(Reservation.dimension, Reservation.amount)
+    for row in session.execute(moved.execution_options(synchronize_session=False)):
+        if row.dimension in DIMENSIONS:
+            _charge(users, user_id, row.dimension, -row.amount)
+            _charge(users, heir_id, row.dimension, row.amount)
+    _take_all(session, {}, users)
+
+
 def _charge(charges: Charges, holder: str | None, dimension: str, amount: int) -> None:
     if holder is not None:
         charges[holder, dimension] = charges.get((holder, dimension), 0) + amount

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, String, Text, column, func, or_, select, table, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, String, Text, column, func, or_, select, table, text, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel import audit, events, limits, quota
 from portal.kernel.alerts import Notice, alert
@@ -40,7 +40,8 @@ class QuotaRequest(Base):
     reason: Mapped[str] = mapped_column(Text)
     note: Mapped[str] = mapped_column(Text, default="")
     state: Mapped[str] = mapped_column(String(16), default="pending")
-    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    # No foreign key: what was asked and decided outlives whoever asked.
+    user_id: Mapped[str] = mapped_column(String(64), index=True)
     username: Mapped[str] = mapped_column(String(255))
     decided_by: Mapped[str | None] = mapped_column(String(64))
     decided_by_name: Mapped[str] = mapped_column(String(255), default="")
@@ -166,6 +167,12 @@ def _refuse_second(ctx: Context, row: QuotaRequest) -> None:
             "Wait for the decision, or have it withdrawn and ask anew.",
             details={"request_id": other.id},
         )
+
+
+def withdraw_all(session: Session, user_id: str) -> None:
+    """Take back what a user still asks for, within the caller's transaction: nobody is left who wants it."""
+    pending = (QuotaRequest.user_id == user_id, QuotaRequest.state == "pending")
+    session.execute(update(QuotaRequest).where(*pending).values(state="withdrawn", decided_at=now()))
 
 
 def quota_request_withdraw(ctx: Context, request_id: str) -> QuotaRequest:

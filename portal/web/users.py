@@ -5,9 +5,9 @@ from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
 from portal.http.request import context, own_origin
-from portal.identity import factors, iam, invitations, sso, users
+from portal.identity import deletion, factors, iam, invitations, sso, users
 from portal.kernel.authz import ROLES
-from portal.kernel.errors import Conflict, InvalidRequest, PortalError, Unauthorized
+from portal.kernel.errors import Conflict, InvalidRequest, PortalError, QuotaExceeded, Unauthorized
 from portal.web.entry import after
 from portal.web.page import field_errors, form_status, go, render
 
@@ -58,6 +58,27 @@ def invite(user_id: str) -> ResponseReturnValue:
         return _invitation(user_id)
     except Conflict as error:
         return _user_page(user_id, form_status(error), message=error.message)
+
+
+@pages.route("/users/<user_id>/delete", methods=["GET", "POST"])
+@access(Access.SIGNED_IN)
+def remove(user_id: str) -> ResponseReturnValue:
+    """What would go with a user, and the end of it."""
+    ctx = context()
+    user, leaving = users.user_find(ctx, user_id), deletion.user_leaving(ctx, user_id)
+    heir = request.form.get("heir", ctx.principal.username).strip()[:150]
+    errors, message, status = dict[str, list[str]](), "", 200
+    if request.method == "POST":
+        try:
+            if request.form.get("confirm", "") != user.username:
+                raise InvalidRequest.fields({"confirm": [f"must be {user.username}."]})
+            deletion.user_delete(ctx, user_id, heir)
+        except (InvalidRequest, Conflict, QuotaExceeded) as error:
+            errors, message = field_errors(error, ("heir", "confirm"))
+            status = form_status(error)
+        else:
+            return go("/users", f"{user.username} is deleted.")
+    return render("users/delete.html", status, user=user, leaving=leaving, heir=heir, errors=errors, message=message)
 
 
 @pages.post("/users/<user_id>/sign-out")
