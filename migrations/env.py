@@ -5,7 +5,6 @@ from sqlalchemy import JSON, text
 
 import portal.catalogue
 import portal.compute.metrics
-import portal.identity.invitations
 import portal.identity.oauth2.models
 import portal.identity.sso
 import portal.kernel.audit_archives

@@ -32,6 +32,9 @@ def _quick_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """argon2 is slow by design; where that is not what a test is about (`real_passwords`), its cheapest form will do."""
     if request.node.get_closest_marker("real_passwords") is None:
         monkeypatch.setattr(passwords, "_hasher", QUICK)
+    else:
+        # What an unknown name is compared with is kept, and may be of the cheap kind.
+        passwords._nobody.cache_clear()
 
 
 @pytest.fixture(autouse=True)

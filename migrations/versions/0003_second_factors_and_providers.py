@@ -87,10 +87,11 @@ def upgrade() -> None:
         "invitations",
         sa.Column("code_hash", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("created_by", sa.String(length=255), nullable=False),
+        sa.Column("created_by", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_invitations_user_id_users"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["created_by"], ["users.id"], name=op.f("fk_invitations_created_by_users"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("code_hash", name=op.f("pk_invitations")),
         sa.UniqueConstraint("user_id", name=op.f("uq_invitations_user_id")),
     )

@@ -62,9 +62,10 @@ def create(user_id: str) -> ResponseReturnValue:
     given: NewDevice = read(NewDevice)
     ctx = context()
     _oneself(user_id)
-    if not ctx.principal.credential.startswith("session:"):
+    is_token = not ctx.principal.credential.startswith("session:")
+    if is_token:
         _check_password(given.password)
-    device, secret, uri = factors.totp_begin(ctx, given.device_name)
+    device, secret, uri = factors.totp_begin(ctx, given.device_name, with_password=is_token)
     return io.answer({"device_id": device.id, "name": device.name, "secret": secret, "otpauth_uri": uri}, 201)
 
 

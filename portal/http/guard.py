@@ -74,13 +74,16 @@ def install(app: Flask) -> None:
         rule = rule_of(app, request.endpoint)
         if rule is Access.PUBLIC:
             return None
-        if signed_in() is None:
+        found = signed_in()
+        if found is None:
             raise Unauthorized("Sign in first." if not session_secret() else "Your session has ended. Sign in again.")
         if rule is None:
             msg = f"{request.endpoint} has no access rule"
             raise RuntimeError(msg)
         if request.path.startswith("/api"):
             _refuse_unfinished()
+        elif found.session is None:
+            raise Forbidden("Pages are for whoever sits at a browser and has signed in there. With a token, use the API.")
         if rule is not Access.SIGNED_IN:
             ctx = context()
             authorize(ctx, rule, Target(ctx.project_id))

@@ -1,6 +1,7 @@
 """Signing in and out, sessions and passwords of a user's own account."""
 
 import hmac
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,13 +11,13 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession, digest
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, Project, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily, end_access
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import ConfirmationRequired, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.errors import ConfirmationRequired, Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting, refusals_audited, refuse_restricted
 
@@ -184,6 +185,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
         ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
+        ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
         end_access(ctx.db, user_id=row.id)
 
 
@@ -196,6 +198,13 @@ def require_proof(ctx: Context) -> None:
         raise ConfirmationRequired("Confirm that it is you; your last proof of that is too old for this.")
 
 
+def require_person(ctx: Context) -> None:
+    """Raise Forbidden for what is no session: a token alone never changes how its user signs in. Then as `require_proof`."""
+    if not ctx.principal.credential.startswith("session:"):
+        raise Forbidden("How you sign in is changed in the console, by whoever has signed in there; a token alone does not.")
+    require_proof(ctx)
+
+
 def note_proof(ctx: Context, *, is_factor: bool) -> None:
     """Write down, within the caller's transaction, that whoever is behind the session has just proved who they are."""
     session_id = ctx.principal.credential.partition(":")[2]
@@ -203,6 +212,15 @@ def note_proof(ctx: Context, *, is_factor: bool) -> None:
     ctx.db.execute(update(UserSession).where(*mine).values({"proved_at": now(), **({"mfa_at": now()} if is_factor else {})}))
     ctx.db.execute(update(User).where(User.id == ctx.principal.user_id).values(failed_sign_ins=0, locked_until=None))
     audit.record(ctx, "identity.session.confirm", oneself(ctx), details={"second_factor": is_factor})
+
+
+def session_renew(ctx: Context, *, is_factor: bool) -> str:
+    """Note a proof and give the session another secret, within the caller's transaction; who holds the old one is out. The new cookie's value."""
+    note_proof(ctx, is_factor=is_factor)
+    secret, session_id = secrets.token_urlsafe(32), ctx.principal.credential.partition(":")[2]
+    mine = (UserSession.session_id == session_id, UserSession.user_id == ctx.principal.user_id)
+    ctx.db.execute(update(UserSession).where(*mine).values(id_hash=digest(secret)).execution_options(synchronize_session=False))
+    return secret
 
 
 def oneself(ctx: Context) -> audit.Subject:

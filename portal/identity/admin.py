@@ -4,7 +4,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from portal.identity import factors, passwords
-from portal.identity.models import PERSON, ApiToken, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
@@ -22,6 +22,7 @@ def set_password(session: Session, settings: Settings, username: str, password: 
     with acting(_context(session, settings), "identity.user.set_password", _about(user)):
         row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
         row.password_hash, row.failed_sign_ins, row.locked_until = fresh, 0, None
+        session.execute(delete(Invitation).where(Invitation.user_id == row.id))
         session.execute(delete(UserSession).where(UserSession.user_id == row.id))
         session.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
         end_access(session, user_id=row.id)

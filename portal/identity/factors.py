@@ -8,7 +8,7 @@ import pyotp
 from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.identity.accounts import note_proof, oneself, require_proof
+from portal.identity.accounts import note_proof, oneself, require_person, require_proof
 from portal.identity.iam import MfaRule, bump
 from portal.identity.models import User, UserSession, digest
 from portal.identity.sealed import seal, unseal
@@ -53,7 +53,7 @@ class MfaDevice(Base):
 
 
 class RecoveryCode(Base):
-    """A code for whoever has lost their devices; 80 random bits, known only as SHA-256, good once."""
+    """A code for whoever has lost their devices; 120 random bits, so that SHA-256 without salt is enough, good once."""
 
     __tablename__ = "mfa_recovery_codes"
 
@@ -78,9 +78,13 @@ def recovery_left(session: Session, user_id: str | None) -> int:
 # -- authenticator apps ----------------------------------------------------------------------------------------------------------------------
 
 
-def totp_begin(ctx: Context, name: str) -> tuple[MfaDevice, str, str]:
-    """Make the secret of a new app, which counts once a code of it was given: (device, secret in base32, otpauth URI), shown this once."""
-    require_proof(ctx)
+def totp_begin(ctx: Context, name: str, *, with_password: bool = False) -> tuple[MfaDevice, str, str]:
+    """Make the secret of a new app, which counts once a code of it was given: (device, secret in base32, otpauth URI), shown this once.
+
+    In a session, or where the request came `with_password`, which the caller has checked.
+    """
+    if not with_password:
+        require_person(ctx)
     user, secret = ctx.db.get_one(User, ctx.principal.user_id), pyotp.random_base32()
     device = MfaDevice(user_id=user.id, device_type=TOTP, name=checked_name(name), sealed_secret=seal(ctx.settings, secret))
     with acting(ctx, "identity.mfa.begin", oneself(ctx), details={"device_type": TOTP, "name": device.name}):
@@ -150,7 +154,7 @@ def code_fits(ctx: Context, user_id: str, code: str) -> str:
 
 def recovery_renew(ctx: Context) -> list[str]:
     """New recovery codes in place of the old ones, shown this once. Raises Conflict for a user without a device."""
-    require_proof(ctx)
+    require_person(ctx)
     with acting(ctx, "identity.mfa.renew_recovery_codes", oneself(ctx)):
         if not devices_of(ctx.db, ctx.principal.user_id):
             raise Conflict("Recovery codes stand in for a lost device; add an app or a passkey first.")
@@ -158,7 +162,7 @@ def recovery_renew(ctx: Context) -> list[str]:
 
 
 def _fresh_codes(ctx: Context) -> list[str]:
-    codes = ["-".join("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(4)) for _ in range(RECOVERY_CODES)]
+    codes = ["-".join("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(6)) for _ in range(RECOVERY_CODES)]
     ctx.db.execute(delete(RecoveryCode).where(RecoveryCode.user_id == ctx.principal.user_id))
     ctx.db.add_all(RecoveryCode(user_id=ctx.principal.user_id, code_hash=digest(code.replace("-", ""))) for code in codes)
     return codes
@@ -169,7 +173,7 @@ def _fresh_codes(ctx: Context) -> list[str]:
 
 def device_remove(ctx: Context, device_id: str) -> None:
     """Forget one of the caller's own devices; with the last one the recovery codes go. Raises NotFound."""
-    require_proof(ctx)
+    require_person(ctx)
     with acting(ctx, "identity.mfa.delete", oneself(ctx), details={"device": device_id[:64]}):
         ctx.db.delete(_own(ctx, device_id, lock=True))
         ctx.db.flush()

@@ -1,37 +1,25 @@
 """Links by which somebody chooses a password: for new users, and for those who have forgotten theirs."""
 
 import secrets
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
-from sqlalchemy import ForeignKey, String, delete, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import delete, select
 
-from portal.identity import passwords, sign_in
+from portal.identity import iam, passwords, sign_in
 from portal.identity.accounts import oneself, principal_of, refuse_beyond, require_proof
-from portal.identity.models import ApiToken, User, UserSession, digest
+from portal.identity.models import ApiToken, Invitation, User, UserSession, digest
 from portal.identity.oauth2.models import end_access
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
 from portal.kernel import audit
 from portal.kernel.context import Context
-from portal.kernel.db import Base, UtcDateTime, now
-from portal.kernel.errors import Conflict, Unauthorized
+from portal.kernel.db import now
+from portal.kernel.errors import Conflict, Forbidden, Unauthorized
 from portal.kernel.operations import acting
 
 LIFETIME = timedelta(days=7)
 OVER = "This invitation is not known, was used, or is older than seven days. Ask for another one."
-
-
-class Invitation(Base):
-    """A link that was made for a user; its code is known only as SHA-256."""
-
-    __tablename__ = "invitations"
-
-    code_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
-    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), unique=True)
-    created_by: Mapped[str] = mapped_column(String(255))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 def user_invite(ctx: Context, user_id: str) -> str:
@@ -47,7 +35,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
         if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
             raise Conflict(f"{user.username} is disabled. Enable the account first.")
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == user.id))
-        ctx.db.add(Invitation(code_hash=digest(code), user_id=user.id, created_by=ctx.principal.username, expires_at=now() + LIFETIME))
+        ctx.db.add(Invitation(code_hash=digest(code), user_id=user.id, created_by=str(ctx.principal.user_id), expires_at=now() + LIFETIME))
     return code
 
 
@@ -73,6 +61,20 @@ def invitation_accept(ctx: Context, code: str, password: str) -> Step:
 def _invited(ctx: Context, code: str) -> User:
     query = select(User).join(Invitation, Invitation.user_id == User.id).where(Invitation.code_hash == digest(code), Invitation.expires_at > now())
     user = ctx.db.scalars(query.where(User.is_active.is_(True))).first()
-    if user is None:
+    if user is None or not _still_may(ctx, code, user):
         raise Unauthorized(OVER)
     return user
+
+
+def _still_may(ctx: Context, code: str, user: User) -> bool:
+    """Whether the one who made a link is still there, and may still do all that the invited may."""
+    makers = select(User).join(Invitation, Invitation.created_by == User.id).where(Invitation.code_hash == digest(code), User.is_active.is_(True))
+    maker = ctx.db.scalars(makers).first()
+    if maker is None:
+        return False
+    principal = iam.with_access(ctx.db, principal_of(maker, "invitation"), ctx.db.scalar(select(iam.REVISION)))
+    try:
+        refuse_beyond(replace(ctx, principal=principal), user)
+    except Forbidden:
+        return False
+    return True

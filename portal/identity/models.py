@@ -121,3 +121,16 @@ class ApiToken(Base):
     last_used_ip: Mapped[str] = mapped_column(String(64), default="")
 
     __table_args__ = (Index("ix_api_tokens_user", "user_id", "created_at"),)
+
+
+class Invitation(Base):
+    """A link by which a user chooses a password; its code is known only as SHA-256."""
+
+    __tablename__ = "invitations"
+
+    code_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), unique=True)
+    # Whoever made it; the link ends with them.
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -22,7 +22,7 @@ from webauthn.helpers.structs import (
 )  # fmt: skip
 
 from portal.identity import factors, sign_in
-from portal.identity.accounts import note_proof, oneself, require_proof
+from portal.identity.accounts import oneself, require_person, session_renew
 from portal.identity.factors import PASSKEY, MfaDevice
 from portal.identity.models import User
 from portal.identity.sign_in import CONFIRM, PASSKEY_ENTRY, PASSKEY_NEW, SECOND, Proof, Step
@@ -53,7 +53,7 @@ class Asked:
 
 def passkey_begin(ctx: Context, site: Site) -> Asked:
     """Begin to register a passkey for the caller. Raises Conflict at the limit."""
-    require_proof(ctx)
+    require_person(ctx)
     user, known = ctx.db.get_one(User, ctx.principal.user_id), factors.devices_of(ctx.db, ctx.principal.user_id, PASSKEY)
     secret, row = sign_in.challenge_begin(ctx, PASSKEY_NEW, user.id)
     options = generate_registration_options(
@@ -68,7 +68,7 @@ def passkey_begin(ctx: Context, site: Site) -> Asked:
 
 def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str) -> list[str]:
     """Keep the passkey that an authenticator made; gives recovery codes if it is the user's first factor. Raises InvalidRequest or Conflict."""
-    require_proof(ctx)
+    require_person(ctx)
     row = sign_in.challenge_take(ctx, secret, PASSKEY_NEW)
     if row.user_id != ctx.principal.user_id:
         raise Unauthorized(sign_in.OVER)
@@ -124,14 +124,14 @@ def passkey_second(ctx: Context, site: Site, secret: str, answer: str) -> Step:
     return sign_in.second_by_passkey(ctx, row)
 
 
-def passkey_confirm(ctx: Context, site: Site, secret: str, answer: str) -> None:
-    """Prove again with a passkey who one is. Raises Unauthorized."""
+def passkey_confirm(ctx: Context, site: Site, secret: str, answer: str) -> str:
+    """Prove again with a passkey who one is. The session's new secret. Raises Unauthorized."""
     row = sign_in.challenge_take(ctx, secret, CONFIRM)
     if row.user_id != ctx.principal.user_id:
         raise Unauthorized(sign_in.OVER)
     _check(ctx, site, row.challenge, answer, row.user_id)
     with transaction(ctx.db):
-        note_proof(ctx, is_factor=True)
+        return session_renew(ctx, is_factor=True)
 
 
 def _check(ctx: Context, site: Site, challenge: str, answer: str, user_id: str | None, *, is_alone: bool = False) -> MfaDevice:

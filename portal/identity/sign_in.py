@@ -12,8 +12,8 @@ from sqlalchemy import ForeignKey, String, Text, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, iam, passwords
-from portal.identity.accounts import SIGN_IN, SignedIn, check_password, home_project, note_failure, note_proof, oneself, principal_of
-from portal.identity.models import User, UserSession, digest
+from portal.identity.accounts import SIGN_IN, SignedIn, check_password, home_project, note_failure, oneself, principal_of, session_renew
+from portal.identity.models import PERSON, User, UserSession, digest
 from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction
@@ -102,6 +102,8 @@ def enter(ctx: Context, user: User, proof: Proof) -> Step:
 
 def _open(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
     row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+    if row.kind != PERSON:
+        raise Unauthorized("A service account does not sign in; it has keys.")
     if not row.is_active:
         raise Unauthorized("This account is disabled. An administrator of the platform can enable it.")
     row.failed_sign_ins, row.locked_until = 0, None
@@ -198,23 +200,21 @@ def _with_factor(row: Challenge) -> Proof:
 # -- proving it again ------------------------------------------------------------------------------------------------------------------------
 
 
-def confirm(ctx: Context, *, password: str = "", code: str = "") -> None:
-    """Prove again, with the password or a code, who one is; dangerous actions are open for a while. Raises Unauthorized."""
+def confirm(ctx: Context, *, password: str = "", code: str = "") -> str:
+    """Prove again, with the password or a code, who one is; dangerous actions are open for a while. The session's new secret. Raises Unauthorized."""
     user = ctx.db.get_one(User, ctx.principal.user_id)
     if password:
         check_password(ctx, user.username, password)
         with transaction(ctx.db):
-            note_proof(ctx, is_factor=False)
-        return
+            return session_renew(ctx, is_factor=False)
     if user.locked_until is not None and user.locked_until > now():
         raise Unauthorized("Too many tries. Wait a while.")
     with transaction(ctx.db):
-        is_right = bool(factors.code_fits(ctx, user.id, code))
-        if is_right:
-            note_proof(ctx, is_factor=True)
-    if not is_right:
+        secret = session_renew(ctx, is_factor=True) if factors.code_fits(ctx, user.id, code) else ""
+    if not secret:
         note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
         raise Unauthorized(WRONG_CODE)
+    return secret
 
 
 def sessions_end_others(ctx: Context, keep_session: str) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
-from portal.identity.accounts import note_proof, oneself, require_proof
+from portal.identity.accounts import oneself, require_person, session_renew
 from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.projects import PROJECT_ROLES
@@ -193,7 +193,7 @@ def identities_of(ctx: Context, user_id: str = "") -> Sequence[Identity]:
 
 def identity_link(ctx: Context, provider: Provider, claims: Claims) -> None:
     """Let the caller sign in as whom the provider vouches for, too. Raises Conflict if that is a user here already."""
-    require_proof(ctx)
+    require_person(ctx)
     with acting(ctx, "identity.link.create", oneself(ctx), details={"provider": provider.name, "subject": claims.subject}):
         taken = ctx.db.scalar(select(Identity.user_id).where(Identity.issuer == claims.issuer, Identity.subject == claims.subject))
         if taken is not None:
@@ -205,7 +205,7 @@ def identity_link(ctx: Context, provider: Provider, claims: Claims) -> None:
 
 def identity_unlink(ctx: Context, identity_id: str) -> None:
     """End that. Raises NotFound, or Conflict where the caller could not sign in any more."""
-    require_proof(ctx)
+    require_person(ctx)
     with acting(ctx, "identity.link.delete", oneself(ctx), details={"identity": identity_id[:64]}):
         user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
         mine = identities_of(ctx)
@@ -217,13 +217,13 @@ def identity_unlink(ctx: Context, identity_id: str) -> None:
         ctx.db.delete(found)
 
 
-def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> None:
-    """Take a fresh sign-in at a linked provider as proof of who the caller is. Raises Unauthorized if it was somebody else."""
+def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
+    """Take a fresh sign-in at a linked provider as proof of who the caller is. The session's new secret. Raises Unauthorized if it was somebody else."""
     mine = (Identity.user_id == ctx.principal.user_id, Identity.issuer == claims.issuer, Identity.subject == claims.subject)
     if ctx.db.scalar(select(Identity.id).where(*mine)) is None:
         raise Unauthorized(f"You signed in at {provider.label} as somebody who is not linked to this account.")
     with transaction(ctx.db):
-        note_proof(ctx, is_factor=claims.mfa)
+        return session_renew(ctx, is_factor=claims.mfa)
 
 
 def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) -> int:

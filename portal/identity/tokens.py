@@ -162,6 +162,7 @@ def token_update(
     ctx: Context, token_id: str, *, name: str | None = None, scopes: Sequence[str] | None = None, is_active: bool | None = None
 ) -> ApiToken:  # fmt: skip
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
+    require_proof(ctx)
     changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
     check_scopes(ctx, scopes or ())
     with acting(ctx, "identity.api_token.update", oneself(ctx), details={"key_id": token_id[:64], "after": changes}):
@@ -178,6 +179,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
 
     Raises NotFound or Forbidden.
     """
+    require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     act = _act(ctx, "rotate", owner)
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64], "overlap_hours": overlap_hours}):

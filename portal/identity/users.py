@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
 from portal.identity.accounts import require_proof
-from portal.identity.models import PERSON, ApiToken, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
@@ -73,6 +73,8 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         _check(row)
         _refuse_higher(ctx, platform_role)
         keep_an_admin(ctx)
+        # A link that was made for what they were does not open what they are.
+        ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
         if not row.is_active:
             ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
             ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
@@ -129,7 +131,10 @@ def keep_an_admin(ctx: Context) -> None:
     ctx.db.flush()
     # All of them are locked: two administrators who disable each other at once must not both succeed.
     left = ctx.db.scalars(
-        select(User.id).where(User.platform_role == "platform_admin", User.is_active.is_(True)).order_by(User.id).with_for_update()
+        select(User.id)
+        .where(User.platform_role == "platform_admin", User.is_active.is_(True), User.kind == PERSON)
+        .order_by(User.id)
+        .with_for_update()
     ).first()
     if left is None:
         raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
@@ -137,7 +142,7 @@ def keep_an_admin(ctx: Context) -> None:
 
 def is_last_admin(ctx: Context, user_id: str) -> bool:
     """Whether nobody else is an active administrator of the platform."""
-    others = select(User.id).where(User.platform_role == "platform_admin", User.is_active.is_(True), User.id != user_id)
+    others = select(User.id).where(User.platform_role == "platform_admin", User.is_active.is_(True), User.kind == PERSON, User.id != user_id)
     return ctx.db.scalars(others.limit(1)).first() is None
 
 

@@ -15,13 +15,13 @@ from portal.web.entry import (
     carried_fields,
     challenge_secret,
     confirmation,
-    forget_challenge,
     form,
     leaving,
     onwards,
     own_path,
     second_form,
     set_challenge,
+    with_session,
 )  # fmt: skip
 from portal.web.page import THEME_COOKIE, THEMES, go, is_fragment, render
 
@@ -110,14 +110,12 @@ def confirm_now() -> ResponseReturnValue:
     ctx, goal, carried, given = context(), own_path(request.form.get("next", "/")), carried_fields(), request.form
     try:
         if answer := given.get("credential", ""):
-            passkeys.passkey_confirm(ctx, passkey_site(), challenge_secret(), answer)
+            fresh = passkeys.passkey_confirm(ctx, passkey_site(), challenge_secret(), answer)
         else:
-            sign_in.confirm(ctx, password=given.get("password", ""), code=given.get("code", "")[:100])
+            fresh = sign_in.confirm(ctx, password=given.get("password", ""), code=given.get("code", "")[:100])
     except Unauthorized as error:
         return confirmation(goal, 401, message=error.message, carried=carried)
-    response = onwards(goal, carried)
-    forget_challenge(response)
-    return response
+    return with_session(onwards(goal, carried), fresh)
 
 
 @pages.get("/login/again")

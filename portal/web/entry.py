@@ -83,10 +83,14 @@ def after(step: Step, goal: str, carried: Carried) -> ResponseReturnValue:
         response = second_form(step.secret, goal, carried)
         set_challenge(response, step.secret)
         return response
-    response = onwards(goal, carried)
+    return with_session(onwards(goal, carried), step.secret)
+
+
+def with_session(response: Response, secret: str) -> Response:
+    """Give the browser the secret of its session; what it held between two steps is done with."""
     name = session_cookie_name()
     age_s = portal_settings().session_absolute_hours * 3600
-    response.set_cookie(name, step.secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
+    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
     forget_challenge(response)
     return response
 

@@ -12,6 +12,7 @@ from portal.http.errors import from_http
 from portal.http.guard import Access, access, no_cookie
 from portal.http.request import context, issuer, portal_settings, signed_in
 from portal.http.security import CSP
+from portal.identity.accounts import require_proof
 from portal.identity.models import User
 from portal.identity.oauth2 import endpoints
 from portal.identity.oauth2.consents import in_words, may_skip_question
@@ -58,6 +59,9 @@ def ask() -> ResponseReturnValue:
         return redirect(answer.location, 303)
     if question.remembered and may_skip_question(question.redirect_uri) and not _from_own_form():
         return redirect(endpoints.decide(context(), issuer(), user, asked, allowed=True), 303)
+    if not question.remembered:
+        # Asked before the page, not after it: what follows its form leads away from the portal.
+        require_proof(context())
     return _consent(question, asked)
 
 

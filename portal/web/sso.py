@@ -8,7 +8,7 @@ from portal.http.guard import Access, access, no_cookie
 from portal.http.request import context, signed_in
 from portal.identity import accounts, sso
 from portal.kernel.errors import Unauthorized
-from portal.web.entry import after, form, leaving, own_path
+from portal.web.entry import after, form, leaving, own_path, with_session
 from portal.web.page import go
 
 pages = Blueprint("sso", __name__)
@@ -37,8 +37,7 @@ def back(name: str) -> ResponseReturnValue:
             sso.identity_link(ctx, provider, claims)
             return go("/account", f"{provider.label} is linked: you can sign in with it from now on.")
         if purpose == "again":
-            sso.confirm_by(ctx, provider, claims)
-            return go(goal)
+            return with_session(make_response(go(goal)), sso.confirm_by(ctx, provider, claims))
         step = sso.enter(ctx, provider, claims, id_token)
     except Unauthorized as error:
         accounts.note_failure(ctx, None, provider.method, counts=False, error=error.message)
@@ -62,7 +61,7 @@ def logged_out(name: str) -> ResponseReturnValue:
 def link(name: str) -> ResponseReturnValue:
     """Begin to link an account at a provider; only this form begins it, so that no foreign page can."""
     provider = remote.provider_named(name)
-    accounts.require_proof(context())
+    accounts.require_person(context())
     session[LINKING] = name
     return leaving(f"/sso/{name}?purpose=link&next=/account", f"You are going to {provider.label}.")
 

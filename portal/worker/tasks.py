@@ -9,8 +9,7 @@ from sqlalchemy import ColumnElement, delete, or_, select
 
 from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metrics
 from portal.compute.reconcile import reconcile_instances
-from portal.identity.invitations import Invitation
-from portal.identity.models import ApiToken, UserSession
+from portal.identity.models import ApiToken, Invitation, UserSession
 from portal.identity.oauth2.keys import keys_rotate
 from portal.identity.oauth2.models import OAuthCode, OAuthFamily
 from portal.identity.sign_in import Challenge

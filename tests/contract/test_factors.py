@@ -370,6 +370,17 @@ def test_what_is_dangerous_needs_a_fresh_proof(people: People, act: str) -> None
         calls[act]()
 
 
+def test_a_proof_gives_the_session_another_secret(stale: FlaskClient, app: Flask) -> None:
+    before = stale.get_cookie(SESSION_COOKIE).value
+    page = stale.get("/confirm?next=/account")
+    stale.post("/confirm", data={"csrf_token": csrf_of(page), "password": PASSWORD, "next": "/account"})
+    assert stale.get_cookie(SESSION_COOKIE).value != before
+    assert is_in(stale)
+    thief = app.test_client()
+    thief.set_cookie(SESSION_COOKIE, before, secure=True)
+    assert not is_in(thief)
+
+
 def test_other_sessions_are_ended_at_once(app: Flask, people: People, user: User) -> None:
     mine, other, foreign = browser(app, people, user), browser(app, people, user), browser(app, people, people.user())
     answer = mine.post("/account/sessions/end-others", data={"csrf_token": csrf_of(mine.get("/account"))})

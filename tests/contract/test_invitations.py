@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.http.request import SESSION_COOKIE
 from portal.identity import factors, iam, sign_in
-from portal.identity.invitations import Invitation, invitation_accept, user_invite
-from portal.identity.models import User, UserSession
+from portal.identity.invitations import invitation_accept, user_invite
+from portal.identity.models import Invitation, User, UserSession
 from portal.identity.users import user_create
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from portal.identity.accounts import account_target, refuse_beyond
+from portal.identity.accounts import account_target, refuse_beyond, require_proof
 from portal.identity.models import SERVICE, User, digest
 from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient
 from portal.identity.tokens import check_scopes
@@ -61,6 +61,7 @@ def client_find(ctx: Context, client_id: str) -> OAuthClient:
 
 def client_create(ctx: Context, given: Registration) -> tuple[str, OAuthClient]:
     """Register an application; gives its secret, which is shown once and empty for a public one. Raises InvalidRequest, Forbidden or Conflict."""
+    require_proof(ctx)
     secret = "" if given.is_public else SECRET_PREFIX + secrets.token_urlsafe(32)
     client = OAuthClient(id=new_id("app"), owner_id=ctx.principal.user_id, secret_hash=digest(secret) if secret else "", created_at=now())
     with acting(ctx, "identity.oauth_client.create", _about(client.id, given.name), details=_details(given)):
@@ -78,6 +79,7 @@ def client_create(ctx: Context, given: Registration) -> tuple[str, OAuthClient]:
 
 def client_update(ctx: Context, client_id: str, given: Registration) -> OAuthClient:
     """Register an application anew under its id; whether it is public stays. Raises NotFound, InvalidRequest or Forbidden."""
+    require_proof(ctx)
     client = client_find(ctx, client_id)
     with acting(ctx, "identity.oauth_client.update", _about(client.id, client.name), target=_target(ctx, client), details=_details(given)):
         row = ctx.db.get_one(OAuthClient, client_id, with_for_update={"of": OAuthClient}, populate_existing=True)
@@ -89,6 +91,7 @@ def client_update(ctx: Context, client_id: str, given: Registration) -> OAuthCli
 
 def client_rotate_secret(ctx: Context, client_id: str) -> tuple[str, OAuthClient]:
     """Give an application a new secret, shown once; the old one ends at once. Raises NotFound, Forbidden, or Conflict for a public one."""
+    require_proof(ctx)
     client = client_find(ctx, client_id)
     if client.is_public:
         raise Conflict(f"{client.name} is public: it has no secret.")

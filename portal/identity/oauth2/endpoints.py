@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from portal.identity.accounts import oneself
+from portal.identity.accounts import oneself, require_proof
 from portal.identity.models import User
 from portal.identity.oauth2.consents import consent_covers, consent_keep
 from portal.identity.oauth2.models import GRANTS, OAuthClient
@@ -78,6 +78,8 @@ def decide(ctx: Context, issuer: str, user: User, asked: Asked, *, allowed: bool
     question = found.question
     if question is None:
         return found.location
+    if allowed and not question.remembered:
+        require_proof(ctx)
     details = {"client_id": question.client.id, "client": question.client.name, "scopes": list(question.scopes), "allowed": allowed}
     server = Server(ctx, issuer)
     with acting(ctx, "identity.oauth_consent.create", oneself(ctx), details=details):
