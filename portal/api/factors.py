@@ -9,7 +9,7 @@ from portal.api import body as io
 from portal.api.endpoints import Endpoint
 from portal.api.identity import TEXT, read, thing
 from portal.http.request import context
-from portal.identity import accounts, factors, users
+from portal.identity import factors, sign_in, users
 from portal.kernel.authz import authorize
 from portal.kernel.errors import Forbidden, InvalidRequest, Unauthorized
 
@@ -28,6 +28,7 @@ class NewDevice(_Input):
 
     device_name: str = Field(min_length=1, max_length=factors.NAME_MAX)
     password: str = Field("", max_length=1024, description="Your own; needed unless the request is made in a session.")
+    otp: str = Field("", max_length=100, description="A code of a device that you have already, if there is one; with the password.")
 
 
 class FirstCode(_Input):
@@ -64,7 +65,7 @@ def create(user_id: str) -> ResponseReturnValue:
     _oneself(user_id)
     is_token = not ctx.principal.credential.startswith("session:")
     if is_token:
-        _check_password(given.password)
+        _check_password(given.password, given.otp)
     device, secret, uri = factors.totp_begin(ctx, given.device_name, with_password=is_token)
     return io.answer({"device_id": device.id, "name": device.name, "secret": secret, "otpauth_uri": uri}, 201)
 
@@ -101,11 +102,11 @@ def _oneself(user_id: str) -> None:
         raise Forbidden("An app is set up by whoever holds the phone: you can do that for yourself only.")
 
 
-def _check_password(password: str) -> None:
+def _check_password(password: str, otp: str) -> None:
     if not password:
         raise InvalidRequest.fields({"password": ["is required: a token alone does not change how you sign in."]})
     ctx = context()
     try:
-        accounts.check_password(ctx, ctx.principal.username, password)
-    except Unauthorized:
-        raise InvalidRequest.fields({"password": ["is wrong, or the account is locked for a while after too many tries."]}) from None
+        sign_in.check(ctx, ctx.principal.username, password, otp)
+    except Unauthorized as error:
+        raise InvalidRequest.fields({"otp" if error.details else "password": [error.message]}) from None

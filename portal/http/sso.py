@@ -8,7 +8,7 @@ from authlib.integrations.flask_client import OAuth
 from flask import Flask, current_app, session
 from flask.typing import ResponseReturnValue
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 from requests import RequestException
@@ -16,6 +16,7 @@ from requests import RequestException
 from portal.http.request import own_origin
 from portal.identity.providers import Claims, Provider, claims_of, providers_load
 from portal.kernel.errors import NotFound, Unauthorized, Unavailable
+from portal.kernel.ids import is_storable
 from portal.settings import Settings
 
 TIMEOUT_S = 10
@@ -76,11 +77,11 @@ def _client(provider: Provider) -> Any:
     return client
 
 
-def send_away(provider: Provider, *, goal: str, purpose: str) -> ResponseReturnValue:
-    """Send the browser to the provider; state, nonce and PKCE verifier are bound to its form cookie. Raises Unavailable."""
+def send_away(provider: Provider, *, by: str, goal: str, purpose: str) -> ResponseReturnValue:
+    """Send the browser to the provider; state, nonce and PKCE verifier are bound to its form cookie, link and proof to the session. Raises Unavailable."""
     more = {"prompt": "login", "max_age": "0"} if purpose == "again" and provider.kind == "oidc" else {}
     client = _client(provider)
-    session[_note(provider)] = {"goal": goal, "purpose": purpose, "until": int(time.time()) + LIFETIME_S}
+    session[_note(provider)] = {"goal": goal, "purpose": purpose, "by": by, "at": int(time.time())}
     away: ResponseReturnValue = client.authorize_redirect(f"{own_origin()}/sso/{provider.name}/callback", **more)
     return away
 
@@ -89,14 +90,27 @@ def _note(provider: Provider) -> str:
     return f"sso_{provider.name}"
 
 
-def come_back(provider: Provider, *, issuer: str) -> tuple[Claims, str, str, str]:
+def come_back(provider: Provider, *, by: str, issuer: str) -> tuple[Claims, str, str, str]:
     """(claims, id token, goal, purpose) of a browser that comes back. Raises Unauthorized for whatever was tampered with, is over or was used."""
     note = session.pop(_note(provider), None)
-    if note is None or note["until"] < time.time():
+    if note is None or note["at"] + LIFETIME_S < time.time() or (note["purpose"] != "enter" and note["by"] != by):
         raise Unauthorized("This sign-in took too long, or was begun in another browser. Begin again.")
     client = _client(provider)
     if issuer and provider.kind == "oidc" and issuer != provider.issuer:
         raise Unauthorized("Another provider answered than was asked. Begin again.")
+    given, token = _fetched(provider, client)
+    if not isinstance(given, dict):
+        raise Unauthorized(f"The answer of {provider.label} cannot be used. Begin again.")
+    if note["purpose"] == "again" and provider.kind == "oidc" and int(given.get("auth_time") or 0) < note["at"] - LEEWAY_S:
+        raise Unauthorized(f"{provider.label} did not ask you to sign in again.")
+    claims = claims_of(provider, given)
+    if not claims.subject or not is_storable(claims.subject):
+        raise Unauthorized(f"{provider.label} did not say who you are.")
+    return claims, str(token.get("id_token") or ""), note["goal"], note["purpose"]
+
+
+def _fetched(provider: Provider, client: Any) -> tuple[Any, Any]:
+    """(claims, tokens) for the code that the browser brought. Raises Unauthorized or Unavailable."""
     try:
         if provider.kind == "oidc":
             options = {"iss": {"essential": True, "values": [provider.issuer]}, "aud": {"essential": True, "values": [provider.client_id]}}
@@ -118,11 +132,7 @@ def come_back(provider: Provider, *, issuer: str) -> tuple[Claims, str, str, str
         raise Unauthorized(f"The answer of {provider.label} cannot be used. Begin again.") from None
     except RequestException:
         raise Unavailable(f"{provider.label} {NO_ANSWER}") from None
-    if not isinstance(given, dict):
-        raise Unauthorized(f"The answer of {provider.label} cannot be used. Begin again.")
-    if note["purpose"] == "again" and provider.kind == "oidc" and int(given.get("auth_time") or 0) < time.time() - LIFETIME_S:
-        raise Unauthorized(f"{provider.label} did not ask you to sign in again.")
-    return claims_of(provider, given), str(token.get("id_token") or ""), note["goal"], note["purpose"]
+    return given, token
 
 
 def sign_out_url(provider: Provider, id_token: str) -> str:
@@ -139,6 +149,8 @@ def sign_out_url(provider: Provider, id_token: str) -> str:
 
 def logout_claims(provider: Provider, token: str) -> dict[str, Any]:
     """The claims of a logout token (OpenID Connect Back-Channel Logout). Raises Unauthorized for one that is not the provider's, or not such a token."""
+    if provider.kind != "oidc":
+        raise Unauthorized(f"{provider.label} is no OpenID provider and ends no sessions here.")
     client = _client(provider)
     try:
         return _checked_logout(provider, client, token)
@@ -150,7 +162,7 @@ def _checked_logout(provider: Provider, client: Any, token: str) -> dict[str, An
     registry = JWSRegistry(algorithms=client.server_metadata["id_token_signing_alg_values_supported"], strict_check_header=False)
     try:
         read = jwt.decode(token, KeySet.import_key_set(client.fetch_jwk_set()), registry=registry)
-    except JoseError:
+    except InvalidKeyIdError:
         # Its keys may have changed since they were fetched.
         read = jwt.decode(token, KeySet.import_key_set(client.fetch_jwk_set(force=True)), registry=registry)
     rules = jwt.JWTClaimsRegistry(

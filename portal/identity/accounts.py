@@ -210,7 +210,9 @@ def note_proof(ctx: Context, *, is_factor: bool) -> None:
     session_id = ctx.principal.credential.partition(":")[2]
     mine = (UserSession.session_id == session_id, UserSession.user_id == ctx.principal.user_id)
     ctx.db.execute(update(UserSession).where(*mine).values({"proved_at": now(), **({"mfa_at": now()} if is_factor else {})}))
-    ctx.db.execute(update(User).where(User.id == ctx.principal.user_id).values(failed_sign_ins=0, locked_until=None))
+    if is_factor:
+        # Not for a password alone: wrong codes of whoever knows it must go on counting.
+        ctx.db.execute(update(User).where(User.id == ctx.principal.user_id).values(failed_sign_ins=0, locked_until=None))
     audit.record(ctx, "identity.session.confirm", oneself(ctx), details={"second_factor": is_factor})
 
 

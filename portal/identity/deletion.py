@@ -17,7 +17,7 @@ from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
 
 SHOWN = 20
 
@@ -70,6 +70,7 @@ def user_delete(ctx: Context, user_id: str, heir: str) -> None:
     user = user_find(ctx, user_id)
     details = {"username": user.username, "heir": heir[:150]}
     with acting(ctx, "identity.user.delete", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE, details=details):
+        refuse_restricted(ctx, "identity.user.delete")
         if user.id == ctx.principal.user_id:
             raise Conflict("Nobody deletes their own account. Another administrator can.")
         refuse_beyond(ctx, user)

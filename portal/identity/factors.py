@@ -8,7 +8,7 @@ import pyotp
 from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.identity.accounts import note_proof, oneself, require_person, require_proof
+from portal.identity.accounts import note_proof, oneself, refuse_beyond, require_person, require_proof
 from portal.identity.iam import MfaRule, bump
 from portal.identity.models import User, UserSession, digest
 from portal.identity.sealed import seal, unseal
@@ -18,7 +18,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
 
 ISSUER = "Atonix Portal"
 STEP_S = 30
@@ -97,6 +97,7 @@ def totp_begin(ctx: Context, name: str, *, with_password: bool = False) -> tuple
 
 def totp_again(ctx: Context, device_id: str) -> tuple[MfaDevice, str, str]:
     """What `totp_begin` gave, for as long as the app is not confirmed. Raises NotFound."""
+    require_person(ctx)
     device = _own(ctx, device_id)
     secret = unseal(ctx.settings, device.sealed_secret)
     if device.confirmed_at is not None or secret is None:
@@ -186,6 +187,8 @@ def factors_reset(ctx: Context, user: User) -> None:
     require_proof(ctx)
     about = audit.Subject("identity.user", user.id, user.username)
     with acting(ctx, "identity.mfa.reset", about, target=Target(None, label="the platform's users")):
+        refuse_restricted(ctx, "identity.mfa.reset")
+        refuse_beyond(ctx, user)
         for model in (MfaDevice, RecoveryCode, UserSession):
             ctx.db.execute(delete(model).where(model.user_id == user.id))
 
@@ -236,6 +239,7 @@ def rules_update(ctx: Context, roles: Sequence[str]) -> None:
     details = {"before": {"roles": sorted(roles_required(ctx.db))}, "after": {"roles": sorted(set(roles))}}
     about = audit.Subject("identity.mfa_rules", "mfa_rules", "second factors")
     with acting(ctx, "identity.mfa.require", about, target=RULES, details=details):
+        refuse_restricted(ctx, "identity.mfa.require")
         ctx.db.execute(delete(MfaRule))
         ctx.db.add_all(MfaRule(role=role, created_by=ctx.principal.username) for role in sorted(set(roles)))
         bump(ctx.db)

@@ -13,10 +13,11 @@ from portal.identity.oauth2.models import end_access
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
 from portal.kernel import audit
+from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, Forbidden, Unauthorized
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
 
 LIFETIME = timedelta(days=7)
 OVER = "This invitation is not known, was used, or is older than seven days. Ask for another one."
@@ -30,6 +31,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
     require_proof(ctx)
     user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
     with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
+        refuse_restricted(ctx, "identity.user.invite")
         # Whoever holds the code becomes that user.
         refuse_beyond(ctx, user)
         if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
@@ -74,7 +76,9 @@ def _still_may(ctx: Context, code: str, user: User) -> bool:
         return False
     principal = iam.with_access(ctx.db, principal_of(maker, "invitation"), ctx.db.scalar(select(iam.REVISION)))
     try:
-        refuse_beyond(replace(ctx, principal=principal), user)
+        makers_ctx = replace(ctx, principal=principal)
+        authorize(makers_ctx, "identity.user.invite", EVERYWHERE)
+        refuse_beyond(makers_ctx, user)
     except Forbidden:
         return False
     return True

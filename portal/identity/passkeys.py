@@ -29,9 +29,11 @@ from portal.identity.sign_in import CONFIRM, PASSKEY_ENTRY, PASSKEY_NEW, SECOND,
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, InvalidRequest, Unauthorized
+from portal.kernel.ids import storable
 from portal.kernel.operations import acting
 
 MAX_ANSWER = 16_384
+MAX_ID = 1400
 NOT_OURS = "This passkey is not known here, or it did not answer what was asked."
 
 
@@ -78,6 +80,8 @@ def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str
         )
     except (WebAuthnException, ValueError, KeyError, TypeError):
         raise InvalidRequest.fields({"credential": ["is not what an authenticator answers to this request. Try again."]}) from None
+    if len(made.credential_id) > MAX_ID // 2:
+        raise InvalidRequest.fields({"credential": ["has a longer id than an authenticator gives."]})
     device = MfaDevice(
         user_id=ctx.principal.user_id, device_type=PASSKEY, name=factors.checked_name(name), credential_id=bytes_to_base64url(made.credential_id),
         public_key=bytes_to_base64url(made.credential_public_key), sign_count=made.sign_count,
@@ -139,7 +143,9 @@ def _check(ctx: Context, site: Site, challenge: str, answer: str, user_id: str |
     try:
         given = _parsed(answer)
         with transaction(ctx.db):
-            query = select(MfaDevice).where(MfaDevice.credential_id == str(given.get("id", ""))[:1400], MfaDevice.confirmed_at.is_not(None))
+            query = select(MfaDevice).where(
+                MfaDevice.credential_id == storable(str(given.get("id", ""))[:MAX_ID]), MfaDevice.confirmed_at.is_not(None)
+            )
             device = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).first()
             if device is None or user_id not in {None, device.user_id}:
                 raise Unauthorized(NOT_OURS)

@@ -80,8 +80,10 @@ def check(ctx: Context, username: str, password: str, code: str) -> User:
                 "This account has a second factor: send a code of its app, or a recovery code, as otp.", details={"otp": ["is required."]}
             )
         with transaction(ctx.db):
-            is_right = bool(factors.code_fits(ctx, user.id, code))
-        if not is_right:
+            factor = factors.code_fits(ctx, user.id, code)
+            if factor == "recovery":
+                audit.record(ctx, "identity.mfa.use_recovery_code", audit.Subject("identity.user", user.id, user.username))
+        if not factor:
             note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
             raise Unauthorized(WRONG_CODE)
     elif iam.with_access(ctx.db, principal_of(user, ""), ctx.db.scalar(select(iam.REVISION))).needs_factor:
@@ -204,6 +206,8 @@ def confirm(ctx: Context, *, password: str = "", code: str = "") -> str:
     """Prove again, with the password or a code, who one is; dangerous actions are open for a while. The session's new secret. Raises Unauthorized."""
     user = ctx.db.get_one(User, ctx.principal.user_id)
     if password:
+        if factors.devices_of(ctx.db, user.id):
+            raise Unauthorized("You have a second factor: confirm with that, not with the password.")
         check_password(ctx, user.username, password)
         with transaction(ctx.db):
             return session_renew(ctx, is_factor=False)

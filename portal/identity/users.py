@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
-from portal.identity.accounts import require_proof
+from portal.identity.accounts import refuse_beyond, require_proof
 from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
@@ -15,7 +15,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
@@ -47,6 +47,8 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
     ):
         _check(user)
+        if platform_role:
+            refuse_restricted(ctx, "identity.user.create")
         _refuse_higher(ctx, platform_role)
         if password:
             passwords.check_strength(password, field="password", username=username)
@@ -66,6 +68,8 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         "after": {"is_active": is_active, "platform_role": platform_role},
     }
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
+        refuse_restricted(ctx, "identity.user.update")
+        refuse_beyond(ctx, user)
         row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
         row.is_active = row.is_active if is_active is None else is_active
         if platform_role is not None:

@@ -106,8 +106,8 @@ def record(
     head = ctx.db.scalars(select(AuditHead).where(AuditHead.id == 1).with_for_update().execution_options(populate_existing=True)).one()
     entry = AuditEntry(
         seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
-        credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id),
-        resource_name=storable(subject.name),
+        credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id)[:64],
+        resource_name=storable(subject.name)[:255],
         project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked(details or {}), source=ctx.source,
         source_ip=ctx.source_ip, user_agent=storable(ctx.user_agent[:255]), request_id=ctx.request_id, previous_hash=head.hash,
     )  # fmt: skip

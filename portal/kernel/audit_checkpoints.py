@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Integer, String, Text, select
+from sqlalchemy import BigInteger, Integer, String, Text, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel.audit_keys import Anchor, Signer, Trust, keep_anchor
@@ -81,8 +81,17 @@ def newest_checkpoint(session: Session) -> AuditCheckpoint | None:
 
 
 def newest_verification(session: Session) -> AuditVerification | None:
-    """The last one."""
-    return session.scalars(select(AuditVerification).order_by(AuditVerification.id.desc()).limit(1)).first()
+    """The last one; one that found the log broken, for as long as none has looked there again and found it whole."""
+    latest = select(func.max(AuditVerification.id)).scalar_subquery()
+    worst = select(func.max(AuditVerification.id)).where(AuditVerification.broken_seq.is_not(None)).scalar_subquery()
+    rows = session.scalars(
+        select(AuditVerification).where(or_(AuditVerification.id == latest, AuditVerification.id == worst)).order_by(AuditVerification.id)
+    ).all()
+    if len(rows) < 2:  # noqa: PLR2004 - the newest one is the broken one, or none is broken
+        return rows[0] if rows else None
+    broken, newest = rows
+    again = (AuditVerification.id > broken.id, AuditVerification.broken_seq.is_(None), AuditVerification.from_seq <= broken.broken_seq)
+    return newest if session.scalars(select(AuditVerification.id).where(*again).limit(1)).first() is not None else broken
 
 
 def marks_of(found: Sequence[AuditCheckpoint], trust: Trust) -> dict[int, Mark]:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from portal.kernel import audit
 from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_query import AuditQuery, audit_count, audit_entries
-from portal.kernel.authz import Target, authorize
+from portal.kernel.authz import Target, authorize, decide
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
@@ -128,6 +128,8 @@ def audit_export_open(ctx: Context, export_id: str) -> tuple[AuditExport, Path]:
     path = directory(ctx.settings) / row.file
     with acting(ctx, EXPORT, audit.Subject("security.audit_export", row.id, row.format, row.project_id), target=_target(row.project_id),
                 details={"download": True, "entries": row.entries, "sha256": row.sha256}):  # fmt: skip
+        if ctx.principal.limits:
+            raise Forbidden("A token that is restricted to scopes reads no export; sign in, or use a token that is not.")
         if row.state != "ready":
             raise Conflict(f"The export is {row.state}. {row.error}".strip())
         if (row.expires_at or now()) <= now() or not path.is_file():
@@ -191,10 +193,15 @@ def directory(settings: Settings) -> Path:
 
 
 def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
-    query = replace(query, limit=BATCH)
+    query, may = replace(query, limit=BATCH), dict[str | None, bool]()
     while True:
         page = audit_entries(ctx, query)
-        yield from page.entries
+        for entry in page.entries:
+            # To read in a project is not yet to take away from there.
+            if entry.project_id not in may:
+                may[entry.project_id] = decide(ctx, EXPORT, _target(entry.project_id)).allowed
+            if may[entry.project_id]:
+                yield entry
         ctx.db.expunge_all()
         ctx.db.rollback()
         if page.next_before_seq is None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from sqlalchemy import BigInteger, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -72,7 +73,7 @@ def stream_on(session: Session, receiver: Receiver, *, until: Callable[[], bool]
         seq, next_try_at = row.last_seq, row.next_try_at
     while next_try_at <= now() and not until():
         session.rollback()
-        batch = [entry_of(line) for line in lines_after(session, seq, until=seq + BATCH)]
+        batch = [entry_of(line) for line in islice(lines_after(session, seq), BATCH)]
         session.rollback()
         if not batch:
             return

@@ -10,7 +10,7 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy
 from portal.identity.models import Project, User
-from portal.kernel.authz import Access, Rules, Target, compiled, decide
+from portal.kernel.authz import Access, Rules, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
 from portal.kernel.lookup import find
 from portal.kernel.policy import Problem, Statement
@@ -103,12 +103,12 @@ def _much(denies: Sequence[Statement], allows: Sequence[Statement]) -> int:
 
 def _changed(policy: IamPolicy, statements: tuple[Statement, ...], principal: Principal) -> Access:
     grants = tuple(replace(grant, statements=statements) if grant.role == policy.id else grant for grant in principal.grants)
-    return compiled(replace(principal, grants=grants, access=None))
+    return compiled(replace(principal, grants=grants, limits=tuple(access_of(principal).limits), access=None))
 
 
 def _effect(ctx: Context, policy: IamPolicy, statements: tuple[Statement, ...], user: User, principal: Principal) -> Effect | None:
     permissions, project_id = ctx.registry.permissions, policy.project_id
-    before = reaches(compiled(principal), permissions, project_id)
+    before = reaches(access_of(principal), permissions, project_id)
     after = reaches(_changed(policy, statements, principal), permissions, project_id)
     actions = sorted(permissions)
     gained = tuple(action for action in actions if before[action][0] < after[action][0])

@@ -41,12 +41,6 @@ class Answer:
     decision: Decision
     path: Sequence[Step]
 
-    @property
-    def deciding(self) -> Step | None:
-        """The statement that decided, if one did."""
-        sid, policy = self.decision.statement, self.decision.policy
-        return next((step for step in self.path if not step.mismatch and step.statement == sid), None) if policy else None
-
 
 def simulate(ctx: Context, question: Question) -> Answer:
     """Answer a question about oneself, or, with the permission to simulate, about anybody in the project. Raises InvalidRequest or Forbidden."""

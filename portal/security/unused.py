@@ -12,14 +12,14 @@ from sqlalchemy import select
 
 from portal.identity.models import User
 from portal.kernel.audit import AuditEntry
-from portal.kernel.authz import Target, authorize, compiled
+from portal.kernel.authz import Target, access_of, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
 from portal.kernel.policy import MAX_VALUES, Statement, as_document, statements_in
 from portal.security.advice import actions_of
-from portal.security.effects import NOTHING, holders_of, principal_with, reaches
+from portal.security.effects import ALL, NOTHING, holders_of, principal_with, reaches
 from portal.security.policies import POLICY
 from portal.security.simulator import SIMULATE, user_named
 
@@ -48,10 +48,12 @@ def unused(ctx: Context, *, user: str = "", policy: str = "") -> Unused:
 def _of_user(ctx: Context, named: str) -> Unused:
     found = user_named(ctx, named, Target(ctx.project_id))
     permissions = ctx.registry.permissions
-    access = compiled(principal_with(ctx, found))
-    held = {action for action, (much, _) in reaches(access, permissions, ctx.project_id).items() if much != NOTHING}
+    access = access_of(principal_with(ctx, found))
+    found_reaches = {action: much for action, (much, _) in reaches(access, permissions, ctx.project_id).items()}
+    held = {action for action, much in found_reaches.items() if much != NOTHING}
     used, idle = _split(held, permissions, _done(ctx, [found], ctx.project_id))
-    kept = sorted(held - idle)
+    # What holds under a condition only is left out: as a plain permission it would be more than what they have.
+    kept = sorted(action for action in held - idle if found_reaches[action] == ALL)
     parts = [tuple(kept[start : start + MAX_VALUES]) for start in range(0, len(kept), MAX_VALUES)]
     smaller = [Statement(f"Used{number}" if number else "Used", allows=True, actions=part) for number, part in enumerate(parts)]
     return Unused(found.username, tuple(sorted(used)), tuple(sorted(idle)), as_document(smaller) if idle and smaller else None)

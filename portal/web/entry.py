@@ -37,7 +37,10 @@ def carried_fields() -> Carried:
 
 def own_path(text: str) -> str:
     """A path of this portal; `/` for anything that leads elsewhere."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
     leads_away = parts.scheme or parts.netloc or not text.startswith("/") or text.startswith(("//", "/\\")) or any(c < " " or c == "\\" for c in text)
     return "/" if leads_away else text
 
@@ -65,7 +68,7 @@ def confirmation(goal: str, status: int = 200, *, message: str = "", carried: Ca
     user = ctx.db.get_one(User, ctx.principal.user_id)
     response = render(
         "auth/confirm.html", status, options=asked.options if asked else "", next=goal, carried=carried, message=message,
-        has_password=bool(user.password_hash), has_codes=bool(devices), again_at=_linked_providers(),
+        has_password=bool(user.password_hash) and not devices, has_codes=bool(devices), again_at=_linked_providers(),
     )  # fmt: skip
     if asked:
         set_challenge(response, asked.secret)
@@ -74,7 +77,8 @@ def confirmation(goal: str, status: int = 200, *, message: str = "", carried: Ca
 
 def _linked_providers() -> list[Provider]:
     linked = {identity.provider for identity in sso.identities_of(context())}
-    return [provider for provider in providers().values() if provider.name in linked]
+    # Only who can be told to ask again, and says when they did.
+    return [provider for provider in providers().values() if provider.name in linked and provider.kind == "oidc"]
 
 
 def after(step: Step, goal: str, carried: Carried) -> ResponseReturnValue:

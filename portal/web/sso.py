@@ -1,5 +1,7 @@
 """Single sign-on: away to a provider and back, linked identities, and the end of sessions that a provider tells of."""
 
+import time
+
 from flask import Blueprint, make_response, request, session
 from flask.typing import ResponseReturnValue
 
@@ -20,10 +22,10 @@ LINKING = "sso_linking"
 @access(Access.PUBLIC)
 def away(name: str) -> ResponseReturnValue:
     """To the provider; `again` asks whoever is signed in to prove it there, `link` to add that account to their own."""
-    purpose = request.args.get("purpose", "")
-    if purpose not in {"again", "link"} or signed_in() is None or (purpose == "link" and session.pop(LINKING, "") != name):
-        purpose = "enter"
-    return remote.send_away(remote.provider_named(name), goal=own_path(request.args.get("next", "/")), purpose=purpose)
+    purpose, provider = request.args.get("purpose", ""), remote.provider_named(name)
+    is_known = _session_id() and ((purpose == "again" and provider.kind == "oidc") or (purpose == "link" and _began_linking(name)))
+    purpose = purpose if is_known else "enter"
+    return remote.send_away(provider, by=_session_id(), goal=own_path(request.args.get("next", "/")), purpose=purpose)
 
 
 @pages.get("/sso/<name>/callback")
@@ -32,7 +34,9 @@ def back(name: str) -> ResponseReturnValue:
     """From the provider."""
     ctx, provider = context(), remote.provider_named(name)
     try:
-        claims, id_token, goal, purpose = remote.come_back(provider, issuer=request.args.get("iss", ""))
+        # No transaction waits for the provider.
+        ctx.db.rollback()
+        claims, id_token, goal, purpose = remote.come_back(provider, by=_session_id(), issuer=request.args.get("iss", ""))
         if purpose == "link":
             sso.identity_link(ctx, provider, claims)
             return go("/account", f"{provider.label} is linked: you can sign in with it from now on.")
@@ -62,8 +66,19 @@ def link(name: str) -> ResponseReturnValue:
     """Begin to link an account at a provider; only this form begins it, so that no foreign page can."""
     provider = remote.provider_named(name)
     accounts.require_person(context())
-    session[LINKING] = name
+    session[LINKING] = {"name": name, "by": _session_id(), "until": int(time.time()) + remote.LIFETIME_S}
     return leaving(f"/sso/{name}?purpose=link&next=/account", f"You are going to {provider.label}.")
+
+
+def _session_id() -> str:
+    found = signed_in()
+    return found.session.session_id if found and found.session else ""
+
+
+def _began_linking(name: str) -> bool:
+    """Whether this very session has just begun to link an account there; asked once."""
+    begun = session.pop(LINKING, None)
+    return isinstance(begun, dict) and (begun.get("name"), begun.get("by")) == (name, _session_id()) and begun.get("until", 0) > time.time()
 
 
 @pages.post("/account/identities/<identity_id>/unlink")

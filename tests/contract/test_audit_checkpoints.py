@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.kernel.audit import GENESIS, AuditEntry, AuditHead, Subject, digest, record
-from portal.kernel.audit_checkpoints import AuditCheckpoint, AuditKey, AuditVerification, newest_checkpoint
+from portal.kernel.audit_checkpoints import AuditCheckpoint, AuditKey, AuditVerification, newest_checkpoint, newest_verification
 from portal.kernel.audit_keys import ANCHOR_FILE, KEY_FILE, Signer, key_rotate, signer, trust_of
 from portal.kernel.audit_verify import Since, Verdict, verify
 from portal.kernel.audit_watch import audit_checkpoint, audit_verify, audit_watch
@@ -189,6 +189,17 @@ def test_what_does_not_hold_is_not_signed_and_raises_the_alarm_once(log: Context
         assert (event.payload["entry"], event.payload["problem"]) == (10, "content was changed")
         (entry,) = session.scalars(select(AuditEntry).where(AuditEntry.action == "security.audit.verify"))
         assert (entry.status, entry.details["broken_seq"]) == ("failure", 10)
+
+
+def test_what_was_found_broken_stays_so_until_somebody_looks_there_again(log: Context) -> None:
+    audit_watch(log)
+    with transaction(log.db):
+        log.db.execute(update(AuditEntry).where(AuditEntry.seq == 2).values(username="innocent"))
+    assert audit_verify(log).broken_seq == 2
+    write(log, 3)
+    assert audit_checkpoint(log).broken_seq is None
+    assert audit_watch(log).broken_seq is None
+    assert newest_verification(log.db).broken_seq == 2
 
 
 def test_a_verification_can_begin_where_the_last_one_ended(log: Context, settings: Settings) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.kernel.audit import Subject, record
-from portal.kernel.audit_streams import AuditStream, NotTaken, Receiver, stream_on, streams
+from portal.kernel.audit import AuditEntry, Subject, record
+from portal.kernel.audit_streams import BATCH, AuditStream, NotTaken, Receiver, stream_on, streams
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.settings import Settings
@@ -244,6 +244,17 @@ def test_who_dies_after_sending_sends_again(
     with database() as session:
         stream_on(session, receiver, until=once())
     assert sent == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_gap_is_no_end(people: People, database: sessionmaker[Session]) -> None:
+    write(people.context(None), 2 * BATCH + 3)
+    with database() as session:
+        session.execute(delete(AuditEntry).where(AuditEntry.seq <= 2 * BATCH))
+        session.commit()
+    sent: list[object] = []
+    with database() as session:
+        stream_on(session, Receiver("webhook", lambda entries: sent.extend(entry["seq"] for entry in entries)), until=once())
+    assert sent == [2 * BATCH + 1, 2 * BATCH + 2, 2 * BATCH + 3]
 
 
 def test_nobody_listens(people: People, settings: Settings, database: sessionmaker[Session]) -> None:

@@ -349,6 +349,21 @@ def test_the_only_way_in_cannot_be_unlinked(app: Flask, liar: Liar, database: se
     assert answer.status_code == 409
 
 
+def test_a_link_is_for_the_session_that_began_it(app: Flask, liar: Liar, people: People, database: sessionmaker[Session]) -> None:
+    first, second = people.user(), people.user()
+    client = browser(app, people, first)
+    client.post("/account/identities/staff/link", data={"csrf_token": csrf_of(client.get("/account"))})
+    client.set_cookie(SESSION_COOKIE, browser(app, people, second).get_cookie(SESSION_COOKIE).value, secure=True)
+    back(client, liar, client.get("/sso/staff?purpose=link"))
+    client = browser(app, people, first)
+    client.post("/account/identities/staff/link", data={"csrf_token": csrf_of(client.get("/account"))})
+    sent = client.get("/sso/staff?purpose=link")
+    client.set_cookie(SESSION_COOKIE, browser(app, people, second).get_cookie(SESSION_COOKIE).value, secure=True)
+    assert back(client, liar, sent).status_code == 401
+    with database() as session:
+        assert second.id not in set(session.scalars(select(Identity.user_id)))
+
+
 def test_signing_out_ends_the_session_there_too(app: Flask, liar: Liar) -> None:
     client = app.test_client()
     enter(client, liar)
@@ -415,6 +430,23 @@ def test_plain_oauth2(app_with: Callable[..., Flask], liar: Liar, database: sess
     with database() as session:
         assert session.scalars(select(Identity.subject)).one() == "4711"
     assert client.post("/logout", data={"csrf_token": csrf_of(client.get("/account"))}).location == "/login"
+
+
+def test_plain_oauth2_proves_nothing_again_and_ends_nothing(app_with: Callable[..., Flask], liar: Liar) -> None:
+    liar.claims = {"id": 4711, "login": "octo"}
+    plain = provider(
+        liar, kind="oauth2", scopes="read:user", authorize_url=f"{liar.issuer}/auth", token_url=f"{liar.issuer}/token",
+        userinfo_url=f"{liar.issuer}/user", subject_claim="id", username_claim="login",
+    )  # fmt: skip
+    client = app_with(plain).test_client()
+    enter(client, liar)
+    assert "purpose=again" not in client.get("/confirm").text
+    before = client.get_cookie(SESSION_COOKIE).value
+    back(client, liar, client.get("/sso/staff?purpose=again"))
+    assert client.get_cookie(SESSION_COOKIE).value != before
+    assert client.post("/sso/staff/logout", data={"logout_token": "x"}).status_code in {303, 401}
+    liar.claims = {"login": "octo"}
+    assert enter(client, liar).status_code == 401
 
 
 def test_a_second_factor_there_counts_here(app: Flask, liar: Liar, database: sessionmaker[Session]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+import pyotp
 import pytest
 from flask import Flask
 from sqlalchemy import update
@@ -11,14 +12,17 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity import factors, passkeys, sign_in, tokens
 from portal.identity.accounts import password_change
+from portal.identity.deletion import user_delete
 from portal.identity.invitations import invitation_accept, user_invite
 from portal.identity.models import User
 from portal.identity.passkeys import Site
+from portal.identity.passwords import FREE_TRIES
 from portal.identity.sign_in import Proof
-from portal.identity.users import user_update
-from portal.kernel.context import Context
+from portal.identity.users import user_create, user_update
+from portal.kernel.context import Context, Grant
 from portal.kernel.db import now
 from portal.kernel.errors import ConfirmationRequired, Forbidden, Unauthorized
+from portal.kernel.policy import Statement
 from tests.support.people import PASSWORD, People
 from tests.support.web import Api
 
@@ -102,3 +106,85 @@ def test_a_link_does_not_open_what_somebody_became(people: People, boss: Context
         session.execute(update(User).where(User.id == boss.principal.user_id).values(platform_role=""))
         session.commit()
     refused(people, code)
+
+
+def application(people: People, user: User) -> Context:
+    """What an application that a user allowed everything acts with."""
+    ctx = people.context(user)
+    ctx.principal = replace(ctx.principal, credential="oauth:app-1", limits=(tokens.scopes_limit(["admin"]),))
+    return ctx
+
+
+def test_an_application_takes_no_account(people: People) -> None:
+    user = people.user("platform_admin")
+    ctx = application(people, user)
+    for act in (
+        lambda: user_invite(ctx, user.id), lambda: factors.factors_reset(ctx, user), lambda: user_update(ctx, user.id, platform_role="auditor"),
+        lambda: factors.rules_update(ctx, []), lambda: user_delete(ctx, user.id, "admin"),
+        lambda: user_create(ctx, username="second", email="s@example.org", platform_role="platform_admin"),
+    ):  # fmt: skip
+        with pytest.raises(Forbidden):
+            act()
+
+
+def test_nobody_weakens_somebody_above_them(people: People, boss: Context) -> None:
+    helper = people.context(people.user())
+    desk = (Statement("Desk", allows=True, actions=("identity.user.*", "identity.mfa.*")),)
+    helper.principal = replace(helper.principal, grants=(*helper.principal.grants, Grant("pol-1", None, "desk", desk)))
+    above = boss.db.get_one(User, boss.principal.user_id)
+    for act in (
+        lambda: factors.factors_reset(helper, above), lambda: user_update(helper, above.id, is_active=False),
+        lambda: user_update(helper, above.id, platform_role=""), lambda: user_delete(helper, above.id, "admin"),
+    ):  # fmt: skip
+        with pytest.raises(Forbidden):
+            act()
+
+
+def test_a_maker_who_may_not_invite_any_more_lets_nobody_in(people: People, boss: Context, database: sessionmaker[Session]) -> None:
+    code = user_invite(boss, people.user("").id)
+    with database() as session:
+        session.execute(update(User).where(User.id == boss.principal.user_id).values(platform_role=""))
+        session.commit()
+    refused(people, code)
+
+
+@pytest.fixture
+def with_app(people: People) -> tuple[Context, str]:
+    """A user who has an authenticator app, in a session; and its secret."""
+    ctx = people.context(people.user())
+    device, secret, _ = factors.totp_begin(ctx, "phone")
+    factors.totp_confirm(ctx, device.id, pyotp.TOTP(secret).at(now(), counter_offset=-1))
+    return ctx, secret
+
+
+def test_who_has_a_second_factor_confirms_with_it(with_app: tuple[Context, str]) -> None:
+    ctx, secret = with_app
+    with pytest.raises(Unauthorized, match="second factor"):
+        sign_in.confirm(ctx, password=PASSWORD)
+    assert sign_in.confirm(ctx, code=pyotp.TOTP(secret).now())
+
+
+def test_a_password_does_not_forgive_wrong_codes(with_app: tuple[Context, str], people: People) -> None:
+    ctx, secret = with_app
+    for _ in range(FREE_TRIES):
+        with pytest.raises(Unauthorized):
+            sign_in.confirm(ctx, code="000000")
+        with pytest.raises(Unauthorized):
+            sign_in.confirm(ctx, password=PASSWORD)
+    with pytest.raises(Unauthorized, match="Too many"):
+        sign_in.confirm(ctx, code=pyotp.TOTP(secret).now())
+    with pytest.raises(Unauthorized):
+        sign_in.sign_in(people.context(None), ctx.principal.username, PASSWORD)
+
+
+@pytest.mark.parametrize("goal", ["//[", "/\x00//[", "http://["])
+def test_an_odd_address_leads_home(app: Flask, goal: str) -> None:
+    assert app.test_client().get("/login", query_string={"next": goal}).status_code in {200, 400}
+
+
+def test_odd_ids_of_passkeys_are_refused(people: People) -> None:
+    ctx = people.context(None)
+    for answer in ('{"id": "\\u0000"}', '{"id": "' + "x" * 5000 + '"}'):
+        asked = passkeys.passkey_ask(ctx, SITE)
+        with pytest.raises(Unauthorized):
+            passkeys.passkey_enter(ctx, SITE, asked.secret, answer)
