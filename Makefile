@@ -8,7 +8,7 @@ PYTEST := $(PY) -m pytest
 # Least share of portal/ that tests must run through, in percent.
 COVERAGE ?= 90
 # Processes for the quick tiers.
-JOBS ?= 2
+JOBS ?= $(shell nproc)
 # More arguments for pytest: make test-unit ARGS="-k quota -x"
 ARGS ?=
 measured = COVERAGE_FILE=.coverage.$(1) $(PYTEST) --cov --cov-report=

@@ -22,6 +22,7 @@ from portal.settings import Settings
 TIMEOUT_S = 10
 LEEWAY_S = 60
 LIFETIME_S = 600
+LOGOUT_TYPE = "logout+jwt"
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # Signatures by keys of which only the public half is published: neither "none" nor a shared secret.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
@@ -171,8 +172,14 @@ def _checked_logout(provider: Provider, client: Any, token: str) -> dict[str, An
     )  # fmt: skip
     rules.validate(read.claims)
     claims: dict[str, Any] = read.claims
-    events = claims.get("events")
-    if not isinstance(events, dict) or LOGOUT_EVENT not in events or "nonce" in claims or not (claims.get("sub") or claims.get("sid")):
+    events, typ = claims.get("events"), str(read.header.get("typ", "")).lower().removeprefix("application/")
+    if (
+        typ != LOGOUT_TYPE
+        or not isinstance(events, dict)
+        or LOGOUT_EVENT not in events
+        or "nonce" in claims
+        or not (claims.get("sub") or claims.get("sid"))
+    ):
         msg = "no logout token"
         raise ValueError(msg)
     return claims

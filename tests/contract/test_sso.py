@@ -392,7 +392,7 @@ def test_the_provider_ends_sessions(app: Flask, liar: Liar, database: sessionmak
     "claims",
     [
         {"sub": "u-1", "aud": "other"}, {"sub": "u-1", "iss": "https://evil.example"}, {"sub": "u-1", "nonce": "x"}, {"sub": "u-1", "events": {}},
-        {"sub": "u-1", "events": None}, {"sub": "u-1", "exp": 1}, {"sub": "u-1", "jti": None}, {"sub": "u-1", "iat": None}, {},
+        {"sub": "u-1", "events": None}, {"sub": "u-1", "exp": 1}, {"sub": "u-1", "jti": None}, {"sub": "u-1", "iat": None}, {}, {"sub": "u-1", "typ": "JWT"},
     ],
 )  # fmt: skip
 def test_what_is_no_logout_token_ends_nothing(app: Flask, liar: Liar, claims: dict[str, Any]) -> None:

@@ -51,11 +51,12 @@ class Liar:
         """What it sends when a session there has ended; None leaves a claim out."""
         moment = int(time.time())
         base = {"iss": self.issuer, "aud": CLIENT, "iat": moment, "exp": moment + 120, "jti": str(time.monotonic_ns()), "events": {LOGOUT_EVENT: {}}}
-        return self.signed({name: value for name, value in {**base, **claims}.items() if value is not None})
+        typ = claims.pop("typ", "logout+jwt")
+        return self.signed({name: value for name, value in {**base, **claims}.items() if value is not None}, typ=typ)
 
-    def signed(self, claims: dict[str, Any]) -> str:
+    def signed(self, claims: dict[str, Any], *, typ: str = "JWT") -> str:
         """As a compact token."""
-        return self.sign(claims) if self.sign else jwt.encode({"alg": "ES256", "kid": self.key.kid}, claims, self.key)
+        return self.sign(claims) if self.sign else jwt.encode({"alg": "ES256", "kid": self.key.kid, "typ": typ}, claims, self.key)
 
     def answer(self, path: str, form: dict[str, list[str]]) -> tuple[int, Any]:
         """(status, JSON) of a request."""
