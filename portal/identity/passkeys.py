@@ -22,7 +22,7 @@ from webauthn.helpers.structs import (
 )  # fmt: skip
 
 from portal.identity import factors, sign_in
-from portal.identity.accounts import oneself, require_person, session_renew
+from portal.identity.accounts import note_failure, oneself, require_person, session_renew
 from portal.identity.factors import PASSKEY, MfaDevice
 from portal.identity.models import User
 from portal.identity.sign_in import CONFIRM, PASSKEY_ENTRY, PASSKEY_NEW, SECOND, Proof, Step
@@ -139,7 +139,15 @@ def passkey_confirm(ctx: Context, site: Site, secret: str, answer: str) -> str:
 
 
 def _check(ctx: Context, site: Site, challenge: str, answer: str, user_id: str | None, *, is_alone: bool = False) -> MfaDevice:
-    """The passkey that signed a challenge; its counter is moved on. Raises Unauthorized with the same words for every reason."""
+    """The passkey that signed a challenge; its counter is moved on. Raises Unauthorized with the same words for every reason, and writes it down."""
+    try:
+        return _answered(ctx, site, challenge, answer, user_id, is_alone=is_alone)
+    except Unauthorized as error:
+        note_failure(ctx, None, "passkey", counts=False, error=error.message)
+        raise
+
+
+def _answered(ctx: Context, site: Site, challenge: str, answer: str, user_id: str | None, *, is_alone: bool) -> MfaDevice:
     try:
         given = _parsed(answer)
         with transaction(ctx.db):

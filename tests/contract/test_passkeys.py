@@ -15,6 +15,7 @@ from portal.identity import passkeys, sign_in
 from portal.identity.factors import MfaDevice
 from portal.identity.models import User, UserSession
 from portal.identity.passkeys import Site
+from portal.kernel.audit import AuditEntry
 from portal.kernel.errors import Conflict, InvalidRequest, Unauthorized
 from tests.support.authenticator import SecurityKey
 from tests.support.people import PASSWORD, People
@@ -113,6 +114,8 @@ def test_what_is_not_the_keys_answer_is_refused(people: People, key: SecurityKey
     }  # fmt: skip
     with pytest.raises(Unauthorized):
         passkeys.passkey_enter(ctx, SITE, asked.secret, answers[wrong]())
+    entry = ctx.db.scalars(select(AuditEntry).order_by(AuditEntry.seq.desc()).limit(1)).one()
+    assert (entry.action, entry.status, entry.resource_name) == ("identity.session.create", "failure", "passkey")
 
 
 def test_a_copied_key_is_noticed(people: People, key: SecurityKey) -> None:
