@@ -109,6 +109,8 @@ def sign_in(page: Page, portal: Running, username: str = "admin", password: str 
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Sign in").click()
     expect(page).to_have_url(f"{portal.url}/")
+    # The address is there before the scripts are, and keys that are pressed between the two go nowhere.
+    page.wait_for_load_state()
 
 
 def interrupt(pid: int) -> None:
