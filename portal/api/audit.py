@@ -8,8 +8,8 @@ from flask.typing import ResponseReturnValue
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
-from portal.api.identity import TEXT, WHEN, thing
 from portal.api.resources import PAGING, link, list_schema, only
+from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
 from portal.http.audit_filters import MEANINGS, NAMES, audit_query, send_export
 from portal.http.listing import paging
 from portal.http.request import context
@@ -28,8 +28,6 @@ from portal.kernel.audit_query import audit_count, audit_entries, audit_entry
 from portal.kernel.audit_watch import audit_verify
 from portal.kernel.errors import InvalidRequest
 
-NUMBER: Schema = {"type": "integer"}
-MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 ENTRY = thing(
     log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id=MAYBE_TEXT, username=TEXT, credential=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
     resource_name=TEXT, project_id=MAYBE_TEXT, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,

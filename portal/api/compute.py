@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.identity import TEXT, WHEN, thing
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, listed, ref
+from portal.api.schemas import TEXT, WHEN, thing
 from portal.compute.flavors import FLAVOR
 from portal.compute.images import IMAGE, upload
 from portal.compute.instances import INSTANCE

@@ -10,9 +10,9 @@ from sqlalchemy import select
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
-from portal.api.identity import TEXT, WHEN, thing
 from portal.api.quotas import show_quota
 from portal.api.resources import EVENT_SCHEMA, PAGING, event_feed, link, list_schema, only
+from portal.api.schemas import NUMBER, TEXT, WHEN, thing
 from portal.compute.summary import compute_summary
 from portal.http.guard import Access
 from portal.http.listing import flag, paging, whole
@@ -27,7 +27,6 @@ from portal.kernel.search import search
 from portal.kernel.tags import ResourceTag
 
 REGION = "local"
-NUMBER: Schema = {"type": "integer"}
 STEP = thing(name=TEXT, label=TEXT, state=TEXT, detail=TEXT, started_at=WHEN, finished_at=WHEN)
 JOB = thing(
     job_id=TEXT, id=TEXT, kind=TEXT, label=TEXT, state=TEXT, status=TEXT, progress=NUMBER, error=TEXT, resource_type=TEXT, resource_id=TEXT, resource_name=TEXT,

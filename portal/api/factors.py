@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint
-from portal.api.identity import TEXT, read, thing
+from portal.api.schemas import TEXT, Input, read, thing
 from portal.http.request import context
 from portal.identity import factors, sign_in, users
 from portal.kernel.authz import authorize
@@ -19,11 +19,7 @@ CODES = thing(recovery_codes={"type": "array", "items": TEXT})
 RULES = thing(roles={"type": "array", "items": TEXT})
 
 
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NewDevice(_Input):
+class NewDevice(Input):
     """An authenticator app."""
 
     device_name: str = Field(min_length=1, max_length=factors.NAME_MAX)
@@ -31,13 +27,13 @@ class NewDevice(_Input):
     otp: str = Field("", max_length=100, description="A code of a device that you have already, if there is one; with the password.")
 
 
-class FirstCode(_Input):
+class FirstCode(Input):
     """The first code of an app."""
 
     code: str = Field(min_length=6, max_length=10)
 
 
-class Rules(_Input):
+class Rules(Input):
     """Roles whose holders must have a second factor."""
 
     roles: list[str] = Field(max_length=20)

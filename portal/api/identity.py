@@ -5,29 +5,23 @@ from typing import Annotated, Any
 
 from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from portal.api import body as io
-from portal.api.endpoints import PREFIX, Endpoint, Schema
+from portal.api.endpoints import PREFIX, Endpoint
 from portal.api.resources import list_schema, only
+from portal.api.schemas import TEXT, WHEN, Input, read, thing
 from portal.http.request import context, portal_settings, session_secret, signed_in
 from portal.identity import accounts, projects, sign_in, tokens, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.fields import ONE_LINE
-from portal.kernel.inputs import problems
 
 DAY_S = 86_400
-TEXT: Schema = {"type": "string"}
-WHEN: Schema = {"type": ["string", "null"], "format": "date-time"}
 Line = Field(max_length=255)
 
 
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Credentials(_Input):
+class Credentials(Input):
     """User name or e-mail address, and password."""
 
     username: str = Field(min_length=1, max_length=254)
@@ -35,7 +29,7 @@ class Credentials(_Input):
     otp: str = Field("", max_length=100, description="A code of the authenticator app or a recovery code, for users who have a second factor.")
 
 
-class NewToken(_Input):
+class NewToken(Input):
     """A token for scripts."""
 
     name: str = Field(min_length=1, max_length=255, pattern=ONE_LINE)
@@ -45,7 +39,7 @@ class NewToken(_Input):
     days: int | None = Field(None, ge=1, le=3650, description="How long it holds; 90 days unless the installation says otherwise.")
 
 
-class TokenChange(_Input):
+class TokenChange(Input):
     """What of a token is to be different."""
 
     name: str | None = Field(None, min_length=1, max_length=255, pattern=ONE_LINE)
@@ -53,47 +47,47 @@ class TokenChange(_Input):
     is_active: bool | None = None
 
 
-class Boundary(_Input):
+class Boundary(Input):
     """The permission boundary of a project."""
 
     policy: str | None = Field(None, max_length=255, pattern=ONE_LINE, description="Name or id; nothing takes the boundary away.")
 
 
-class Rotation(_Input):
+class Rotation(Input):
     """How a token's secret is replaced."""
 
     overlap_hours: int = Field(24, ge=0, le=720, description="How long the old secret still holds.")
 
 
-class PasswordChange(_Input):
+class PasswordChange(Input):
     """The present password and the new one."""
 
     old: str = Field(max_length=1024)
     new: str = Field(max_length=1024)
 
 
-class ProjectInput(_Input):
+class ProjectInput(Input):
     """A project."""
 
     name: str = Field(max_length=255)
     description: str = Field("", max_length=2000)
 
 
-class ProjectChange(_Input):
+class ProjectChange(Input):
     """What may be changed of a project."""
 
     name: str | None = Field(None, max_length=255)
     description: str | None = Field(None, max_length=2000)
 
 
-class MemberInput(_Input):
+class MemberInput(Input):
     """A user's role in a project."""
 
     username: str = Field(min_length=1, max_length=254)
     role: str = Field(json_schema_extra={"enum": list(projects.PROJECT_ROLES)})
 
 
-class UserInput(_Input):
+class UserInput(Input):
     """A new user, who has to change the password at the first sign-in, or chooses one by invitation."""
 
     username: str = Field(max_length=150)
@@ -102,24 +96,11 @@ class UserInput(_Input):
     platform_role: str = Field("", json_schema_extra={"enum": list(users.PLATFORM_ROLES)})
 
 
-class UserChange(_Input):
+class UserChange(Input):
     """What an administrator may change of a user."""
 
     is_active: bool | None = None
     platform_role: str | None = Field(None, json_schema_extra={"enum": [*users.PLATFORM_ROLES, None]})
-
-
-def read(model: type[BaseModel]) -> Any:
-    """The request's body as a model. Raises InvalidRequest with every problem at once."""
-    try:
-        return model.model_validate(io.read_object())
-    except ValidationError as error:
-        raise InvalidRequest.fields(problems(error)) from None
-
-
-def thing(**properties: Schema) -> Schema:
-    """Schema of an object of which every property is there."""
-    return {"type": "object", "properties": properties, "required": sorted(properties)}
 
 
 USER = thing(user_id=TEXT, id=TEXT, username=TEXT, email=TEXT, is_active={"type": "boolean"}, platform_role=TEXT, last_login_at=WHEN, created_at=WHEN)

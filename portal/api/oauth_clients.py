@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
-from portal.api.identity import TEXT, WHEN, read, thing
 from portal.api.resources import list_schema, only
+from portal.api.schemas import TEXT, WHEN, read, thing
 from portal.http.request import context
 from portal.identity.oauth2.clients import (
     Registration,

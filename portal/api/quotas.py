@@ -5,12 +5,12 @@ from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.identity import TEXT, WHEN, read, thing
 from portal.api.resources import list_schema, only
+from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.listing import flag
 from portal.http.request import context
 from portal.kernel import alerts, limits, quota_history, quota_requests
@@ -19,10 +19,6 @@ from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.limits import QuotaLine, UserLimit
 from portal.kernel.quota_requests import STATES, QuotaRequest, Verdict
 
-NUMBER: Schema = {"type": "integer"}
-YES: Schema = {"type": "boolean"}
-MAYBE: Schema = {"type": ["integer", "null"]}
-MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 FIGURES: dict[str, Schema] = {
     "resource_type": TEXT, "label": TEXT, "unit": TEXT, "limit": MAYBE, "used": NUMBER, "reserved": NUMBER, "available": MAYBE,
     "usage_percentage": {"type": ["number", "null"]}, "warning_threshold": NUMBER,
@@ -42,25 +38,21 @@ ALERT = thing(
 )  # fmt: skip
 
 
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class LimitInput(_Input):
+class LimitInput(Input):
     """A limit of a project."""
 
     limit: int
     warning_threshold: int | None = Field(None, description="Percent of the limit at which somebody is told; as it was where it is left out.")
 
 
-class UserLimitInput(_Input):
+class UserLimitInput(Input):
     """What a user may own, in all projects together."""
 
     limit: int | None = Field(description="Nothing (null) takes the limit away.")
     warning_threshold: int | None = Field(None, description="Percent of the limit at which the user is told; as it was where it is left out.")
 
 
-class RequestInput(_Input):
+class RequestInput(Input):
     """A wish for a higher limit of the current project."""
 
     resource_type: str = Field(max_length=96, description="The quota, such as cpus.")
@@ -68,7 +60,7 @@ class RequestInput(_Input):
     reason: str = Field(max_length=quota_requests.TEXT_MAX)
 
 
-class DecisionInput(_Input):
+class DecisionInput(Input):
     """What becomes of a request."""
 
     decision: str = Field(json_schema_extra={"enum": ["approve", "deny"]})

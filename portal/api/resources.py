@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.represent import represent
+from portal.api.schemas import TEXT
 from portal.http.listing import list_query, paging, whole
 from portal.http.request import context, portal_settings
 from portal.kernel.activity import events_after
@@ -26,7 +27,6 @@ from portal.kernel.operations import run
 from portal.kernel.resource import Registry, ResourceType
 
 MAX_BULK = 100
-TEXT: Schema = {"type": "string"}
 EVENT_SCHEMA: Schema = {
     "type": "object",
     "properties": {

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.identity import TEXT, WHEN, read, thing
 from portal.api.resources import aliases, list_schema, only
+from portal.api.schemas import TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
@@ -22,7 +22,6 @@ from portal.security.policies import POLICY, holders_of
 from portal.security.simulator import Question, simulate, target_named, what_can, who_can
 from portal.security.unused import PERIOD, unused
 
-YES: Schema = {"type": "boolean"}
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MEMBER = thing(user_id=TEXT, username=TEXT, created_at=WHEN)
 ATTACHMENT = thing(principal_type=TEXT, principal_id=TEXT, principal_name=TEXT, created_by=TEXT, created_at=WHEN)

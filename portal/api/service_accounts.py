@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
-from portal.api.identity import TEXT, TOKEN, WHEN, NewToken, Rotation, read, show_token, thing
+from portal.api.identity import TOKEN, NewToken, Rotation, show_token
 from portal.api.resources import list_schema, only
+from portal.api.schemas import TEXT, WHEN, read, thing
 from portal.http.request import context
 from portal.identity import tokens
 from portal.identity.models import Membership

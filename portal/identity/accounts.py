@@ -225,6 +225,14 @@ def session_renew(ctx: Context, *, is_factor: bool) -> str:
     return secret
 
 
+def checked_name(name: str, *, longest: int) -> str:
+    """The name of a token or device. Raises InvalidRequest."""
+    name = name.strip()
+    if not 0 < len(name) <= longest or not name.isprintable():
+        raise InvalidRequest.fields({"name": [f"must have 1 to {longest} printable characters; this one has {len(name)}."]})
+    return name
+
+
 def oneself(ctx: Context) -> audit.Subject:
     """The caller as the subject of an audit entry."""
     return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)

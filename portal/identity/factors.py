@@ -8,7 +8,7 @@ import pyotp
 from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.identity.accounts import note_proof, oneself, refuse_beyond, require_person, require_proof
+from portal.identity.accounts import checked_name, note_proof, oneself, refuse_beyond, require_person, require_proof
 from portal.identity.iam import MfaRule, bump
 from portal.identity.models import User, UserSession, digest
 from portal.identity.sealed import seal, unseal
@@ -86,7 +86,7 @@ def totp_begin(ctx: Context, name: str, *, with_password: bool = False) -> tuple
     if not with_password:
         require_person(ctx)
     user, secret = ctx.db.get_one(User, ctx.principal.user_id), pyotp.random_base32()
-    device = MfaDevice(user_id=user.id, device_type=TOTP, name=checked_name(name), sealed_secret=seal(ctx.settings, secret))
+    device = MfaDevice(user_id=user.id, device_type=TOTP, name=checked_name(name, longest=NAME_MAX), sealed_secret=seal(ctx.settings, secret))
     with acting(ctx, "identity.mfa.begin", oneself(ctx), details={"device_type": TOTP, "name": device.name}):
         refuse_too_many(ctx)
         ctx.db.execute(delete(MfaDevice).where(MfaDevice.user_id == user.id, MfaDevice.confirmed_at.is_(None)))
@@ -196,14 +196,6 @@ def factors_reset(ctx: Context, user: User) -> None:
 def users_with_factors(session: Session) -> set[str]:
     """Ids of all users who have a second factor."""
     return set(session.scalars(select(MfaDevice.user_id).where(MfaDevice.confirmed_at.is_not(None)).distinct()))
-
-
-def checked_name(name: str) -> str:
-    """A device's name. Raises InvalidRequest."""
-    name = name.strip()
-    if not 0 < len(name) <= NAME_MAX or not name.isprintable():
-        raise InvalidRequest.fields({"name": [f"must have 1 to {NAME_MAX} printable characters."]})
-    return name
 
 
 def refuse_too_many(ctx: Context) -> None:

@@ -22,7 +22,7 @@ from webauthn.helpers.structs import (
 )  # fmt: skip
 
 from portal.identity import factors, sign_in
-from portal.identity.accounts import note_failure, oneself, require_person, session_renew
+from portal.identity.accounts import checked_name, note_failure, oneself, require_person, session_renew
 from portal.identity.factors import PASSKEY, MfaDevice
 from portal.identity.models import User
 from portal.identity.sign_in import CONFIRM, PASSKEY_ENTRY, PASSKEY_NEW, SECOND, Proof, Step
@@ -83,7 +83,7 @@ def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str
     if len(made.credential_id) > MAX_ID // 2:
         raise InvalidRequest.fields({"credential": ["has a longer id than an authenticator gives."]})
     device = MfaDevice(
-        user_id=ctx.principal.user_id, device_type=PASSKEY, name=factors.checked_name(name), credential_id=bytes_to_base64url(made.credential_id),
+        user_id=ctx.principal.user_id, device_type=PASSKEY, name=checked_name(name, longest=factors.NAME_MAX), credential_id=bytes_to_base64url(made.credential_id),
         public_key=bytes_to_base64url(made.credential_public_key), sign_count=made.sign_count,
     )  # fmt: skip
     with acting(ctx, "identity.mfa.create", oneself(ctx), details={"device_type": PASSKEY, "name": device.name}):

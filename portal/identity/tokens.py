@@ -9,7 +9,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, checked_name, oneself, principal_of, refuse_beyond, require_proof
 from portal.identity.models import SERVICE, ApiToken, User, digest
 from portal.kernel import audit
 from portal.kernel.authz import Target
@@ -37,7 +37,7 @@ def token_create(
     """
     require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    name = _checked_name(name)
+    name = checked_name(name, longest=TOKEN_NAME_MAX)
     check_scopes(ctx, scopes)
     act = _act(ctx, "create", user)
     with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
@@ -85,13 +85,6 @@ def _lock_owner(ctx: Context, owner: User) -> None:
         if not row.is_active:
             raise Conflict(f"{row.username} is disabled. Enable it first.")
         refuse_beyond(ctx, row)
-
-
-def _checked_name(name: str) -> str:
-    name = name.strip()
-    if not 0 < len(name) <= TOKEN_NAME_MAX or not name.isprintable():
-        raise InvalidRequest.fields({"name": [f"must have 1 to {TOKEN_NAME_MAX} printable characters; this one has {len(name)}."]})
-    return name
 
 
 def check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
@@ -163,7 +156,11 @@ def token_update(
 ) -> ApiToken:  # fmt: skip
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
     require_proof(ctx)
-    changes = {"name": None if name is None else _checked_name(name), "scopes": None if scopes is None else list(scopes), "is_active": is_active}
+    changes = {
+        "name": None if name is None else checked_name(name, longest=TOKEN_NAME_MAX),
+        "scopes": None if scopes is None else list(scopes),
+        "is_active": is_active,
+    }
     check_scopes(ctx, scopes or ())
     with acting(ctx, "identity.api_token.update", oneself(ctx), details={"key_id": token_id[:64], "after": changes}):
         token = _own(ctx, token_id, None)
