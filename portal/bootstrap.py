@@ -55,12 +55,12 @@ def migrate(engine: Engine) -> None:
 
 
 def initialise(session: Session, settings: Settings) -> FirstAdmin | None:
-    """Make what is missing of the default project, flavors, images and the first administrator; gives that one if it was made now."""
+    """Make what is missing of a first project, flavors, images and the first administrator; gives that one if it was made now."""
     with transaction(session):
         if session.get_bind().dialect.name == "postgresql":
             # Two replicas that start at once: the second finds everything made.
             session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        project = session.scalars(select(Project).where(Project.name == DEFAULT_PROJECT)).first()
+        project = session.scalars(select(Project).where(Project.deleted_at.is_(None)).order_by(Project.created_at, Project.id)).first()
         if project is None:
             project = Project(id=new_id("prj"), name=DEFAULT_PROJECT, description="The first project.")
             session.add(project)

@@ -21,6 +21,7 @@ PERMISSIONS = {
     "identity.project.read": "read",
     "identity.project.create": "platform",
     "identity.project.update": "manage",
+    "identity.project.delete": "manage",
     "identity.project.bound": "platform",
     "identity.membership.update": "manage",
     "identity.user.read": "platform",

@@ -196,7 +196,12 @@ class Settings(BaseSettings):
     worker_threads: int = Field(4, ge=1, le=64, description="Jobs that one worker process runs at the same time.")
     job_poll_ms: int = Field(50, ge=5, le=10_000, description="How often an idle worker looks at the jobs table.")
     job_lease_s: int = Field(30, ge=2, le=3600, description="A job whose worker is silent for this long goes to another one.")
-    job_retry_base_s: float = Field(2.0, ge=0, le=3600, description="Pause before a failed step is tried again; doubles each time.")
+    job_retry_base_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="Pause before a failed step is tried again, doubled each time, and between looks at jobs that another waits for.",
+    )
     job_max_attempts: int = Field(3, ge=1, le=20, description="Tries of one step before the job is undone.")
     reconcile_interval_s: int = Field(10, ge=1, le=3600, description="How often desired and actual state are compared.")
     metrics_interval_s: int = Field(15, ge=1, le=3600, description="How often instances are measured.")

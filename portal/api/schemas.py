@@ -34,3 +34,7 @@ def read(model: type[BaseModel]) -> Any:
 def thing(**properties: Schema) -> Schema:
     """Schema of an object of which every property is there."""
     return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
+# What a user or a project owns of one type: how many, and the names of the first.
+OWNED = thing(label=TEXT, count=NUMBER, names={"type": "array", "items": TEXT})

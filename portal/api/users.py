@@ -8,14 +8,13 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query
 from portal.api.resources import only
-from portal.api.schemas import TEXT, thing
+from portal.api.schemas import OWNED, TEXT, thing
 from portal.http.request import context, own_origin
 from portal.identity import users
 from portal.identity.deletion import user_delete, user_leaving
 from portal.identity.invitations import user_invite
 
 TAG = "Users"
-OWNED = thing(label=TEXT, count={"type": "integer"}, names={"type": "array", "items": TEXT})
 
 
 def endpoints() -> Iterator[Endpoint]:

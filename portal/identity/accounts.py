@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import PERSON, ApiToken, Invitation, Membership, Project, User, UserSession, digest
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily, end_access
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
@@ -20,6 +20,7 @@ from portal.kernel.db import now, transaction
 from portal.kernel.errors import ConfirmationRequired, Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting, refusals_audited, refuse_restricted
+from portal.kernel.projects import is_there
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
@@ -155,7 +156,7 @@ def may_enter(ctx: Context, project_id: str) -> bool:
     if any(grant.project_id == project_id for grant in ctx.principal.grants):
         return True
     everywhere = any(grant.project_id is None for grant in ctx.principal.grants)
-    return everywhere and is_storable(project_id) and ctx.db.get(Project, project_id) is not None
+    return everywhere and is_storable(project_id) and is_there(ctx.db, project_id)
 
 
 def switch_project(ctx: Context, session_id_hash: str, project_id: str) -> None:

@@ -89,7 +89,7 @@ def remove(ctx: Context, user_id: str, *, heir_id: str | None) -> None:
     lock_clients_of(ctx.db, user_id)
     user = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
     iam.forget_user(ctx.db, user_id)
-    quota_requests.withdraw_all(ctx.db, user_id)
+    quota_requests.withdraw_all(ctx.db, user_id=user_id)
     quota.hand_over(ctx.db, user_id, heir_id)
     ctx.db.expunge(user)
     # Sessions, tokens, factors and everything else of the account goes with it, by the database's own rule.

@@ -58,6 +58,8 @@ class Project(Base):
     # A policy that must allow whatever anybody does in the project.
     boundary_policy_id: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    # What has been in it still names it; its own name is free again.
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Membership(Base):

@@ -14,6 +14,7 @@ from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
+from portal.kernel.projects import refuse_ending
 
 READ = "identity.project.read"
 PROJECT_ROLES = ("project_admin", "developer", "viewer", "auditor")
@@ -23,14 +24,15 @@ MIN_NAME = 2
 
 def projects_visible(ctx: Context) -> Sequence[Project]:
     """The projects that the caller may see, by name."""
-    return ctx.db.scalars(select(Project).where(reach(ctx, READ).where(Columns(Project.id))).order_by(Project.name)).all()
+    mine = reach(ctx, READ).where(Columns(Project.id))
+    return ctx.db.scalars(select(Project).where(mine, Project.deleted_at.is_(None)).order_by(Project.name)).all()
 
 
 def project_find(ctx: Context, project_id: str) -> Project:
     """A project that the caller may see. Raises NotFound."""
     may_see = is_storable(project_id) and decide(ctx, READ, Target(project_id)).allowed
     project = ctx.db.get(Project, project_id) if may_see else None
-    if project is None:
+    if project is None or project.deleted_at is not None:
         raise NotFound(f"There is no project {project_id[:80]} here.")
     return project
 
@@ -39,7 +41,7 @@ def project_create(ctx: Context, *, name: str, description: str = "") -> Project
     """Create a project with the default quotas; whoever creates it administers it."""
     name = _checked_name(name)
     project = Project(id=new_id("prj"), name=name, description=_checked_description(description))
-    with acting(ctx, "identity.project.create", _about(project), target=Target(None, label=f"a new project {name}"), details={"name": name}):
+    with acting(ctx, "identity.project.create", project_subject(project), target=Target(None, label=f"a new project {name}"), details={"name": name}):
         _refuse_taken(ctx, project)
         ctx.db.add(project)
         ctx.db.flush()
@@ -59,8 +61,10 @@ def project_update(ctx: Context, project_id: str, *, name: str | None = None, de
     if description is not None:
         changes["description"] = _checked_description(description)
     before = {"name": project.name, "description": project.description}
-    with acting(ctx, "identity.project.update", _about(project), target=_target(project), details={"before": before, "after": changes}):
-        row = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
+    with acting(
+        ctx, "identity.project.update", project_subject(project), target=project_target(project), details={"before": before, "after": changes}
+    ):
+        row = project_locked(ctx, project)
         for attribute, value in changes.items():
             setattr(row, attribute, value)
         _refuse_taken(ctx, row)
@@ -74,8 +78,8 @@ def boundary_set(ctx: Context, project_id: str, policy: str) -> Project:
     """
     project = project_find(ctx, project_id)
     everywhere = Target(None, label=f"the boundary of project {project.name}")
-    with acting(ctx, "identity.project.bound", _about(project), target=everywhere, details={"policy": policy[:255]}):
-        row = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
+    with acting(ctx, "identity.project.bound", project_subject(project), target=everywhere, details={"policy": policy[:255]}):
+        row = project_locked(ctx, project)
         row.boundary_policy_id = _boundary(ctx, policy, project_id) if policy else None
         iam.bump(ctx.db)
     return project
@@ -109,13 +113,13 @@ def member_set(ctx: Context, project_id: str, username: str, role: str) -> Membe
     """Give a user a role in a project, in place of the one they had. Raises InvalidRequest for an unknown user or role."""
     project = project_find(ctx, project_id)
     about = audit.Subject("identity.membership", project.id, username[:255], project.id)
-    with acting(ctx, "identity.membership.update", about, target=_target(project), details={"username": username[:255], "role": role[:64]}):
+    with acting(ctx, "identity.membership.update", about, target=project_target(project), details={"username": username[:255], "role": role[:64]}):
         # Looked up after the permission was decided: who may not manage members does not learn which users exist.
-        authorize(ctx, "identity.membership.update", _target(project))
+        authorize(ctx, "identity.membership.update", project_target(project))
         if role not in PROJECT_ROLES:
             raise InvalidRequest.fields({"role": [f"must be one of {', '.join(PROJECT_ROLES)}."]})
         refuse_escalation(ctx, ROLES[role].statements, project.id)
-        _lock(ctx, project)
+        project_locked(ctx, project)
         user = ctx.db.scalars(select(User).where(User.username == storable(username[:254]), User.kind == PERSON)).first()
         if user is None:
             raise InvalidRequest.fields({"username": [f"There is no user {username[:80]}. An administrator of the platform creates users."]})
@@ -134,8 +138,8 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
     """Take a user out of a project, its groups and its policies; what they own there stays. Raises NotFound, or Conflict for the last administrator."""
     project = project_find(ctx, project_id)
     about = audit.Subject("identity.membership", project.id, user_id[:64], project.id)
-    with acting(ctx, "identity.membership.update", about, target=_target(project), details={"user_id": user_id[:64], "role": None}):
-        _lock(ctx, project)
+    with acting(ctx, "identity.membership.update", about, target=project_target(project), details={"user_id": user_id[:64], "role": None}):
+        project_locked(ctx, project)
         held = ctx.db.get(Membership, (storable(user_id), project.id), populate_existing=True)
         if held is None or held.user.kind != PERSON:
             raise NotFound(f"{user_id[:80]} is no member of {project.name}.")
@@ -144,9 +148,11 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
         iam.leave_project(ctx.db, user_id, project.id)
 
 
-def _lock(ctx: Context, project: Project) -> None:
-    # Two administrators who demote each other at once must not both succeed.
-    ctx.db.get_one(Project, project.id, with_for_update=True)
+def project_locked(ctx: Context, project: Project) -> Project:
+    """The project's row, locked: of two administrators who demote each other at once, one succeeds. Raises StateConflict if it is being deleted."""
+    row = ctx.db.get_one(Project, project.id, with_for_update=True, populate_existing=True)
+    refuse_ending(ctx.db, project.id)
+    return row
 
 
 def _keep_an_admin(ctx: Context, held: Membership, role: str) -> None:
@@ -161,11 +167,13 @@ def _keep_an_admin(ctx: Context, held: Membership, role: str) -> None:
         raise Conflict("This is the project's last administrator. Make somebody else project admin first.")
 
 
-def _target(project: Project) -> Target:
+def project_target(project: Project) -> Target:
+    """The project, to decide about."""
     return Target(project.id, label=f"project {project.name}")
 
 
-def _about(project: Project) -> audit.Subject:
+def project_subject(project: Project) -> audit.Subject:
+    """The project in the audit log."""
     return audit.Subject("identity.project", project.id, project.name, project.id)
 
 

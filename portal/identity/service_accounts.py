@@ -20,6 +20,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting
+from portal.kernel.projects import refuse_ending
 
 READ = "identity.service_account.read"
 PREFIX = "sa"
@@ -63,6 +64,8 @@ def service_account_create(ctx: Context, *, name: str, role: str = "") -> Member
         ctx.db.add(account)
         ctx.db.flush()
         ctx.db.add(Membership(user_id=account.id, project_id=ctx.project_id, role=role))
+        ctx.db.flush()
+        refuse_ending(ctx.db, ctx.project_id)
     return service_account_find(ctx, account_id)
 
 

@@ -11,12 +11,12 @@ from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
+from portal.kernel.projects import is_there
 from portal.kernel.quota import DIMENSIONS, Dimension, Quota, UserQuota
 
 UPDATE = "core.quota.update"
 HIGHEST = 2**53
-# The kernel does not know the models; it only asks whether there is one.
-PROJECTS = table("projects", column("id"))
+# The models are identity's.
 USERS = table("users", column("id"), column("username"))
 
 
@@ -68,8 +68,8 @@ def quota_lines(ctx: Context, project_id: str) -> list[QuotaLine]:
 
 def require(ctx: Context, project_id: str) -> None:
     """Raise NotFound unless there is a project whose quotas the caller may read."""
-    is_there = is_storable(project_id) and ctx.db.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id)) is not None
-    if not is_there or not decide(ctx, "core.quota.read", Target(project_id)).allowed:
+    known = is_storable(project_id) and is_there(ctx.db, project_id)
+    if not known or not decide(ctx, "core.quota.read", Target(project_id)).allowed:
         raise NotFound(f"There is no project {project_id[:80]} here.")
 
 

@@ -20,6 +20,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.inputs import canonical, inputs_of
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
+from portal.kernel.projects import refuse_ending
 from portal.kernel.resource import ResourceType, Tenancy
 
 REFUSALS = (403, 409, 412, 429)
@@ -141,6 +142,7 @@ class _Attempt:
         refuse_duplicate(ctx, rtype, row)
         ctx.db.add(row)
         ctx.db.flush()
+        refuse_ending(ctx.db, row.project_of())
         tags.store(ctx.db, rtype.key, row)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
         quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=rtype.lifecycle is None)
@@ -155,6 +157,8 @@ class _Attempt:
         self.decided = _decided(authz.authorize(ctx, self.action, authz.target_of(seen)))
         inputs = self._inputs()
         row = find(ctx, rtype, target, lock=True)
+        if op.effect is not Effect.REMOVE:
+            refuse_ending(ctx.db, row.project_of())
         self._check_row(row)
         before = snapshot(rtype, row)
         previous_name = row.name

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, String, Text, column, func, or_, select, table, text, update
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, String, Text, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel import audit, events, limits, quota
@@ -16,13 +16,13 @@ from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
+from portal.kernel.projects import PROJECTS, refuse_ending
 
 ASK = "core.quota.request"
 STATES = ("pending", "approved", "denied", "withdrawn")
 TEXT_MAX = 2000
 MOST_SHOWN = 200
 IS_PENDING = text("state = 'pending'")
-PROJECTS = table("projects", column("id"), column("name"))
 
 
 class QuotaRequest(Base):
@@ -137,6 +137,8 @@ def quota_request_create(ctx: Context, project_id: str, dimension: str, *, limit
         _refuse_odd(row, known.label)
         _refuse_second(ctx, row)
         ctx.db.add(row)
+        ctx.db.flush()
+        refuse_ending(ctx.db, project_id)
         _tell(ctx, row, "requested")
     return row
 
@@ -169,9 +171,10 @@ def _refuse_second(ctx: Context, row: QuotaRequest) -> None:
         )
 
 
-def withdraw_all(session: Session, user_id: str) -> None:
-    """Take back what a user still asks for, within the caller's transaction: nobody is left who wants it."""
-    pending = (QuotaRequest.user_id == user_id, QuotaRequest.state == "pending")
+def withdraw_all(session: Session, *, user_id: str = "", project_id: str = "") -> None:
+    """Take back what a user, or anybody in a project, still asks for, within the caller's transaction: nobody is left who wants it."""
+    whose = QuotaRequest.user_id == user_id if user_id else QuotaRequest.project_id == project_id
+    pending = (whose, QuotaRequest.state == "pending")
     session.execute(update(QuotaRequest).where(*pending).values(state="withdrawn", decided_at=now()))
 
 

@@ -31,6 +31,10 @@ class StepFailed(Exception):
     """A step cannot succeed, however often it is tried; the text is for the user."""
 
 
+class NotYet(Exception):
+    """Work that was asked for waits for other work, and goes on a little later; the text is shown with its step and says how far it is."""
+
+
 @dataclass(slots=True)
 class StepRun:
     """What a step gets: the row as it was loaded (read it, do not change it), the input, the engines; and how it reports back."""
@@ -287,6 +291,9 @@ class Runner:
             try:
                 with self.sessions() as own:
                     task.do(AskedRun(self.context(own, job), claim))
+            except NotYet as waiting:
+                self._postpone(session, claim, waiting)
+                return
             except PortalError as error:
                 problem = error.message
             except LeaseLost:
@@ -300,6 +307,14 @@ class Runner:
             step.state, step.finished_at, step.detail = "failed" if problem else "done", now(), problem[:2000]
             job.error = problem[:2000]
             close(job, "failed" if problem else "succeeded")
+
+    def _postpone(self, session: Session, claim: Claim, waiting: NotYet) -> None:
+        with transaction(session):
+            job = held(session, claim)
+            # That it came so far is progress from which crashes count afresh.
+            job.steps[0].detail, job.crashes = str(waiting)[:2000], 0
+            job.state, job.lease_owner, job.lease_until = "queued", None, None
+            job.run_at = now() + timedelta(seconds=self.settings.job_retry_base_s)
 
     def context(self, session: Session, job: Job) -> Context:
         """The context in which a job settles: the portal acts for whoever asked."""

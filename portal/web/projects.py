@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.identity import projects
+from portal.identity.project_deletion import DELETE, project_delete, project_leaving
 from portal.identity.service_accounts import READ, service_accounts_of
 from portal.kernel.authz import Target, decide
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
@@ -50,6 +51,26 @@ def change(project_id: str) -> ResponseReturnValue:
     except (InvalidRequest, Conflict) as error:
         return _one(project_id, form_status(error), error=error, typed=dict(form))
     return go(f"/projects/{project_id}", "Saved.")
+
+
+@pages.route("/projects/<project_id>/delete", methods=["GET", "POST"])
+@access(Access.SIGNED_IN)
+def remove(project_id: str) -> ResponseReturnValue:
+    """What would go with a project, and the end of it."""
+    ctx = context()
+    project, leaving = projects.project_find(ctx, project_id), project_leaving(ctx, project_id)
+    errors, message, status = dict[str, list[str]](), "", 200
+    if request.method == "POST":
+        try:
+            if request.form.get("confirm", "") != project.name:
+                raise InvalidRequest.fields({"confirm": [f"must be {project.name}."]})
+            job = project_delete(ctx, project_id)
+        except (InvalidRequest, Conflict) as error:
+            errors, message = field_errors(error, ("confirm",))
+            status = form_status(error)
+        else:
+            return go(f"/jobs/{job.id}", f"{project.name} is being deleted.")
+    return render("projects/delete.html", status, project=project, leaving=leaving, errors=errors, message=message)
 
 
 @pages.post("/projects/<project_id>/boundary")
@@ -104,4 +125,5 @@ def _one(project_id: str, status: int, *, error: PortalError | None = None, type
     return render(
         "projects/show.html", status, project=project, members=members, accounts=accounts, errors=errors, message=message, typed=typed or {}, may_change=may_change,
         roles=projects.role_labels(), may_bound=decide(ctx, "identity.project.bound", Target(None)).allowed,
+        may_delete=decide(ctx, DELETE, Target(project_id)).allowed,
     )  # fmt: skip

@@ -65,4 +65,4 @@ def expire_exports(task: TaskRun) -> None:
             path.unlink(missing_ok=True)
 
 
-ASKED = {task.kind: task for task in (AskedTask(JOB_KIND, export_audit_log),)}
+EXPORT_TASK = AskedTask(JOB_KIND, export_audit_log)

@@ -70,8 +70,10 @@ def test_what_everybody_may(app: Flask, api_for: Callable[..., Api], people: Peo
     endpoint_of = {(method, rule.rule): rule.endpoint for rule in app.url_map.iter_rules() for method in rule.methods or ()}
     asked, answers = routes(app), dict[tuple[str, str], list[str]]()
     for column in COLUMNS:
-        ids = _theirs(api_for("project_admin"), people, worker, column)
-        ask = _asker(app, people, column)
+        # A project for each: who may delete it does.
+        project_id = people.project()
+        ids = _theirs(api_for("project_admin", project_id), worker, column, project_id)
+        ask = _asker(app, people, column, project_id)
         for route in asked:
             answers.setdefault(route, []).append(ask(route[0], _filled(route[1], ids), bodies.get(endpoint_of[route])))
     lines = []
@@ -81,8 +83,8 @@ def test_what_everybody_may(app: Flask, api_for: Callable[..., Api], people: Peo
     same_as_golden("authorization.txt", "\n".join(["columns: " + ", ".join(COLUMNS), "", *lines]) + "\n")
 
 
-def _theirs(owner: Api, people: People, worker: TestWorker, column: str) -> dict[str, str]:
-    """What somebody in the default project has, by the names that paths use."""
+def _theirs(owner: Api, worker: TestWorker, column: str, project_id: str) -> dict[str, str]:
+    """What somebody in a project has, by the names that paths use."""
     name = "theirs-" + column.replace(" ", "-").replace("_", "-")
     rows = one_of_each(owner, worker.drain, name)
     account = owner.post("/service-accounts", {"name": f"{name}-robot", "role": "viewer"}).json["id"]
@@ -94,16 +96,16 @@ def _theirs(owner: Api, people: People, worker: TestWorker, column: str) -> dict
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
     return {
         **{kinds[key]: row_id for key, row_id in rows.items()}, "service": "compute", "collection": "instances", "row_id": rows["compute.instance"],
-        "tab": "activity", "verb": "stop", "project_id": people.project_id, "user_id": owner.user.id, "dimension": "instances", "resource_type": "instances",
+        "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances", "resource_type": "instances",
         "api_key_id": owner.get("/auth/keys").json["results"][0]["id"], "account_id": account, "service_account_id": account,
         "client_id": client.json["client_id"], "job_id": owner.get(f"/jobs?resource_id={rows['compute.instance']}").json["results"][0]["job_id"],
         "log_id": owner.get("/security/audit-logs").json["results"][0]["log_id"],
     }  # fmt: skip
 
 
-def _asker(app: Flask, people: People, column: str) -> Callable[[str, str, Any], str]:
+def _asker(app: Flask, people: People, column: str, project_id: str) -> Callable[[str, str, Any], str]:
     role = {NOBODY: "", NO_ROLE: "", FOREIGN: "project_admin"}.get(column, column)
-    user = people.user(role, people.project("foreign") if column == FOREIGN else None)
+    user = people.user(role, people.project("foreign") if column == FOREIGN else project_id)
     token = "" if column == NOBODY else people.token(user)
     client = app.test_client() if column == NOBODY else browser(app, people, user)
     csrf = "" if column == NOBODY else csrf_of(client.get("/account"))

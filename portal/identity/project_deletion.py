@@ -1,0 +1,254 @@
+"""Deleting a project: what would go with it, the job that takes it apart, and the end of it.
+
+The job deletes what is in the project through the same operations as anybody, what others refer to last, so that nothing stays behind on a host.
+As long as it runs nothing new is made in the project; once nothing is left, its members, accounts and policies go in one transaction. Where
+something cannot be deleted the job ends and says so: the project stays, with what is left in it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+
+from portal.identity import iam
+from portal.identity.accounts import require_proof
+from portal.identity.deletion import SHOWN, Owned, remove
+from portal.identity.models import SERVICE, Membership, Project, User, UserSession
+from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
+from portal.kernel import audit, quota_requests
+from portal.kernel.alerts import Notice, alert
+from portal.kernel.authz import authorize, reach
+from portal.kernel.context import Context
+from portal.kernel.db import now, transaction
+from portal.kernel.declare import Effect, Operation
+from portal.kernel.errors import Conflict, PortalError
+from portal.kernel.fields import Ref
+from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
+from portal.kernel.operations import acting, end, run
+from portal.kernel.quota import Quota
+from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.resource import ResourceType, Tenancy
+from portal.kernel.runner import NotYet
+
+DELETE = "identity.project.delete"
+# How many are told to go at a time: other projects have work to be done as well.
+ROUND = 50
+NAMED = 5
+ACCESS = (iam.IamGroup, iam.IamPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectLeaving:
+    """Everything that goes with a project, how much of what else ends with it, and what is in the way of its deletion."""
+
+    resources: Sequence[Owned]
+    gone: Sequence[tuple[str, int]]
+    in_the_way: Sequence[str]
+
+
+def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
+    """What the deletion of a project would do. Raises NotFound or Forbidden."""
+    project = project_find(ctx, project_id)
+    authorize(ctx, DELETE, project_target(project))
+    resources = []
+    for rtype in _types(ctx):
+        mine = _live(rtype, project_id)
+        if count := _count(ctx, rtype.model, *mine):
+            names = ctx.db.scalars(select(rtype.model.name).where(*mine).order_by(rtype.model.name).limit(SHOWN)).all()
+            resources.append(Owned(rtype.label if count == 1 else rtype.plural, count, names))
+    members = select(Membership.user_id).join(Membership.user).where(Membership.project_id == project_id)
+    waiting = (quota_requests.QuotaRequest.project_id == project_id, quota_requests.QuotaRequest.state == "pending")
+    gone = [
+        ("Memberships", _count(ctx, members.where(User.kind != SERVICE).subquery())),
+        ("Service accounts with their keys", _count(ctx, members.where(User.kind == SERVICE).subquery())),
+        ("Requests for more quota", _count(ctx, quota_requests.QuotaRequest, *waiting)),
+    ]
+    return ProjectLeaving(resources, [(label, count) for label, count in gone if count], _in_the_way(ctx, project))
+
+
+def _in_the_way(ctx: Context, project: Project) -> list[str]:
+    found = []
+    for rtype in _types(ctx):
+        model, mine = rtype.model, _live(rtype, project.id)
+        if locked := _names(ctx, rtype, *mine, model.locked.is_(True)):
+            found.append(f"{locked} locked against changes: unlock first.")
+        op = _removal(rtype)
+        allowed = reach(ctx, ctx.registry.name_of(op)).rows(model)
+        if kept := _names(ctx, rtype, *mine, ~allowed):
+            found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
+    return found
+
+
+def _names(ctx: Context, rtype: ResourceType, *where: ColumnElement[bool]) -> str:
+    """The rows in words, such as `Instances web-1, web-2 are`; empty where there is none."""
+    count = _count(ctx, rtype.model, *where)
+    if not count:
+        return ""
+    names = ctx.db.scalars(select(rtype.model.name).where(*where).order_by(rtype.model.name).limit(NAMED)).all()
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    return f"{rtype.label if count == 1 else rtype.plural} {', '.join(names)}{more} {'is' if count == 1 else 'are'}"
+
+
+def project_delete(ctx: Context, project_id: str) -> Job:
+    """Queue the job that deletes a project with everything in it.
+
+    Raises NotFound, Forbidden, ConfirmationRequired, StateConflict while it is being deleted already, and Conflict where something is in the way.
+    """
+    require_proof(ctx)
+    project = project_find(ctx, project_id)
+    job = Job(
+        kind=DELETE, label=f"Delete project {project.name}", resource_type="identity.project", resource_id=project.id, resource_name=project.name,
+        project_id=project.id, user_id=ctx.principal.user_id, username=ctx.principal.username, request_id=ctx.request_id,
+        steps=[JobStep(position=0, name="delete", label="Delete everything in it")],
+    )  # fmt: skip
+    with acting(ctx, DELETE, project_subject(project), target=project_target(project)):
+        project_locked(ctx, project)
+        if reasons := _in_the_way(ctx, project):
+            raise Conflict(f"Project {project.name} cannot be deleted. {' '.join(reasons)}", details={"in_the_way": reasons})
+        ctx.db.add(job)
+        ctx.db.flush()
+    ctx.deliver([job.id])
+    return job
+
+
+def delete_project(ctx: Context, claim: Claim) -> None:
+    """One round of the job: tell what can go to go, or end the project. Raises NotYet until that is done, Conflict where something cannot go."""
+    job = ctx.db.get_one(Job, claim.job_id)
+    project = ctx.db.get_one(Project, job.resource_id)
+    ctx.db.expunge_all()
+    if project.deleted_at is not None:
+        return
+    left = sum(_count(ctx, rtype.model, *_live(rtype, project.id)) for rtype in _contents(ctx))
+    if left and not _is_busy(ctx, project.id, job) and (refused := _remove_some(ctx, project.id, job)):
+        _tell_failed(ctx, claim, project, refused)
+        raise Conflict(f"What is left of project {project.name} stays. {' '.join(refused)}")
+    if left:
+        raise NotYet(f"{left} left")
+    _finish(ctx, claim, project.id)
+
+
+def _remove_some(ctx: Context, project_id: str, job: Job) -> list[str]:
+    """Run the removal of some of what nothing else in the project refers to; what could not go, and why."""
+    there = {rtype.key: rtype for rtype in _contents(ctx) if _count(ctx, rtype.model, *_live(rtype, project_id))}
+    referred = {key for rtype in there.values() for key in _references(rtype) if key != rtype.key}
+    first = [rtype for key, rtype in there.items() if key not in referred] or list(there.values())
+    refused: list[str] = []
+    for rtype in first:
+        op = _removal(rtype)
+        ids = ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
+        refused += filter(None, [_failure(ctx, op, row_id, job) or _remove(ctx, op, row_id) for row_id in ids])
+    return refused[:NAMED]
+
+
+def _remove(ctx: Context, op: Operation, row_id: str) -> str:
+    """Delete one; what is in the way of that, empty if it goes or something is still at work on it."""
+    if active_for(ctx.db, row_id) is not None:
+        ctx.db.rollback()
+        return ""
+    ctx.db.rollback()
+    try:
+        run(ctx, op, row_id)
+    except PortalError as error:
+        return error.message
+    return ""
+
+
+def _failure(ctx: Context, op: Operation, row_id: str, job: Job) -> str:
+    """Why an earlier round's removal of a row failed; empty if it did not."""
+    tried = (
+        Job.resource_id == row_id,
+        Job.kind == ctx.registry.name_of(op),
+        Job.created_at >= job.created_at,
+        Job.state.not_in((*ACTIVE, "succeeded")),
+    )
+    found = ctx.db.scalars(select(Job).where(*tried).order_by(Job.created_at.desc()).limit(1)).first()
+    return "" if found is None else f"{found.label} {found.state}: {found.error}"
+
+
+def _is_busy(ctx: Context, project_id: str, job: Job) -> bool:
+    """Whether jobs are at work that the deletion began."""
+    begun = (Job.project_id == project_id, Job.state.in_(ACTIVE), Job.request_id == job.request_id, Job.id != job.id)
+    return ctx.db.scalar(select(Job.id).where(*begun).limit(1)) is not None
+
+
+def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
+    """The end of a project in which nothing is left. Raises NotYet if something was made at the last moment."""
+    with transaction(ctx.db):
+        job = held(ctx.db, claim)
+        project = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
+        if any(_count(ctx, rtype.model, *_live(rtype, project_id)) for rtype in _contents(ctx)):
+            raise NotYet("Something was made at the last moment")
+        subject = project_subject(project)
+        gone = [*_end_accounts(ctx, project_id), *_end_policies(ctx, project_id)]
+        for model in (QuotaHistory, Quota):
+            ctx.db.execute(delete(model).where(model.project_id == project_id))
+        quota_requests.withdraw_all(ctx.db, project_id=project_id)
+        project.deleted_at, project.boundary_policy_id = now(), None
+        project.name = f"{project.name[: NAME_MAX - len(project.id) - 3]} ({project.id})"
+        iam.bump(ctx.db)
+        if job.user_id is not None and ctx.db.get(User, job.user_id) is not None:
+            alert(ctx, job.user_id, Notice(f"Project {subject.name} is deleted", "", "info", "identity.project", project_id))
+        audit.record(ctx, f"{DELETE}.succeeded", subject, details={"job_id": job.id, "gone": gone[:ROUND]})
+
+
+def _end_accounts(ctx: Context, project_id: str) -> Iterator[str]:
+    """Take everybody out within the caller's transaction, and delete the service accounts; their names."""
+    in_project = select(Membership).join(Membership.user).where(Membership.project_id == project_id).order_by(Membership.user_id)
+    for member in ctx.db.scalars(in_project).all():
+        yield member.user.username
+        if member.user.kind == SERVICE:
+            remove(ctx, member.user_id, heir_id=None)
+        else:
+            iam.leave_project(ctx.db, member.user_id, project_id)
+    ctx.db.execute(delete(Membership).where(Membership.project_id == project_id))
+    ctx.db.execute(update(User).where(User.default_project_id == project_id).values(default_project_id=None))
+    ctx.db.execute(update(UserSession).where(UserSession.project_id == project_id).values(project_id=None))
+
+
+def _end_policies(ctx: Context, project_id: str) -> Iterator[str]:
+    """End groups and policies within the caller's transaction, whoever holds them; their names."""
+    for rtype in (rtype for rtype in _types(ctx) if rtype.model in ACCESS):
+        for row in ctx.db.scalars(select(rtype.model).where(*_live(rtype, project_id)).order_by(rtype.model.id)).all():
+            held_by = (iam.IamAttachment.principal_id == row.id) | (iam.IamAttachment.policy_id == row.id)
+            ctx.db.execute(delete(iam.IamAttachment).where(held_by))
+            ctx.db.execute(delete(iam.IamGroupMember).where(iam.IamGroupMember.group_id == row.id))
+            end(ctx, row)
+            yield row.name
+
+
+def _tell_failed(ctx: Context, claim: Claim, project: Project, reasons: Iterable[str]) -> None:
+    with transaction(ctx.db):
+        job = held(ctx.db, claim)
+        error = " ".join(reasons)
+        if job.user_id is not None and ctx.db.get(User, job.user_id) is not None:
+            notice = Notice(f"Project {project.name} is not deleted", error, "warning", "identity.project", project.id, f"/projects/{project.id}")
+            alert(ctx, job.user_id, notice)
+        audit.record(ctx, f"{DELETE}.failed", project_subject(project), status="failure", error=error, details={"job_id": job.id})
+
+
+def _types(ctx: Context) -> Sequence[ResourceType]:
+    return [rtype for rtype in ctx.registry if rtype.tenancy is not Tenancy.PLATFORM]
+
+
+def _contents(ctx: Context) -> Sequence[ResourceType]:
+    """What the job deletes one by one; what lets people in goes last, so that somebody may look into what does not go."""
+    return [rtype for rtype in _types(ctx) if rtype.model not in ACCESS]
+
+
+def _live(rtype: ResourceType, project_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return rtype.model.project_id == project_id, rtype.model.deleted_at.is_(None)
+
+
+def _removal(rtype: ResourceType) -> Operation:
+    """The operation that removes a row of the type."""
+    return next(op for op in rtype.operations if op.effect is Effect.REMOVE and not op.internal)
+
+
+def _references(rtype: ResourceType) -> set[str]:
+    """The types that a type's rows name."""
+    return {info.kind.type_key for info in rtype.fields().values() if isinstance(info.kind, Ref)}
+
+
+def _count(ctx: Context, what: Any, *where: ColumnElement[bool]) -> int:
+    return ctx.db.scalar(select(func.count()).select_from(what).where(*where)) or 0

@@ -1,0 +1,13 @@
+"""Work that somebody asks for and that is no operation on a resource."""
+
+from portal.identity import project_deletion
+from portal.kernel.runner import AskedRun, AskedTask
+from portal.worker.audit_export import EXPORT_TASK
+
+
+def delete_project(run: AskedRun) -> None:
+    """Take a project apart."""
+    project_deletion.delete_project(run.ctx, run.claim)
+
+
+ASKED = {task.kind: task for task in (EXPORT_TASK, AskedTask(project_deletion.DELETE, delete_project))}
