@@ -1,0 +1,213 @@
+"""What the portal asks of whatever makes networks: one desired state per VPC, and one per peering between two.
+
+As in `ports`: frozen dataclasses, units in names, `ensure_*` and `remove_*` may be called again at any time. A VPC's state is whole: what it does
+not name (a subnet, a port, a route) is to be gone after `ensure_vpc`. Addresses are IPv4 in text, CIDRs have no host bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from portal.engines.ports import Capability
+
+
+class Direction(StrEnum):
+    """Seen from the guest."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class IpProtocol(StrEnum):
+    """Protocols that rules name; ALL is every protocol."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    ICMP = "icmp"
+    ALL = "-1"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSpec:
+    """What a security group lets through: a protocol, ports or an ICMP type (None: any), to or from a CIDR or the members of a group, exactly one."""
+
+    rule_id: str
+    direction: Direction
+    protocol: IpProtocol
+    from_port: int | None = None
+    to_port: int | None = None
+    icmp_type: int | None = None
+    cidr: str = ""
+    group_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A security group: what any rule lets through passes, everything else does not. Answers to what passed always pass."""
+
+    group_id: str
+    rules: Sequence[RuleSpec] = ()
+
+
+class Via(StrEnum):
+    """Where a route leads. BLACKHOLE is a route whose target is gone."""
+
+    LOCAL = "local"
+    INTERNET = "internet-gateway"
+    NAT = "nat-gateway"
+    PEERING = "vpc-peering"
+    INTERFACE = "network-interface"
+    BLACKHOLE = "blackhole"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route of a subnet's table; the longest prefix wins. `target_id` is the NAT gateway, peering or port; empty for LOCAL and INTERNET."""
+
+    destination: str
+    via: Via
+    target_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetSpec:
+    """A subnet; its first usable address is the router, which is also name server and, as 169.254.169.254, the metadata service."""
+
+    subnet_id: str
+    cidr: str
+    routes: Sequence[RouteSpec] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestData:
+    """What the metadata service tells the one guest behind a port."""
+
+    instance_id: str
+    hostname: str
+    ssh_public_keys: Sequence[str] = ()
+    user_data: str = ""
+    public_address: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """A network interface: its guest sends from this MAC and address alone. The rules of all its groups hold; without a group nothing passes.
+
+    `public_address` is a floating address that leads here (1:1 NAT), or empty. `names` are what its address is called in the VPC's DNS.
+    """
+
+    port_id: str
+    subnet_id: str
+    mac: str
+    address: str
+    group_ids: Sequence[str] = ()
+    public_address: str = ""
+    names: Sequence[str] = ()
+    guest: GuestData | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NatSpec:
+    """A NAT gateway: what is routed to it leaves with this public address."""
+
+    nat_id: str
+    public_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class VpcSpec:
+    """All of one VPC.
+
+    `uplink_address` is its own address on the external network, empty where it has no internet gateway. With `shared_nat`, guests without a
+    public address that are routed to the internet gateway leave with the uplink's address; without it they do not leave.
+    """
+
+    vpc_id: str
+    cidr: str
+    domain: str
+    subnets: Sequence[SubnetSpec] = ()
+    groups: Sequence[GroupSpec] = ()
+    ports: Sequence[PortSpec] = ()
+    nats: Sequence[NatSpec] = ()
+    uplink_address: str = ""
+    shared_nat: bool = True
+    dns_names: bool = True
+    dns_servers: Sequence[str] = ()
+    flow_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeeringSpec:
+    """A link between the routers of two VPCs whose CIDRs do not overlap; only routes that name it lead over it."""
+
+    peering_id: str
+    vpc_ids: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A connection that was seen beginning, sampled: accepted, or refused with the port at which it was. Ports are 0 where the protocol has none."""
+
+    at_s: float
+    vpc_id: str
+    accepted: bool
+    protocol: str
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Something of a VPC that is not as it was last ensured, in words for the reconciler's event."""
+
+    vpc_id: str
+    what: str
+
+
+class NetworkEngine(Protocol):
+    """Makes networks on one host. Called by workers only; safe to call from several threads."""
+
+    def capability(self) -> Capability:
+        """Say whether networks can be made here; never raises."""
+        ...
+
+    def ensure_vpc(self, spec: VpcSpec) -> None:
+        """Make the VPC exactly so, or change what differs, without breaking established connections that stay allowed. Raises EngineError."""
+        ...
+
+    def remove_vpc(self, vpc_id: str) -> None:
+        """Remove a VPC with everything in it, its peerings' ends included."""
+        ...
+
+    def ensure_peering(self, spec: PeeringSpec) -> None:
+        """Link two VPCs that are there. Raises EngineError."""
+        ...
+
+    def remove_peering(self, peering_id: str) -> None:
+        """Unlink."""
+        ...
+
+    def tap_of(self, port_id: str) -> str:
+        """Name of the tap device of a port, to which the hypervisor connects the guest; the same for the same id."""
+        ...
+
+    def drift(self) -> Sequence[Drift]:
+        """What is missing or different on the host from what was ensured last: bridges, rules, addresses, name servers. `ensure_vpc` heals it."""
+        ...
+
+    def vpcs(self) -> Sequence[str]:
+        """Every VPC that the portal made on this host."""
+        ...
+
+    def flows(self) -> Sequence[Flow]:
+        """Connections seen since the last call, of VPCs whose flow log is on; the oldest are dropped when there are too many."""
+        ...
+
+    def close(self) -> None:
+        """Let go; networks and guests' traffic go on, names and metadata with the next `ensure_vpc`."""
+        ...
