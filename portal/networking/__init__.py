@@ -1,0 +1,1 @@
+"""Networks: VPCs with subnets, security groups, routes, gateways, interfaces, addresses and peerings."""

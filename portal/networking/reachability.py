@@ -1,0 +1,305 @@
+"""Can A reach B on a port? Answered from the desired state, with the way a packet takes and the rule or route that decides.
+
+The same specs that the engine makes networks from are read here, so that the answer is about what is, not about what was meant. Pure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from portal.engines.network_ports import Direction, PeeringSpec, PortSpec, RouteSpec, RuleSpec, SubnetSpec, Via, VpcSpec
+from portal.networking.addresses import ANYWHERE
+from portal.networking.rules import covers, sentence, traffic
+
+INTERNET = "internet"
+LOCAL_ROUTE = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Specs:
+    """All that an answer may need: VPCs, the peerings between them, and what things are called."""
+
+    vpcs: Sequence[VpcSpec]
+    peerings: Sequence[PeeringSpec] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, some_id: str) -> str:
+        """What people call it."""
+        return self.names.get(some_id, some_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One place on the way: what it is, its id where it has one, and what happens there."""
+
+    kind: str
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Whether it gets there, the way so far, and what decided: a rule, a route, an address or a gateway."""
+
+    allowed: bool
+    sentence: str
+    hops: Sequence[Hop] = ()
+    decided_by: str = ""
+    decider_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    vpc: VpcSpec
+    subnet: SubnetSpec
+    port: PortSpec
+
+
+class _Stop(Exception):
+    """The way ends."""
+
+    def __init__(self, why: str, decided_by: str, decider_id: str = "") -> None:
+        super().__init__(why)
+        self.why, self.decided_by, self.decider_id = why, decided_by, decider_id
+
+
+def reach(specs: Specs, source: str, target: str, protocol: str, port: int | None) -> Answer:
+    """Whether a new connection from `source` comes to `target`; each is a port's id, an address, or "internet".
+
+    `protocol` is tcp, udp or icmp; `port` is the destination port, or the ICMP type. An address between VPCs is one as the source sees it.
+    Raises ValueError for a source or target that is none of these.
+    """
+    world = _World(specs)
+    start, ends = world.place(source), world.ends(source, target)
+    answers = []
+    for end in ends:
+        way = _Way(world, protocol, port)
+        answers.append(way.answer(start, source, target, end))
+        if answers[-1].allowed:
+            return answers[-1]
+    return answers[0]
+
+
+class _World:
+    """The specs, looked up by port and address."""
+
+    def __init__(self, specs: Specs) -> None:
+        self.specs = specs
+        self.ports: dict[str, _Place] = {}
+        self.public: dict[str, _Place] = {}
+        self.vpcs = {vpc.vpc_id: vpc for vpc in specs.vpcs}
+        self.peerings = {peering.peering_id: peering.vpc_ids for peering in specs.peerings}
+        for vpc in specs.vpcs:
+            subnets = {subnet.subnet_id: subnet for subnet in vpc.subnets}
+            for port in vpc.ports:
+                place = _Place(vpc, subnets[port.subnet_id], port)
+                self.ports[port.port_id] = place
+                if port.public_address:
+                    self.public[port.public_address] = place
+
+    def place(self, text: str) -> _Place | None:
+        """The port that is meant; None for what lies outside. Raises ValueError."""
+        if text in self.ports:
+            return self.ports[text]
+        if text != INTERNET:
+            try:
+                IPv4Address(text)
+            except ValueError:
+                msg = f"{text[:80]} is no network interface here, no IPv4 address and not the word {INTERNET}."
+                raise ValueError(msg) from None
+        return None
+
+    def ends(self, source: str, target: str) -> list[str]:
+        """The addresses under which the target may be tried, the most direct first."""
+        goal, start = self.place(target), self.ports.get(source)
+        if goal is None:
+            return [target]
+        within = start is not None and start.vpc.vpc_id == goal.vpc.vpc_id
+        private = [goal.port.address] if within or (start is not None and self.linked(start.vpc.vpc_id, goal.vpc.vpc_id)) else []
+        public = [goal.port.public_address] if goal.port.public_address and not within else []
+        return private + public or [""]
+
+    def linked(self, one: str, other: str) -> bool:
+        """Whether a peering joins two VPCs."""
+        return any(set(pair) == {one, other} for pair in self.peerings.values())
+
+    def at(self, vpc: VpcSpec, address: str) -> _Place | None:
+        """The port with a private address."""
+        return next((self.ports[port.port_id] for port in vpc.ports if port.address == address), None)
+
+
+class _Way:
+    """One packet on its way."""
+
+    def __init__(self, world: _World, protocol: str, port: int | None) -> None:
+        self.world, self.protocol, self.port = world, protocol, port
+        self.hops: list[Hop] = []
+        self.decided = ("", "")
+
+    def answer(self, start: _Place | None, source: str, target: str, address: str) -> Answer:
+        """Where it comes to."""
+        name = self.world.specs.name
+        asked = f"{'The internet' if source == INTERNET else name(source)} {{}} {'the internet' if target == INTERNET else name(target)}"
+        asked += f" with {traffic(self.protocol, self.port)}: "
+        try:
+            end = self._go(start, source, target, address)
+        except _Stop as stop:
+            return Answer(False, asked.format("cannot reach") + stop.why, tuple(self.hops), stop.decided_by, stop.decider_id)
+        return Answer(True, asked.format("can reach") + end, tuple(self.hops), *self.decided)
+
+    def _go(self, start: _Place | None, source: str, target: str, address: str) -> str:
+        if start is None:
+            return self._from_outside(source, target, address)
+        if not address:
+            raise _Stop("They are in different VPCs, no peering joins these, and the target has no public address.", "address", target)
+        self._hop("interface", start.port.port_id, f"leaves {self._name(start.port.port_id)} ({start.port.address})")
+        self._pass(start, Direction.EGRESS, ANYWHERE if address == INTERNET else f"{address}/32")
+        if address != INTERNET and IPv4Address(address) in IPv4Network(start.vpc.cidr):
+            return self._local(start, address)
+        return self._routed(start, address)
+
+    # -- the pieces ----------------------------------------------------------------------------------------------------------------------
+
+    def _local(self, start: _Place, address: str) -> str:
+        self._hop("route", LOCAL_ROUTE, f"{start.vpc.cidr} is routed within the VPC")
+        end = self.world.at(start.vpc, address)
+        if end is None:
+            raise _Stop(f"No network interface in {self._name(start.vpc.vpc_id)} has the address {address}.", "address", address)
+        return self._arrive(end, f"{start.port.address}/32")
+
+    def _routed(self, start: _Place, address: str) -> str:
+        route = best_route(start.subnet.routes, address)
+        if route is None:
+            raise _Stop(f"No route of {self._name(start.subnet.subnet_id)} leads to {_shown(address)}.", "route", start.subnet.subnet_id)
+        self._hop("route", route.destination, f"{route.destination} leads to {self._name(route.target_id) if route.target_id else _SAYS[route.via]}")
+        self.decided = ("route", route.destination)
+        match route.via:
+            case Via.INTERNET:
+                return self._out(start, address, self._leaving(start))
+            case Via.NAT:
+                return self._out(start, address, self._through_nat(start, route))
+            case Via.PEERING:
+                return self._over(start, address, route)
+            case Via.INTERFACE:
+                return self._handed(start, route)
+        raise _Stop(
+            f"The route {route.destination} of {self._name(start.subnet.subnet_id)} leads nowhere: its target is gone.", "route", route.destination
+        )
+
+    def _leaving(self, start: _Place) -> str:
+        """The address with which a guest leaves through the internet gateway."""
+        vpc = start.vpc
+        self._need_gateway(vpc)
+        if start.port.public_address:
+            return start.port.public_address
+        if not vpc.shared_nat:
+            raise _Stop(
+                f"{self._name(start.port.port_id)} has no public address, and {self._name(vpc.vpc_id)} lends it none.", "address", start.port.port_id
+            )
+        return vpc.uplink_address
+
+    def _through_nat(self, start: _Place, route: RouteSpec) -> str:
+        self._need_gateway(start.vpc)
+        nat = next((each for each in start.vpc.nats if each.nat_id == route.target_id), None)
+        if nat is None:
+            raise _Stop(f"The route {route.destination} leads to a NAT gateway that is gone.", "route", route.destination)
+        self._hop("nat-gateway", nat.nat_id, f"continues from {nat.public_address}")
+        return nat.public_address
+
+    def _need_gateway(self, vpc: VpcSpec) -> None:
+        if not vpc.uplink_address:
+            raise _Stop(f"{self._name(vpc.vpc_id)} has no internet gateway.", "gateway", vpc.vpc_id)
+
+    def _out(self, start: _Place, address: str, seen_from: str) -> str:
+        self._hop("internet-gateway", start.vpc.vpc_id, f"leaves {self._name(start.vpc.vpc_id)} from {seen_from}")
+        end = self.world.public.get(address)
+        return self._public(end, f"{seen_from}/32") if end is not None else f"the route {self.decided[1]} leads there, and the rules let it out."
+
+    def _over(self, start: _Place, address: str, route: RouteSpec) -> str:
+        pair = self.world.peerings.get(route.target_id, ())
+        other = next((self.world.vpcs.get(vpc_id) for vpc_id in pair if vpc_id != start.vpc.vpc_id), None)
+        if other is None or start.vpc.vpc_id not in pair:
+            raise _Stop(f"The route {route.destination} leads to a peering that is not active.", "route", route.destination)
+        self._hop("vpc-peering", route.target_id, f"crosses to {self._name(other.vpc_id)}")
+        end = None if address == INTERNET else self.world.at(other, address)
+        if end is None:
+            raise _Stop(f"No network interface in {self._name(other.vpc_id)} has the address {_shown(address)}.", "address", address)
+        back = best_route(end.subnet.routes, start.port.address)
+        if back is None or back.via is not Via.PEERING or back.target_id != route.target_id:
+            why = f"Answers would not come back: no route of {self._name(end.subnet.subnet_id)} leads to {start.port.address} over this peering."
+            raise _Stop(why, "route", end.subnet.subnet_id)
+        return self._arrive(end, f"{start.port.address}/32")
+
+    def _handed(self, start: _Place, route: RouteSpec) -> str:
+        through = self.world.ports.get(route.target_id)
+        if through is None or through.vpc.vpc_id != start.vpc.vpc_id:
+            raise _Stop(f"The route {route.destination} leads to a network interface that is gone.", "route", route.destination)
+        self._arrive(through, f"{start.port.address}/32")
+        return f"it comes to {self._name(route.target_id)}, whose guest decides about the rest of the way."
+
+    def _from_outside(self, source: str, target: str, address: str) -> str:
+        if not address:
+            raise _Stop(f"{self._name(target)} has no public address.", "address", target)
+        end = self.world.public.get(address)
+        if end is None:
+            raise _Stop(f"Nothing in a network here answers at {_shown(address)}.", "address", address)
+        return self._public(end, ANYWHERE if source == INTERNET else f"{source}/32")
+
+    def _public(self, end: _Place, seen_from: str) -> str:
+        self._need_gateway(end.vpc)
+        self._hop("internet-gateway", end.vpc.vpc_id, f"{end.port.public_address} belongs to {self._name(end.port.port_id)} ({end.port.address})")
+        back = best_route(end.subnet.routes, INTERNET if seen_from == ANYWHERE else seen_from.partition("/")[0])
+        if back is None or back.via is not Via.INTERNET:
+            why = f"Answers would not come back: no route of {self._name(end.subnet.subnet_id)} leads to the internet gateway."
+            raise _Stop(why, "route", end.subnet.subnet_id)
+        return self._arrive(end, seen_from)
+
+    def _arrive(self, end: _Place, seen_from: str) -> str:
+        rule = self._pass(end, Direction.INGRESS, seen_from)
+        self._hop("interface", end.port.port_id, f"arrives at {self._name(end.port.port_id)} ({end.port.address})")
+        return f"a rule of {self._name(rule[0])} decides. {sentence(rule[1], self.world.specs.names)}"
+
+    def _pass(self, place: _Place, direction: Direction, other: str) -> tuple[str, RuleSpec]:
+        """The group and rule that let it through a port."""
+        groups = [group for group in place.vpc.groups if group.group_id in place.port.group_ids]
+        for group in groups:
+            for rule in group.rules:
+                if rule.direction is direction and covers(rule, self.protocol, self.port) and self._is_about(rule, place.vpc, other):
+                    words = sentence(rule, self.world.specs.names)
+                    self._hop("rule", rule.rule_id, f"{self._name(group.group_id)}: {words}")
+                    self.decided = ("rule", rule.rule_id)
+                    return group.group_id, rule
+        way = "in" if direction is Direction.INGRESS else "out"
+        whom = f"{'from' if way == 'in' else 'to'} {_shown(other.removesuffix('/32'))}"
+        if not groups:
+            raise _Stop(f"{self._name(place.port.port_id)} has no security group, so nothing passes.", "group", place.port.port_id)
+        named = ", ".join(self._name(group.group_id) for group in groups)
+        raise _Stop(f"No rule of {named} lets {traffic(self.protocol, self.port)} {way} {whom}.", "group", groups[0].group_id)
+
+    def _is_about(self, rule: RuleSpec, vpc: VpcSpec, other: str) -> bool:
+        if rule.cidr:
+            return IPv4Network(other).subnet_of(IPv4Network(rule.cidr))
+        return any(rule.group_id in port.group_ids and other == f"{port.address}/32" for port in vpc.ports)
+
+    def _hop(self, kind: str, some_id: str, text: str) -> None:
+        self.hops.append(Hop(kind, some_id, text))
+
+    def _name(self, some_id: str) -> str:
+        return self.world.specs.name(some_id)
+
+
+_SAYS = {
+    Via.LOCAL: "the VPC", Via.INTERNET: "the internet gateway", Via.NAT: "a NAT gateway", Via.PEERING: "a peering", Via.INTERFACE: "a network interface",
+    Via.BLACKHOLE: "nowhere",
+}  # fmt: skip
+
+
+def _shown(address: str) -> str:
+    return "the internet" if address in {INTERNET, ANYWHERE} else address
+
+
+def best_route(routes: Sequence[RouteSpec], address: str) -> RouteSpec | None:
+    """The route of a subnet with the longest prefix that covers an address; for the internet, the one that covers everything."""
+    wanted = IPv4Network(ANYWHERE if address == INTERNET else f"{address}/32")
+    fitting = [route for route in routes if route.via is not Via.LOCAL and wanted.subnet_of(IPv4Network(route.destination))]
+    return max(fitting, key=lambda route: IPv4Network(route.destination).prefixlen, default=None)
