@@ -2,9 +2,19 @@
 
 from portal.compute.flavors import FLAVOR
 from portal.compute.images import IMAGE
+from portal.compute.instance_steps import Machines
 from portal.compute.instances import INSTANCE
 from portal.compute.key_pairs import KEY_PAIR
 from portal.kernel.resource import Registry
+from portal.networking.elastic_ips import ELASTIC_IP
+from portal.networking.gateways import INTERNET_GATEWAY, NAT_GATEWAY
+from portal.networking.guests import GuestNetworks
+from portal.networking.interfaces import NETWORK_INTERFACE
+from portal.networking.peerings import VPC_PEERING
+from portal.networking.routes import ROUTE_TABLE
+from portal.networking.security_groups import SECURITY_GROUP
+from portal.networking.subnets import SUBNET
+from portal.networking.vpc import VPC
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 
@@ -48,6 +58,7 @@ PERMISSIONS = {
 
 # Events that belong to no resource type → when they are written.
 EVENTS = {
+    "networking.vpc.drifted": "Something of a network was missing on the host, as the payload says; it is being brought back.",
     "core.quota.warning": "The use of a quota rose to its warning threshold; the resource is the project, or the user whose own limit it is.",
     "core.quota.exhausted": "The use of a quota rose to its limit: what needs more is refused from now on.",
     "core.quota.request.requested": "Somebody asked for a higher limit.",
@@ -59,4 +70,6 @@ EVENTS = {
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
-    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP], PERMISSIONS)
+    networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
+    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, POLICY, GROUP]
+    return Registry(types, PERMISSIONS, networks=GuestNetworks(), machines=Machines())

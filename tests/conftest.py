@@ -22,6 +22,7 @@ from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
+from tests.support.network import RecordingNetwork
 from tests.support.people import People
 
 QUICK = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
@@ -119,9 +120,15 @@ def fake(settings: Settings) -> Iterator[FakeCompute]:
 
 
 @pytest.fixture
-def engines(fake: FakeCompute) -> Engines:
+def network() -> RecordingNetwork:
+    """The network engine of this installation."""
+    return RecordingNetwork()
+
+
+@pytest.fixture
+def engines(fake: FakeCompute, network: RecordingNetwork) -> Engines:
     """The drivers of this installation."""
-    return Engines(compute=fake)
+    return Engines(compute=fake, network=network)
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """The steps of an instance's operations: each brings the host one piece closer to the row, and may be repeated at any time."""
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 from portal.compute.images import compute_engine, ensure_image
-from portal.engines.ports import MachineSpec
+from portal.engines.ports import MachineInterface, MachineSpec
 from portal.kernel.db import now
 from portal.kernel.declare import Step
+from portal.kernel.ids import hostname
 from portal.kernel.runner import StepRun
 
 IMAGE_STAYS = "the image serves the next instance"
@@ -14,19 +15,43 @@ GOES_WITH_DISK = "removed together with the disk"
 RECONCILED = "the reconciler finds the machine as it is and says so"
 
 
-def hostname(name: str) -> str:
-    """What a guest is called: the instance's name, as far as a host may be called that."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-") or "instance"
-
-
-def spec_of(row: Any, flavor: Any = None) -> MachineSpec:
+def spec_of(row: Any, flavor: Any = None, interfaces: Sequence[MachineInterface] = ()) -> MachineSpec:
     """The machine that an instance's row asks for, or with another flavor."""
     flavor = flavor or row.flavor
     keys = [key for key in (row.key_pair.public_key if row.key_pair else "", row.public_key) if key]
     return MachineSpec(
         machine_id=row.id, hostname=hostname(row.name), vcpus=flavor.vcpus, memory_mib=flavor.memory_mb, root_disk_gib=row.root_volume_size_gb,
-        image_id=row.image_id, ssh_public_keys=tuple(keys), user_data=row.user_data, metadata={"project_id": row.project_id},
+        image_id=row.image_id, ssh_public_keys=tuple(keys), user_data=row.user_data, metadata={"project_id": row.project_id}, interfaces=tuple(interfaces),
     )  # fmt: skip
+
+
+def machine_of(run: StepRun, flavor: Any = None) -> MachineSpec:
+    """The machine with the network cards that it has."""
+    networks = run.registry.networks
+    return spec_of(run.row, flavor, networks.interfaces(run, run.row.id) if networks is not None else ())
+
+
+def join_networks(run: StepRun) -> None:
+    """Have the networks of the machine on the host, with its addresses and rules, before it boots."""
+    networks = run.registry.networks
+    run.detail = networks.ensure(run, run.row.id) if networks is not None else ""
+
+
+class Machines:
+    """Machines as networks see them."""
+
+    def refit(self, run: StepRun, instance_id: str, *, without: str = "") -> None:
+        """Make the network cards of a machine those that it should have, or all but one."""
+        networks = run.registry.networks
+        if networks is None:
+            return
+        interfaces = networks.interfaces(run, instance_id, without=without)
+        rtype = run.registry.get("compute.instance")
+        if rtype is None:
+            return
+        with run.sessions() as session:
+            row = session.get_one(rtype.model, instance_id, options=rtype.eager())
+        compute_engine(run).ensure_interfaces(spec_of(row, None, interfaces))
 
 
 def prepare_image(run: StepRun) -> None:
@@ -43,18 +68,18 @@ def prepare_new_image(run: StepRun) -> None:
 
 def make_disk(run: StepRun) -> None:
     """Make the root disk from the image."""
-    compute_engine(run).ensure_disk(spec_of(run.row))
+    compute_engine(run).ensure_disk(machine_of(run))
     run.detail = f"{run.row.root_volume_size_gb} GiB"
 
 
 def write_seed(run: StepRun) -> None:
     """Write hostname, keys and user data where the guest reads them."""
-    compute_engine(run).ensure_seed(spec_of(run.row))
+    compute_engine(run).ensure_seed(machine_of(run))
 
 
 def define(run: StepRun) -> None:
     """Tell the hypervisor about the machine."""
-    compute_engine(run).ensure_defined(spec_of(run.row))
+    compute_engine(run).ensure_defined(machine_of(run))
     run.detail = f"{run.row.flavor.vcpus} vCPU, {run.row.flavor.memory_mb:,} MiB"
 
 
@@ -77,13 +102,13 @@ def shut_down(run: StepRun) -> None:
 
 def change_size(run: StepRun) -> None:
     """Give the stopped machine its new vCPU and memory."""
-    compute_engine(run).ensure_defined(spec_of(run.row, run.row.resize_to))
+    compute_engine(run).ensure_defined(machine_of(run, run.row.resize_to))
     run.detail = run.row.resize_to.name
 
 
 def change_size_back(run: StepRun) -> None:
     """Give the machine its former vCPU and memory."""
-    compute_engine(run).ensure_defined(spec_of(run.row))
+    compute_engine(run).ensure_defined(machine_of(run))
 
 
 def drop_disk(run: StepRun) -> None:
@@ -97,7 +122,9 @@ def erase(run: StepRun) -> None:
     compute_engine(run).remove_machine(run.row.id)
 
 
+NETWORKS = Step(join_networks, "Bring its networks up to date", because="networks stay as long as their rows")
 _BOOTABLE = (
+    NETWORKS,
     Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
     Step(define, "Define the machine", because=RECONCILED),
     Step(boot, "Start the machine", because=RECONCILED),
@@ -106,6 +133,7 @@ CREATE = (
     Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
     Step(make_disk, "Make the root disk", undo=erase),
     Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
+    NETWORKS,
     Step(define, "Define the machine", undo=erase),
     Step(boot, "Start the machine", undo=pull_plug),
 )

@@ -3,8 +3,9 @@
 The row says what is desired; `instance_steps` brings the host there and `reconcile` notices when it is elsewhere.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from sqlalchemy.orm import Mapped, joinedload, relationship
 from sqlalchemy.orm.interfaces import ORMOption
@@ -19,6 +20,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import Base, now
 from portal.kernel.declare import Created, Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
+from portal.kernel.guests import Placement
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.operations import set_state
 from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
@@ -66,7 +68,10 @@ class Instance(ProjectOwned, Stateful, Base):
         exposed=False,
         help="A script (#!…) or cloud-init document for the first boot, at most 16 KiB.",
     )
-    vpc_id: Mapped[str] = f.field(f.Line(64), label="Network", default=DEFAULT_VPC)
+    vpc_id: Mapped[str] = f.field(f.Ref("networking.vpc"), label="VPC", default=DEFAULT_VPC)
+    subnet_id: Mapped[str | None] = f.field(f.Ref("networking.subnet"), label="Subnet", nullable=True)
+    private_ip: Mapped[str | None] = f.field(f.Line(15), label="Private address", nullable=True)
+    public_ip: Mapped[str | None] = f.field(f.Line(15), label="Public address", nullable=True)
     root_volume_size_gb: Mapped[int] = f.field(f.Int(1, 16_384), label="Root disk", unit="GiB")
     enable_monitoring: Mapped[bool] = f.field(
         f.Bool(), label="Monitoring", default=True, editable=True, help="Measure CPU, memory, disk and network."
@@ -88,6 +93,18 @@ class Instance(ProjectOwned, Stateful, Base):
     key_pair: Mapped[KeyPair | None] = relationship(foreign_keys=[key_pair_id])
 
 
+def placement(vpc_id: str | None, subnet_id: str | None, groups: Sequence[str] | None, private_ip: str) -> Placement:
+    """Where a new instance is to be."""
+    return Placement(vpc_id or "", subnet_id or "", tuple(groups or ()), private_ip)
+
+
+def connect(ctx: Context, instance: Instance, inputs: Mapping[str, Any]) -> None:
+    """Give a new instance its first network interface, in the transaction in which it is made."""
+    if ctx.registry.networks is not None:
+        wanted = placement(inputs.get("vpc_id"), inputs.get("subnet_id"), inputs.get("security_groups"), inputs.get("private_ip") or "")
+        ctx.registry.networks.connect(ctx, instance, wanted)
+
+
 ForceFlag = Annotated[bool, f.FieldInfo(f.Bool(), "Force", "Pull the plug instead of asking the guest to shut down.")]
 RebootType = Annotated[str, f.FieldInfo(f.Choice(("soft", "hard")), "Type", "soft asks the guest, hard pulls the plug.")]
 Count = Annotated[int, f.FieldInfo(f.Int(1, MAX_COUNT), "Number of instances", f"1 to {MAX_COUNT}; several get -1, -2, … after their name.")]
@@ -95,25 +112,31 @@ Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 FLAVOR_FIELD = f.FieldInfo(f.Ref("compute.flavor"), "Flavor", "vCPU, memory and disk.", aliases=("flavor_id", "instance_type"))
 IMAGE_FIELD = f.FieldInfo(f.Ref("compute.image"), "Image", "The disk it starts from.", aliases=("image_id",))
 METADATA_FIELD = f.FieldInfo(f.TextMap(), "Metadata", aliases=("metadata",))
+VPC_FIELD = f.FieldInfo(f.Ref("networking.vpc"), "VPC", "The project's default network if left empty.")
+SUBNET_FIELD = f.FieldInfo(f.Ref("networking.subnet"), "Subnet", "The first of the VPC if left empty.", aliases=("subnet",))
+GROUPS_FIELD = f.FieldInfo(f.RefList("networking.security_group"), "Security groups", "The VPC's default group if left empty.")
+ADDRESS_FIELD = f.FieldInfo(f.Line(15), "Private address", "The lowest free one of the subnet if left empty.")
 KEY_PAIR_FIELD = f.FieldInfo(f.Ref("compute.key_pair"), "Key pair", "The SSH key that the guest lets in.", aliases=("key_pair_id", "key_name"))
 
 
 @operation(
     Instance, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", steps=steps.CREATE, settles="running", fails="error",
-    cancelled="cancelled", finish=steps.launched,
+    cancelled="cancelled", finish=steps.launched, along=connect,
 )  # fmt: skip
 def instance_create(
     ctx: Context, *, name: str, flavor: Annotated[Flavor, FLAVOR_FIELD], image: Annotated[Image, IMAGE_FIELD],
     key_pair: Annotated[KeyPair | None, KEY_PAIR_FIELD] = None, public_key: str = "", root_volume_size_gb: int | None = None, user_data: str = "",
     description: str = "", tags: dict[str, str] | None = None, extra: Annotated[dict[str, str] | None, METADATA_FIELD] = None,
-    vpc_id: str = DEFAULT_VPC, enable_monitoring: bool = True, enable_termination_protection: bool = False, count: Count = 1,
+    vpc_id: Annotated[str | None, VPC_FIELD] = None, subnet_id: Annotated[str | None, SUBNET_FIELD] = None,
+    security_groups: Annotated[list[str] | None, GROUPS_FIELD] = None, private_ip: Annotated[str, ADDRESS_FIELD] = "",
+    enable_monitoring: bool = True, enable_termination_protection: bool = False, count: Count = 1,
 ) -> Created:  # fmt: skip
     """Create virtual machines and boot them."""
     check_image(image)
     if not flavor.is_active:
         raise InvalidRequest.fields({"flavor": [f"{flavor.name} is retired. Choose another flavor."]})
-    if vpc_id != DEFAULT_VPC:
-        raise InvalidRequest.fields({"vpc_id": [f"There is no network {vpc_id} here. The default network is {DEFAULT_VPC}."]})
+    if ctx.registry.networks is not None:
+        ctx.registry.networks.check(ctx, placement(vpc_id, subnet_id, security_groups, private_ip), count=count)
     if flavor.gpu_count:
         raise InvalidRequest.fields({"flavor": ["This host has no GPUs to pass on."]})
     size_gb = disk_size(image, root_volume_size_gb if root_volume_size_gb is not None else max(flavor.disk_gb, image.size_gb))
@@ -126,11 +149,22 @@ def instance_create(
     return Created([
         Instance(
             name=each, description=description, tags=dict(tags or {}), extra=dict(extra or {}), flavor=flavor, image=image, key_pair=key_pair,
-            public_key=public_key, user_data=user_data, root_volume_size_gb=size_gb, vpc_id=vpc_id, enable_monitoring=enable_monitoring,
+            public_key=public_key, user_data=user_data, root_volume_size_gb=size_gb, vpc_id=vpc_id or DEFAULT_VPC, enable_monitoring=enable_monitoring,
             enable_termination_protection=enable_termination_protection,
         )
         for each in names
     ])  # fmt: skip
+
+
+def disconnect(ctx: Context, instance: Instance) -> None:
+    """Give the addresses of an instance back that is gone."""
+    if ctx.registry.networks is not None:
+        ctx.registry.networks.disconnect(ctx, instance)
+
+
+def _renamed(ctx: Context, instance: Instance, changes: Mapping[str, Any]) -> None:
+    if "name" in changes and ctx.registry.networks is not None:
+        ctx.registry.networks.renamed(ctx, instance.id)
 
 
 def check_image(image: Image) -> None:
@@ -254,15 +288,16 @@ INSTANCE = ResourceType(
     Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="compute",
     summary="Virtual machines.",
     operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
-                update_operation(Instance), *lock_operations(Instance), instance_heal, instance_halt, instance_settle],
+                update_operation(Instance, along=_renamed), *lock_operations(Instance), instance_heal, instance_halt, instance_settle],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("flavor_name", "Flavor", css="md"),
+             Column("private_ip", "Address", css="mono lo"), Column("public_ip", "Public address", css="mono lo", hidden=True),
              Column("image_name", "Image", css="lo"), Column("key_pair_name", "Key pair", css="lo", hidden=True),
              Column("root_volume_size_gb", "Root disk", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE,
     quota={"instances": 1, "cpus": cpus_of, "memory_gb": memory_of, "storage_gb": "root_volume_size_gb"},
     show={"flavor_name": lambda v: v.flavor.name, "image_name": lambda v: v.image.name,
           "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
-          "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb, "private_ip": lambda _: None, "public_ip": lambda _: None},
+          "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb},
     eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
-    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd,
+    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd, at_end=disconnect,
 )  # fmt: skip

@@ -125,6 +125,12 @@ class FakeCompute:
                 machine = replace(machine, image_id=spec.image_id)
             self._store.save_machine(replace(machine, disk_gib=max(machine.disk_gib, spec.root_disk_gib)))
 
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Remember the network cards of a machine that is there."""
+        with self._call("ensure_interfaces", spec.machine_id):
+            if self._store.machine(spec.machine_id).state is MachineState.ABSENT:
+                raise EngineRefused("The machine was never defined.")
+
     def ensure_seed(self, spec: MachineSpec) -> None:
         """Remember that the guest has its first-boot data."""
         with self._call("ensure_seed", spec.machine_id):

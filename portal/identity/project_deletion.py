@@ -131,6 +131,7 @@ def delete_project(ctx: Context, claim: Claim) -> None:
 def _remove_some(ctx: Context, project_id: str, job: Job) -> list[str]:
     """Run the removal of some of what nothing else in the project refers to; what could not go, and why."""
     there = {rtype.key: rtype for rtype in _contents(ctx) if _count(ctx, rtype.model, *_live(rtype, project_id))}
+    there = {key: rtype for key, rtype in there.items() if rtype.goes_with not in there}
     referred = {key for rtype in there.values() for key in _references(rtype) if key != rtype.key}
     first = [rtype for key, rtype in there.items() if key not in referred] or list(there.values())
     refused: list[str] = []
@@ -148,7 +149,8 @@ def _remove(ctx: Context, op: Operation, row_id: str) -> str:
         return ""
     ctx.db.rollback()
     try:
-        run(ctx, op, row_id)
+        # What it holds goes as well.
+        run(ctx, op, row_id, {"force": True} if "force" in op.params else None)
     except PortalError as error:
         return error.message
     return ""

@@ -85,5 +85,7 @@ class Context:
     user_agent: str = ""
     idempotency_key: str = ""
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
+    # Jobs of other rows that the transaction under way has queued.
+    also_queued: list[str] = field(default_factory=list)
     # What the request asks for, as it came: conditions of policies look at it.
     inputs: Mapping[str, Any] = field(default_factory=dict)

@@ -96,7 +96,8 @@ class Operation:
 
     `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
-    it fails. An `internal` operation is the portal's own: no page and no endpoint offers it.
+    it fails. `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
+    succeeded, once it has ended. An `internal` operation is the portal's own: no page and no endpoint offers it.
     """
 
     model: type[Any]
@@ -114,6 +115,8 @@ class Operation:
     cancelled: str = ""
     finish: Callable[[Any], None] | None = None
     restore: Callable[[Any], None] | None = None
+    along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None
+    follow: Callable[[Context, Any], None] | None = None
     icon: str = ""
     danger: bool = False
     bulk: bool = False
@@ -158,9 +161,9 @@ def operation(
 
 def update_operation(
     model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (),
-    before: Callable[[Context, Any, dict[str, Any]], None] | None = None,
+    before: Callable[[Context, Any, dict[str, Any]], None] | None = None, along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None,
 ) -> Operation:  # fmt: skip
-    """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes."""
+    """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes, `along` writes what goes with them."""
     infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in also}
     params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
 
@@ -171,7 +174,8 @@ def update_operation(
         for name, value in changes.items():
             setattr(row, name, value)
 
-    return Operation(model=model, verb="update", func=update, label=label, needs=needs, effect=Effect.CHANGE, params=params, partial=True, icon=icon)
+    return Operation(model=model, verb="update", func=update, label=label, needs=needs, effect=Effect.CHANGE, params=params, partial=True, icon=icon,
+                     along=along)  # fmt: skip
 
 
 def lock_operations(model: type[Any]) -> tuple[Operation, Operation]:

@@ -18,6 +18,7 @@ from sqlalchemy.types import TypeEngine
 from portal.kernel.db import JsonColumn, UtcDateTime
 
 MAX_TAGS = 50
+MAX_REFS = 20
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -194,9 +195,10 @@ class State(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Ref(Kind):
-    """The id of another resource, named by its type such as `compute.flavor`."""
+    """The id of another resource, named by its type such as `compute.flavor`; `exclusive` where whoever names it is going to change it."""
 
     type_key: str
+    exclusive: bool = False
 
     def column_type(self) -> TypeEngine[Any]:
         """An id."""
@@ -205,6 +207,21 @@ class Ref(Kind):
     def annotation(self) -> Any:
         """An id or, where the type has unique ones, a name."""
         return Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=ONE_LINE)]
+
+
+@dataclass(frozen=True, slots=True)
+class RefList(Kind):
+    """The ids of a few other resources of one type."""
+
+    type_key: str
+
+    def column_type(self) -> TypeEngine[Any]:
+        """JSON."""
+        return JsonColumn
+
+    def annotation(self) -> Any:
+        """A short list of ids or names."""
+        return Annotated[list[Ref(self.type_key).annotation()], PydanticField(max_length=MAX_REFS)]  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,3 +19,8 @@ def storable(text: str) -> str:
 def new_id(prefix: str) -> str:
     """A fresh id such as `i-3f9a0c55d1e7`."""
     return f"{prefix}-{secrets.token_hex(6)}"
+
+
+def hostname(name: str) -> str:
+    """What a guest is called: the instance's name, as far as a host may be called that."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-") or "instance"

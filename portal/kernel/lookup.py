@@ -17,7 +17,7 @@ from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.kernel.declare import Param
 from portal.kernel.errors import InvalidRequest, NotFound
-from portal.kernel.fields import Bool, Choice, Int, Moment, Number, State
+from portal.kernel.fields import Bool, Choice, Int, Moment, Number, Ref, State
 from portal.kernel.ids import is_storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
@@ -41,7 +41,8 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
     if rtype.lifecycle is None:
         query = query.where(model.deleted_at.is_(None))
     if lock:
-        query = query.with_for_update(of=model).execution_options(populate_existing=True)
+        # Rows that refer to it may be written meanwhile: they hold its key, and often wait for what comes after it.
+        query = query.with_for_update(of=model, key_share=True).execution_options(populate_existing=True)
     row = ctx.db.scalars(query.options(*rtype.eager())).first()
     if row is None:
         raise NotFound(f"There is no {rtype.label.lower()} {row_id[:80]} here.")
@@ -61,7 +62,11 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
         query = query.where(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
     # Ids before names: however many are named like an id, the one that has it is among the first.
     query = query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id)
-    rows = ctx.db.scalars(query.limit(3).with_for_update(read=True, of=model)).all()
+    # A shared lock that has to become a whole one waits for others that want the same.
+    shared = not (isinstance(param.info.kind, Ref) and param.info.kind.exclusive)
+    rows = ctx.db.scalars(
+        query.limit(3).with_for_update(read=shared, key_share=not shared, of=model).execution_options(populate_existing=not shared)
+    ).all()
     exact = [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
     if len(exact) != 1:
         why = f"There is no {rtype.label.lower()} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."

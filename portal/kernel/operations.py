@@ -36,10 +36,11 @@ def run(
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
+    ctx.also_queued.clear()
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
         outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
-    if outcome.jobs and not outcome.replayed:
-        ctx.deliver(outcome.jobs)
+    if (jobs := [*outcome.jobs, *ctx.also_queued]) and not outcome.replayed:
+        ctx.deliver(jobs)
     return outcome
 
 
@@ -126,26 +127,18 @@ class _Attempt:
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
         home = None if made.everywhere else project_id
-        jobs = [job for row in made.rows if (job := self._insert(row, home, queue=made.queue)) is not None]
+        jobs = [job for row in made.rows if (job := self._insert(row, home, inputs, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
 
-    def _insert(self, row: Any, project_id: str | None, *, queue: bool) -> str | None:
+    def _insert(self, row: Any, project_id: str | None, inputs: Mapping[str, Any], *, queue: bool) -> str | None:
         ctx, rtype = self.ctx, self.rtype
-        if rtype.tenancy is not Tenancy.PLATFORM and row.project_id is None:
-            row.project_id = project_id
-        row.owner_id = row.owner_id or ctx.principal.user_id
-        if row.id is None:
-            row.id = new_id(rtype.prefix)
-        if rtype.lifecycle is not None and row.state is None:
-            row.state = self.op.holds or rtype.lifecycle.initial
+        complete(ctx, rtype, row, project_id, state=self.op.holds)
         self.subject = self._about(row)
-        refuse_duplicate(ctx, rtype, row)
-        ctx.db.add(row)
-        ctx.db.flush()
-        refuse_ending(ctx.db, row.project_of())
-        tags.store(ctx.db, rtype.key, row)
+        write(ctx, rtype, row)
+        if self.op.along is not None:
+            self.op.along(ctx, row, inputs)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
-        quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=rtype.lifecycle is None)
+        quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=rtype.lifecycle is None or not self.op.steps)
         job_id = enqueue(ctx, self.op, rtype, row, self.data) if self.op.steps and queue else None
         self._tell(row, job_id, before={}, after=snapshot(rtype, row))
         return job_id
@@ -169,6 +162,8 @@ class _Attempt:
             set_state(rtype, row, op.holds)
         row.version, row.updated_at = row.version + 1, now()
         ctx.db.flush()
+        if op.along is not None:
+            op.along(ctx, row, inputs)
         job_id = self._after_change(row)
         self._tell(row, job_id, before=before, after=snapshot(rtype, row))
         return Outcome([row], [job_id] if job_id else [])
@@ -213,6 +208,46 @@ class _Attempt:
 
     def _about(self, row: Any) -> audit.Subject:
         return audit.Subject(self.rtype.key, row.id or "", row.name, row.project_of())
+
+
+def complete(ctx: Context, rtype: ResourceType, row: Any, project_id: str | None, *, state: str = "") -> None:
+    """Give a new row what every row has: id, owner, project, first state."""
+    if rtype.tenancy is not Tenancy.PLATFORM and row.project_id is None:
+        row.project_id = project_id
+    row.owner_id = row.owner_id or ctx.principal.user_id
+    if row.id is None:
+        row.id = new_id(rtype.prefix)
+    if rtype.lifecycle is not None and row.state is None:
+        row.state = state or rtype.lifecycle.initial
+
+
+def write(ctx: Context, rtype: ResourceType, row: Any) -> None:
+    """Write a new row and its tags. Raises Conflict for a name that is taken, and refuses a project that ends."""
+    refuse_duplicate(ctx, rtype, row)
+    ctx.db.add(row)
+    ctx.db.flush()
+    refuse_ending(ctx.db, row.project_of())
+    tags.store(ctx.db, rtype.key, row)
+
+
+def insert_along(ctx: Context, row: Any, project_id: str | None) -> None:
+    """Make a row that comes with another, within the caller's transaction: charged, audited and told like one that was asked for."""
+    rtype = ctx.registry.of(type(row))
+    complete(ctx, rtype, row, project_id)
+    write(ctx, rtype, row)
+    quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=True)
+    about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
+    audit.record(ctx, f"{rtype.key}.create", about, details={"after": snapshot(rtype, row)})
+    events.emit(ctx, f"{rtype.key}.create", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
+
+
+def end_along(ctx: Context, row: Any) -> None:
+    """End a row that goes with another, within the caller's transaction; it is audited and told like one that was deleted."""
+    rtype = ctx.registry.of(type(row))
+    end(ctx, row)
+    about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
+    audit.record(ctx, f"{rtype.key}.delete", about)
+    events.emit(ctx, f"{rtype.key}.delete", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
 
 
 def check_ready(ctx: Context, op: Operation, row: Any) -> None:
@@ -270,7 +305,8 @@ def state_reason(op: Operation, row: Any) -> str:
 
 
 def end(ctx: Context, row: Any) -> None:
-    """Take a row out of the lists and give its quota back; its record stays for a while."""
+    """Take a row out of the lists and give its quota back, with what goes when it does; its record stays for a while."""
+    ctx.registry.of(type(row)).at_end(ctx, row)
     row.deleted_at = row.updated_at = now()
     quota.release(ctx.db, row.id)
     tags.drop(ctx.db, row.id)

@@ -43,6 +43,12 @@ DIMENSIONS = {
         Dimension("storage_gb", "Storage", "GiB", 10_000),
         Dimension("images", "Images", "", 50),
         Dimension("key_pairs", "Key pairs", "", 100),
+        Dimension("networks", "VPCs", "", 10),
+        Dimension("subnets", "Subnets", "", 200),
+        Dimension("security_groups", "Security groups", "", 200),
+        Dimension("elastic_ips", "Elastic IPs", "", 20),
+        Dimension("nat_gateways", "NAT gateways", "", 10),
+        Dimension("network_interfaces", "Network interfaces", "", 500),
         Dimension("iam_policies", "IAM policies", "", 200),
     )
 }

@@ -22,7 +22,9 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.policy import Columns
 
 if TYPE_CHECKING:
+    from portal.kernel.context import Context
     from portal.kernel.declare import Operation
+    from portal.kernel.guests import GuestNetworks, Machines
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")
@@ -166,6 +168,10 @@ def _free(_row: Any) -> float | None:
     return None
 
 
+def _alone(_ctx: "Context", _row: Any) -> None:
+    """Nothing goes with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceType:
     """Everything about a type that its columns do not say.
@@ -173,7 +179,8 @@ class ResourceType:
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
     no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. Where a row is offered
     as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
-    price, None where it has none.
+    price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
+    `goes_with` is the type with whose row the rows of this one go.
     """
 
     model: type[Any]
@@ -198,6 +205,8 @@ class ResourceType:
     describe: Callable[[Any], Sequence[str]] = _nothing_to_say
     usable: Callable[[Any], bool] = _always
     hourly_cost_usd: Callable[[Any], float | None] = _free
+    goes_with: str = ""
+    at_end: "Callable[[Context, Any], None]" = _alone
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -249,8 +258,16 @@ def _quantity(quantity: Quantity, row: Any) -> int:
 class Registry:
     """All resource types of an installation; refuses a type that is not complete."""
 
-    def __init__(self, types: Sequence[ResourceType], permissions: Mapping[str, str]) -> None:
-        """`permissions` are those that belong to no type: name → access level."""
+    def __init__(
+        self,
+        types: Sequence[ResourceType],
+        permissions: Mapping[str, str],
+        *,
+        networks: "GuestNetworks | None" = None,
+        machines: "Machines | None" = None,
+    ) -> None:
+        """`permissions` are those that belong to no type: name → access level. `networks` and `machines` are what services ask of each other."""
+        self.networks, self.machines = networks, machines
         self._types = {rtype.key: rtype for rtype in types}
         if len(self._types) != len(types):
             msg = "two types have the same service and name"

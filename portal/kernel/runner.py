@@ -37,13 +37,18 @@ class NotYet(Exception):
 
 @dataclass(slots=True)
 class StepRun:
-    """What a step gets: the row as it was loaded (read it, do not change it), the input, the engines; and how it reports back."""
+    """What a step gets: the row as it was loaded (read it, do not change it), the input, the engines; and how it reports back.
+
+    `sessions` opens one on the database, for what belongs to other rows; no transaction may be open while an engine is asked.
+    """
 
     row: Any
     input: dict[str, Any]
     engines: Engines
     settings: Settings
     job_id: str
+    registry: Registry
+    sessions: Callable[[], Session]
     changes: dict[str, Any] = field(default_factory=dict)
     detail: str = ""
 
@@ -147,7 +152,7 @@ class Runner:
                     return False
                 row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
                 record.state, record.started_at = "running", record.started_at or now()
-                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id)
+                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id, self.registry, self.sessions)
             session.expunge_all()
             problem = self._attempt(step.do, run)
             if problem is not None:
@@ -175,7 +180,7 @@ class Runner:
                 # A failed step is undone anew with each try; that is no progress from which to count afresh.
                 job.attempts = 0
             if run.changes:
-                row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+                row = session.get_one(rtype.model, job.resource_id, with_for_update={"key_share": True}, populate_existing=True)
                 for name, value in run.changes.items():
                     setattr(row, name, value)
                 row.version, row.updated_at = row.version + 1, now()
@@ -208,7 +213,7 @@ class Runner:
             if job.cancel_requested:
                 job.phase = "undo"
                 return False
-            row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+            row = session.get_one(rtype.model, job.resource_id, with_for_update={"key_share": True}, populate_existing=True)
             if op.finish is not None:
                 op.finish(row)
             if op.settles:
@@ -222,6 +227,9 @@ class Runner:
             self._close(job, "succeeded")
             job.error = ""
             settle_told(ctx, rtype, job, row, "success")
+            session.flush()
+            if op.follow is not None:
+                op.follow(ctx, row)
         return True
 
     # -- back ----------------------------------------------------------------------------------------------------------------------
@@ -238,7 +246,7 @@ class Runner:
                     give_back(job)
                     return False
                 row = session.get_one(rtype.model, job.resource_id, options=rtype.eager(), populate_existing=True)
-                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id, detail=record.detail)
+                run = StepRun(row, dict(job.input), self.engines, self.settings, job.id, self.registry, self.sessions, detail=record.detail)
             session.expunge_all()
             if step.undo is not None and (problem := self._attempt(step.undo, run)) is not None:
                 return self._undo_failed(session, claim, step, problem)
@@ -342,7 +350,7 @@ def close(job: Job, state: str) -> None:
 def settle_failure(ctx: Context, op: Operation, rtype: ResourceType, job: Job) -> None:
     """End a job that was undone: the resource gets its state after failure, and quota that was reserved for more than it has goes back."""
     session = ctx.db
-    row = session.get_one(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
+    row = session.get_one(rtype.model, job.resource_id, with_for_update={"key_share": True}, populate_existing=True)
     dead, cancelled = job.phase == "dead", job.cancel_requested
     close(job, "dead" if dead else "cancelled" if cancelled else "failed")
     reason = "Cancelled." if cancelled and not dead else job.error

@@ -166,7 +166,12 @@ def _value(param: Param, typed: Any) -> Any:
     if isinstance(param.info.kind, f.LongText):
         # Browsers send CRLF; a script with it would not run.
         return text.replace("\r\n", "\n")
-    text = text.strip()
+    return _one_line(param, text.strip())
+
+
+def _one_line(param: Param, text: str) -> Any:
+    if isinstance(param.info.kind, f.RefList):
+        return scopes_of(text) or ([] if param.required else None)
     if text == "" and (param.required or param.nullable or not isinstance(param.info.kind, f.Name | f.Line | f.Choice)):
         return "" if param.required else None
     return text
@@ -233,6 +238,12 @@ def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
     if not param.required:
         options = [Option("", "None"), *options]
     return StringField(_label(param)), Widget(param, style, options)
+
+
+@field_for.register
+def _(kind: f.RefList, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    rtype = ctx.registry.get(kind.type_key)
+    return StringField(_label(param)), Widget(param, "name", _options(ctx, rtype)[:MAX_CHOICES] if rtype is not None else [])
 
 
 def _options(ctx: Context, rtype: ResourceType) -> list[Option]:

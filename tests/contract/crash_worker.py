@@ -15,10 +15,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
 from portal.kernel.db import open_database
-from portal.kernel.jobs import claim_next
+from portal.kernel.jobs import claim
 from portal.kernel.runner import Runner, StepRun
 from portal.settings import Settings
 from portal.worker.tasks import TASKS
+from tests.support.network import RecordingNetwork
 from tests.support.sabotage import Do, Wrap, both, sabotaged
 
 SURVIVED = 7
@@ -68,11 +69,11 @@ def _die_at_commit(sessions: sessionmaker[Session], place: Place) -> None:
     event.listen(sessions, "before_commit" if place.before else "after_commit", count)
 
 
-def run_and_die(settings: Settings, operation: str, place: Place, plan: Wrap) -> bool:
-    """Fork a worker that claims the next job and dies on the way; False if it came to the end of its run alive."""
+def run_and_die(settings: Settings, job_id: str, operation: str, place: Place, plan: Wrap) -> bool:
+    """Fork a worker that claims a job and dies on the way; False if it came to the end of its run alive."""
     child = os.fork()
     if child == 0:
-        _run(settings, operation, place, plan)
+        _run(settings, job_id, operation, place, plan)
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status):
         assert os.WEXITSTATUS(status) == SURVIVED, "the worker failed otherwise"
@@ -81,17 +82,17 @@ def run_and_die(settings: Settings, operation: str, place: Place, plan: Wrap) ->
     return True
 
 
-def _run(settings: Settings, operation: str, place: Place, plan: Wrap) -> NoReturn:
+def _run(settings: Settings, job_id: str, operation: str, place: Place, plan: Wrap) -> NoReturn:
     try:
         sessions = open_database(settings)
         with sessions() as session:
-            claim = claim_next(session, worker="doomed", lease_s=30)
-        assert claim is not None
+            claimed = claim(session, job_id, worker="doomed", lease_s=30)
+        assert claimed is not None
         if place.what == "commit":
             _die_at_commit(sessions, place)
         # Dying is the inner wrap: a step that fails by plan has done its work before.
         registry = sabotaged(operation, both(dying(place), plan))
-        Runner(sessions, registry, settings, Engines(compute=FakeCompute(settings.data_dir / "fake")), TASKS).run(claim)
+        Runner(sessions, registry, settings, Engines(compute=FakeCompute(settings.data_dir / "fake"), network=RecordingNetwork()), TASKS).run(claimed)
         os._exit(SURVIVED)
     finally:
         # Nothing of the test process may run in here, whatever went wrong.

@@ -71,7 +71,7 @@ def settled_once(stage: Stage, name: str, outcome_state: str, resource_id: str) 
 @pytest.mark.parametrize(("name", "place"), FORWARD)
 def test_killed_on_the_way(stage: Stage, name: str, place: Place) -> None:
     op, outcome = OPERATIONS[name], start(stage, name)
-    died = run_and_die(stage.ctx.settings, name, place, undisturbed)
+    died = run_and_die(stage.ctx.settings, outcome.job_id, name, place, undisturbed)
     assert died
     finish(stage, outcome.job_id, stage.worker)
     job, row = stage.worker.job(outcome.job_id), stage.row(outcome)
@@ -85,7 +85,7 @@ def test_killed_on_the_way(stage: Stage, name: str, place: Place) -> None:
 @pytest.mark.parametrize(("name", "place"), BACKWARD)
 def test_killed_on_the_way_back(stage: Stage, worker_with: WorkerWith, name: str, place: Place) -> None:
     op, outcome = OPERATIONS[name], start(stage, name)
-    run_and_die(stage.ctx.settings, name, place, last_step_fails(name))
+    run_and_die(stage.ctx.settings, outcome.job_id, name, place, last_step_fails(name))
     finish(stage, outcome.job_id, worker_with(sabotaged(name, last_step_fails(name))))
     job, row = stage.worker.job(outcome.job_id), stage.row(outcome)
     assert (job.state, row.state) == ("failed", op.fails)
@@ -101,7 +101,7 @@ def test_a_job_that_kills_every_worker_is_undone(stage: Stage, name: str) -> Non
     op, outcome = OPERATIONS[name], start(stage, name)
     last = len(op.steps) - 1
     for _ in range(MAX_CRASHES + 1):
-        assert run_and_die(stage.ctx.settings, name, Place("do", last, before=False), undisturbed)
+        assert run_and_die(stage.ctx.settings, outcome.job_id, name, Place("do", last, before=False), undisturbed)
         stage.worker.let_lease_run_out(outcome.job_id)
         with stage.worker.sessions() as session:
             assert reap(session) == [outcome.job_id]
@@ -115,9 +115,9 @@ def test_a_job_that_kills_every_worker_is_undone(stage: Stage, name: str) -> Non
 def test_undoing_that_kills_every_worker_ends_as_a_dead_job(stage: Stage) -> None:
     name = "compute.instance.create"
     outcome = start(stage, name)
-    deadly = Place("undo", 3, before=False)
+    deadly = Place("undo", 4, before=False)
     for _ in range(2 * MAX_CRASHES + 1):
-        assert run_and_die(stage.ctx.settings, name, deadly, failing("do", 3, EngineRefused("no room")))
+        assert run_and_die(stage.ctx.settings, outcome.job_id, name, deadly, failing("do", 4, EngineRefused("no room")))
         finish_reaping(stage, outcome.job_id)
     stage.worker.drain()
     job, row = stage.worker.job(outcome.job_id), stage.row(outcome)

@@ -60,7 +60,7 @@ def test_a_change_is_a_row_a_job_an_entry_and_an_event(ctx: Context, database: s
         assert (told.type, told.project_id, told.actor) == ("compute.instance.create", ctx.project_id, ctx.principal.username)
         assert [(tag.key, tag.value) for tag in session.scalars(select(ResourceTag).where(ResourceTag.resource_id == row.id))] == [("role", "web")]
         assert quota.held_by(session, row.id) == {"cpus": 1, "instances": 1, "memory_gb": 1, "storage_gb": 8, "rows:compute.instance": 1}
-    (entry,) = entries_since(database, before)
+    *_, entry = entries_since(database, before)
     assert (entry.action, entry.status, entry.resource_id, entry.username) == ("compute.instance.create", "success", row.id, ctx.principal.username)
     assert entry.details["job_id"] == outcome.job_id
     assert entry.details["after"]["name"] == "web"

@@ -67,7 +67,8 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
 def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People, worker: TestWorker, fake: FakeCompute) -> None:
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy"}
+    network = {"VPC", "Subnet", "Security group", "Route table", "Internet gateway", "Network interfaces"}
+    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", *network}
     assert shown["gone"] == [
         {"label": "Memberships", "count": 2}, {"label": "Service accounts with their keys", "count": 1}, {"label": "Requests for more quota", "count": 1},
     ]  # fmt: skip

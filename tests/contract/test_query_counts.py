@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import update
 
 from portal.http.guard import Access
 from portal.kernel.db import db
+from portal.kernel.quota import Quota
 from portal.kernel.resource import Registry
 from tests.support.draining import TestWorker
 from tests.support.golden import same_as_golden
@@ -47,6 +49,8 @@ def test_queries_are_counted_and_do_not_grow(
     browser, api = client_for("platform_admin"), api_for("platform_admin")
     with app.app_context():
         queries = Queries(db.engine)
+        db.session.execute(update(Quota).values(limit=1000))
+        db.session.commit()
 
     def count_all(last: dict[str, str]) -> dict[str, int]:
         found = {}

@@ -28,6 +28,12 @@ def limit(sessions: sessionmaker[Session], project_id: str | None, dimension: st
         session.execute(update(Quota).where(Quota.project_id == project_id, Quota.dimension == dimension).values(limit=value))
 
 
+# What the project keeps of its first instance: the default network.
+NETWORK = {"networks": 1, "subnets": 1, "security_groups": 1} | {
+    f"rows:networking.{name}": 1 for name in ("vpc", "subnet", "security_group", "route_table", "internet_gateway")
+}
+
+
 def used(sessions: sessionmaker[Session], project_id: str | None) -> dict[str, int]:
     with sessions() as session:
         return {name: figures[1] for name, figures in usage(session, project_id or "").items() if figures[1]}
@@ -46,6 +52,7 @@ def test_the_last_units_go_to_as_many_as_there_are(people: People, database: ses
     assert all(one.details == {"dimension": "instances", "limit": 1 + free, "used": 1 + free, "requested": 1, **way("instances")} for one in refused)
     assert used(database, project) == {
         "instances": 1 + free, "cpus": 1 + free, "memory_gb": 1 + free, "storage_gb": 8 * (1 + free), "rows:compute.instance": 1 + free,
+        "network_interfaces": 1 + free, "rows:networking.network_interface": 1 + free, **NETWORK,
     }  # fmt: skip
     with database() as session, transaction(session):
         assert recount(session) == []
@@ -77,7 +84,7 @@ def test_quota_is_held_until_the_machine_is_really_gone(stage: Stage, database: 
     run(stage.ctx, instance_terminate, row.id)
     assert used(database, stage.ctx.project_id)["instances"] == 1
     stage.worker.drain()
-    assert used(database, stage.ctx.project_id) == {}
+    assert used(database, stage.ctx.project_id) == NETWORK
 
 
 def test_a_resize_holds_the_larger_size_until_it_is_over(stage: Stage, database: sessionmaker[Session]) -> None:
@@ -117,7 +124,7 @@ def test_a_cancelled_creation_holds_nothing(stage: Stage, database: sessionmaker
     outcome = run(stage.ctx, instance_create, None, {"name": "web", **CREATE})
     job_cancel(stage.ctx, outcome.job_id or "")
     stage.worker.drain()
-    assert used(database, stage.ctx.project_id) == {}
+    assert used(database, stage.ctx.project_id) == NETWORK
     assert_sound(stage)
 
 

@@ -51,6 +51,7 @@ def fill(url: str, directory: Path) -> None:
         migrate(session.get_bind().engine)
         initialise(session, settings)
         report(session, Capability("compute", available=True, detail="in memory"), worker="template", capacity=HOST)
+        report(session, Capability("network", available=True, detail="in memory"), worker="template")
     sessions.kw["bind"].dispose()
 
 

@@ -121,6 +121,46 @@ def stored_image(stage: Stage) -> Any:
     return stage.do(_operation(stage, "compute.image.upload"), announced_image(stage).id, sha256="0" * 64)
 
 
+def some_vpc(stage: Stage) -> Any:
+    """A VPC of its own with nothing in it."""
+    return stage.do(_operation(stage, "networking.vpc.create"), name=stage.name(), cidr_block="10.0.0.0/16")
+
+
+def public_subnet(stage: Stage) -> Any:
+    """A subnet whose default route leads to the internet."""
+    vpc = some_vpc(stage)
+    stage.do(_operation(stage, "networking.internet_gateway.create"), name=stage.name(), vpc=vpc.id)
+    stage.do(_operation(stage, "networking.route_table.set_default_route"), vpc.main_route_table_id, target_type="internet-gateway")
+    return stage.do(_operation(stage, "networking.subnet.create"), name=stage.name(), vpc=vpc.id, cidr_block="10.0.1.0/24")
+
+
+def nat_gateway(stage: Stage) -> Any:
+    """A NAT gateway that works."""
+    return stage.do(_operation(stage, "networking.nat_gateway.create"), name=stage.name(), subnet=public_subnet(stage).id)
+
+
+def _failover(stage: Stage) -> Play:
+    nat = nat_gateway(stage)
+    other = stage.do(_operation(stage, "networking.subnet.create"), name=stage.name(), vpc=nat.vpc_id, cidr_block="10.0.2.0/24")
+    return Play(nat.id, {"target_subnet": other.id})
+
+
+def spare_interface(stage: Stage) -> tuple[Any, Any]:
+    """An interface that no machine has, and a machine in its VPC."""
+    machine = running_instance(stage)
+    return stage.do(_operation(stage, "networking.network_interface.create"), name=stage.name(), subnet=machine.subnet_id), machine
+
+
+def _attach(stage: Stage) -> Play:
+    interface, machine = spare_interface(stage)
+    return Play(interface.id, {"instance": machine.id})
+
+
+def _detach(stage: Stage) -> Play:
+    play = _attach(stage)
+    return Play(stage.do(_operation(stage, "networking.network_interface.attach"), play.target, **play.data).id, {})
+
+
 PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.instance.create": _create_instance,
     "compute.instance.start": partial(_with, stopped_instance),
@@ -134,6 +174,14 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.image.create": _import_image,
     "compute.image.upload": partial(_with, announced_image, sha256="0" * 64),
     "compute.image.delete": partial(_with, stored_image),
+    "networking.vpc.create": lambda stage: Play(None, {"name": stage.name(), "cidr_block": "10.0.0.0/16"}),
+    "networking.vpc.apply": partial(_with, some_vpc),
+    "networking.vpc.delete": partial(_with, some_vpc),
+    "networking.nat_gateway.create": lambda stage: Play(None, {"name": stage.name(), "subnet": public_subnet(stage).id}),
+    "networking.nat_gateway.failover": _failover,
+    "networking.nat_gateway.delete": partial(_with, nat_gateway),
+    "networking.network_interface.attach": _attach,
+    "networking.network_interface.detach": _detach,
 }
 
 

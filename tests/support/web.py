@@ -118,9 +118,24 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
         "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
     }  # fmt: skip
+    network = {
+        "networking.vpc": ("vpcs", {"name": name, "cidr_block": "10.0.0.0/16"}), "networking.subnet": ("subnets", {"name": name, "vpc": name, "cidr_block": "10.0.1.0/24"}),
+        "networking.security_group": ("security-groups", {"name": name, "vpc": name}), "networking.route_table": ("route-tables", {"name": name, "vpc": name}),
+        "networking.internet_gateway": ("internet-gateways", {"name": name, "vpc": name}), "networking.elastic_ip": ("elastic-ips", {"name": name}),
+        "networking.network_interface": ("network-interfaces", {"name": name, "subnet": name}),
+    }  # fmt: skip
+    bodies |= {key: (f"/networking/{path}", body) for key, (path, body) in network.items()}
     made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
+    ids = {key: answer.json["id"] for key, answer in made.items()}
     drain()
-    return {"compute.flavor": "t3-micro", **{key: answer.json["id"] for key, answer in made.items()}}
+    # What needs a way out, and another VPC.
+    vpc = owner.get(f"/networking/vpcs/{ids['networking.vpc']}").json
+    owner("POST", f"/networking/route-tables/{vpc['main_route_table_id']}/set-default-route", {"target_type": "internet-gateway"})
+    owner.post("/networking/vpcs", {"name": f"{name}-peer", "cidr_block": "10.1.0.0/16"})
+    nat = owner.post("/networking/nat-gateways", {"name": name, "subnet": name})
+    peering = owner.post("/networking/vpc-peerings", {"name": name, "vpc": name, "peer_vpc": f"{name}-peer"})
+    drain()
+    return {"compute.flavor": "t3-micro", **ids, "networking.nat_gateway": nat.json["id"], "networking.vpc_peering": peering.json["id"]}
 
 
 def csrf_of(page: TestResponse) -> str:

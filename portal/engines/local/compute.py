@@ -160,6 +160,10 @@ class LocalCompute:
             self._make_folder(files)
             write_seed(files.seed, spec)
 
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Network cards are part of the definition: what is stopped is defined anew."""
+        self.ensure_defined(spec)
+
     def ensure_defined(self, spec: MachineSpec) -> None:
         """Define the machine as the spec says."""
         files = self._paths.machine(spec.machine_id)

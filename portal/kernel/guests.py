@@ -1,0 +1,57 @@
+"""What the services of machines and of networks ask of each other; the catalogue joins them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from portal.engines.ports import MachineInterface
+from portal.kernel.context import Context
+
+if TYPE_CHECKING:
+    from portal.kernel.runner import StepRun
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a new machine is to be: whatever is empty is the project's default."""
+
+    vpc_id: str = ""
+    subnet_id: str = ""
+    group_ids: Sequence[str] = ()
+    private_ip: str = ""
+
+
+class GuestNetworks(Protocol):
+    """What networks do for machines."""
+
+    def check(self, ctx: Context, wanted: Placement, *, count: int) -> None:
+        """Raise InvalidRequest or Conflict for a place that machines cannot have."""
+        ...
+
+    def connect(self, ctx: Context, instance: Any, wanted: Placement) -> None:
+        """Give a new machine its first interface, within the caller's transaction."""
+        ...
+
+    def ensure(self, run: "StepRun", instance_id: str) -> str:
+        """Have the machine's networks on the host as they should be; what to tell of it. Raises EngineError."""
+        ...
+
+    def interfaces(self, run: "StepRun", instance_id: str, *, without: str = "") -> Sequence[MachineInterface]:
+        """The network cards of a machine, or all but one; none means outbound user networking."""
+        ...
+
+    def renamed(self, ctx: Context, instance_id: str) -> None:
+        """Let names follow the machine's."""
+        ...
+
+    def disconnect(self, ctx: Context, instance: Any) -> None:
+        """Take the interfaces of a machine that is gone, within the caller's transaction."""
+        ...
+
+
+class Machines(Protocol):
+    """What machines do for networks."""
+
+    def refit(self, run: "StepRun", instance_id: str, *, without: str = "") -> None:
+        """Make the network cards of a machine those that it should have, or all but one. Raises EngineError."""
+        ...

@@ -1,0 +1,73 @@
+"""A change in a VPC: its desired revision goes up in the same transaction, and one job brings the host there, however many changes come meanwhile."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from portal.kernel.capabilities import capability
+from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
+from portal.kernel.jobs import active_for
+from portal.kernel.operations import enqueue, reserve_for_change
+from portal.networking.models import Vpc
+
+APPLY = "networking.vpc.apply"
+NETWORK = "network"
+GOING = frozenset({"deleting", "deleted"})
+
+
+def vpc_locked(ctx: Context, vpc_id: str) -> Vpc:
+    """The VPC, locked: after references and the target, before addresses and quotas. Raises StateConflict for one that goes."""
+    vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == vpc_id).with_for_update(key_share=True).execution_options(populate_existing=True)).one()
+    if vpc.state in GOING:
+        raise StateConflict(f"{vpc.name} is {vpc.state}: nothing is changed in it.", details={"state": vpc.state})
+    return vpc
+
+
+def vpc_touch(ctx: Context, *vpc_ids: str, queue: bool = True) -> None:
+    """Say that something in these VPCs is to be otherwise from now on, within the caller's transaction; `queue` unless the caller's own job applies it."""
+    for vpc_id in sorted(set(vpc_ids)):
+        vpc = vpc_locked(ctx, vpc_id)
+        vpc.desired_revision += 1
+        ctx.db.flush()
+        if queue:
+            vpc_queue(ctx, vpc)
+
+
+def vpc_queue(ctx: Context, vpc: Any) -> None:
+    """Have the host brought up to date, unless a job is about to do so: whatever it has not seen when it ends, `vpc_again` queues anew."""
+    if active_for(ctx.db, vpc.id) is not None:
+        return
+    rtype = ctx.registry.of(Vpc)
+    if vpc.state == "failed":
+        # What a failed creation gave back is taken again.
+        reserve_for_change(ctx, rtype, vpc)
+    ctx.also_queued.append(enqueue(ctx, ctx.registry.operation(APPLY), rtype, vpc, {}))
+
+
+def vpc_again(ctx: Context, vpc: Any) -> None:
+    """Queue another job if something was changed while the last one ended."""
+    if vpc.deleted_at is None and vpc.desired_revision > vpc.applied_revision:
+        vpc_queue(ctx, vpc)
+
+
+def has_networks(ctx: Context) -> bool:
+    """Whether a worker has said that networks can be made here."""
+    found = capability(ctx.db, NETWORK)
+    return found is not None and found.available
+
+
+def refuse_without_networks(ctx: Context) -> None:
+    """Raise Unavailable with the reason where networks cannot be made here."""
+    found = capability(ctx.db, NETWORK)
+    if found is None:
+        raise Unavailable("No worker has reported yet that it can make networks. Start one, or wait a moment.")
+    if not found.available:
+        raise Unavailable(
+            f"Networks cannot be made here: {found.reason} {found.remedy}".strip(), details={"reason": found.reason, "remedy": found.remedy}
+        )
+
+
+def wrong(field: str, text: str) -> InvalidRequest:
+    """A refusal of one field."""
+    return InvalidRequest.fields({field: [text]})

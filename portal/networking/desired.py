@@ -1,0 +1,119 @@
+"""What a VPC should be, read from its rows in a number of queries that does not grow with them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, selectinload
+
+from portal.engines.network_ports import GroupSpec, GuestData, NatSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
+from portal.kernel.ids import hostname
+from portal.kernel.resource import Registry
+from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, SecurityGroup, Subnet, Vpc, VpcPeering
+
+INSTANCE, KEY_PAIR = "compute.instance", "compute.key_pair"
+LEAVING = ("deleting", "deleted", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One VPC as it should be at a revision, the peerings that are to join it and those that are to go."""
+
+    revision: int
+    spec: VpcSpec
+    peerings: Sequence[PeeringSpec]
+    gone: Sequence[str]
+
+
+def domain_of(vpc: Vpc) -> str:
+    """The domain in which the names of a VPC are."""
+    return f"{hostname(vpc.name)}.internal"
+
+
+def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired | None:
+    """The VPC as it should be; None if it is gone."""
+    vpc = session.scalars(select(Vpc).where(Vpc.id == vpc_id, Vpc.deleted_at.is_(None)).execution_options(populate_existing=True)).first()
+    if vpc is None:
+        return None
+    peerings = session.scalars(
+        select(VpcPeering).where(or_(VpcPeering.vpc_id == vpc_id, VpcPeering.peer_vpc_id == vpc_id), VpcPeering.state != "rejected")
+    ).all()
+    active = [each for each in peerings if each.state == "active" and each.deleted_at is None]
+    nats = session.scalars(_live(NatGateway, vpc_id).where(NatGateway.state.not_in(LEAVING)).order_by(NatGateway.id)).all()
+    has_gateway = session.scalar(_live(InternetGateway, vpc_id).with_only_columns(InternetGateway.id)) is not None
+    interfaces = session.scalars(
+        _live(NetworkInterface, vpc_id).options(selectinload(NetworkInterface.memberships)).order_by(NetworkInterface.id)
+    ).all()
+    groups = session.scalars(_live(SecurityGroup, vpc_id).options(selectinload(SecurityGroup.rules)).order_by(SecurityGroup.id)).all()
+    targets = {each.id for each in (*nats, *active, *interfaces)}
+    spec = VpcSpec(
+        vpc_id, vpc.cidr_block, domain_of(vpc), _subnets(session, vpc, targets, has_gateway=has_gateway),
+        [GroupSpec(each.id, [rule.spec() for rule in each.rules if rule.is_enabled]) for each in groups],
+        _ports(session, registry, vpc, interfaces), [NatSpec(each.id, each.public_ip) for each in nats], uplink_address=vpc.uplink_address,
+        shared_nat=vpc.enable_network_address_translation, dns_names=vpc.enable_dns_support,
+        dns_servers=[each.strip() for each in vpc.dns_servers.split(",") if each.strip()], flow_log=vpc.flow_logs_enabled,
+    )  # fmt: skip
+    return Desired(
+        vpc.desired_revision, spec, [PeeringSpec(each.id, (each.vpc_id, each.peer_vpc_id)) for each in active],
+        [each.id for each in peerings if each.is_linked and each not in active],
+    )  # fmt: skip
+
+
+def _live(model: Any, vpc_id: str) -> Any:
+    return select(model).where(model.vpc_id == vpc_id, model.deleted_at.is_(None)).execution_options(populate_existing=True)
+
+
+def _subnets(session: Session, vpc: Vpc, targets: set[str], *, has_gateway: bool) -> list[SubnetSpec]:
+    tables: dict[str, list[RouteSpec]] = defaultdict(list)
+    of_vpc = select(RouteTable.id).where(RouteTable.vpc_id == vpc.id, RouteTable.deleted_at.is_(None))
+    for route in session.scalars(select(Route).where(Route.route_table_id.in_(of_vpc)).order_by(Route.destination_cidr)):
+        tables[route.route_table_id].append(route_spec(route, targets, has_gateway=has_gateway))
+    subnets = session.scalars(_live(Subnet, vpc.id).order_by(Subnet.id))
+    local = RouteSpec(vpc.cidr_block, Via.LOCAL)
+    return [SubnetSpec(each.id, each.cidr_block, [local, *tables[each.route_table_id or vpc.main_route_table_id or ""]]) for each in subnets]
+
+
+def route_spec(route: Route, targets: set[str], *, has_gateway: bool) -> RouteSpec:
+    """A route as engines read it; one whose target is gone leads nowhere."""
+    via = Via(route.target_type)
+    if via is Via.INTERNET:
+        return RouteSpec(route.destination_cidr, via if has_gateway else Via.BLACKHOLE)
+    if route.target_id not in targets:
+        return RouteSpec(route.destination_cidr, Via.BLACKHOLE)
+    return RouteSpec(route.destination_cidr, via, route.target_id)
+
+
+def _ports(session: Session, registry: Registry, vpc: Vpc, interfaces: Sequence[NetworkInterface]) -> list[PortSpec]:
+    guests = _guests(session, registry, [each.instance_id for each in interfaces if each.instance_id and each.state != "detaching"])
+    ports = []
+    for each in interfaces:
+        guest = guests.get(each.instance_id or "") if each.state != "detaching" else None
+        names = [guest.hostname] if guest is not None and each.is_primary and vpc.enable_dns_hostnames else []
+        if guest is not None and each.public_ip:
+            guest = GuestData(guest.instance_id, guest.hostname, guest.ssh_public_keys, guest.user_data, each.public_ip, guest.metadata)
+        ports.append(
+            PortSpec(each.id, each.subnet_id, each.mac_address, each.private_ip, [m.group_id for m in each.memberships], each.public_ip, names, guest)
+        )
+    return ports
+
+
+def _guests(session: Session, registry: Registry, instance_ids: Sequence[str]) -> Mapping[str, GuestData]:
+    """What the metadata service tells each machine."""
+    instance, key_pair = registry.model(INSTANCE), registry.model(KEY_PAIR)
+    query = (
+        select(instance.id, instance.name, instance.public_key, instance.user_data, instance.project_id, key_pair.public_key.label("pair"))
+        .outerjoin(key_pair, instance.key_pair_id == key_pair.id)
+        .where(instance.id.in_(instance_ids), instance.deleted_at.is_(None))
+    )
+    return {
+        row.id: GuestData(
+            row.id,
+            hostname(row.name),
+            tuple(key for key in (row.pair, row.public_key) if key),
+            row.user_data,
+            metadata={"project_id": row.project_id},
+        )
+        for row in (session.execute(query) if instance_ids else ())
+    }

@@ -1,0 +1,130 @@
+"""Elastic IPs: public addresses that a project keeps, and lets lead to an instance, an interface or a NAT gateway."""
+
+from typing import Annotated
+
+from sqlalchemy import select
+
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.declare import Effect, operation, update_operation
+from portal.kernel.errors import Conflict
+from portal.kernel.resource import Column, ResourceType
+from portal.networking import ipam
+from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
+from portal.networking.interfaces import set_public
+from portal.networking.models import EXTERNAL, ElasticIp, NatGateway, NetworkInterface
+
+KEY = "networking.elastic_ip"
+TARGETS = ("instance", "network-interface", "nat-gateway")
+TargetType = Annotated[str, f.FieldInfo(f.Choice(TARGETS), "Leads to")]
+TargetId = Annotated[str, f.FieldInfo(f.Line(64), "Id or name of that")]
+
+
+def _allocate(ctx: Context, row: ElasticIp) -> None:
+    row.public_ip = ipam.take_public(ctx, (KEY, row.id))
+
+
+@operation(ElasticIp, "create", label="Allocate", needs="write", effect=Effect.CREATE, icon="plus", along=lambda ctx, row, _: _allocate(ctx, row))
+def elastic_ip_create(ctx: Context, *, name: str, description: str = "", tags: dict[str, str] | None = None) -> ElasticIp:
+    """Allocate a public address."""
+    refuse_without_networks(ctx)
+    return ElasticIp(name=name, description=description, tags=tags or {})
+
+
+@operation(ElasticIp, "associate", label="Associate", needs="write")
+def elastic_ip_associate(ctx: Context, row: ElasticIp, *, target_type: TargetType, target_id: TargetId) -> None:
+    """Let the address lead to an instance, an interface or a NAT gateway."""
+    if row.interface_id or row.nat_gateway_id:
+        raise Conflict(f"{row.public_ip} leads to {row.interface_id or row.nat_gateway_id} already. Disassociate it first.")
+    if target_type == "nat-gateway":
+        _to_nat(ctx, row, target_id)
+        return
+    target = _interface(ctx, row, target_type, target_id)
+    vpc = vpc_locked(ctx, target.vpc_id)
+    if not vpc.uplink_address:
+        raise Conflict(f"{vpc.name} has no internet gateway, so no public address leads into it. Attach one first.", details={"vpc_id": vpc.id})
+    taken = ctx.db.scalar(select(ElasticIp.public_ip).where(ElasticIp.interface_id == target.id, ElasticIp.deleted_at.is_(None)))
+    if taken is not None:
+        raise Conflict(f"{target.name} has the public address {taken} already. Disassociate that first.", details={"public_ip": taken})
+    row.interface_id = target.id
+    set_public(ctx, target, row.public_ip)
+    vpc_touch(ctx, target.vpc_id)
+
+
+def _interface(ctx: Context, row: ElasticIp, target_type: str, target_id: str) -> NetworkInterface:
+    query = select(NetworkInterface).where(NetworkInterface.project_id == row.project_id, NetworkInterface.deleted_at.is_(None))
+    if target_type == "instance":
+        model = ctx.registry.model("compute.instance")
+        named = (model.id == target_id) | (model.name == target_id)
+        ids = select(model.id).where(named, model.project_id == row.project_id, model.deleted_at.is_(None))
+        query = query.where(NetworkInterface.instance_id.in_(ids), NetworkInterface.is_primary)
+    else:
+        query = query.where((NetworkInterface.id == target_id) | (NetworkInterface.name == target_id))
+    found = ctx.db.scalars(query.with_for_update(of=NetworkInterface, key_share=True)).first()
+    if found is None:
+        raise wrong("target_id", f"There is no {target_type.replace('-', ' ')} {target_id[:64]} here that has an interface in a VPC.")
+    return found
+
+
+def _to_nat(ctx: Context, row: ElasticIp, target_id: str) -> None:
+    query = select(NatGateway).where(NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available")
+    nat = ctx.db.scalars(
+        query.where((NatGateway.id == target_id) | (NatGateway.name == target_id)).with_for_update(of=NatGateway, key_share=True)
+    ).first()
+    if nat is None:
+        raise wrong("target_id", f"There is no available NAT gateway {target_id[:64]} here.")
+    if nat.elastic_ip_id is not None:
+        raise Conflict(f"{nat.name} has the elastic IP {nat.public_ip} already. Disassociate that first.")
+    vpc_locked(ctx, nat.vpc_id)
+    ipam.release(ctx.db, EXTERNAL, nat.public_ip)
+    nat.elastic_ip_id, nat.public_ip, row.nat_gateway_id = row.id, row.public_ip, nat.id
+    vpc_touch(ctx, nat.vpc_id)
+
+
+@operation(ElasticIp, "disassociate", label="Disassociate", needs="write")
+def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
+    """Let the address lead nowhere; it stays the project's."""
+    if row.interface_id is None and row.nat_gateway_id is None:
+        raise Conflict(f"{row.public_ip} leads nowhere as it is.", details={"status": "allocated"})
+    if row.nat_gateway_id is not None:
+        nat = ctx.db.get_one(NatGateway, row.nat_gateway_id, with_for_update={"key_share": True}, populate_existing=True)
+        vpc_locked(ctx, nat.vpc_id)
+        # It may not be without one: what is behind it would be cut off.
+        nat.elastic_ip_id, nat.public_ip = None, ipam.take_public(ctx, ("networking.nat_gateway", nat.id))
+        row.nat_gateway_id = None
+        vpc_touch(ctx, nat.vpc_id)
+        return
+    target = ctx.db.get_one(NetworkInterface, row.interface_id, with_for_update={"key_share": True}, populate_existing=True)
+    row.interface_id = None
+    set_public(ctx, target, "")
+    vpc_touch(ctx, target.vpc_id)
+
+
+@operation(ElasticIp, "delete", label="Release", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True)
+def elastic_ip_delete(ctx: Context, row: ElasticIp) -> None:
+    """Give the address back; somebody else may get it."""
+    del ctx
+    if row.interface_id or row.nat_gateway_id:
+        target = row.interface_id or row.nat_gateway_id
+        raise Conflict(f"{row.public_ip} leads to {target}. Disassociate it first.", details={"in_the_way": [target]})
+
+
+def elastic_ip_at_end(ctx: Context, row: ElasticIp) -> None:
+    """Let the address be given away again."""
+    ipam.release(ctx.db, EXTERNAL, row.public_ip)
+
+
+def _leads_to(row: ElasticIp) -> str | None:
+    return row.interface_id or row.nat_gateway_id
+
+
+ELASTIC_IP = ResourceType(
+    ElasticIp, service="networking", name="elastic_ip", collection="elastic-ips", prefix="eip", label="Elastic IP", plural="Elastic IPs", icon="globe",
+    summary="Public addresses that a project keeps.",
+    operations=[elastic_ip_create, elastic_ip_associate, elastic_ip_disassociate, elastic_ip_delete, update_operation(ElasticIp)],
+    columns=[Column("name", "Name", sort="name"), Column("public_ip", "Address", css="mono"), Column("status", "State"),
+             Column("associated_with", "Leads to", css="mono md"), Column("created_at", "Created", sort="created_at", css="lo")],
+    quota={"elastic_ips": 1}, search=("name", "id", "public_ip"), at_end=elastic_ip_at_end, aliases={"eip_id": "id"},
+    show={"status": lambda v: "associated" if _leads_to(v) else "allocated", "associated_with": _leads_to},
+    describe=lambda v: (v.public_ip,), usable=lambda v: not _leads_to(v),
+)  # fmt: skip

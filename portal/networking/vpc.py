@@ -1,0 +1,226 @@
+"""VPCs: private networks of a project, each with its own range, router, name server and metadata service."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from sqlalchemy import func, select
+
+from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.declare import Effect, lock_operations, operation, update_operation
+from portal.kernel.errors import Conflict
+from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.operations import end_along, insert_along
+from portal.kernel.resource import Column, ResourceType
+from portal.networking import apply, ipam
+from portal.networking.addresses import ANYWHERE, parse_address, parse_vpc_range
+from portal.networking.changes import refuse_without_networks, vpc_again, vpc_touch, wrong
+from portal.networking.models import (
+    TRAFFIC,
+    InternetGateway,
+    NatGateway,
+    NetworkInterface,
+    Route,
+    RouteTable,
+    SecurityGroup,
+    SecurityGroupRule,
+    Subnet,
+    Vpc,
+    VpcPeering,
+)
+from portal.networking.rules import fingerprint
+
+LIFECYCLE = Lifecycle(
+    "pending",
+    {
+        "pending": frozenset({"available", "failed"}),
+        "available": frozenset({"deleting", "failed"}),
+        "failed": frozenset({"available", "pending", "deleting"}),
+        "deleting": frozenset({"deleted", "failed"}),
+    },
+    transient=frozenset({"pending", "deleting"}),
+    ended=frozenset({"deleted"}),
+    tones={"failed": "bad"},
+)
+NAMED = 5
+Force = Annotated[bool, f.FieldInfo(f.Bool(), "Delete all of it", "With subnets, groups, route tables, gateways, interfaces and peerings in it.")]
+Enabled = Annotated[bool, f.FieldInfo(f.Bool(), "Flow log", "Record connections as they begin, sampled.")]
+Traffic = Annotated[str, f.FieldInfo(f.Choice(TRAFFIC), "Connections", "Those that were let through, those that were refused, or all.")]
+
+
+@operation(Vpc, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", steps=apply.APPLY, settles="available", fails="failed",
+           along=lambda ctx, vpc, _: furnish(ctx, vpc), follow=vpc_again)  # fmt: skip
+def vpc_create(
+    ctx: Context, *, name: str, cidr_block: str, region: str = "local", enable_dns_hostnames: bool = True, enable_dns_support: bool = True,
+    enable_network_address_translation: bool = True, dns_servers: str = "", description: str = "", tags: dict[str, str] | None = None,
+) -> Vpc:  # fmt: skip
+    """Create a VPC with a default security group and a main route table."""
+    refuse_without_networks(ctx)
+    try:
+        block = parse_vpc_range(cidr_block)
+    except ValueError as error:
+        raise wrong("cidr_block", f"{error}.") from None
+    check_servers(dns_servers)
+    return Vpc(
+        name=name, cidr_block=str(block), region=region, enable_dns_hostnames=enable_dns_hostnames, enable_dns_support=enable_dns_support,
+        enable_network_address_translation=enable_network_address_translation, dns_servers=dns_servers, description=description, tags=tags or {},
+    )  # fmt: skip
+
+
+def check_servers(text: str) -> None:
+    """Raise InvalidRequest unless the text is a list of at most four addresses."""
+    servers = [each.strip() for each in text.split(",") if each.strip()]
+    try:
+        for each in servers:
+            parse_address(each)
+    except ValueError as error:
+        raise wrong("dns_servers", f"{error}.") from None
+    if len(servers) > 4:  # noqa: PLR2004 - what DHCP clients take
+        raise wrong("dns_servers", "takes at most four addresses.")
+
+
+def furnish(ctx: Context, vpc: Vpc, *, prefix: str = "") -> None:
+    """Make what a VPC cannot be without: a default group and a main route table."""
+    prefix = prefix or f"{vpc.name[:200]}-"
+    group = SecurityGroup(
+        name=free_name(ctx, SecurityGroup, f"{prefix}default", vpc),
+        description=f"What is in no other group of {vpc.name}.",
+        vpc_id=vpc.id,
+        is_default=True,
+    )
+    group.rules = default_rules(vpc.cidr_block)
+    table = RouteTable(name=free_name(ctx, RouteTable, f"{prefix}main", vpc), vpc_id=vpc.id, is_main=True)
+    insert_along(ctx, group, vpc.project_id)
+    insert_along(ctx, table, vpc.project_id)
+    vpc.default_group_id, vpc.main_route_table_id = group.id, table.id
+    ctx.db.flush()
+
+
+def default_rules(inside: str = "") -> list[SecurityGroupRule]:
+    """Everything may go out; in a default group, everything inside the VPC may come in."""
+    rules = [RuleSpec("", Direction.EGRESS, IpProtocol.ALL, cidr=ANYWHERE)]
+    if inside:
+        rules.append(RuleSpec("", Direction.INGRESS, IpProtocol.ALL, cidr=inside))
+    return [
+        SecurityGroupRule(direction=rule.direction.value, protocol=rule.protocol.value, cidr=rule.cidr, fingerprint=fingerprint(rule))
+        for rule in rules
+    ]
+
+
+def free_name(ctx: Context, model: Any, wanted: str, vpc: Vpc) -> str:
+    """The name that is wanted for what comes with a VPC, or one with the VPC's own mark if somebody has it."""
+    taken = select(model.id).where(model.project_id == vpc.project_id, model.name == wanted, model.deleted_at.is_(None))
+    return wanted if ctx.db.scalar(taken) is None else f"{wanted}-{vpc.id.rpartition('-')[2]}"
+
+
+@operation(Vpc, "apply", label="Apply changes to", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True,
+           follow=vpc_again)  # fmt: skip
+def vpc_apply(ctx: Context, vpc: Vpc) -> None:
+    """Bring the host to the desired revision."""
+    del ctx, vpc
+
+
+@operation(Vpc, "configure_flow_logs", label="Flow log", needs="write", when={"available", "pending", "failed"})
+def vpc_configure_flow_logs(ctx: Context, vpc: Vpc, *, enabled: Enabled, traffic_type: Traffic = "all") -> None:
+    """Switch the flow log on or off."""
+    vpc.flow_logs_enabled, vpc.flow_logs_traffic = enabled, traffic_type
+    vpc_touch(ctx, vpc.id)
+
+
+@operation(Vpc, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, steps=apply.REMOVE,
+           when={"available", "failed"}, holds="deleting", settles="deleted", fails="failed")  # fmt: skip
+def vpc_delete(ctx: Context, vpc: Vpc, *, force: Force = False) -> None:
+    """Delete a VPC; what is in the way is named, and goes with it if all of it is to go. Instances have to be terminated first."""
+    guests = _instances(ctx, vpc.id)
+    things = [] if force else _in_the_way(ctx, vpc)
+    if guests or things:
+        way_out = "Terminate the instances first." if guests else 'Delete these first, or choose "Delete all of it".'
+        raise Conflict(f"{vpc.name} is in use: {', '.join([*guests, *things])}. {way_out}", details={"in_the_way": [*guests, *things]})
+
+
+def _instances(ctx: Context, vpc_id: str) -> list[str]:
+    model = ctx.registry.model("compute.instance")
+    used = select(NetworkInterface.instance_id).where(NetworkInterface.vpc_id == vpc_id, NetworkInterface.deleted_at.is_(None))
+    return _named(ctx, "instance", model, model.id.in_(used))
+
+
+def _in_the_way(ctx: Context, vpc: Vpc) -> list[str]:
+    found = []
+    for label, model in (("subnet", Subnet), ("NAT gateway", NatGateway), ("internet gateway", InternetGateway), ("interface", NetworkInterface)):
+        found += _named(ctx, label, model, model.vpc_id == vpc.id)
+    found += _named(ctx, "security group", SecurityGroup, SecurityGroup.vpc_id == vpc.id, SecurityGroup.is_default.is_(False))
+    found += _named(ctx, "route table", RouteTable, RouteTable.vpc_id == vpc.id, RouteTable.is_main.is_(False))
+    joined = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
+    return found + _named(ctx, "peering", VpcPeering, joined, VpcPeering.state.in_(("pending", "active")))
+
+
+def _named(ctx: Context, label: str, model: Any, *where: Any) -> list[str]:
+    live = (*where, model.deleted_at.is_(None))
+    names = ctx.db.scalars(select(model.name).where(*live).order_by(model.name).limit(NAMED)).all()
+    more = (ctx.db.scalar(select(func.count()).select_from(model).where(*live)) or 0) - len(names) if len(names) == NAMED else 0
+    return [f"{label} {name}" for name in names] + ([f"{more} more"] if more else [])
+
+
+def vpc_at_end(ctx: Context, vpc: Vpc) -> None:
+    """End everything in a VPC that is gone, in an order in which nothing is referred to that has ended."""
+    joined = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
+    for model, where in (
+        (VpcPeering, joined), (NatGateway, NatGateway.vpc_id == vpc.id), (NetworkInterface, NetworkInterface.vpc_id == vpc.id),
+        (InternetGateway, InternetGateway.vpc_id == vpc.id), (Subnet, Subnet.vpc_id == vpc.id), (RouteTable, RouteTable.vpc_id == vpc.id),
+        (SecurityGroup, SecurityGroup.vpc_id == vpc.id),
+    ):  # fmt: skip
+        for row in ctx.db.scalars(select(model).where(where, model.deleted_at.is_(None)).order_by(model.id)).all():
+            end_along(ctx, row)
+    ipam.release_of(ctx.db, vpc.id)
+    vpc.uplink_address = ""
+
+
+def vpc_default(ctx: Context, project_id: str) -> Vpc:
+    """The default VPC of a project with a subnet and a way out, made now if there is none, within the transaction of a caller whose job applies it."""
+    query = select(Vpc).where(Vpc.project_id == project_id, Vpc.is_default, Vpc.deleted_at.is_(None))
+    found = ctx.db.scalars(query).first()
+    if found is not None:
+        return found
+    vpc = Vpc(name="default", cidr_block="172.31.0.0/16", is_default=True, description="The network that instances are in unless another is chosen.")
+    if ctx.db.scalar(select(Vpc.id).where(Vpc.project_id == project_id, Vpc.name == "default", Vpc.deleted_at.is_(None))):
+        vpc.name = "default-network"
+    vpc.project_id = project_id
+    insert_along(ctx, vpc, project_id)
+    furnish(ctx, vpc, prefix="" if vpc.name != "default" else "default-")
+    subnet = Subnet(name=free_name(ctx, Subnet, "default", vpc), vpc_id=vpc.id, cidr_block="172.31.0.0/20", is_default=True, tier="public")
+    gateway = InternetGateway(name=free_name(ctx, InternetGateway, "default", vpc), vpc_id=vpc.id)
+    insert_along(ctx, subnet, project_id)
+    insert_along(ctx, gateway, project_id)
+    vpc.uplink_address = ipam.take_public(ctx, ("networking.vpc", vpc.id))
+    ctx.db.add(Route(route_table_id=vpc.main_route_table_id, destination_cidr=ANYWHERE, target_type="internet-gateway", target_id=gateway.id))
+    ctx.db.flush()
+    return vpc
+
+
+def applied(vpc: Vpc | None) -> str:
+    """Whether what is desired of a VPC is in force: available, applying or failed."""
+    if vpc is None:
+        return "detached"
+    return "failed" if vpc.state == "failed" else "applying" if vpc.applied_revision < vpc.desired_revision else "available"
+
+
+def _check_update(ctx: Context, vpc: Vpc, changes: dict[str, Any]) -> None:
+    del ctx, vpc
+    check_servers(str(changes.get("dns_servers", "")))
+
+
+def _touch(ctx: Context, vpc: Vpc, _: Mapping[str, Any]) -> None:
+    vpc_touch(ctx, vpc.id)
+
+
+VPC = ResourceType(
+    Vpc, service="networking", name="vpc", collection="vpcs", prefix="vpc", label="VPC", plural="VPCs", icon="network",
+    summary="Private networks.",
+    operations=[vpc_create, vpc_configure_flow_logs, vpc_delete, update_operation(Vpc, before=_check_update, along=_touch), *lock_operations(Vpc), vpc_apply],
+    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("cidr_block", "Range", css="mono", sort="cidr_block"),
+             Column("applied", "In force", css="md"), Column("uplink_address", "Outbound address", css="mono lo", hidden=True),
+             Column("created_at", "Created", sort="created_at", css="lo")],
+    lifecycle=LIFECYCLE, quota={"networks": 1}, search=("name", "id", "cidr_block"), show={"applied": applied}, aliases={"status": "state"},
+    at_end=vpc_at_end, describe=lambda v: (v.cidr_block, v.state), usable=lambda v: v.state not in {"deleting", "deleted"},
+)  # fmt: skip
