@@ -12,7 +12,7 @@ from portal.kernel.resource import ResourceType
 
 Getter = Callable[[Any], Any]
 RENAMED = {"extra": "metadata"}
-ANY_OF_OUR_VALUES: Mapping[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+ANY_OF_OUR_VALUES: Mapping[str, Any] = {"type": ["string", "number", "boolean", "null", "array"]}
 
 
 _made: dict[type[Any], tuple[ResourceType, tuple[tuple[str, Getter], ...]]] = {}

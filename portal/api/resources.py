@@ -12,7 +12,7 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.represent import represent
 from portal.api.schemas import TEXT
-from portal.http.listing import list_query, paging, whole
+from portal.http.listing import flag, list_query, paging, whole
 from portal.http.request import context, portal_settings
 from portal.kernel.activity import events_after
 from portal.kernel.context import Context
@@ -71,7 +71,9 @@ def schema_name(rtype: ResourceType) -> str:
 def aliases(rtype: ResourceType, rest: str = "") -> tuple[str, ...]:
     """The other paths of a canonical one: below /api/<service> and in the flat name space, there with underscores for dashes in actions."""
     flat = {rtype.collection, rtype.collection.replace("-", "_")}
-    return (f"/api/{rtype.service}/{rtype.collection}{rest}", *(f"{PREFIX}/services/{name}{rest.replace('-', '_')}" for name in sorted(flat)))
+    elsewhere = (f"{path}{rest}" for path in rtype.also_at)
+    below = (f"{PREFIX}/services/{name}{rest.replace('-', '_')}" for name in sorted(flat))
+    return (f"/api/{rtype.service}/{rtype.collection}{rest}", *below, *elsewhere)
 
 
 PAGING = (
@@ -200,7 +202,8 @@ class _Type:
 
     def _changing(self, op: Operation) -> Any:
         def change(**path: str) -> ResponseReturnValue:
-            outcome = run(context(), op, path[self.rtype.id_name], io.read_object(), expected_version=io.expected_version())
+            data = io.read_object() | (_flags(op) if request.method == "DELETE" else {})
+            outcome = run(context(), op, path[self.rtype.id_name], data, expected_version=io.expected_version())
             if op.effect is Effect.REMOVE and not outcome.jobs:
                 return io.empty()
             return self._answer(outcome, 202 if outcome.jobs else 200)
@@ -253,6 +256,11 @@ class _Type:
         failed = sum(result["status"] == "failure" for result in results)
         job_ids = [result["job_id"] for result in results if result.get("job_id")]
         return io.answer({"succeeded": len(results) - failed, "failed": failed, "job_ids": job_ids, "results": results})
+
+
+def _flags(op: Operation) -> dict[str, bool]:
+    """What the query string says to a DELETE, which often comes without a body."""
+    return {name: flag(request.args, name) for name, param in op.params.items() if isinstance(param.info.kind, Bool) and name in request.args}
 
 
 def _one(ctx: Context, op: Operation, row_id: str, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class ResourceType:
     no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. Where a row is offered
     as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
     price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
-    `goes_with` is the type with whose row the rows of this one go.
+    `goes_with` is the type with whose row the rows of this one go. `also_at` are other whole paths of the API.
     """
 
     model: type[Any]
@@ -206,6 +206,7 @@ class ResourceType:
     usable: Callable[[Any], bool] = _always
     hourly_cost_usd: Callable[[Any], float | None] = _free
     goes_with: str = ""
+    also_at: Sequence[str] = ()
     at_end: "Callable[[Context, Any], None]" = _alone
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 

@@ -177,7 +177,7 @@ def _eager() -> list[Any]:
 
 NETWORK_INTERFACE = ResourceType(
     NetworkInterface, service="networking", name="network_interface", collection="network-interfaces", prefix="eni", label="Network interface",
-    plural="Network interfaces", icon="plug", summary="Addresses in subnets that instances have.",
+    plural="Network interfaces", icon="compute", summary="Addresses in subnets that instances have.",
     operations=[network_interface_create, network_interface_attach, network_interface_detach, network_interface_set_security_groups,
                 network_interface_delete, update_operation(NetworkInterface)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("private_ip", "Address", css="mono"),

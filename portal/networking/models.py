@@ -154,6 +154,9 @@ class RouteTable(ProjectOwned, Base):
     is_main: Mapped[bool] = f.field(f.Bool(), label="Main", default=False, filterable=True, help="Of every subnet that has no table of its own.")
 
     vpc: Mapped[Vpc] = relationship()
+    subnets: Mapped[list[Subnet]] = relationship(
+        viewonly=True, primaryjoin="and_(Subnet.route_table_id == RouteTable.id, Subnet.deleted_at.is_(None))", order_by="Subnet.cidr_block"
+    )
     routes: Mapped[list["Route"]] = relationship(order_by="Route.destination_cidr", back_populates="table", cascade="all, delete-orphan")
 
 

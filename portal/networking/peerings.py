@@ -81,7 +81,7 @@ def _eager() -> list[Any]:
 
 
 VPC_PEERING = ResourceType(
-    VpcPeering, service="networking", name="vpc_peering", collection="vpc-peerings", prefix="pcx", label="VPC peering", plural="VPC peerings", icon="link",
+    VpcPeering, service="networking", name="vpc_peering", collection="vpc-peerings", prefix="pcx", label="VPC peering", plural="VPC peerings", icon="chain",
     summary="Links between VPCs.",
     operations=[vpc_peering_create, vpc_peering_accept, vpc_peering_reject, vpc_peering_delete, update_operation(VpcPeering)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("vpc_name", "VPC", css="md"),

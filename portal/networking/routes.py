@@ -162,17 +162,18 @@ def live_targets(ctx: Context, table: RouteTable) -> set[str]:
 
 
 def _eager() -> list[Any]:
-    return [joinedload(RouteTable.vpc), selectinload(RouteTable.routes)]
+    return [joinedload(RouteTable.vpc), selectinload(RouteTable.routes), selectinload(RouteTable.subnets)]
 
 
 ROUTE_TABLE = ResourceType(
     RouteTable, service="networking", name="route_table", collection="route-tables", prefix="rtb", label="Route table", plural="Route tables",
-    icon="route", summary="Where packets go that leave a VPC's own range.",
+    icon="updown", summary="Where packets go that leave a VPC's own range.",
     operations=[route_table_create, route_table_add_route, route_table_set_default_route, route_table_remove_route, route_table_associate,
                 route_table_disassociate, route_table_delete, update_operation(RouteTable)],
     columns=[Column("name", "Name", sort="name"), Column("vpc_name", "VPC", css="md"), Column("route_count", "Routes", css="num"),
              Column("is_main", "Main", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     eager=_eager, aliases={"vpc": "vpc_id", "rt_id": "id"}, at_end=table_at_end, goes_with="networking.vpc",
-    show={"vpc_name": lambda v: v.vpc.name, "route_count": lambda v: len(v.routes) + 1, "status": lambda v: applied(v.vpc)},
+    show={"vpc_name": lambda v: v.vpc.name, "route_count": lambda v: len(v.routes) + 1,
+          "associated_subnets": lambda v: [each.id for each in v.subnets], "status": lambda v: applied(v.vpc)},
     describe=lambda v: (v.vpc.name, "main" if v.is_main else ""),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Security groups: which connections may begin. A change of rules is in force once the VPC's revision is applied."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from sqlalchemy import select
@@ -12,13 +13,15 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, NotFound
 from portal.kernel.resource import Column, ResourceType
+from portal.networking.addresses import parse_address, parse_range
 from portal.networking.changes import vpc_locked, vpc_touch, wrong
 from portal.networking.models import DIRECTIONS, PROTOCOLS, GroupMembership, NetworkInterface, SecurityGroup, SecurityGroupRule, Vpc
-from portal.networking.rules import TEMPLATES, check, fingerprint, sentence, warning
+from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, sentence, traffic, warning
 from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied, default_rules
 
 MAX_RULES = 1000
+WHOLE = 32
 WAY = Annotated[str, f.FieldInfo(f.Choice(DIRECTIONS), "Direction", "Seen from the instance.")]
 Protocol = Annotated[str, f.FieldInfo(f.Choice(PROTOCOLS), "Protocol", "-1 is every protocol.", aliases=("ip_protocol",))]
 Port = f.Int(-(2**31), 2**31 - 1)
@@ -177,6 +180,48 @@ def group_named(ctx: Context, vpc_id: str, value: str | None, *, field: str = "r
     return found.id
 
 
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first packet of a connection, as a group's rules see it; `peer` is the address or range of the other side."""
+
+    direction: Direction
+    protocol: str
+    port: int | None
+    peer: str
+
+
+def evaluate(ctx: Context, group: SecurityGroup, packet: Packet, names: Mapping[str, str]) -> tuple[RuleSpec | None, str]:
+    """The rule of a group that lets something through, or none; and that in words. Raises InvalidRequest."""
+    try:
+        other = parse_range(packet.peer if "/" in packet.peer else f"{parse_address(packet.peer)}/32")
+    except ValueError as error:
+        raise wrong("peer", f"{error}.") from None
+    highest = HIGHEST_TYPE if packet.protocol == "icmp" else HIGHEST_PORT
+    if packet.port is None and packet.protocol != "icmp":
+        raise wrong("port", "is required for tcp and udp.")
+    if packet.port is not None and not 0 <= packet.port <= highest:
+        raise wrong("port", f"must be from 0 to {highest}, not {packet.port}.")
+    live = (NetworkInterface.deleted_at.is_(None), NetworkInterface.vpc_id == group.vpc_id, NetworkInterface.private_ip == str(other.network_address))
+    memberships = select(GroupMembership.group_id).join(NetworkInterface, NetworkInterface.id == GroupMembership.interface_id).where(*live)
+    groups = set(ctx.db.scalars(memberships)) if other.prefixlen == WHOLE else set()
+    for rule in (each.spec() for each in group.rules if each.is_enabled):
+        is_about = other.subnet_of(parse_range(rule.cidr)) if rule.cidr else rule.group_id in groups
+        if rule.direction is packet.direction and covers(rule, packet.protocol, packet.port) and is_about:
+            return rule, sentence(rule, names)
+    way = "in from" if packet.direction is Direction.INGRESS else "out to"
+    return None, f"No rule of {group.name} lets {traffic(packet.protocol, packet.port)} {way} {packet.peer}."
+
+
+def rule_shown(rule: SecurityGroupRule, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A rule as API and console show it."""
+    spec = rule.spec()
+    return {
+        "rule_id": rule.id, "direction": rule.direction, "protocol": rule.protocol, "from_port": rule.from_port, "to_port": rule.to_port,
+        "icmp_type": rule.icmp_type, "cidr": rule.cidr or None, "referenced_sg_id": rule.referenced_group_id, "description": rule.description,
+        "is_enabled": rule.is_enabled, "sentence": sentence(spec, names), "warning": warning(spec),
+    }  # fmt: skip
+
+
 def warnings(group: SecurityGroup) -> list[str]:
     """What is dangerous about a group's rules."""
     return [text for rule in group.rules if rule.is_enabled and (text := warning(rule.spec()))]
@@ -195,6 +240,7 @@ SECURITY_GROUP = ResourceType(
              Column("status", "In force", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     quota={"security_groups": 1}, eager=_eager, aliases={"vpc": "vpc_id", "sg_id": "id"}, at_end=group_at_end, goes_with="networking.vpc",
     show={"vpc_name": lambda v: v.vpc.name, "rule_count": lambda v: len(v.rules), "status": lambda v: applied(v.vpc),
+          "rules": lambda v: [rule_shown(rule) for rule in v.rules],
           "warning": lambda v: " ".join(dict.fromkeys(warnings(v)))},
     describe=lambda v: (v.vpc.name, f"{len(v.rules)} rules"),
 )  # fmt: skip

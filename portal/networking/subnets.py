@@ -108,7 +108,7 @@ def _eager() -> list[Any]:
 
 
 SUBNET = ResourceType(
-    Subnet, service="networking", name="subnet", collection="subnets", prefix="subnet", label="Subnet", plural="Subnets", icon="network",
+    Subnet, service="networking", name="subnet", collection="subnets", prefix="subnet", label="Subnet", plural="Subnets", icon="net",
     summary="Parts of a VPC's range in which instances live.",
     operations=[subnet_create, subnet_enable_public_ips, subnet_set_tier, subnet_reserve_address, subnet_release_address, subnet_delete,
                 update_operation(Subnet)],

@@ -215,7 +215,7 @@ def _touch(ctx: Context, vpc: Vpc, _: Mapping[str, Any]) -> None:
 
 
 VPC = ResourceType(
-    Vpc, service="networking", name="vpc", collection="vpcs", prefix="vpc", label="VPC", plural="VPCs", icon="network",
+    Vpc, service="networking", name="vpc", collection="vpcs", prefix="vpc", label="VPC", plural="VPCs", icon="net",
     summary="Private networks.",
     operations=[vpc_create, vpc_configure_flow_logs, vpc_delete, update_operation(Vpc, before=_check_update, along=_touch), *lock_operations(Vpc), vpc_apply],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("cidr_block", "Range", css="mono", sort="cidr_block"),

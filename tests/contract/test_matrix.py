@@ -94,12 +94,14 @@ def _theirs(owner: Api, worker: TestWorker, column: str, project_id: str) -> dic
     assert client.status_code == 201, client.json
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
+    kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith("networking.")}
+    group = owner.get(f"/networking/security-groups/{rows['networking.security_group']}").json
     return {
         **{kinds[key]: row_id for key, row_id in rows.items()}, "service": "compute", "collection": "instances", "row_id": rows["compute.instance"],
         "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances", "resource_type": "instances",
         "api_key_id": owner.get("/auth/keys").json["results"][0]["id"], "account_id": account, "service_account_id": account,
         "client_id": client.json["client_id"], "job_id": owner.get(f"/jobs?resource_id={rows['compute.instance']}").json["results"][0]["job_id"],
-        "log_id": owner.get("/security/audit-logs").json["results"][0]["log_id"],
+        "rule_id": group["rules"][0]["rule_id"], "log_id": owner.get("/security/audit-logs").json["results"][0]["log_id"],
     }  # fmt: skip
 
 

@@ -1,0 +1,168 @@
+"""Networks as people look at them: names, the drawing of a VPC, its addresses, and answers to who reaches whom."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from portal.engines.network_ports import PeeringSpec, Via
+from portal.kernel.authz import reach as may_see
+from portal.kernel.context import Context
+from portal.networking import reachability
+from portal.networking.addresses import usage
+from portal.networking.changes import wrong
+from portal.networking.desired import desired_state
+from portal.networking.models import (
+    InternetGateway,
+    IpAllocation,
+    NatGateway,
+    NetworkInterface,
+    SecurityGroup,
+    Subnet,
+    Vpc,
+    VpcPeering,
+)
+from portal.networking.reachability import Answer, Specs
+
+MOST_ADDRESSES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One thing in the drawing of a VPC."""
+
+    id: str
+    type: str
+    label: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What one thing has to do with another."""
+
+    source: str
+    target: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A VPC as a graph."""
+
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+
+
+def names_in(ctx: Context, vpc_ids: Sequence[str]) -> dict[str, str]:
+    """Id → what people call it, of everything in these VPCs; an interface of an instance is called like that."""
+    instance = ctx.registry.model("compute.instance")
+    found: dict[str, str] = {}
+    for model in (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface):
+        found.update(_pairs(ctx, select(model.id, model.name).where(model.vpc_id.in_(vpc_ids), model.deleted_at.is_(None))))
+    peerings = select(VpcPeering.id, VpcPeering.name).where(VpcPeering.vpc_id.in_(vpc_ids) | VpcPeering.peer_vpc_id.in_(vpc_ids))
+    found.update(_pairs(ctx, peerings.where(VpcPeering.deleted_at.is_(None))))
+    guests = select(NetworkInterface.id, instance.name).join(instance, instance.id == NetworkInterface.instance_id)
+    found.update(_pairs(ctx, guests.where(NetworkInterface.vpc_id.in_(vpc_ids), NetworkInterface.deleted_at.is_(None), NetworkInterface.is_primary)))
+    found.update(_pairs(ctx, select(Vpc.id, Vpc.name).where(Vpc.id.in_(vpc_ids))))
+    return found
+
+
+def _pairs(ctx: Context, query: Any) -> dict[str, str]:
+    return {row_id: name for row_id, name in ctx.db.execute(query)}  # noqa: C416 - rows are no tuples for the type checker
+
+
+def specs_seen(ctx: Context) -> Specs:
+    """The VPCs of the project that the caller may see, as the engine is told of them."""
+    mine = select(Vpc.id).where(Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), may_see(ctx, "networking.vpc.read").rows(Vpc))
+    ids = ctx.db.scalars(mine.order_by(Vpc.id)).all()
+    states = [state for vpc_id in ids if (state := desired_state(ctx.db, ctx.registry, vpc_id)) is not None]
+    peerings: dict[str, PeeringSpec] = {each.peering_id: each for state in states for each in state.peerings}
+    return Specs([state.spec for state in states], list(peerings.values()), names_in(ctx, ids))
+
+
+def reach(ctx: Context, source: str, target: str, protocol: str, port: int | None) -> Answer:
+    """Whether a connection from one place comes to another; an instance stands for its first interface. Raises InvalidRequest."""
+    specs = specs_seen(ctx)
+    places = _places(ctx, (source, target))
+    if protocol != "icmp" and port is None:
+        raise wrong("port", "is required for tcp and udp.")
+    if port is not None and not 0 <= port <= (255 if protocol == "icmp" else 65_535):
+        raise wrong("port", f"must be from 0 to {255 if protocol == 'icmp' else 65_535}, not {port}.")
+    known = {each.port_id for vpc in specs.vpcs for each in vpc.ports}
+    for field, value in (("source", source), ("target", target)):
+        if (found := places.get(value, value)) not in known and found != reachability.INTERNET:
+            try:
+                reachability.reach(Specs([]), found, reachability.INTERNET, protocol, port)
+            except ValueError as error:
+                raise wrong(field, str(error)) from None
+    return reachability.reach(specs, places.get(source, source), places.get(target, target), protocol, port)
+
+
+def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
+    """Id or name of an instance or interface → id of the interface."""
+    instance = ctx.registry.model("compute.instance")
+    mine = (NetworkInterface.project_id == ctx.project_id, NetworkInterface.deleted_at.is_(None))
+    query = select(instance.id, instance.name, NetworkInterface.id).join(NetworkInterface, NetworkInterface.instance_id == instance.id)
+    found: dict[str, str] = {}
+    for instance_id, name, interface_id in ctx.db.execute(
+        query.where(*mine, NetworkInterface.is_primary, instance.id.in_(values) | instance.name.in_(values))
+    ):
+        found |= {name: interface_id, instance_id: interface_id}
+    own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values))
+    return {**_pairs(ctx, own), **found}
+
+
+def topology_of(ctx: Context, vpc: Vpc) -> Topology:
+    """The graph of a VPC: subnets, gateways, interfaces with their instances, peerings."""
+    state = desired_state(ctx.db, ctx.registry, vpc.id)
+    if state is None:
+        return Topology([], [])
+    spec, names = state.spec, names_in(ctx, [vpc.id])
+    nodes = [Node(vpc.id, "vpc", vpc.name, vpc.cidr_block)]
+    edges = []
+    if spec.uplink_address:
+        gateway = ctx.db.scalar(select(InternetGateway.id).where(InternetGateway.vpc_id == vpc.id, InternetGateway.deleted_at.is_(None)))
+        if gateway is not None:
+            nodes.append(Node(gateway, "internet-gateway", names.get(gateway, gateway), spec.uplink_address))
+            edges.append(Edge(vpc.id, gateway))
+    for nat in spec.nats:
+        nodes.append(Node(nat.nat_id, "nat-gateway", names.get(nat.nat_id, nat.nat_id), nat.public_address))
+        edges.append(Edge(vpc.id, nat.nat_id))
+    for peering in state.peerings:
+        nodes.append(Node(peering.peering_id, "vpc-peering", names.get(peering.peering_id, peering.peering_id)))
+        edges.append(Edge(vpc.id, peering.peering_id))
+    for subnet in spec.subnets:
+        nodes.append(Node(subnet.subnet_id, "subnet", names.get(subnet.subnet_id, subnet.subnet_id), subnet.cidr))
+        edges.append(Edge(vpc.id, subnet.subnet_id))
+        edges += [
+            Edge(subnet.subnet_id, route.target_id, route.destination) for route in subnet.routes if route.target_id and route.via is not Via.LOCAL
+        ]
+    for port in spec.ports:
+        label = names.get(port.port_id, port.port_id)
+        kind = "instance" if port.guest is not None else "network-interface"
+        nodes.append(Node(port.port_id, kind, label, ", ".join(filter(None, (port.address, port.public_address)))))
+        edges.append(Edge(port.subnet_id, port.port_id))
+    return Topology(nodes, edges)
+
+
+def allocations_of(ctx: Context, vpc: Vpc, *, subnet_id: str = "") -> tuple[Sequence[IpAllocation], Mapping[str, int]]:
+    """The addresses of a VPC that are taken, and the totals of its subnets."""
+    subnets = ctx.db.scalars(select(Subnet).where(Subnet.vpc_id == vpc.id, Subnet.deleted_at.is_(None)).order_by(Subnet.cidr_block)).all()
+    wanted = [each for each in subnets if subnet_id in ("", each.id)]
+    if subnet_id and not wanted:
+        raise wrong("subnet_id", f"{vpc.name} has no subnet {subnet_id[:64]}.")
+    query = select(IpAllocation).where(IpAllocation.subnet_id.in_([each.id for each in wanted])).order_by(IpAllocation.allocated_at, IpAllocation.id)
+    figures = [usage(each.cidr_block, each.taken) for each in wanted]
+    totals = {
+        "total": sum(each.total for each in figures), "usable": sum(each.usable for each in figures), "allocated": sum(each.taken for each in figures),
+        "free": sum(each.free for each in figures),
+    }  # fmt: skip
+    return ctx.db.scalars(query.limit(MOST_ADDRESSES)).all(), totals
+
+
+def group_names(ctx: Context, group: SecurityGroup) -> Mapping[str, str]:
+    """Id → name of the groups that a group's rules refer to."""
+    ids = {rule.referenced_group_id for rule in group.rules if rule.referenced_group_id}
+    return _pairs(ctx, select(SecurityGroup.id, SecurityGroup.name).where(SecurityGroup.id.in_(ids))) if ids else {}
