@@ -87,5 +87,8 @@ class Context:
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
     # Jobs of other rows that the transaction under way has queued.
     also_queued: list[str] = field(default_factory=list)
+    # Rows that came, and ids of rows that went, with others in the transaction under way: their quota is moved together.
+    made_along: list[Any] = field(default_factory=list)
+    gone_along: list[str] = field(default_factory=list)
     # What the request asks for, as it came: conditions of policies look at it.
     inputs: Mapping[str, Any] = field(default_factory=dict)

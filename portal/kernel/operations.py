@@ -36,7 +36,8 @@ def run(
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
-    ctx.also_queued.clear()
+    for left in (ctx.also_queued, ctx.made_along, ctx.gone_along):
+        left.clear()
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
         outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
     if (jobs := [*outcome.jobs, *ctx.also_queued]) and not outcome.replayed:
@@ -138,7 +139,11 @@ class _Attempt:
         if self.op.along is not None:
             self.op.along(ctx, row, inputs)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
-        quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=rtype.lifecycle is None or not self.op.steps)
+        settled = rtype.lifecycle is None or not self.op.steps
+        quota.hold_all(
+            ctx, [(row, counted(rtype, row), settled), *((each, counted(ctx.registry.of(type(each)), each), True) for each in ctx.made_along)]
+        )
+        ctx.made_along.clear()
         job_id = enqueue(ctx, self.op, rtype, row, self.data) if self.op.steps and queue else None
         self._tell(row, job_id, before={}, after=snapshot(rtype, row))
         return job_id
@@ -230,12 +235,17 @@ def write(ctx: Context, rtype: ResourceType, row: Any) -> None:
     tags.store(ctx.db, rtype.key, row)
 
 
+def counted(rtype: ResourceType, row: Any) -> dict[str, int]:
+    """What a row takes of quotas, itself among them."""
+    return {**rtype.amounts(row), rtype.count_dimension: 1}
+
+
 def insert_along(ctx: Context, row: Any, project_id: str | None) -> None:
-    """Make a row that comes with another, within the caller's transaction: charged, audited and told like one that was asked for."""
+    """Make a row that comes with a new one (`along`): charged together with it, audited and told like one that was asked for."""
     rtype = ctx.registry.of(type(row))
     complete(ctx, rtype, row, project_id)
     write(ctx, rtype, row)
-    quota.hold(ctx, row, {**rtype.amounts(row), rtype.count_dimension: 1}, settled=True)
+    ctx.made_along.append(row)
     about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
     audit.record(ctx, f"{rtype.key}.create", about, details={"after": snapshot(rtype, row)})
     events.emit(ctx, f"{rtype.key}.create", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
@@ -244,7 +254,8 @@ def insert_along(ctx: Context, row: Any, project_id: str | None) -> None:
 def end_along(ctx: Context, row: Any) -> None:
     """End a row that goes with another, within the caller's transaction; it is audited and told like one that was deleted."""
     rtype = ctx.registry.of(type(row))
-    end(ctx, row)
+    _leave(ctx, row)
+    ctx.gone_along.append(row.id)
     about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
     audit.record(ctx, f"{rtype.key}.delete", about)
     events.emit(ctx, f"{rtype.key}.delete", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
@@ -306,9 +317,14 @@ def state_reason(op: Operation, row: Any) -> str:
 
 def end(ctx: Context, row: Any) -> None:
     """Take a row out of the lists and give its quota back, with what goes when it does; its record stays for a while."""
+    _leave(ctx, row)
+    quota.release(ctx.db, row.id, *ctx.gone_along)
+    ctx.gone_along.clear()
+
+
+def _leave(ctx: Context, row: Any) -> None:
     ctx.registry.of(type(row)).at_end(ctx, row)
     row.deleted_at = row.updated_at = now()
-    quota.release(ctx.db, row.id)
     tags.drop(ctx.db, row.id)
 
 

@@ -118,9 +118,19 @@ Charges = dict[tuple[str, str], int]
 
 def hold(ctx: Context, row: Any, amounts: Mapping[str, int], *, settled: bool) -> None:
     """Reserve for a row's project and owner, and tell who comes near a limit. Unless `settled`, what is new is for work that is not done yet."""
-    project_id = row.project_of()
-    if project_id is not None:
-        tell(ctx, project_id, reserve(ctx.db, project_id, row.id, amounts, owner_id=row.owner_id, settled=settled))
+    hold_all(ctx, [(row, amounts, settled)])
+
+
+def hold_all(ctx: Context, held: Sequence[tuple[Any, Mapping[str, int], bool]]) -> None:
+    """Reserve for several rows of one project at once: in the order in which everybody locks, whatever the order of the rows."""
+    project_id = held[0][0].project_of()
+    if project_id is None:
+        return
+    projects: Charges = {}
+    users: Charges = {}
+    for row, amounts, settled in held:
+        _note(ctx.db, (projects, users), project_id, row.id, amounts, owner_id=row.owner_id, settled=settled)
+    tell(ctx, project_id, _take_all(ctx.db, projects, users))
 
 
 def reserve(
@@ -129,6 +139,22 @@ def reserve(
     """Make the resource hold exactly `amounts`. Raises QuotaExceeded where that needs more than is left; taking less always succeeds."""
     projects: Charges = {}
     users: Charges = {}
+    _note(session, (projects, users), project_id, resource_id, amounts, owner_id=owner_id, settled=settled)
+    return _take_all(session, projects, users)
+
+
+def _note(
+    session: Session,
+    charges: tuple[Charges, Charges],
+    project_id: str,
+    resource_id: str,
+    amounts: Mapping[str, int],
+    *,
+    owner_id: str | None,
+    settled: bool,
+) -> None:
+    """Write what a resource holds, and add what that costs to what its project and its owner are to be charged."""
+    projects, users = charges
     for dimension, amount in amounts.items():
         held = session.get(Reservation, (resource_id, dimension))
         if held is None:
@@ -141,7 +167,6 @@ def reserve(
             _charge(users, owner_id, dimension, amount)
             held.pending = 0 if settled else max(0, amount - (held.amount - held.pending))
         held.amount, held.owner_id = amount, owner_id
-    return _take_all(session, projects, users)
 
 
 def release(session: Session, *resource_ids: str, dimensions: Sequence[str] | None = None) -> None:
