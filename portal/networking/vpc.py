@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
 from portal.kernel import fields as f
@@ -186,7 +187,15 @@ def vpc_default(ctx: Context, project_id: str) -> Vpc:
     if ctx.db.scalar(select(Vpc.id).where(Vpc.project_id == project_id, Vpc.name == "default", Vpc.deleted_at.is_(None))):
         vpc.name = "default-network"
     vpc.project_id = project_id
-    insert_along(ctx, vpc, project_id)
+    try:
+        with ctx.db.begin_nested():
+            insert_along(ctx, vpc, project_id)
+    except (IntegrityError, Conflict):
+        # Somebody else's first instance came first, and brought it.
+        found = ctx.db.scalars(query).first()
+        if found is None:
+            raise
+        return found
     furnish(ctx, vpc, prefix="" if vpc.name != "default" else "default-")
     subnet = Subnet(name=free_name(ctx, Subnet, "default", vpc), vpc_id=vpc.id, cidr_block="172.31.0.0/20", is_default=True, tier="public")
     gateway = InternetGateway(name=free_name(ctx, InternetGateway, "default", vpc), vpc_id=vpc.id)
