@@ -1,7 +1,8 @@
 """Networks as people look at them: names, the drawing of a VPC, its addresses, and answers to who reaches whom."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from sqlalchemy import select
@@ -30,12 +31,13 @@ MOST_ADDRESSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing in the drawing of a VPC."""
+    """One thing in the drawing of a VPC; `resource_id` is the instance that an interface belongs to, else its own id."""
 
     id: str
     type: str
     label: str
     detail: str = ""
+    resource_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +132,25 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
     for nat in spec.nats:
         nodes.append(Node(nat.nat_id, "nat-gateway", names.get(nat.nat_id, nat.nat_id), nat.public_address))
         edges.append(Edge(vpc.id, nat.nat_id))
+    others = {vpc_id for peering in state.peerings for vpc_id in peering.vpc_ids} - {vpc.id}
+    peers = {row.id: f"{row.cidr_block}, {row.name}" for row in ctx.db.scalars(select(Vpc).where(Vpc.id.in_(others)))} if others else {}
     for peering in state.peerings:
-        nodes.append(Node(peering.peering_id, "vpc-peering", names.get(peering.peering_id, peering.peering_id)))
+        peer = next(vpc_id for vpc_id in peering.vpc_ids if vpc_id != vpc.id)
+        nodes.append(Node(peering.peering_id, "vpc-peering", names.get(peering.peering_id, peering.peering_id), peers.get(peer, "")))
         edges.append(Edge(vpc.id, peering.peering_id))
-    for subnet in spec.subnets:
+    for subnet in sorted(spec.subnets, key=lambda each: IPv4Network(each.cidr)):
         nodes.append(Node(subnet.subnet_id, "subnet", names.get(subnet.subnet_id, subnet.subnet_id), subnet.cidr))
         edges.append(Edge(vpc.id, subnet.subnet_id))
         edges += [
             Edge(subnet.subnet_id, route.target_id, route.destination) for route in subnet.routes if route.target_id and route.via is not Via.LOCAL
         ]
-    for port in spec.ports:
+    for port in sorted(spec.ports, key=lambda each: IPv4Address(each.address)):
         label = names.get(port.port_id, port.port_id)
         kind = "instance" if port.guest is not None else "network-interface"
-        nodes.append(Node(port.port_id, kind, label, ", ".join(filter(None, (port.address, port.public_address)))))
+        owner = port.guest.instance_id if port.guest is not None else port.port_id
+        nodes.append(Node(port.port_id, kind, label, ", ".join(filter(None, (port.address, port.public_address))), owner))
         edges.append(Edge(port.subnet_id, port.port_id))
-    return Topology(nodes, edges)
+    return Topology([replace(node, resource_id=node.resource_id or node.id) for node in nodes], edges)
 
 
 def allocations_of(ctx: Context, vpc: Vpc, *, subnet_id: str = "") -> tuple[Sequence[IpAllocation], Mapping[str, int]]:

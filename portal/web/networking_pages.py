@@ -1,0 +1,135 @@
+"""What networking shows besides the derived pages: the drawing of a VPC, its addresses and flows, rules, routes, and who reaches whom."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+
+from portal.http.guard import Access, access
+from portal.http.request import context
+from portal.kernel.authz import reach as may_see
+from portal.kernel.context import Context
+from portal.kernel.errors import PortalError
+from portal.networking.addresses import reserved, usage
+from portal.networking.models import FlowRecord, GroupMembership, IpAllocation, NetworkInterface, Route, RouteTable, SecurityGroup, Subnet, Vpc
+from portal.networking.routes import live_targets
+from portal.networking.rules import TEMPLATES
+from portal.networking.security_groups import rule_shown
+from portal.networking.view import group_names, reach, topology_of
+from portal.web.derived import Tab
+from portal.web.page import field_errors, form_status, render
+from portal.web.topology import WIDTH, draw
+
+pages = Blueprint("networking", __name__)
+FIELDS = ("source", "target", "protocol", "port")
+PROTOCOLS = ("tcp", "udp", "icmp")
+MAP_LARGEST = 256
+RECENT = 100
+LISTED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One address in the map of a subnet: free, taken or kept."""
+
+    address: str
+    last: str
+    kind: str
+    text: str
+
+
+def _topology(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
+    found = topology_of(ctx, vpc)
+    return {"drawing": draw(found) if found.nodes else None, "graph": found, "width": WIDTH}
+
+
+def _flows(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
+    rows = ctx.db.scalars(select(FlowRecord).where(FlowRecord.vpc_id == vpc.id).order_by(FlowRecord.id.desc()).limit(RECENT)).all()
+    return {"flows": rows}
+
+
+def _addresses(ctx: Context, subnet: Subnet) -> Mapping[str, Any]:
+    rows = ctx.db.scalars(select(IpAllocation).where(IpAllocation.subnet_id == subnet.id).order_by(IpAllocation.allocated_at).limit(LISTED)).all()
+    taken = {row.address: row for row in rows}
+    figures = usage(subnet.cidr_block, subnet.taken)
+    cells = _cells(subnet.cidr_block, taken) if figures.total <= MAP_LARGEST else []
+    return {"allocations": rows, "kept": reserved(subnet.cidr_block), "usage": figures, "cells": cells}
+
+
+def _cells(cidr: str, taken: Mapping[str, IpAllocation]) -> list[Cell]:
+    kept, found = reserved(cidr), []
+    for each in map(str, IPv4Network(cidr)):
+        row = taken.get(each)
+        kind = "x" if each in kept else "u" if row is not None else ""
+        text = kept.get(each) or ((row.description or row.resource_id) if row is not None else "free")
+        found.append(Cell(each, each.rpartition(".")[2], kind, text))
+    return found
+
+
+def _rules(ctx: Context, group: SecurityGroup) -> Mapping[str, Any]:
+    names = group_names(ctx, group)
+    shown = [rule_shown(rule, names) for rule in group.rules]
+    users = select(NetworkInterface).join(GroupMembership, GroupMembership.interface_id == NetworkInterface.id)
+    mine = (
+        GroupMembership.group_id == group.id,
+        NetworkInterface.deleted_at.is_(None),
+        may_see(ctx, "networking.network_interface.read").rows(NetworkInterface),
+    )
+    members = ctx.db.scalars(users.where(*mine).order_by(NetworkInterface.name).limit(RECENT)).all()
+    return {
+        "rules": {way: [rule for rule in shown if rule["direction"] == way] for way in ("ingress", "egress")},
+        "templates": TEMPLATES.values(),
+        "members": members,
+    }
+
+
+def _routes(ctx: Context, table: RouteTable) -> Mapping[str, Any]:
+    alive = live_targets(ctx, table)
+    routes: Sequence[Route] = table.routes
+    return {"routes": [(route, route.target_id in alive) for route in routes]}
+
+
+def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
+    query = select(NetworkInterface).where(NetworkInterface.instance_id == instance.id, NetworkInterface.deleted_at.is_(None))
+    rtype = ctx.registry.of(NetworkInterface)
+    visible = query.where(may_see(ctx, f"{rtype.key}.read").rows(NetworkInterface)).options(*rtype.eager())
+    interfaces = ctx.db.scalars(visible.order_by(NetworkInterface.is_primary.desc(), NetworkInterface.id)).unique().all()
+    rules = []
+    groups = {each.group_id: each.group for row in interfaces for each in row.memberships}
+    for group in sorted(groups.values(), key=lambda each: each.name):
+        names = group_names(ctx, group)
+        rules += [(group, rule_shown(rule, names)) for rule in group.rules if rule.is_enabled]
+    return {"interfaces": interfaces, "rules": rules}
+
+
+TABS: dict[str, Sequence[Tab]] = {
+    "networking.vpc": (Tab("topology", "Topology", "topology.html", _topology), Tab("flows", "Flow log", "flows.html", _flows)),
+    "networking.subnet": (Tab("addresses", "Addresses", "addresses.html", _addresses),),
+    "networking.security_group": (Tab("rules", "Rules", "rules.html", _rules),),
+    "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
+}
+OF_INSTANCE = Tab("network", "Network", "network.html", _of_instance)
+
+
+@pages.get("/networking/reachability")
+@access(Access.SIGNED_IN)
+def reachability() -> ResponseReturnValue:
+    """Can one reach the other. The question stands in the address, so that the answer can be sent to somebody."""
+    ctx = context()
+    given = {name: request.args.get(name, "").replace("\x00", "").strip()[:255] for name in FIELDS}
+    given["protocol"] = given["protocol"] if given["protocol"] in PROTOCOLS else "tcp"
+    values: dict[str, Any] = {"given": given, "answer": None, "errors": {}, "message": "", "protocols": PROTOCOLS}
+    status = 200
+    try:
+        if given["source"] and given["target"]:
+            number = int(given["port"]) if given["port"].isascii() and given["port"].isdigit() and len(given["port"]) < 6 else None  # noqa: PLR2004 - 65535
+            values["answer"] = reach(ctx, given["source"], given["target"], given["protocol"], number)
+    except PortalError as error:
+        ctx.db.rollback()
+        values["errors"], values["message"] = field_errors(error, FIELDS)
+        status = form_status(error)
+    return render("networking/reachability.html", status, **values)
