@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from portal.kernel.authz import reach
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
@@ -66,6 +67,11 @@ def refuse_without_networks(ctx: Context) -> None:
         raise Unavailable(
             f"Networks cannot be made here: {found.reason} {found.remedy}".strip(), details={"reason": found.reason, "remedy": found.remedy}
         )
+
+
+def seen(ctx: Context, model: Any) -> Any:
+    """WHERE of the rows that the caller may see: what may not be seen is not found."""
+    return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
 
 
 def wrong(field: str, text: str) -> InvalidRequest:

@@ -5,12 +5,13 @@ from typing import Annotated
 from sqlalchemy import select
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
-from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
 from portal.networking.interfaces import set_public
 from portal.networking.models import EXTERNAL, ElasticIp, NatGateway, NetworkInterface
 
@@ -56,23 +57,28 @@ def _interface(ctx: Context, row: ElasticIp, target_type: str, target_id: str) -
     if target_type == "instance":
         model = ctx.registry.model("compute.instance")
         named = (model.id == target_id) | (model.name == target_id)
-        ids = select(model.id).where(named, model.project_id == row.project_id, model.deleted_at.is_(None))
+        ids = select(model.id).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
         query = query.where(NetworkInterface.instance_id.in_(ids), NetworkInterface.is_primary)
     else:
         query = query.where((NetworkInterface.id == target_id) | (NetworkInterface.name == target_id))
-    found = ctx.db.scalars(query.with_for_update(of=NetworkInterface, key_share=True)).first()
+    found = ctx.db.scalars(query.where(seen(ctx, NetworkInterface)).with_for_update(of=NetworkInterface, key_share=True)).first()
     if found is None:
         raise wrong("target_id", f"There is no {target_type.replace('-', ' ')} {target_id[:64]} here that has an interface in a VPC.")
+    # It is a change of the interface as well.
+    authorize(ctx, "networking.network_interface.update", target_of(found))
     return found
 
 
 def _to_nat(ctx: Context, row: ElasticIp, target_id: str) -> None:
-    query = select(NatGateway).where(NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available")
+    query = select(NatGateway).where(
+        NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available", seen(ctx, NatGateway)
+    )
     nat = ctx.db.scalars(
         query.where((NatGateway.id == target_id) | (NatGateway.name == target_id)).with_for_update(of=NatGateway, key_share=True)
     ).first()
     if nat is None:
         raise wrong("target_id", f"There is no available NAT gateway {target_id[:64]} here.")
+    authorize(ctx, "networking.nat_gateway.update", target_of(nat))
     if nat.elastic_ip_id is not None:
         raise Conflict(f"{nat.name} has the elastic IP {nat.public_ip} already. Disassociate that first.")
     vpc_locked(ctx, nat.vpc_id)

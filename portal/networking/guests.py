@@ -12,7 +12,7 @@ from portal.kernel.operations import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, network_engine
-from portal.networking.changes import has_networks, vpc_touch, wrong
+from portal.networking.changes import has_networks, seen, vpc_touch, wrong
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
 from portal.networking.models import NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.vpc import vpc_default
@@ -80,7 +80,7 @@ class GuestNetworks:
         """The subnet that is meant; None while the default VPC is still to be made, or where a VPC has none. Raises InvalidRequest."""
         query = select(Subnet).where(Subnet.project_id == ctx.project_id, Subnet.deleted_at.is_(None))
         if wanted.subnet_id:
-            found = ctx.db.scalars(query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id))).first()
+            found = ctx.db.scalars(query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id), seen(ctx, Subnet))).first()
             if found is None:
                 raise wrong("subnet_id", f"There is no subnet {wanted.subnet_id[:80]} here.")
             if wanted.vpc_id not in ("", DEFAULT_VPC, found.vpc_id):
@@ -152,7 +152,7 @@ def subnet_size(subnet: Subnet) -> int:
 
 def _vpc(ctx: Context, value: str) -> Vpc:
     named = (Vpc.id == value) | (Vpc.resource_id == value) | (Vpc.name == value)
-    found = ctx.db.scalars(select(Vpc).where(named, Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None))).first()
+    found = ctx.db.scalars(select(Vpc).where(named, Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), seen(ctx, Vpc))).first()
     if found is None:
         raise wrong("vpc_id", f"There is no network {value[:80]} here. The default network is {DEFAULT_VPC}.")
     return found
@@ -160,7 +160,8 @@ def _vpc(ctx: Context, value: str) -> Vpc:
 
 def _check_group(ctx: Context, vpc_id: str, value: str) -> None:
     named = (SecurityGroup.id == value) | (SecurityGroup.name == value)
-    found = ctx.db.scalars(select(SecurityGroup).where(named, SecurityGroup.project_id == ctx.project_id, SecurityGroup.deleted_at.is_(None))).first()
+    mine = (SecurityGroup.project_id == ctx.project_id, SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
+    found = ctx.db.scalars(select(SecurityGroup).where(named, *mine)).first()
     if found is None:
         raise wrong("security_groups", f"There is no security group {value[:80]} here.")
     if found.vpc_id != vpc_id:

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
@@ -15,7 +16,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
@@ -111,9 +112,11 @@ def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: I
     """Give the interface to an instance of its VPC, also while that runs."""
     model = ctx.registry.model("compute.instance")
     named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
-    found = ctx.db.scalars(select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None))).first()
+    found = ctx.db.scalars(select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))).first()
     if found is None:
         raise wrong("instance", f"There is no instance {instance[:80]} here.")
+    # It is a change of the instance as well.
+    authorize(ctx, "compute.instance.update", target_of(found))
     if found.vpc_id != row.vpc_id:
         raise wrong("instance", f"{found.name} is not in the VPC of {row.name}.")
     if found.state not in {"running", "stopped"}:

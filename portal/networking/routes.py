@@ -12,7 +12,7 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import ANYWHERE, parse_range
-from portal.networking.changes import vpc_touch, wrong
+from portal.networking.changes import seen, vpc_touch, wrong
 from portal.networking.models import TARGETS, InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, Subnet, Vpc, VpcPeering
 from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied
@@ -68,7 +68,7 @@ def _target(ctx: Context, table: RouteTable, target_type: str, target_id: str) -
     if not target_id and model is not InternetGateway:
         raise wrong("target_id", f"is required: which {label} does the route lead to?")
     joins = (VpcPeering.vpc_id == table.vpc_id) | (VpcPeering.peer_vpc_id == table.vpc_id) if model is VpcPeering else model.vpc_id == table.vpc_id
-    query = select(model.id).where(joins, model.deleted_at.is_(None))
+    query = select(model.id).where(joins, model.deleted_at.is_(None), seen(ctx, model))
     found = ctx.db.scalar(query.where((model.id == target_id) | (model.name == target_id)) if target_id else query)
     if found is None:
         what = f"{label} {target_id[:64]}" if target_id else label

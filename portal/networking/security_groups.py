@@ -14,7 +14,7 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import parse_address, parse_range
-from portal.networking.changes import vpc_locked, vpc_touch, wrong
+from portal.networking.changes import seen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import DIRECTIONS, PROTOCOLS, GroupMembership, NetworkInterface, SecurityGroup, SecurityGroupRule, Vpc
 from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, sentence, traffic, warning
 from portal.networking.subnets import VPC_FIELD
@@ -172,7 +172,8 @@ def group_named(ctx: Context, vpc_id: str, value: str | None, *, field: str = "r
         return ""
     vpc = vpc_locked(ctx, vpc_id)
     named = (SecurityGroup.id == value) | ((SecurityGroup.name == value) & (SecurityGroup.project_id == vpc.project_id))
-    found = ctx.db.scalars(select(SecurityGroup).where(named, SecurityGroup.project_id == vpc.project_id, SecurityGroup.deleted_at.is_(None))).first()
+    live = (SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
+    found = ctx.db.scalars(select(SecurityGroup).where(named, SecurityGroup.project_id == vpc.project_id, *live)).first()
     if found is None:
         raise wrong(field, f"There is no security group {value[:80]} here.")
     if found.vpc_id != vpc_id:

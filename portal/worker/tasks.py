@@ -54,7 +54,10 @@ def expire(task: TaskRun) -> None:
         (IdempotencyKey, IdempotencyKey.created_at, IdempotencyKey.created_at < moment - KEEP_KEYS),
     ):
         _delete(task, model, key, over)
-    _purge_instances(task, moment - timedelta(days=settings.terminated_retention_days))
+    kept = timedelta(days=settings.terminated_retention_days)
+    _purge_instances(task, moment - kept)
+    network = task.ctx.registry.model("networking.network_interface")
+    _delete(task, network, network.id, network.deleted_at < moment - kept)
     _clear_staging(task, moment - KEEP_STAGED)
     expire_exports(task)
 

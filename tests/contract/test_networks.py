@@ -1,5 +1,6 @@
 """Networks: what is made, what the host is told of it, and how it gets there however things go."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,11 +8,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import Instance, instance_create, instance_terminate
-from portal.engines.network_ports import Drift, Via
+from portal.engines.network_ports import Drift, Flow, Via
 from portal.engines.ports import Capability, EngineError, EngineRefused
 from portal.kernel.capabilities import report
 from portal.kernel.context import Context
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
 from portal.kernel.events import Event
@@ -22,13 +23,13 @@ from portal.kernel.runner import TaskRun
 from portal.networking.elastic_ips import elastic_ip_associate, elastic_ip_create, elastic_ip_disassociate
 from portal.networking.gateways import internet_gateway_detach, nat_gateway_delete
 from portal.networking.interfaces import network_interface_attach, network_interface_create, network_interface_detach
-from portal.networking.models import InternetGateway, IpAllocation, NetworkInterface, RouteTable, SecurityGroup, Subnet, Vpc
+from portal.networking.models import FlowRecord, InternetGateway, IpAllocation, NetworkInterface, RouteTable, SecurityGroup, Subnet, Vpc
 from portal.networking.peerings import vpc_peering_accept, vpc_peering_create, vpc_peering_delete
 from portal.networking.reconcile import reconcile_networks
 from portal.networking.routes import route_table_add_route
 from portal.networking.security_groups import security_group_add_rule
 from portal.networking.subnets import subnet_create
-from portal.networking.vpc import vpc_create, vpc_delete
+from portal.networking.vpc import vpc_configure_flow_logs, vpc_create, vpc_delete
 from tests.support.network import RecordingNetwork
 from tests.support.people import People
 from tests.support.racing import race
@@ -195,6 +196,20 @@ def test_what_went_missing_on_the_host_comes_back_and_is_told(stage: Stage, netw
     reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
     stage.worker.drain()
     assert list(network.specs) == [vpc.id]
+
+
+def test_what_flowed_is_kept_where_it_is_wanted(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    flow = Flow(1_700_000_000.5, vpc.id, True, "tcp", "10.0.0.4", 40_000, "10.0.0.5", 80, 60)
+    system = TaskRun(people.context(None), stage.worker.runner.engines)
+    network.seen = [flow]
+    reconcile_networks(system)
+    stage.do(vpc_configure_flow_logs, vpc.id, enabled=True, traffic_type="reject")
+    moment = now().timestamp()
+    network.seen = [replace(flow, at_s=moment), replace(flow, at_s=moment, accepted=False), replace(flow, vpc_id="vpc-gone")]
+    reconcile_networks(system)
+    stage.ctx.db.rollback()
+    assert [(row.is_accepted, row.vpc_id) for row in stage.ctx.db.scalars(select(FlowRecord))] == [(False, vpc.id)]
 
 
 def test_the_cost_of_reading_a_network_does_not_grow(stage: Stage, network: RecordingNetwork) -> None:
