@@ -22,8 +22,8 @@ from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker
-from tests.support.network import RecordingNetwork
 from tests.support.people import People
+from tests.support.recording_network import RecordingNetwork
 
 QUICK = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 

@@ -19,7 +19,7 @@ from portal.kernel.jobs import claim
 from portal.kernel.runner import Runner, StepRun
 from portal.settings import Settings
 from portal.worker.tasks import TASKS
-from tests.support.network import RecordingNetwork
+from tests.support.recording_network import RecordingNetwork
 from tests.support.sabotage import Do, Wrap, both, sabotaged
 
 SURVIVED = 7

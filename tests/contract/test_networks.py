@@ -30,9 +30,9 @@ from portal.networking.routes import route_table_add_route
 from portal.networking.security_groups import security_group_add_rule
 from portal.networking.subnets import subnet_create
 from portal.networking.vpc import vpc_configure_flow_logs, vpc_create, vpc_delete
-from tests.support.network import RecordingNetwork
 from tests.support.people import People
 from tests.support.racing import race
+from tests.support.recording_network import RecordingNetwork
 from tests.support.scenarios import TINY, Stage, nat_gateway, public_subnet, running_instance, some_vpc
 
 CREATE = {"flavor": "t3-micro", "image": TINY}
