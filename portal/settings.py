@@ -182,11 +182,11 @@ class Settings(BaseSettings):
     engine_compute: ComputeDriver = Field(
         ComputeDriver.LOCAL, description="Engine for instances: local (libvirt and QEMU), fake (nothing real, for tests), none."
     )
+    qemu_accel: Accelerator = Field(Accelerator.AUTO, description="auto proves that KVM works before it is used; kvm and tcg choose.")
+    libvirt_uri: str = Field("", description="libvirt connection; empty runs libvirt's embedded driver under DATA_DIR.")
     network_external_cidr: str = Field(
         "100.64.0.0/16", description="Addresses of the external network, which elastic IPs and gateways are given; the first is the host's."
     )
-    qemu_accel: Accelerator = Field(Accelerator.AUTO, description="auto proves that KVM works before it is used; kvm and tcg choose.")
-    libvirt_uri: str = Field("", description="libvirt connection; empty runs libvirt's embedded driver under DATA_DIR.")
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")

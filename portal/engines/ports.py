@@ -173,7 +173,7 @@ class ComputeEngine(Protocol):
         ...
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
-        """Make the network cards of a machine those of the spec, of a running one as well."""
+        """Make the network cards of a machine those of the spec, of a running one as well. Raises EngineRefused if it was never defined."""
         ...
 
     def ensure_running(self, machine_id: str) -> None:

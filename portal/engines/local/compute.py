@@ -160,10 +160,6 @@ class LocalCompute:
             self._make_folder(files)
             write_seed(files.seed, spec)
 
-    def ensure_interfaces(self, spec: MachineSpec) -> None:
-        """Network cards are part of the definition: what is stopped is defined anew."""
-        self.ensure_defined(spec)
-
     def ensure_defined(self, spec: MachineSpec) -> None:
         """Define the machine as the spec says."""
         files = self._paths.machine(spec.machine_id)
@@ -187,6 +183,10 @@ class LocalCompute:
         if image is None:
             raise EngineRefused("The image is not in this host's store.")
         return image
+
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Network cards are part of the definition: what is stopped is defined anew."""
+        self.ensure_defined(spec)
 
     def ensure_running(self, machine_id: str) -> None:
         """Boot the machine, as many at once as there are cores."""
