@@ -176,6 +176,10 @@ class LocalCompute:
             if mark is None or mark.digest != wanted.digest:
                 hypervisor.define(wanted.xml)
 
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Network cards are part of the definition: what is stopped is defined anew."""
+        self.ensure_defined(spec)
+
     def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
         """The image that the machine's disk is laid over, or will be."""
         origin = read_origin(files.disk_origin)
@@ -183,10 +187,6 @@ class LocalCompute:
         if image is None:
             raise EngineRefused("The image is not in this host's store.")
         return image
-
-    def ensure_interfaces(self, spec: MachineSpec) -> None:
-        """Network cards are part of the definition: what is stopped is defined anew."""
-        self.ensure_defined(spec)
 
     def ensure_running(self, machine_id: str) -> None:
         """Boot the machine, as many at once as there are cores."""
