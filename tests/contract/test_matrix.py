@@ -64,6 +64,7 @@ def test_every_route_is_in_the_matrix(app: Flask) -> None:
     assert set(routes(app)) == written
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(os.environ.get("TEST_DATABASE") == "postgresql", reason="the same answers as on SQLite, and the golden file is one")
 def test_what_everybody_may(app: Flask, api_for: Callable[..., Api], people: People, worker: TestWorker) -> None:
     bodies = {f"api.{each.name}": sample(each.body, each.body) for each in app.extensions["portal_api"][0] if each.body}
