@@ -1,0 +1,413 @@
+"""Packets, not rules: what guests of the local network engine reach and what they do not."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from portal.engines.local.network import names
+from portal.engines.local.network.links import Links
+from portal.engines.network_ports import Direction, Flow, GroupSpec, IpProtocol, NatSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
+from tests.support.network import (
+    EVERYWHERE,
+    OUT,
+    PATIENTLY_S,
+    PING,
+    Guest,
+    NetworkHost,
+    Outside,
+    local_network_host,
+    port,
+    rule,
+    why_no_networks,
+    with_ports,
+)
+from tests.support.servers import until
+
+MISSING = why_no_networks()
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can be made here")]
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[NetworkHost]:
+    with local_network_host() as host:
+        yield host
+
+
+@pytest.fixture
+def host(installation: NetworkHost) -> Iterator[NetworkHost]:
+    yield installation
+    installation.clear()
+
+
+@pytest.fixture
+def guest(host: NetworkHost) -> Iterator[Callable[..., Guest]]:
+    made: list[Guest] = []
+
+    def make(spec: VpcSpec, which: int) -> Guest:
+        made.append(Guest(host.engine, spec, spec.ports[which]).configure())
+        made[-1].serve(80)
+        made[-1].serve(22)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def outside(host: NetworkHost) -> Iterator[Callable[[], Outside]]:
+    made: list[Outside] = []
+
+    def make() -> Outside:
+        made.append(Outside(host.engine, host))
+        made[-1].serve(80)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def fabric_of(host: NetworkHost) -> str:
+    return host.engine._fabric.name  # type: ignore[attr-defined,no-any-return]
+
+
+def vpc(host: NetworkHost, *addresses: str, **changes: object) -> VpcSpec:
+    spec = host.vpc(**changes)
+    spec = with_ports(spec, *(port(spec, address, name=f"g{number}") for number, address in enumerate(addresses)))
+    host.engine.ensure_vpc(spec)
+    return spec
+
+
+# -- who reaches whom ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_group_lets_in_passes_within_and_across_subnets_and_nothing_else(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6", "10.0.2.5")
+    a, b, c = (guest(spec, number) for number in range(3))
+    assert a.hears("10.0.1.6", 80, PATIENTLY_S) == "10.0.1.6 saw 10.0.1.5"
+    assert a.hears("10.0.2.5", 80, PATIENTLY_S) == "10.0.2.5 saw 10.0.1.5"
+    assert c.hears("10.0.1.5", 80, PATIENTLY_S) == "10.0.1.5 saw 10.0.2.5"
+    assert not a.hears("10.0.1.6", 22)
+    assert not a.hears("10.0.2.5", 22)
+    assert not b.pings("10.0.2.5")
+    assert b.pings("10.0.1.1"), "the router is there for everybody"
+    assert host.engine.rule_hits(spec.vpc_id)["rule-http"] == 3
+
+
+def test_vpcs_with_the_same_addresses_do_not_meet(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    one, other = vpc(host, "10.0.1.5", "10.0.1.6"), vpc(host, "10.0.1.5", "10.0.1.7")
+    here, there = guest(one, 0), guest(other, 0)
+    neighbour = guest(one, 1)
+    guest(other, 1)
+    assert here.hears("10.0.1.6", 80, PATIENTLY_S)
+    assert not here.hears("10.0.1.7", 80)
+    assert not there.hears("10.0.1.6", 80)
+    assert there.hears("10.0.1.7", 80, PATIENTLY_S)
+    assert neighbour.fetch("169.254.169.254", "/latest/user-data")[1].split() == ["#!/bin/sh", "echo", one.vpc_id, "10.0.1.6"]
+
+
+def test_groups_name_each_other_and_rules_hold_for_what_goes_out(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    groups = [
+        GroupSpec("sg-app", [rule("rule-to-db", Direction.EGRESS, port=80, group_id="sg-db")]),
+        GroupSpec("sg-db", [rule("rule-from-app", port=80, group_id="sg-app"), rule("rule-ssh", port=22)]),
+    ]
+    spec = host.vpc(groups=groups)
+    spec = with_ports(spec, port(spec, "10.0.1.5", "sg-app"), port(spec, "10.0.1.6", "sg-db"), port(spec, "10.0.1.7", "sg-db"))
+    host.engine.ensure_vpc(spec)
+    app, db, other = (guest(spec, number) for number in range(3))
+    assert app.hears("10.0.1.6", 80, PATIENTLY_S)
+    assert not app.hears("10.0.1.6", 22), "let in, but not out"
+    assert not other.hears("10.0.1.6", 80), "not a member"
+    assert not db.hears("10.0.1.5", 80)
+
+
+def test_a_guest_without_a_group_is_alone_but_knows_who_it_is(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = host.vpc()
+    spec = with_ports(spec, replace(port(spec, "10.0.1.5"), group_ids=()), port(spec, "10.0.1.6"))
+    host.engine.ensure_vpc(spec)
+    lonely, other = guest(spec, 0), guest(spec, 1)
+    assert not lonely.hears("10.0.1.6", 80)
+    assert not other.hears("10.0.1.5", 80)
+    assert lonely.fetch("169.254.169.254", "/latest/meta-data/instance-id") == (200, "i-10015")
+
+
+def test_nobody_sends_with_another_address_or_mac(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6", groups=[GroupSpec("sg-web", [PING, rule("rule-http", port=80), OUT])])
+    a, b = guest(spec, 0), guest(spec, 1)
+    assert b.pings("10.0.1.5")
+    assert a.pings("10.0.1.1")
+    a.run("ip", "address", "add", "10.0.1.6/32", "dev", "lo")
+    a.run("ip", "address", "add", "10.0.1.99/24", "dev", "eth0")
+    assert not a.pings("10.0.1.1", source="10.0.1.99")
+    assert not a.pings("10.0.2.1", source="10.0.1.6")
+    a.run("ip", "link", "set", "eth0", "address", "52:54:00:99:99:99")
+    assert not a.pings("10.0.1.1")
+
+
+def test_a_tap_without_an_entry_of_the_guard_is_closed(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6")
+    a = guest(spec, 0)
+    assert a.pings("10.0.1.1")
+    a.unplug()
+    host.engine.ensure_vpc(with_ports(spec, spec.ports[1]))
+    # Somebody makes a tap of the old name, in the right bridge.
+    tap = host.engine.tap_of(spec.ports[0].port_id)
+    with Links(fabric_of(host)) as fabric:
+        fabric.ensure_tap(tap)
+        fabric.ensure_in_bridge(tap, names.bridge(spec.subnets[0]))
+        fabric.ensure_up(tap)
+    a.plug()
+    a.configure()
+    assert not a.pings("10.0.1.1")
+
+
+# -- outside ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_floating_address_works_from_outside_and_inside_and_only_as_rules_say(
+    host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]
+) -> None:
+    spec = host.vpc()
+    public = host.public(50)
+    spec = with_ports(spec, port(spec, "10.0.1.5", public_address=public), port(spec, "10.0.1.6"), port(spec, "10.0.2.5"))
+    host.engine.ensure_vpc(spec)
+    a, b, c = (guest(spec, number) for number in range(3))
+    world = outside()
+    assert world.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {world.address}"
+    assert not world.hears(public, 22)
+    assert a.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {public}"
+    assert b.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {spec.uplink_address}"
+    assert c.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {spec.uplink_address}"
+    assert a.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {public}", "its own"
+    world.run("ip", "route", "add", "10.0.0.0/16", "via", spec.uplink_address)
+    assert not world.hears("10.0.1.5", 80), "not by the inner address"
+    assert not world.hears("10.0.1.6", 80)
+
+
+def test_nat_shared_by_gateway_or_none(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
+    spec = host.vpc()
+    first, second = spec.subnets
+    gateway = NatSpec("nat-1", host.public(60))
+    spec = replace(spec, nats=[gateway], subnets=[first, replace(second, routes=[RouteSpec(EVERYWHERE, Via.NAT, "nat-1")])])
+    spec = with_ports(spec, port(spec, "10.0.1.5"), port(spec, "10.0.2.5"))
+    host.engine.ensure_vpc(spec)
+    a, b = guest(spec, 0), guest(spec, 1)
+    world = outside()
+    assert a.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {spec.uplink_address}"
+    assert b.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {gateway.public_address}"
+    host.engine.ensure_vpc(replace(spec, shared_nat=False))
+    assert not a.hears(world.address, 80)
+    assert b.hears(world.address, 80, PATIENTLY_S)
+    assert a.hears("10.0.2.5", 80, PATIENTLY_S)
+
+
+def test_guests_do_not_reach_the_host(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5")
+    a = guest(spec, 0)
+    with socket.create_server((host.public(1), 0)) as service:
+        number = service.getsockname()[1]
+        assert not a.hears(host.public(1), number)
+        with socket.create_connection((host.public(1), number)):
+            pass
+    assert not a.pings(host.public(1))
+
+
+def test_a_subnet_without_a_way_out_has_none(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
+    spec = host.vpc()
+    spec = replace(spec, subnets=[spec.subnets[0], replace(spec.subnets[1], routes=[])])
+    public = host.public(51)
+    spec = with_ports(spec, port(spec, "10.0.1.5", public_address=public), port(spec, "10.0.2.5"))
+    host.engine.ensure_vpc(spec)
+    a, b = guest(spec, 0), guest(spec, 1)
+    world = outside()
+    assert a.hears(world.address, 80, PATIENTLY_S)
+    assert not b.hears(world.address, 80)
+    assert not b.hears(public, 80)
+    assert b.hears("10.0.1.5", 80, PATIENTLY_S)
+
+
+# -- between VPCs and through guests ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_peering_opens_what_routes_of_both_sides_say(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    one = vpc(host, "10.0.1.5", "10.0.2.5")
+    other = host.vpc(cidr="10.9.0.0/16", subnets=[SubnetSpec("subnet-far", "10.9.1.0/24")])
+    far = PortSpec("eni-far", "subnet-far", "52:54:00:09:01:05", "10.9.1.5", ("sg-web",))
+    other = with_ports(other, far)
+    host.engine.ensure_vpc(other)
+    peering = PeeringSpec("pcx-1", (one.vpc_id, other.vpc_id))
+    host.engine.ensure_peering(peering)
+    a, b, c = guest(one, 0), guest(one, 1), guest(other, 0)
+    assert not a.hears("10.9.1.5", 80)
+    there = RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1")
+    one = replace(one, subnets=[replace(one.subnets[0], routes=[*one.subnets[0].routes, there]), one.subnets[1]])
+    host.engine.ensure_vpc(one)
+    assert not a.hears("10.9.1.5", 80), "no way back yet"
+    other = replace(other, subnets=[replace(other.subnets[0], routes=[RouteSpec("10.0.0.0/16", Via.PEERING, "pcx-1")])])
+    host.engine.ensure_vpc(other)
+    assert a.hears("10.9.1.5", 80, PATIENTLY_S) == "10.9.1.5 saw 10.0.1.5"
+    assert not a.hears("10.9.1.5", 22)
+    assert c.hears("10.0.1.5", 80, PATIENTLY_S) == "10.0.1.5 saw 10.9.1.5"
+    assert not b.hears("10.9.1.5", 80), "its subnet has no route"
+    host.engine.remove_peering("pcx-1")
+    assert not a.hears("10.9.1.5", 80)
+    host.engine.ensure_peering(peering)
+    assert a.hears("10.9.1.5", 80, PATIENTLY_S)
+
+
+def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = host.vpc()
+    middle = port(spec, "10.0.2.9", "sg-router")
+    groups = [
+        *spec.groups,
+        GroupSpec("sg-router", [OUT, rule("rule-in", protocol=IpProtocol.TCP, port=80)]),
+    ]
+    routed = replace(spec.subnets[0], routes=[*spec.subnets[0].routes, RouteSpec("192.168.7.0/24", Via.INTERFACE, middle.port_id)])
+    spec = replace(spec, groups=groups, subnets=[routed, spec.subnets[1]])
+    spec = with_ports(spec, port(spec, "10.0.1.5"), middle)
+    host.engine.ensure_vpc(spec)
+    a, router = guest(spec, 0), guest(spec, 1)
+    router.run("ip", "address", "add", "192.168.7.1/32", "dev", "lo")
+    router.serve(8080, address="192.168.7.1")
+    assert a.hears("192.168.7.1", 80, PATIENTLY_S) == "10.0.2.9 saw 10.0.1.5"
+    assert not a.hears("192.168.7.1", 8080), "the router's own rules hold"
+
+
+# -- changes ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_connections_survive_other_changes_and_end_with_their_rule(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6")
+    a, _ = guest(spec, 0), guest(spec, 1)
+    with a.connect("10.0.1.6", 80, PATIENTLY_S) as link:
+        link.recv(100)
+
+        def echoes() -> bool:
+            with suppress(OSError):
+                link.sendall(b"still there?\n")
+                return link.recv(100) != b""
+            return False
+
+        assert echoes()
+        with_ssh = replace(spec, groups=[GroupSpec("sg-web", [*spec.groups[0].rules, rule("rule-ssh", port=22)])])
+        host.engine.ensure_vpc(with_ssh)
+        assert a.hears("10.0.1.6", 22, PATIENTLY_S)
+        assert echoes()
+        host.engine.ensure_vpc(replace(spec, groups=[GroupSpec("sg-web", [rule("rule-ssh", port=22), OUT])]))
+        link.settimeout(1)
+        assert not echoes()
+    assert host.engine.rule_hits(spec.vpc_id)["rule-ssh"] == 1, "counted before the change"
+
+
+def test_a_floating_address_that_moves_takes_its_connections_along(
+    host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]
+) -> None:
+    spec, public = host.vpc(), host.public(52)
+    first, second = port(spec, "10.0.1.5", public_address=public), port(spec, "10.0.1.6")
+    spec = with_ports(spec, first, second)
+    host.engine.ensure_vpc(spec)
+    guest(spec, 0), guest(spec, 1)
+    world = outside()
+    with world.connect(public, 80, PATIENTLY_S) as link:
+        assert link.recv(100).startswith(b"10.0.1.5")
+        host.engine.ensure_vpc(with_ports(spec, replace(first, public_address=""), replace(second, public_address=public)))
+        link.settimeout(1)
+        link.sendall(b"hello\n")
+        with pytest.raises(TimeoutError):
+            link.recv(100)
+    assert world.hears(public, 80, PATIENTLY_S).startswith("10.0.1.6")
+
+
+# -- names and metadata ----------------------------------------------------------------------------------------------------------------------
+
+SCRIPT = """#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface"
+ip route replace default via "$router" dev "$interface"
+echo "BOUND $ip $router $dns $domain"
+"""
+
+
+def test_guests_get_addresses_and_names_by_asking(host: NetworkHost, guest: Callable[..., Guest], tmp_path: object) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.2.5")
+    a = Guest(host.engine, spec, spec.ports[0])
+    script = tmp_path / "script"  # type: ignore[operator]
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    try:
+        said = a.run("busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "5", "-T", "1", "-s", str(script), timeout_s=20)
+        assert "BOUND 10.0.1.5 10.0.1.1 10.0.1.1 test.internal" in said
+        assert "10.0.2.5" in a.run("busybox", "nslookup", "g1.test.internal", "10.0.1.1")
+        assert "10.0.1.5" in a.run("busybox", "nslookup", "g0.test.internal", "10.0.2.1")
+    finally:
+        a.close()
+
+
+def test_the_metadata_service_tells_each_guest_about_itself_alone(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6")
+    a, b = guest(spec, 0), guest(spec, 1)
+    for each in (a, b):
+        own = each.port.guest
+        assert own is not None
+        assert each.fetch("169.254.169.254", "/latest/meta-data/instance-id") == (200, own.instance_id)
+        assert each.fetch("169.254.169.254", "/latest/meta-data/local-ipv4") == (200, each.port.address)
+        assert each.fetch("169.254.169.254", "/latest/user-data") == (200, own.user_data)
+        assert f"local-hostname: {own.hostname}" in each.fetch("169.254.169.254", "/nocloud/meta-data")[1]
+    assert "instance-id" in a.fetch("169.254.169.254", "/latest/meta-data/")[1].splitlines()
+    assert a.fetch("169.254.169.254", "/latest/meta-data/public-ipv4")[0] == 404
+    host.reopen().drift()
+    assert a.fetch("169.254.169.254", "/latest/meta-data/instance-id")[0] == 200
+
+
+# -- flow log and repair ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_flow_log_shows_what_was_accepted_and_refused(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = vpc(host, "10.0.1.5", "10.0.1.6", flow_log=True)
+    a, _ = guest(spec, 0), guest(spec, 1)
+    assert a.hears("10.0.1.6", 80, PATIENTLY_S)
+    assert not a.hears("10.0.1.6", 22)
+    seen: list[Flow] = []
+
+    def has_both() -> bool:
+        seen.extend(host.engine.flows())
+        return {(flow.accepted, flow.destination_port) for flow in seen} >= {(True, 80), (False, 22)}
+
+    until(has_both, within_s=5, what="both connections in the flow log")
+    accepted = next(flow for flow in seen if flow.accepted)
+    assert (accepted.vpc_id, accepted.protocol, accepted.source, accepted.destination) == (spec.vpc_id, "tcp", "10.0.1.5", "10.0.1.6")
+    assert accepted.source_port > 0
+    host.engine.ensure_vpc(replace(spec, flow_log=False))
+    host.engine.flows()
+    assert a.hears("10.0.1.6", 80, PATIENTLY_S)
+    assert host.engine.flows() == []
+
+
+DAMAGES = ("bridge", "router rules", "guard", "name server", "address", "route", "tap", "metadata", "router's name", "router", "uplink of the host")
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_whatever_is_broken_is_seen_and_healed(host: NetworkHost, guest: Callable[..., Guest], what: str) -> None:
+    spec = host.vpc()
+    spec = with_ports(spec, port(spec, "10.0.1.5", name="g0"), port(spec, "10.0.2.5", name="g1", public_address=host.public(53)))
+    host.engine.ensure_vpc(spec)
+    a, b = guest(spec, 0), guest(spec, 1)
+    assert a.hears("10.0.2.5", 80, PATIENTLY_S)
+    assert host.engine.drift() == []
+    host.damage(spec.vpc_id, what)
+    assert {each.vpc_id for each in host.engine.drift()} == {spec.vpc_id}
+    if what == "tap":
+        a.unplug()
+    host.engine.ensure_vpc(spec)
+    if what == "tap":
+        a.plug()
+        a.configure()
+    assert host.engine.drift() == []
+    assert a.hears("10.0.2.5", 80, PATIENTLY_S) == "10.0.2.5 saw 10.0.1.5"
+    assert not b.hears("10.0.1.5", 22)
+    assert a.fetch("169.254.169.254", "/latest/meta-data/instance-id")[0] == 200
+    assert "10.0.2.5" in a.run("busybox", "nslookup", "g1.test.internal", "10.0.1.1")
