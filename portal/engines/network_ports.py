@@ -67,7 +67,7 @@ class RouteSpec:
     """A route of a subnet's table; the longest prefix wins. `target_id` is the NAT gateway, peering or port; empty for LOCAL and INTERNET.
 
     Without a route for the VPC's own range, that is LOCAL. A closer one than that may lead to an INTERFACE, whose guest then passes packets on: its
-    groups' rules hold for them as well. A peering that is not there, or a gateway without an uplink, is a BLACKHOLE.
+    groups' rules hold for them as well. A peering that is not there, or a gateway of a VPC without uplink, is a BLACKHOLE.
     """
 
     destination: str
@@ -100,9 +100,9 @@ class GuestData:
 class PortSpec:
     """A network interface: its guest sends from this MAC and address alone. The rules of all its groups hold; without a group nothing passes.
 
-    `public_address` is a floating address that leads here (1:1 NAT), or empty. Guests of the same VPC reach it if their route to it is INTERNET and they
-    have a way out themselves; the receiver's rules then see the sender's own address, the sender's rules the floating one. `names` are what its
-    address is called in the VPC's DNS; one without a dot is in the VPC's domain.
+    `public_address` is a floating address that leads here (1:1 NAT), or empty; its subnet needs a route to the internet gateway. Guests of the same VPC
+    reach it as from outside: the sender's rules see the floating address, the receiver's rules the sender's public one. `names` are what its address
+    is called in the VPC's DNS; one without a dot is in the VPC's domain.
     """
 
     port_id: str

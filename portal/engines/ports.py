@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from portal.engines.network_ports import NetworkEngine
 
 
 class EngineError(Exception):
@@ -73,8 +76,17 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineInterface:
+    """A network card of a machine, and the tap device that it is connected to."""
+
+    port_id: str
+    mac: str
+    tap: str
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """Everything that defines a virtual machine; the same spec always gives the same machine."""
+    """Everything that defines a virtual machine; the same spec always gives the same machine. Without interfaces it has outbound user networking."""
 
     machine_id: str
     hostname: str
@@ -85,6 +97,7 @@ class MachineSpec:
     ssh_public_keys: Sequence[str] = ()
     user_data: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    interfaces: Sequence[MachineInterface] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +172,10 @@ class ComputeEngine(Protocol):
         """Tell the hypervisor about the machine; of a stopped machine, changes what differs."""
         ...
 
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Make the network cards of a machine those of the spec, of a running one as well. Raises EngineRefused if it was never defined."""
+        ...
+
     def ensure_running(self, machine_id: str) -> None:
         """Start the machine unless it runs. Raises EngineRefused if it was never defined."""
         ...
@@ -214,3 +231,4 @@ class Engines:
 
     compute: ComputeEngine | None = None
     console: ConsoleAccess | None = None
+    network: "NetworkEngine | None" = None

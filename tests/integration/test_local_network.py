@@ -199,6 +199,16 @@ def test_nat_shared_by_gateway_or_none(host: NetworkHost, guest: Callable[..., G
     world = outside()
     assert a.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {spec.uplink_address}"
     assert b.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {gateway.public_address}"
+    public = host.public(61)
+    floating = with_ports(spec, replace(spec.ports[0], public_address=public), spec.ports[1])
+    host.engine.ensure_vpc(floating)
+    assert b.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {gateway.public_address}"
+    only_nat = [GroupSpec("sg-web", [rule("rule-http", port=80, cidr=f"{gateway.public_address}/32"), OUT])]
+    host.engine.ensure_vpc(replace(floating, groups=only_nat))
+    assert b.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {gateway.public_address}", "rules see who comes as it comes"
+    assert not b.hears("10.0.1.5", 80)
+    host.engine.ensure_vpc(replace(floating, shared_nat=False))
+    assert b.hears(public, 80, PATIENTLY_S)
     host.engine.ensure_vpc(replace(spec, shared_nat=False))
     assert not a.hears(world.address, 80)
     assert b.hears(world.address, 80, PATIENTLY_S)

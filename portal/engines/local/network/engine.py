@@ -278,7 +278,7 @@ class LocalNetwork:
     def _upstream(self, spec: VpcSpec) -> Sequence[str]:
         if spec.dns_servers:
             return spec.dns_servers
-        return host_resolvers() if spec.uplink_address or spec.nats else []
+        return host_resolvers() if spec.uplink_address else []
 
     def _router(self, vpc_id: str) -> Router:
         return Router(self._installation, self._external, vpc_id)

@@ -1,7 +1,8 @@
 """A router's rules as nft reads them: one table, loaded as one transaction, with counters that outlive changes.
 
-Sender and receiver decide one after the other, in two chains of the same hook: what the sender's groups let out comes to the receiver's. Which guest
-sends is known by its MAC, which the guard in the fabric has checked; who receives, by where the packet is routed next. Pure.
+Sender and receiver decide one after the other: what the sender's groups let out, with the address that it knows, comes to the receiver's, after
+translation, with the address that it will see. Which guest sends is known by its MAC, which the guard in the fabric has checked; who receives, by where
+the packet is routed next. Pure.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -10,7 +11,7 @@ from ipaddress import IPv4Network
 from portal.engines.local.network import names
 from portal.engines.local.network.routing import covers
 from portal.engines.network_checks import router_address
-from portal.engines.network_ports import Direction, GroupSpec, IpProtocol, RuleSpec, Via, VpcSpec
+from portal.engines.network_ports import Direction, GroupSpec, IpProtocol, RuleSpec, SubnetSpec, Via, VpcSpec
 
 TABLE = "atonix"
 METADATA = "169.254.169.254"
@@ -21,9 +22,11 @@ LOG_RATE = "200/second burst 400 packets"
 LOG_BYTES = 64
 ANYWHERE = "0.0.0.0/0"
 LINK_LOCAL = "169.254.0.0/16"
-INNER, PEERS = f'"{names.SUBNETS}*"', f'"{names.PEERINGS}*"'
+INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, names.NATS))
+# What the router itself says.
+OWN = 1
 OUTSIDE = f'{{ "{names.UPLINK}", "{names.NATS}*" }}'
-BASE = ("sent", "received", "noted", "toward", "translate", "translated", "leaving")
+BASE = ("sent", "received", "own", "noted", "toward", "translate", "translated", "leaving")
 ANSWERS = "ct state vmap { established : accept, related : accept, invalid : drop }"
 
 
@@ -71,8 +74,9 @@ def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str
         "  map public { type ipv4_addr : ipv4_addr; }",
         *(f"  chain {name} {{\n  }}" for name in (*chains, "refuse")),
         "  chain sent {\n    type filter hook forward priority -10; policy drop;\n  }",
-        "  chain received {\n    type filter hook forward priority 0; policy drop;\n  }",
-        "  chain noted {\n    type filter hook forward priority 10; policy accept;\n  }",
+        "  chain received {\n    type filter hook postrouting priority 150; policy drop;\n  }",
+        "  chain own {\n    type filter hook output priority 0; policy accept;\n  }",
+        "  chain noted {\n    type filter hook postrouting priority 160; policy accept;\n  }",
         "  chain toward {\n    type filter hook input priority 0; policy drop;\n  }",
         "  chain translate {\n    type nat hook prerouting priority -100; policy accept;\n  }",
         "  chain translated {\n    type nat hook postrouting priority 100; policy accept;\n  }",
@@ -137,7 +141,8 @@ def _fixed(spec: VpcSpec, host: str) -> Iterator[str]:
     yield from _block("refuse", [*([_log(REFUSED)] if spec.flow_log else []), 'counter name "refused" drop'])
     yield from _block("sent", _sent(spec, host))
     yield from _block("received", _received(spec))
-    yield from _block("noted", [f"ct state new {_log(ACCEPTED)}"] if spec.flow_log else [])
+    yield from _block("own", [f"meta mark set {OWN}"])
+    yield from _block("noted", [f"ct state new meta mark != {OWN} {_log(ACCEPTED)}"] if spec.flow_log else [])
     yield from _block("toward", _toward(spec))
     yield from _block("translate", ["dnat ip to iifname . ip daddr map @floating"])
     yield from _block("translated", _translated(spec))
@@ -146,6 +151,8 @@ def _fixed(spec: VpcSpec, host: str) -> Iterator[str]:
 
 
 def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
+    # Who is called by a floating address answers by the internet gateway, not with a NAT gateway's address.
+    yield f"oifname {NATS} ct status dnat goto refuse"
     yield ANSWERS
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     yield f"iifname {OUTSIDE} ct status dnat accept"
@@ -153,13 +160,17 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     if not spec.shared_nat:
         # Without an address of one's own there is no way out, nor back in by another's.
         yield f'iifname {INNER} oifname "{names.UPLINK}" ip saddr != @outward goto refuse'
-        yield f"iifname {INNER} ct status dnat ip saddr != @outward goto refuse"
+        for subnet in spec.subnets:
+            if outer := [each for each in _public(spec).values() if _leads(spec, subnet, each) is Via.INTERNET]:
+                near = f'iifname "{names.subnet_side(subnet)}" ct status dnat'
+                yield f"{near} ct original ip daddr {{ {', '.join(outer)} }} ip saddr != @outward goto refuse"
     yield f"iifname {INNER} oifname {OUTSIDE} ip daddr {{ {host}, {LINK_LOCAL} }} goto refuse"
     yield f"iifname {INNER} ether saddr vmap @senders"
 
 
 def _received(spec: VpcSpec) -> Iterator[str]:
     yield ANSWERS
+    yield f"meta mark {OWN} accept"
     yield f"oifname {INNER} rt ip nexthop vmap @receivers"
     yield f"oifname {OUTSIDE} accept"
     # The other router believes this one: it passes on what its own guests send, and nothing else.
@@ -180,15 +191,19 @@ def _toward(spec: VpcSpec) -> Iterator[str]:
 
 
 def _translated(spec: VpcSpec) -> Iterator[str]:
-    """Source addresses on the way out; and on the way back in by a floating address, where the receiver must not see itself or a neighbour."""
+    """Source addresses on the way out; and on the way back in by a floating address, which is as if it had come from outside."""
     hairpin = f"oifname {INNER} ct status dnat ip saddr {spec.cidr}"
+    for nat in spec.nats:
+        yield f'oifname "{names.nat_side(nat)}" ip saddr {spec.cidr} snat ip to {nat.public_address}'
+        for subnet in spec.subnets:
+            if outer := [each for each in _public(spec).values() if covers(spec, subnet, IPv4Network(each)).target_id == nat.nat_id]:
+                near = f"oifname {INNER} ct status dnat ip saddr {subnet.cidr}"
+                yield f"{near} ct original ip daddr {{ {', '.join(outer)} }} snat ip to {nat.public_address}"
     yield f'oifname "{names.UPLINK}" snat ip to ip saddr map @public'
     yield f"{hairpin} snat ip to ip saddr map @public"
     if spec.shared_nat and spec.uplink_address:
         yield f'oifname "{names.UPLINK}" ip saddr {spec.cidr} snat ip to {spec.uplink_address}'
         yield f"{hairpin} snat ip to {spec.uplink_address}"
-    for nat in spec.nats:
-        yield f'oifname "{names.nat_side(nat)}" ip saddr {spec.cidr} snat ip to {nat.public_address}'
 
 
 def _elements(spec: VpcSpec) -> Iterator[str]:
@@ -197,17 +212,30 @@ def _elements(spec: VpcSpec) -> Iterator[str]:
     yield from _element("receivers", (f"{port.address} : goto {_combination(port.group_ids, Direction.INGRESS)}" for port in spec.ports))
     for group in spec.groups:
         yield from _element(members(group.group_id), (port.address for port in spec.ports if group.group_id in port.group_ids))
-    if spec.uplink_address:
-        public = {port.address: port.public_address for port in spec.ports if port.public_address}
-        yield from _element("outward", public)
-        yield from _element("public", (f"{inner} : {outer}" for inner, outer in public.items()))
-        yield from _element("floating", (f'"{door}" . {outer} : {inner}' for inner, outer in public.items() for door in doors(spec, outer)))
+    public = _public(spec)
+    yield from _element("outward", public)
+    yield from _element("public", (f"{inner} : {outer}" for inner, outer in public.items()))
+    yield from _element("floating", (f'"{door}" . {outer} : {inner}' for inner, outer in public.items() for door in _doors(spec, inner, outer)))
 
 
-def doors(spec: VpcSpec, outer: str) -> list[str]:
-    """Interfaces through which a floating address of the VPC is reached: its uplink, and subnets whose packets to it would leave by that."""
-    target = IPv4Network(outer)
-    return [names.UPLINK, *(names.subnet_side(subnet) for subnet in spec.subnets if covers(spec, subnet, target).via is Via.INTERNET)]
+def _public(spec: VpcSpec) -> dict[str, str]:
+    """Floating addresses by the address that they lead to; without a way out there are none."""
+    return {port.address: port.public_address for port in spec.ports if port.public_address} if spec.uplink_address else {}
+
+
+def _leads(spec: VpcSpec, subnet: SubnetSpec, address: str) -> Via:
+    return covers(spec, subnet, IPv4Network(address)).via
+
+
+def _doors(spec: VpcSpec, inner: str, outer: str) -> Iterator[str]:
+    """Interfaces through which a floating address is reached: the uplink, and subnets whose packets to it would leave, if answers would too."""
+    yield names.UPLINK
+    homes = {subnet.subnet_id: subnet for subnet in spec.subnets}
+    home = next(homes[port.subnet_id] for port in spec.ports if port.address == inner)
+    if _leads(spec, home, outer) is Via.INTERNET:
+        for subnet in spec.subnets:
+            if _leads(spec, subnet, outer) in {Via.INTERNET, Via.NAT}:
+                yield names.subnet_side(subnet)
 
 
 def _element(name: str, values: Iterable[str]) -> Iterator[str]:

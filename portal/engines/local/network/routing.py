@@ -51,9 +51,8 @@ def tables(spec: VpcSpec, external: IPv4Network, linked: Collection[str]) -> tup
         routes.add(Route(PEERING_TABLE, str(EVERYWHERE)))
     # What comes from outside, and the router's own questions and answers.
     routes |= {Route(0, subnet.cidr, names.subnet_side(subnet)) for subnet in spec.subnets}
-    way_out = names.UPLINK if spec.uplink_address else names.nat_side(spec.nats[0]) if spec.nats else ""
-    if way_out:
-        routes |= {Route(0, str(EVERYWHERE), way_out, str(external[1])), Route(0, str(external), way_out)}
+    if spec.uplink_address:
+        routes |= {Route(0, str(EVERYWHERE), names.UPLINK, str(external[1])), Route(0, str(external), names.UPLINK)}
     return routes, lookups
 
 
@@ -70,7 +69,7 @@ def _of_subnet(spec: VpcSpec, subnet: SubnetSpec, table: int, external: IPv4Netw
         elif destination not in {neighbour.cidr for neighbour in spec.subnets}:
             yield Route(table, destination)
     nearby = covers(spec, subnet, external)
-    if nearby.via in {Via.INTERNET, Via.NAT} and nearby.destination != str(external):
+    if nearby.via in {Via.INTERNET, Via.NAT} and spec.uplink_address and nearby.destination != str(external):
         # Neighbours on the external network are reached without the host.
         yield _route(spec, replace(nearby, destination=str(external)), table, external, linked)
     # Nothing is to fall through to the router's own routes.
@@ -91,7 +90,7 @@ def _route(spec: VpcSpec, route: RouteSpec, table: int, external: IPv4Network, l
     match route.via:
         case Via.INTERNET if spec.uplink_address:
             return Route(table, destination, names.UPLINK, gateway)
-        case Via.NAT:
+        case Via.NAT if spec.uplink_address:
             nat = next(nat for nat in spec.nats if nat.nat_id == route.target_id)
             return Route(table, destination, names.nat_side(nat), gateway)
         case Via.PEERING if route.target_id in linked:

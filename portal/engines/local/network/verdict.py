@@ -81,7 +81,8 @@ class Verdicts:
         return self._lets(between, Direction.INGRESS, connection) and self._lets(between, Direction.EGRESS, connection)
 
     def _lets(self, port: PortSpec, direction: Direction, connection: Connection) -> bool:
-        other = connection.source if direction is Direction.INGRESS else connection.destination
+        # Each sees the other by the address that it knows.
+        other = connection.answered_to if direction is Direction.INGRESS else connection.destination
         return any(
             rule.direction is direction and self._names(rule, other) and _fits(rule, connection)
             for group_id in port.group_ids
