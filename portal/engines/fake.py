@@ -56,6 +56,10 @@ class FakeCompute:
             if machine.state is MachineState.RUNNING:
                 self._store.save_machine(replace(machine, power=MachineState.CRASHED))
 
+    def taps_of(self, machine_id: str) -> Sequence[str]:
+        """The taps that a machine's network cards are connected to."""
+        return self._store.machine(machine_id).taps
+
     def calls(self) -> Sequence[FakeCall]:
         """Every call of the engine by any process, oldest first."""
         return self._store.calls()
@@ -136,10 +140,21 @@ class FakeCompute:
         """Remember vCPU and memory of a stopped machine."""
         with self._call("ensure_defined", spec.machine_id):
             machine = self._store.machine(spec.machine_id)
-            wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname)
+            taps = machine.taps if machine.state is MachineState.RUNNING else tuple(card.tap for card in spec.interfaces)
+            wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname, taps=taps)
             if machine.state is MachineState.RUNNING and (machine.vcpus, machine.memory_mib) != (wanted.vcpus, wanted.memory_mib):
                 raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
             self._store.save_machine(wanted)
+
+    def ensure_interfaces(self, spec: MachineSpec) -> None:
+        """Remember the network cards of a machine that was defined."""
+        with self._call("ensure_interfaces", spec.machine_id):
+            machine = self._store.machine(spec.machine_id)
+            if not machine.is_defined:
+                raise EngineRefused("The machine is not defined on this host.")
+            if machine.state is MachineState.RUNNING and spec.interfaces and not machine.taps:
+                raise EngineRefused("The machine was started outside any network. Stop it first.")
+            self._store.save_machine(replace(machine, taps=tuple(card.tap for card in spec.interfaces)))
 
     def ensure_running(self, machine_id: str) -> None:
         """Let a machine run that has everything it needs."""

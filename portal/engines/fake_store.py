@@ -5,7 +5,7 @@ A process may be killed at any moment: a file is whole or not there, and the ker
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class FakeMachine:
     hostname: str = ""
     power: MachineState = MachineState.STOPPED
     booted_at_s: float = 0.0
+    taps: Sequence[str] = ()
 
     @property
     def is_defined(self) -> bool:
@@ -146,7 +147,7 @@ class FakeStore:
 
 
 def _machine(found: dict[str, Any]) -> FakeMachine:
-    return FakeMachine(**{**found, "power": MachineState(found["power"])})
+    return FakeMachine(**{**found, "power": MachineState(found["power"]), "taps": tuple(found.get("taps", ()))})
 
 
 def _read(path: Path) -> dict[str, Any]:

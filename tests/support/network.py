@@ -116,6 +116,11 @@ def fake_network_host(root: Path) -> NetworkHost:
     return NetworkHost("fake", fake, lambda: FakeNetwork(root), fake.outside_change, "100.64.0.0")
 
 
+def free_external() -> str:
+    """An external network for one installation of this test run: several may be on this host."""
+    return f"100.{64 + secrets.randbelow(64)}.{1 + secrets.randbelow(254)}.0/24"
+
+
 def why_no_networks() -> str:
     """Why networks cannot be made on this machine; empty if they can."""
     return missing_piece()
@@ -128,12 +133,12 @@ def local_network_host() -> Iterator[NetworkHost]:
 
     data_dir = Path(tempfile.mkdtemp(prefix="portal-network-"))
     data_dir.chmod(0o711)
-    external = f"100.{64 + secrets.randbelow(64)}.{1 + secrets.randbelow(254)}.0"
+    external = free_external()
 
     def open_engine() -> LocalNetwork:
-        return LocalNetwork(data_dir, external_cidr=f"{external}/24")
+        return LocalNetwork(data_dir, external_cidr=external)
 
-    host = NetworkHost("local", open_engine(), open_engine, lambda vpc_id, what: damage(host.engine, vpc_id, what), external)
+    host = NetworkHost("local", open_engine(), open_engine, lambda vpc_id, what: damage(host.engine, vpc_id, what), external.removesuffix("/24"))
     try:
         yield host
     finally:

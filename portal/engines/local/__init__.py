@@ -2,6 +2,7 @@
 
 from portal.engines.local.compute import LocalCompute
 from portal.engines.local.console import LocalConsole
+from portal.engines.local.network.engine import LocalNetwork
 from portal.settings import Settings
 
 
@@ -15,3 +16,8 @@ def open_compute(settings: Settings) -> LocalCompute:
 def open_console(settings: Settings) -> LocalConsole:
     """The consoles of this host's machines; needs no privilege."""
     return LocalConsole(settings.data_dir)
+
+
+def open_network(settings: Settings) -> LocalNetwork:
+    """The networks of this host, as the settings say."""
+    return LocalNetwork(settings.data_dir, external_cidr=settings.network_external_cidr, external_nat=settings.network_external_nat)
