@@ -129,11 +129,11 @@ class LocalNetwork:
                         fabric.remove(name)
                 self._fabric.guard(None, {name for name in former if name.startswith(names.TAPS)})
             self._router(vpc_id).remove()
-            self._store.forget_vpc(vpc_id)
-            if not self._store.vpcs():
+            if self._store.vpcs() == [vpc_id]:
                 self._external.remove()
                 self._fabric.remove()
                 self._is_external_right = False
+            self._store.forget_vpc(vpc_id)
 
     def vpcs(self) -> Sequence[str]:
         """Every VPC that was made, or begun."""
