@@ -1,9 +1,11 @@
 """Packets, not rules: what guests of the local network engine reach and what they do not."""
 
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -395,6 +397,39 @@ def test_the_flow_log_shows_what_was_accepted_and_refused(host: NetworkHost, gue
     host.engine.flows()
     assert a.hears("10.0.1.6", 80, PATIENTLY_S)
     assert host.engine.flows() == []
+
+
+def test_after_a_restart_of_the_host_everything_comes_back(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    specs = [vpc(host, "10.0.1.5", "10.0.1.6", flow_log=True) for _ in range(2)]
+    for spec in specs:
+        host.damage(spec.vpc_id, "router")
+    host.damage(specs[0].vpc_id, "fabric")
+    host.damage(specs[0].vpc_id, "uplink of the host")
+    host.reopen()
+    assert {each.vpc_id for each in host.engine.drift()} == {spec.vpc_id for spec in specs}
+    for spec in specs:
+        host.engine.ensure_vpc(spec)
+    assert host.engine.drift() == []
+    a, _ = guest(specs[0], 0), guest(specs[0], 1)
+    assert a.hears("10.0.1.6", 80, PATIENTLY_S)
+    assert not a.hears("10.0.1.6", 22)
+
+
+def test_a_namespace_of_somebody_else_is_never_taken_for_ours(host: NetworkHost) -> None:
+    spec = vpc(host, "10.0.1.5")
+    stranger = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
+    try:
+        home = Path(f"/proc/{stranger.pid}/ns/net")
+        until(lambda: home.stat().st_ino != Path("/proc/self/ns/net").stat().st_ino, within_s=5, what="a namespace of its own")
+        # The kernel gives the number of a namespace that has ended to the next one.
+        store = host.engine._store  # type: ignore[attr-defined]
+        store.save_vpc(replace(store.vpc(spec.vpc_id), namespace=home.stat().st_ino))
+        host.damage(spec.vpc_id, "router")
+        host.engine.ensure_vpc(spec)
+        assert host.engine.drift() == []
+        assert store.vpc(spec.vpc_id).namespace != home.stat().st_ino
+    finally:
+        stranger.communicate()
 
 
 DAMAGES = ("bridge", "router rules", "guard", "name server", "address", "route", "tap", "metadata", "router's name", "router", "uplink of the host")

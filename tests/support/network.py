@@ -163,6 +163,7 @@ def damage(engine: Any, vpc_id: str, what: str) -> None:
         "name server": [kill],
         "router's name": [("ip", "netns", "delete", router)],
         "router": [kill, ("ip", "netns", "delete", router)],
+        "fabric": [("ip", "netns", "delete", fabric)],
         "uplink of the host": [("ip", "link", "delete", engine._installation.host_link)],
         "metadata": [],
     }

@@ -43,7 +43,7 @@ class LocalNetwork:
         """Make nothing before the first use. With `external_nat`, this host passes on to the Internet what leaves the external network."""
         paths = LocalPaths(data_dir)
         self._paths = paths
-        self._installation = Installation(paths.installation)
+        self._installation = Installation(paths.installation, str(paths.root))
         self._store = Store(paths.root / "network")
         self._external = External(self._installation, IPv4Network(external_cidr), external_nat)
         self._fabric = Fabric(self._installation, self._store)

@@ -24,15 +24,16 @@ class Fabric:
 
     def __init__(self, installation: Installation, store: Store) -> None:
         self.name = installation.fabric
+        self._sign = installation.folder
         self._store = store
 
     def ensure(self) -> None:
         """Make the namespace, or give it its name back."""
         noted = self._store.fabric()
-        namespaces.ensure(self.name, noted.namespace)
+        namespaces.ensure(self.name, noted.namespace, self._sign)
+        namespaces.set_kernel(self.name, KERNEL)
         found = namespaces.identity(self.name)
         if found != noted.namespace:
-            namespaces.set_kernel(self.name, KERNEL)
             self._store.save_fabric(FabricRecord(found, 0, noted.epoch))
 
     def guard(self, spec: VpcSpec | None, former: Collection[str]) -> int:

@@ -59,9 +59,10 @@ def uplink_end(identifier: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The names of one installation of the portal."""
+    """The names of one installation of the portal; `folder` is what its own processes have on their command lines."""
 
     word: str
+    folder: str = ""
 
     @property
     def fabric(self) -> str:

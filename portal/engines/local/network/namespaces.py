@@ -56,13 +56,16 @@ def identity(namespace: str) -> int:
     return found.st_ino if found.st_dev == Path("/proc/self/ns/net").stat().st_dev else 0
 
 
-def ensure(namespace: str, former: int) -> None:
-    """Make a namespace; one of the number `former` that lost its name, but in which processes still live, gets it back."""
+def ensure(namespace: str, former: int, sign: str) -> None:
+    """Make a namespace; one of the number `former` that lost its name, but in which processes of ours still live, gets it back.
+
+    The kernel gives numbers again: ours are processes whose command line has the `sign`.
+    """
     if exists(namespace):
         return
     with suppress(FileNotFoundError):
         path_of(namespace).unlink()
-    home = _home_of(former) if former else None
+    home = _home_of(former, sign) if former else None
     if home is None:
         _ip("netns", "add", namespace)
         return
@@ -72,11 +75,11 @@ def ensure(namespace: str, former: int) -> None:
         raise EngineError(f"A network namespace cannot be named again: {os.strerror(ctypes.get_errno())}.")
 
 
-def _home_of(number: int) -> Path | None:
-    for home in Path("/proc").glob("[0-9]*/ns/net"):
+def _home_of(number: int, sign: str) -> Path | None:
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if home.stat().st_ino == number:
-                return home
+            if (process / "ns/net").stat().st_ino == number and os.fsencode(sign) in (process / "cmdline").read_bytes():
+                return process / "ns/net"
     return None
 
 

@@ -36,11 +36,9 @@ class Router:
 
     def ensure_namespace(self, former: int) -> int:
         """Make the namespace, or give the one of the number `former` its name back; gives its number."""
-        namespaces.ensure(self.name, former)
-        found = namespaces.identity(self.name)
-        if found != former:
-            namespaces.set_kernel(self.name, KERNEL)
-        return found
+        namespaces.ensure(self.name, former, self._installation.folder)
+        namespaces.set_kernel(self.name, KERNEL)
+        return namespaces.identity(self.name)
 
     def ensure_rules(self, spec: VpcSpec, former: Collection[tuple[str, str]]) -> int:
         """Set the rules; gives the number of this change."""
@@ -58,8 +56,9 @@ class Router:
         for nat in spec.nats:
             self._pair(fabric, router, names.uplink_end(nat.nat_id), names.nat_side(nat), names.EXTERNAL_BRIDGE)
         router.ensure_up("lo")
-        # Guests reach each other through the router only: it answers for all of them.
-        special = {f"ipv4/conf/{names.subnet_side(subnet)}/proxy_arp_pvlan": 1 for subnet in spec.subnets}
+        # Guests reach each other through the router only: it answers for all of them, and nobody else would, so at once.
+        sides = [names.subnet_side(subnet) for subnet in spec.subnets]
+        special = {f"ipv4/conf/{side}/proxy_arp_pvlan": 1 for side in sides} | {f"ipv4/neigh/{side}/proxy_delay": 0 for side in sides}
         special |= {f"ipv4/conf/{name}/arp_ignore": 1 for name in self._outer_sides(spec)}
         namespaces.set_kernel(self.name, special)
 
