@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from portal.engines.local.network import namespaces
 from portal.engines.local.network.engine import LocalNetwork
 from portal.engines.network_ports import GroupSpec, GuestData, PortSpec, VpcSpec
 from portal.engines.ports import MachineInterface, MachineSpec, MachineState
@@ -130,6 +131,17 @@ def test_an_interface_comes_and_goes_while_the_guest_runs(place: Place) -> None:
     place.networks.engine.ensure_vpc(place.one)
     # The card took the default route along.
     assert "SOMEBODY" in place.says("a2", "udhcpc -i eth0 -n -q > /dev/null; ping -c 1 -W 5 10.0.1.5 > /dev/null && echo SOME''BODY")
+
+
+def test_guests_stay_connected_when_somebody_takes_the_namespaces_away(place: Place) -> None:
+    engine = place.networks.engine
+    for namespace in (engine._fabric.name, engine._router(place.one.vpc_id).name):  # type: ignore[attr-defined]
+        namespaces.remove(namespace)
+    assert {each.vpc_id for each in engine.drift()} == {place.one.vpc_id, place.other.vpc_id}
+    for spec in (place.one, place.other):
+        engine.ensure_vpc(spec)
+    assert engine.drift() == []
+    assert "SOMEBODY" in place.says("a1", "ping -c 1 -W 5 10.0.2.5 > /dev/null && echo SOME''BODY")
 
 
 def test_a_machine_that_is_started_again_is_where_it_was(place: Place) -> None:

@@ -20,4 +20,7 @@ def open_console(settings: Settings) -> LocalConsole:
 
 def open_network(settings: Settings) -> LocalNetwork:
     """The networks of this host, as the settings say."""
-    return LocalNetwork(settings.data_dir, external_cidr=settings.network_external_cidr, external_nat=settings.network_external_nat)
+    return LocalNetwork(
+        settings.data_dir, external_cidr=settings.network_external_cidr, external_nat=settings.network_external_nat,
+        is_embedded=not settings.libvirt_uri,
+    )  # fmt: skip

@@ -34,13 +34,19 @@ log = logging.getLogger("portal.engines.network")
 
 EXTERNAL = "100.64.0.0/16"
 CAPABILITY = "network"
+NOT_EMBEDDED = "Machines of a libvirt of the host's own (LIBVIRT_URI) cannot be in the portal's networks."
+REMEDY_EMBEDDED = "Start the portal without LIBVIRT_URI."
 
 
 class LocalNetwork:
     """NetworkEngine on network namespaces, nftables and dnsmasq. One process per installation owns it: the worker."""
 
-    def __init__(self, data_dir: Path, *, external_cidr: str = EXTERNAL, external_nat: bool = False) -> None:
-        """Make nothing before the first use. With `external_nat`, this host passes on to the Internet what leaves the external network."""
+    def __init__(self, data_dir: Path, *, external_cidr: str = EXTERNAL, external_nat: bool = False, is_embedded: bool = True) -> None:
+        """Make nothing before the first use. With `external_nat`, this host passes on to the Internet what leaves the external network.
+
+        Machines come into networks only with the libvirt that `is_embedded` in this process.
+        """
+        self._is_embedded = is_embedded
         paths = LocalPaths(data_dir)
         self._paths = paths
         self._installation = Installation(paths.installation, str(paths.root))
@@ -55,10 +61,10 @@ class LocalNetwork:
 
     def capability(self) -> Capability:
         """Say whether networks can be made here, and what is missing."""
-        missing = missing_piece()
+        missing = missing_piece() if self._is_embedded else NOT_EMBEDDED
         detail = f"network namespaces, nftables and dnsmasq; external network {self._external.cidr}"
         if missing:
-            return Capability(CAPABILITY, available=False, detail=detail, reason=missing, remedy=REMEDY)
+            return Capability(CAPABILITY, available=False, detail=detail, reason=missing, remedy=REMEDY if self._is_embedded else REMEDY_EMBEDDED)
         onward = "with" if self._external.has_nat else "without"
         return Capability(CAPABILITY, available=True, detail=f"{detail}, {onward} NAT to the Internet")
 
