@@ -111,3 +111,23 @@ def test_an_external_network_that_the_host_uses_is_refused(small_host: SmallHost
         with pytest.raises(EngineRefused, match="NETWORK_EXTERNAL_CIDR"):
             engine.ensure_vpc(networks.vpc())
         engine.close()
+
+
+def test_networks_whose_installation_was_deleted_do_not_keep_their_addresses(small_host: SmallHost, tmp_path: Path) -> None:
+    with inside(small_host.name):
+        gone, here = LocalNetwork(tmp_path / "gone", external_cidr=small_host.external), small_host.engine(nat=False)
+        networks = NetworkHost("local", here, lambda: here, lambda _vpc, _what: None, small_host.external.removesuffix("/24"))
+        gone.ensure_vpc(networks.vpc())
+        spec = networks.vpc()
+        with pytest.raises(EngineRefused, match="NETWORK_EXTERNAL_CIDR"):
+            here.ensure_vpc(spec)
+        gone.close()
+        shutil.rmtree(tmp_path / "gone")
+        here.ensure_vpc(spec)
+        assert here.drift() == []
+        word = gone._installation.word
+        assert [path.name for path in namespaces.RUN.iterdir() if word in path.name] == []
+        processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert str(tmp_path) not in processes
+        here.remove_vpc(spec.vpc_id)
+        here.close()

@@ -268,7 +268,9 @@ class LocalNetwork:
 
     def _resume(self, vpc_id: str) -> None:
         record, router = self._store.vpc(vpc_id), self._router(vpc_id)
-        if record is None or self._metadata is None or self._flows is None or namespaces.identity(router.name) != record.namespace:
+        if record is None or self._metadata is None or self._flows is None:
+            return
+        if not record.is_finished or namespaces.identity(router.name) != record.namespace:
             return
         try:
             self._metadata.ensure(router.name, record.spec)

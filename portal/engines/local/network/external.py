@@ -7,6 +7,7 @@ from pathlib import Path
 
 from portal.engines.local.network import nft
 from portal.engines.local.network.filter import LINK_LOCAL
+from portal.engines.local.network.leftovers import clear
 from portal.engines.local.network.links import Links
 from portal.engines.local.network.names import EXTERNAL_BRIDGE, HOST_END, Installation, mac
 from portal.engines.ports import EngineError, EngineRefused
@@ -37,6 +38,7 @@ class External:
         with Links("") as links:
             self._refuse_overlap(links)
             links.ensure_veth(name, HOST_END, self.installation.fabric, (mac(name), mac(name, HOST_END)))
+            links.ensure_label(name, self.installation.folder)
             links.ensure_address(name, f"{self.host}/{self.cidr.prefixlen}")
             links.ensure_up(name)
         with Links(self.installation.fabric) as links:
@@ -47,10 +49,12 @@ class External:
             FORWARDING.write_text("1")
 
     def _refuse_overlap(self, links: Links) -> None:
-        known = {link.index: link.name for link in links.all().values()}
+        known = {link.index: link for link in links.all().values()}
         for index, text in links.addresses():
-            if known.get(index) != self.installation.host_link and IPv4Interface(text).network.overlaps(self.cidr):
-                raise EngineRefused(f"This host already uses {IPv4Interface(text).network}. Choose another NETWORK_EXTERNAL_CIDR than {self.cidr}.")
+            taken, link = IPv4Interface(text).network, known.get(index)
+            if link is None or link.name == self.installation.host_link or not taken.overlaps(self.cidr) or clear(links, link):
+                continue
+            raise EngineRefused(f"This host already uses {taken}. Choose another NETWORK_EXTERNAL_CIDR than {self.cidr}.")
 
     def remove(self) -> None:
         """Take it away."""

@@ -45,6 +45,7 @@ class Link:
     is_isolated: bool
     received_bytes: int
     sent_bytes: int
+    label: str = ""
 
 
 class Links:
@@ -54,6 +55,7 @@ class Links:
         """An empty name is this process's own namespace. Raises EngineError."""
         self._namespace = namespace
         self._seen: dict[str, Link | None] = {}
+        self._everything: dict[str, Link] | None = None
         with self._work():
             self._socket = IPRoute()
 
@@ -89,12 +91,15 @@ class Links:
 
     def all(self) -> dict[str, Link]:
         """Every link by its name."""
-        with self._work():
-            return {link.name: link for link in map(_link, self._socket.get_links())}
+        if self._everything is None:
+            with self._work():
+                self._everything = {link.name: link for link in map(_link, self._socket.get_links())}
+        return self._everything
 
     def look_again(self, name: str) -> None:
         """Forget what was seen of a link."""
         self._seen.pop(name, None)
+        self._everything = None
 
     def _need(self, name: str) -> Link:
         found = self.find(name)
@@ -165,6 +170,14 @@ class Links:
                 self._socket.link("set", index=link.index, state="up")
             self.look_again(name)
 
+    def ensure_label(self, name: str, text: str) -> None:
+        """Write on a link whose it is."""
+        link = self._need(name)
+        if link.label != text:
+            with self._work():
+                self._socket.link("set", index=link.index, ifalias=text)
+            self.look_again(name)
+
     def remove(self, name: str) -> None:
         """Remove a link, with its other end if it has one."""
         link = self.find(name)
@@ -205,7 +218,7 @@ class Links:
             self._socket.addr(verb, index=index, address=address, prefixlen=int(length), **flags)
 
     def routes(self) -> set[Route]:
-        """Routes that were set, by whomever."""
+        """Routes of ours."""
         names = {link.index: link.name for link in self.all().values()}
         with self._work():
             dumped = list(self._socket.get_routes(family=socket.AF_INET))
@@ -262,7 +275,7 @@ def _link(message: Any) -> Link:
         index=message["index"], name=message.get_attr("IFLA_IFNAME"), mac=message.get_attr("IFLA_ADDRESS") or "",
         is_up=bool(message["flags"] & UP), master=message.get_attr("IFLA_MASTER") or 0,
         is_isolated=bool(port is not None and hasattr(port, "get_attr") and port.get_attr("IFLA_BRPORT_ISOLATED")),
-        received_bytes=moved.get("rx_bytes", 0), sent_bytes=moved.get("tx_bytes", 0),
+        received_bytes=moved.get("rx_bytes", 0), sent_bytes=moved.get("tx_bytes", 0), label=message.get_attr("IFLA_IFALIAS") or "",
     )  # fmt: skip
 
 

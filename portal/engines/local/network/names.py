@@ -13,6 +13,7 @@ SUBNETS, NATS, PEERINGS = "s", "n", "p"
 # Inside the fabric: bridges, ports of guests, ends of routers, ends of their uplinks, and the host's.
 EXTERNAL_BRIDGE, HOST_END = "ext", "xhost"
 BRIDGES, TAPS, ROUTER_ENDS, UPLINK_ENDS = "b", "t", "r", "u"
+HOST_LINKS = "atx"
 LENGTH = 12
 
 
@@ -76,7 +77,7 @@ class Installation:
     @property
     def host_link(self) -> str:
         """The host's own interface on the external network."""
-        return f"atx{self.word[:LENGTH]}"
+        return f"{HOST_LINKS}{self.word[:LENGTH]}"
 
     @property
     def host_table(self) -> str:
