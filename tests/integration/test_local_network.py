@@ -11,6 +11,7 @@ import pytest
 
 from portal.engines.local.network import names
 from portal.engines.local.network.links import Links
+from portal.engines.local.network.namespaces import inside
 from portal.engines.network_ports import Direction, Flow, GroupSpec, IpProtocol, NatSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from tests.support.network import (
     EVERYWHERE,
@@ -271,7 +272,7 @@ def test_a_peering_opens_what_routes_of_both_sides_say(host: NetworkHost, guest:
     assert a.hears("10.9.1.5", 80, PATIENTLY_S)
 
 
-def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
     spec = host.vpc()
     middle = port(spec, "10.0.2.9", "sg-router")
     groups = [
@@ -287,6 +288,25 @@ def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, 
     router.serve(8080, address="192.168.7.1")
     assert a.hears("192.168.7.1", 80, PATIENTLY_S) == "10.0.2.9 saw 10.0.1.5"
     assert not a.hears("192.168.7.1", 8080), "the router's own rules hold"
+    world = outside()
+    assert sends(router, "10.0.2.9", world) == spec.uplink_address
+    assert sends(router, "192.168.7.1", world) == "", "out there it is nobody's"
+
+
+def sends(sender: Guest, source: str, world: Outside) -> str:
+    """From which address a datagram comes out there, if it does."""
+    with inside(world.name):
+        ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with inside(sender.name):
+        mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with ear, mouth:
+        ear.bind((world.address, 9999))
+        ear.settimeout(1)
+        mouth.bind((source, 0))
+        mouth.sendto(b"hello", (world.address, 9999))
+        with suppress(TimeoutError):
+            return str(ear.recvfrom(100)[1][0])
+    return ""
 
 
 # -- changes ---------------------------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str
         "  counter refused { }",
         "  set owners { type ether_addr . ipv4_addr; }",
         "  set outward { type ipv4_addr; }",
+        "  set ours { type ipv4_addr; }",
         "  map senders { type ether_addr : verdict; }",
         "  map receivers { type ipv4_addr : verdict; }",
         "  map floating { type ifname . ipv4_addr : ipv4_addr; }",
@@ -84,7 +85,7 @@ def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str
         "}",
     ]
     lines += [f"flush map inet {TABLE} {name}" for name in ("senders", "receivers", "floating", "public")]
-    lines += [f"flush set inet {TABLE} {name}" for name in ("owners", "outward", *(name for kind, name in sorted(wanted) if kind == "set"))]
+    lines += [f"flush set inet {TABLE} {name}" for name in ("owners", "outward", "ours", *(name for kind, name in sorted(wanted) if kind == "set"))]
     lines += [f"flush chain inet {TABLE} {name}" for name in (*chains, "refuse", *BASE)]
     order = ("chain", "set", "counter")
     lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(stale, key=lambda each: order.index(each[0]))]
@@ -146,8 +147,8 @@ def _fixed(spec: VpcSpec, host: str) -> Iterator[str]:
     yield from _block("toward", _toward(spec))
     yield from _block("translate", ["dnat ip to iifname . ip daddr map @floating"])
     yield from _block("translated", _translated(spec))
-    # Nothing leaves with an address that means something in here only.
-    yield from _block("leaving", [f"oifname {OUTSIDE} ip saddr {spec.cidr} drop"])
+    # Nothing leaves with an address that means something in here only, nor with somebody else's.
+    yield from _block("leaving", [f"oifname {OUTSIDE} ip saddr != @ours drop"])
 
 
 def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
@@ -214,6 +215,8 @@ def _elements(spec: VpcSpec) -> Iterator[str]:
         yield from _element(members(group.group_id), (port.address for port in spec.ports if group.group_id in port.group_ids))
     public = _public(spec)
     yield from _element("outward", public)
+    own = [*public.values(), *(nat.public_address for nat in spec.nats), *([spec.uplink_address] if spec.uplink_address else [])]
+    yield from _element("ours", own)
     yield from _element("public", (f"{inner} : {outer}" for inner, outer in public.items()))
     yield from _element("floating", (f'"{door}" . {outer} : {inner}' for inner, outer in public.items() for door in _doors(spec, inner, outer)))
 
