@@ -85,6 +85,22 @@ def vpc(host: NetworkHost, *addresses: str, **changes: object) -> VpcSpec:
     return spec
 
 
+def sends(sender: Guest, source: str, receiver: Guest, address: str = "") -> str:
+    """From which address a datagram comes at the receiver, if it does."""
+    with inside(receiver.name):
+        ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with inside(sender.name):
+        mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with ear, mouth:
+        ear.bind((receiver.port.address, 9999))
+        ear.settimeout(1)
+        mouth.bind((source, 0))
+        mouth.sendto(b"hello", (address or receiver.port.address, 9999))
+        with suppress(TimeoutError):
+            return str(ear.recvfrom(100)[1][0])
+    return ""
+
+
 # -- who reaches whom ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +167,23 @@ def test_nobody_sends_with_another_address_or_mac(host: NetworkHost, guest: Call
     assert not a.pings("10.0.1.1")
 
 
+def test_nobody_borrows_the_mac_of_somebody_who_may_more(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    anything = GroupSpec("sg-all", [rule("rule-in", protocol=IpProtocol.ALL), OUT])
+    spec = host.vpc(groups=[anything, GroupSpec("sg-mute", [])])
+    spec = with_ports(spec, port(spec, "10.0.1.5", "sg-mute"), port(spec, "10.0.1.6", "sg-all"), port(spec, "10.0.2.5", "sg-all"))
+    host.engine.ensure_vpc(spec)
+    mute, free, ear = (guest(spec, number) for number in range(3))
+    assert sends(free, "10.0.1.6", ear) == "10.0.1.6"
+    assert sends(mute, "10.0.1.5", ear) == ""
+    router = next(link.split()[4] for link in mute.run("ip", "neigh", "show", mute.gateway).splitlines())
+    mute.run("ip", "link", "set", "eth0", "down")
+    mute.run("ip", "link", "set", "eth0", "address", free.port.mac)
+    mute.run("ip", "link", "set", "eth0", "up")
+    mute.run("ip", "route", "add", "default", "via", mute.gateway)
+    mute.run("ip", "neigh", "replace", mute.gateway, "lladdr", router, "dev", "eth0")
+    assert sends(mute, "10.0.1.5", ear) == ""
+
+
 def test_a_tap_without_an_entry_of_the_guard_is_closed(host: NetworkHost, guest: Callable[..., Guest]) -> None:
     spec = vpc(host, "10.0.1.5", "10.0.1.6")
     a = guest(spec, 0)
@@ -174,7 +207,7 @@ def test_a_tap_without_an_entry_of_the_guard_is_closed(host: NetworkHost, guest:
 def test_a_floating_address_works_from_outside_and_inside_and_only_as_rules_say(
     host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]
 ) -> None:
-    spec = host.vpc()
+    spec = host.vpc(groups=[GroupSpec("sg-web", [rule("rule-http", port=80), rule("rule-udp", protocol=IpProtocol.UDP), OUT])])
     public = host.public(50)
     spec = with_ports(spec, port(spec, "10.0.1.5", public_address=public), port(spec, "10.0.1.6"), port(spec, "10.0.2.5"))
     host.engine.ensure_vpc(spec)
@@ -187,7 +220,8 @@ def test_a_floating_address_works_from_outside_and_inside_and_only_as_rules_say(
     assert c.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {spec.uplink_address}"
     assert a.hears(public, 80, PATIENTLY_S) == f"10.0.1.5 saw {public}", "its own"
     world.run("ip", "route", "add", "10.0.0.0/16", "via", spec.uplink_address)
-    assert not world.hears("10.0.1.5", 80), "not by the inner address"
+    assert sends(world, world.address, a, public) == world.address
+    assert sends(world, world.address, a) == "", "not by the inner address"
     assert not world.hears("10.0.1.6", 80)
 
 
@@ -291,22 +325,6 @@ def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, 
     world = outside()
     assert sends(router, "10.0.2.9", world) == spec.uplink_address
     assert sends(router, "192.168.7.1", world) == "", "out there it is nobody's"
-
-
-def sends(sender: Guest, source: str, world: Outside) -> str:
-    """From which address a datagram comes out there, if it does."""
-    with inside(world.name):
-        ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with inside(sender.name):
-        mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with ear, mouth:
-        ear.bind((world.address, 9999))
-        ear.settimeout(1)
-        mouth.bind((source, 0))
-        mouth.sendto(b"hello", (world.address, 9999))
-        with suppress(TimeoutError):
-            return str(ear.recvfrom(100)[1][0])
-    return ""
 
 
 # -- changes ---------------------------------------------------------------------------------------------------------------------------------
