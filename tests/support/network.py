@@ -323,3 +323,30 @@ def _tap(namespace: str, name: str) -> int:
         handle = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     fcntl.ioctl(handle, SET_INTERFACE, struct.pack("16sH22x", name.encode(), TAP_WITHOUT_HEADER))
     return handle
+
+
+def sends(sender: Guest, source: str, receiver: Guest, address: str = "") -> str:
+    """From which address a datagram comes at the receiver, if it does."""
+    with inside(receiver.name):
+        ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with inside(sender.name):
+        mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with ear, mouth:
+        ear.bind((receiver.port.address, 9999))
+        ear.settimeout(1)
+        mouth.bind((source, 0))
+        mouth.sendto(b"hello", (address or receiver.port.address, 9999))
+        with suppress(TimeoutError):
+            return str(ear.recvfrom(100)[1][0])
+    return ""
+
+
+def fabric_of(host: NetworkHost) -> str:
+    return host.engine._fabric.name  # type: ignore[attr-defined,no-any-return]
+
+
+def made_vpc(host: NetworkHost, *addresses: str, **changes: object) -> VpcSpec:
+    spec = host.vpc(**changes)
+    spec = with_ports(spec, *(port(spec, address, name=f"g{number}") for number, address in enumerate(addresses)))
+    host.engine.ensure_vpc(spec)
+    return spec

@@ -26,7 +26,19 @@ INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, n
 # What the router itself says.
 OWN = 1
 OUTSIDE = f'{{ "{names.UPLINK}", "{names.NATS}*" }}'
-BASE = ("sent", "received", "own", "noted", "toward", "translate", "translated", "leaving")
+SETS = {"owners": "ether_addr . ipv4_addr", "outward": "ipv4_addr", "ours": "ipv4_addr"}
+MAPS = {
+    "senders": "ether_addr : verdict", "receivers": "ipv4_addr : verdict", "floating": "ifname . ipv4_addr : ipv4_addr",
+    "public": "ipv4_addr : ipv4_addr",
+}  # fmt: skip
+HOOKS = {
+    "sent": "filter hook forward priority -10; policy drop", "received": "filter hook postrouting priority 150; policy drop",
+    "own": "filter hook output priority 0; policy accept", "noted": "filter hook postrouting priority 160; policy accept",
+    "toward": "filter hook input priority 0; policy drop", "translate": "nat hook prerouting priority -100; policy accept",
+    "translated": "nat hook postrouting priority 100; policy accept", "leaving": "filter hook postrouting priority 200; policy accept",
+}  # fmt: skip
+# What refers to others goes before them.
+ORDER = ("chain", "set", "counter")
 ANSWERS = "ct state vmap { established : accept, related : accept, invalid : drop }"
 
 
@@ -59,39 +71,32 @@ def objects(spec: VpcSpec) -> set[tuple[str, str]]:
 def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str:
     """The transaction that makes the table so, whatever it was; `former` are objects that may be left, `host` is the host's address outside."""
     wanted = objects(spec)
-    stale = sorted(set(former) - wanted)
-    chains = sorted(name for kind, name in wanted | set(stale) if kind == "chain")
-    lines = [f"table inet {TABLE} {{"]
-    lines += [f"  counter {name} {{ }}" for kind, name in sorted(wanted | set(stale)) if kind == "counter"]
-    lines += [f"  set {name} {{ type ipv4_addr; }}" for kind, name in sorted(wanted | set(stale)) if kind == "set"]
-    lines += [
-        "  counter refused { }",
-        "  set owners { type ether_addr . ipv4_addr; }",
-        "  set outward { type ipv4_addr; }",
-        "  set ours { type ipv4_addr; }",
-        "  map senders { type ether_addr : verdict; }",
-        "  map receivers { type ipv4_addr : verdict; }",
-        "  map floating { type ifname . ipv4_addr : ipv4_addr; }",
-        "  map public { type ipv4_addr : ipv4_addr; }",
-        *(f"  chain {name} {{\n  }}" for name in (*chains, "refuse")),
-        "  chain sent {\n    type filter hook forward priority -10; policy drop;\n  }",
-        "  chain received {\n    type filter hook postrouting priority 150; policy drop;\n  }",
-        "  chain own {\n    type filter hook output priority 0; policy accept;\n  }",
-        "  chain noted {\n    type filter hook postrouting priority 160; policy accept;\n  }",
-        "  chain toward {\n    type filter hook input priority 0; policy drop;\n  }",
-        "  chain translate {\n    type nat hook prerouting priority -100; policy accept;\n  }",
-        "  chain translated {\n    type nat hook postrouting priority 100; policy accept;\n  }",
-        "  chain leaving {\n    type filter hook postrouting priority 200; policy accept;\n  }",
-        "}",
-    ]
-    lines += [f"flush map inet {TABLE} {name}" for name in ("senders", "receivers", "floating", "public")]
-    lines += [f"flush set inet {TABLE} {name}" for name in ("owners", "outward", "ours", *(name for kind, name in sorted(wanted) if kind == "set"))]
-    lines += [f"flush chain inet {TABLE} {name}" for name in (*chains, "refuse", *BASE)]
-    order = ("chain", "set", "counter")
-    lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(stale, key=lambda each: order.index(each[0]))]
-    lines += [f"table inet {TABLE} {{", *_groups(spec.groups), *_combinations(spec), *_fixed(spec, host), "}"]
-    lines += _elements(spec)
-    return "\n".join(lines) + "\n"
+    stale = sorted(set(former) - wanted, key=lambda each: (ORDER.index(each[0]), each[1]))
+    there = {kind: sorted(name for each, name in wanted | set(stale) if each == kind) for kind in ORDER}
+    chains = [*there["chain"], "refuse"]
+    return "\n".join(
+        [
+            f"table inet {TABLE} {{",
+            *(f"  counter {name} {{ }}" for name in (*there["counter"], "refused")),
+            *(f"  set {name} {{ type ipv4_addr; }}" for name in there["set"]),
+            *(f"  set {name} {{ type {kind}; }}" for name, kind in SETS.items()),
+            *(f"  map {name} {{ type {kind}; }}" for name, kind in MAPS.items()),
+            *(f"  chain {name} {{\n  }}" for name in chains),
+            *(f"  chain {name} {{\n    type {hook};\n  }}" for name, hook in HOOKS.items()),
+            "}",
+            *(f"flush map inet {TABLE} {name}" for name in MAPS),
+            *(f"flush set inet {TABLE} {name}" for name in (*SETS, *there["set"])),
+            *(f"flush chain inet {TABLE} {name}" for name in (*chains, *HOOKS)),
+            *(f"delete {kind} inet {TABLE} {name}" for kind, name in stale),
+            f"table inet {TABLE} {{",
+            *_groups(spec.groups),
+            *_combinations(spec),
+            *_fixed(spec, host),
+            "}",
+            *_elements(spec),
+            "",
+        ]
+    )
 
 
 def _block(name: str, rules: Iterable[str]) -> Iterator[str]:
