@@ -1,7 +1,8 @@
 """What a VPC's state says of one connection: the same answer as its rules give, for connections that began under former rules. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 
 from portal.engines.local.network.filter import METADATA
@@ -26,24 +27,19 @@ class Connection:
 
 
 class Verdicts:
-    """The rules of one VPC, ready to be asked often."""
+    """The rules of one VPC, ready to be asked often: what depends on addresses alone is found out once."""
 
     def __init__(self, spec: VpcSpec) -> None:
         self._spec = spec
         self._inner = IPv4Network(spec.cidr)
         self._ports = {port.address: port for port in spec.ports}
-        self._groups = {group.group_id: group for group in spec.groups}
-        self._members = {
-            group_id: {port.address for port in spec.ports if group_id in port.group_ids} for group_id in self._groups
-        }  # fmt: skip
-
-    @cached_property
-    def _own(self) -> set[str]:
-        return {METADATA, *(str(router_address(subnet)) for subnet in self._spec.subnets)}
-
-    @cached_property
-    def _floating(self) -> dict[str, str]:
-        return {port.public_address: port.address for port in self._spec.ports if port.public_address}
+        self._rules = {(group.group_id, way): [rule for rule in group.rules if rule.direction is way] for group in spec.groups for way in Direction}
+        self._members = {group.group_id: {port.address for port in spec.ports if group.group_id in port.group_ids} for group in spec.groups}
+        self._own = {METADATA, *(str(router_address(subnet)) for subnet in spec.subnets)}
+        self._floating = {port.public_address: port.address for port in spec.ports if port.public_address}
+        self._is_gone = cache(self._look_whether_gone)
+        self._between = cache(self._find_between)
+        self._rules_about = cache(self._find_rules_about)
 
     def may_go_on(self, connection: Connection) -> bool:
         """Whether the connection could begin now."""
@@ -56,41 +52,42 @@ class Verdicts:
             return False
         if sender is not None and connection.answered_to != connection.source and connection.answered_to not in self._outer(sender):
             return False
+        between = self._between(sender.address, connection.answered_by) if sender is not None else None
         return (
             (sender is None or self._lets(sender, Direction.EGRESS, connection))
             and (receiver is None or self._lets(receiver, Direction.INGRESS, connection))
-            and self._passes_between(sender, connection)
+            and (between is None or all(self._lets(between, way, connection) for way in Direction))
         )
 
-    def _is_gone(self, address: str) -> bool:
+    def _look_whether_gone(self, address: str) -> bool:
         return address not in self._ports and IPv4Address(address) in self._inner
 
     def _outer(self, sender: PortSpec) -> set[str]:
         shared = self._spec.uplink_address if self._spec.shared_nat else ""
         return {sender.public_address or shared, *(nat.public_address for nat in self._spec.nats)} - {""}
 
-    def _passes_between(self, sender: PortSpec | None, connection: Connection) -> bool:
-        """Whether the guest lets it through that the sender's packets are routed to, if they are."""
-        if sender is None:
-            return True
+    def _find_between(self, source: str, target: str) -> PortSpec | None:
+        """The port of the guest that a sender's packets are routed to, if they are."""
+        sender = self._ports[source]
         subnet = next(subnet for subnet in self._spec.subnets if subnet.subnet_id == sender.subnet_id)
-        route = covers(self._spec, subnet, IPv4Network(connection.answered_by))
+        route = covers(self._spec, subnet, IPv4Network(target))
         if route.via is not Via.INTERFACE or route.target_id == sender.port_id:
-            return True
-        between = next(port for port in self._spec.ports if port.port_id == route.target_id)
-        return self._lets(between, Direction.INGRESS, connection) and self._lets(between, Direction.EGRESS, connection)
+            return None
+        return next(port for port in self._spec.ports if port.port_id == route.target_id)
 
     def _lets(self, port: PortSpec, direction: Direction, connection: Connection) -> bool:
         # Each sees the other by the address that it knows.
         other = connection.answered_to if direction is Direction.INGRESS else connection.destination
-        return any(
-            rule.direction is direction and self._names(rule, other) and _fits(rule, connection)
-            for group_id in port.group_ids
-            for rule in self._groups[group_id].rules
-        )
+        return any(_fits(rule, connection) for rule in self._rules_about(port.address, direction, other))
 
-    def _names(self, rule: RuleSpec, other: str) -> bool:
-        return other in self._members[rule.group_id] if rule.group_id else IPv4Address(other) in IPv4Network(rule.cidr)
+    def _find_rules_about(self, address: str, direction: Direction, other: str) -> Sequence[RuleSpec]:
+        """Rules of a port's groups that are about another address."""
+        rules = (rule for group_id in self._ports[address].group_ids for rule in self._rules[group_id, direction])
+        return [
+            rule
+            for rule in rules
+            if (other in self._members[rule.group_id] if rule.group_id else IPv4Address(other) in IPv4Network(rule.cidr))
+        ]  # fmt: skip
 
 
 def _fits(rule: RuleSpec, connection: Connection) -> bool:
