@@ -14,13 +14,12 @@ import msgspec
 
 from portal.engines.confinement import checked_id
 from portal.engines.fake_store import FakeCall, FakeStore
-from portal.engines.network_checks import checked, checked_peering
+from portal.engines.network_checks import EXTERNAL, checked, checked_peering
 from portal.engines.network_ports import Drift, Flow, NetworkEngine, PeeringSpec, VpcSpec, tap_name
 from portal.engines.network_store import Store, VpcRecord
 from portal.engines.ports import Capability, EngineError
 
 T = TypeVar("T")
-EXTERNAL = "100.64.0.0/16"
 
 
 class FakeNetwork:

@@ -9,6 +9,8 @@ from portal.engines.confinement import checked_id
 from portal.engines.network_ports import GroupSpec, IpProtocol, PeeringSpec, PortSpec, RouteSpec, RuleSpec, SubnetSpec, Via, VpcSpec
 from portal.engines.ports import EngineRefused
 
+# Where nothing else is said, the external network is this one.
+EXTERNAL = "100.64.0.0/16"
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 NAME = re.compile(rf"{LABEL}(\.{LABEL})*", re.ASCII)

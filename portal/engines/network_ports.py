@@ -226,5 +226,5 @@ class NetworkEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go; networks and guests' traffic go on, names and metadata with the next `ensure_vpc`."""
+        """Let go; networks, names and guests' traffic go on, metadata with the next call of `ensure_vpc` or `drift` by any process."""
         ...

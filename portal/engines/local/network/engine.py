@@ -25,14 +25,13 @@ from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
 from portal.engines.local.network.router import Router, linked
 from portal.engines.local.paths import LocalPaths
-from portal.engines.network_checks import checked, checked_peering
+from portal.engines.network_checks import EXTERNAL, checked, checked_peering
 from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, tap_name
 from portal.engines.network_store import Store, VpcRecord, same
 from portal.engines.ports import Capability, EngineError, EngineUnavailable
 
 log = logging.getLogger("portal.engines.network")
 
-EXTERNAL = "100.64.0.0/16"
 CAPABILITY = "network"
 NOT_EMBEDDED = "Machines of a libvirt of the host's own (LIBVIRT_URI) cannot be in the portal's networks."
 REMEDY_EMBEDDED = "Start the portal without LIBVIRT_URI."
