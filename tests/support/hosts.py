@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from portal.engines.fake import FakeCompute
-from portal.engines.local import LocalCompute, LocalConsole, LocalNetwork
+from portal.engines.local import LocalCompute, LocalConsole
+from portal.engines.local.network.engine import LocalNetwork
 from portal.engines.local.requirements import missing_piece
 from portal.engines.ports import ComputeEngine, ConsoleAccess, MachineSpec
 from tests.support.servers import until

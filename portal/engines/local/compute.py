@@ -19,7 +19,7 @@ from portal.engines.local.accelerator import Accelerator, choose
 from portal.engines.local.definition import ROOT_DISK, Host, definition
 from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage, read_origin, write_origin
 from portal.engines.local.locks import KeyedLocks
-from portal.engines.local.network.links import listed
+from portal.engines.local.network.listing import listed
 from portal.engines.local.network.names import Installation
 from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece

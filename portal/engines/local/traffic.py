@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from portal.engines.local.logs import release_front
-from portal.engines.local.network.links import Link
+from portal.engines.local.network.listing import Link
 from portal.engines.local.paths import MachineFiles
 
 NETDEV = "hostnet0"

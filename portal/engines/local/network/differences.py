@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from portal.engines.local.network import names, namespaces, nft
-from portal.engines.local.network.links import Link, Links
+from portal.engines.local.network.links import Links
+from portal.engines.local.network.listing import Link
 from portal.engines.local.network.name_server import NameServer
 from portal.engines.local.network.router import Router, linked
 from portal.engines.network_ports import PeeringSpec, VpcSpec, tap_name

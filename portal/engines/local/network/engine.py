@@ -18,7 +18,8 @@ from portal.engines.local.network.differences import SENTENCES, differences
 from portal.engines.local.network.external import External
 from portal.engines.local.network.fabric import Fabric
 from portal.engines.local.network.flows import FlowReader
-from portal.engines.local.network.links import Link, Links, listed
+from portal.engines.local.network.links import Links
+from portal.engines.local.network.listing import Link, listed
 from portal.engines.local.network.metadata import MetadataService
 from portal.engines.local.network.name_server import NameServer, host_resolvers
 from portal.engines.local.network.names import Installation

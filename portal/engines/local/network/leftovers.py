@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from portal.engines.local.network import namespaces, nft
-from portal.engines.local.network.links import Link, Links
+from portal.engines.local.network.links import Links
+from portal.engines.local.network.listing import Link
 from portal.engines.local.network.name_server import PROGRAM
 from portal.engines.local.network.names import HOST_LINKS, RUN, Installation
 

@@ -2,19 +2,17 @@
 
 import errno
 import fcntl
-import json
 import os
 import socket
 import struct
-import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Self
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from portal.engines.local.network.listing import Link
 from portal.engines.local.network.names import path_of
 from portal.engines.local.network.namespaces import inside
 from portal.engines.local.network.routing import RULE_PRIORITY, Lookup, Route
@@ -31,21 +29,6 @@ SCOPE_LINK, SCOPE_UNIVERSE = 253, 0
 PERMANENT = 0x80
 EVERYWHERE = "0.0.0.0/0"
 TIMEOUT_S = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An interface as it is."""
-
-    index: int
-    name: str
-    mac: str
-    is_up: bool
-    master: int
-    is_isolated: bool
-    received_bytes: int
-    sent_bytes: int
-    label: str = ""
 
 
 class Links:
@@ -299,27 +282,3 @@ def _done_if(*codes: int) -> Iterator[None]:
     except NetlinkError as error:
         if error.code not in codes:
             raise
-
-
-def listed(namespace: str) -> dict[str, Link]:
-    """Every link of a namespace with very many, by its name. Raises EngineError."""
-    done = subprocess.run(
-        ["ip", "-netns", namespace, "-json", "-details", "-statistics", "link", "show"],
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise EngineError(f"The network cannot be looked at: {done.stderr.decode(errors='replace').strip()[-200:]}")
-    rows = [row for row in json.loads(done.stdout or b"[]") if row]
-    numbers = {row["ifname"]: row["ifindex"] for row in rows}
-    return {row["ifname"]: _listed_link(row, numbers) for row in rows}
-
-
-def _listed_link(row: Mapping[str, Any], numbers: Mapping[str, int]) -> Link:
-    moved = row.get("stats64", {})
-    return Link(
-        index=row["ifindex"], name=row["ifname"], mac=row.get("address", ""), is_up="UP" in row["flags"], master=numbers.get(row.get("master", ""), 0),
-        is_isolated=bool(row.get("linkinfo", {}).get("info_slave_data", {}).get("isolated")),
-        received_bytes=moved.get("rx", {}).get("bytes", 0), sent_bytes=moved.get("tx", {}).get("bytes", 0),
-    )  # fmt: skip
