@@ -2,7 +2,7 @@
 
 import importlib
 
-BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit")
+BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit", "bench_network")
 
 
 def main() -> None:

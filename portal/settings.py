@@ -45,6 +45,15 @@ class ComputeDriver(StrEnum):
     NONE = "none"
 
 
+class NetworkDriver(StrEnum):
+    """Which engine makes networks."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    FAKE = "fake"
+    NONE = "none"
+
+
 class Accelerator(StrEnum):
     """How QEMU executes guest code."""
 
@@ -73,6 +82,17 @@ def _networks(value: str) -> str:
         except ValueError:
             msg = "addresses such as 10.0.0.0/8, separated by commas"
             raise ValueError(msg) from None
+    return value
+
+
+def _external(value: str) -> str:
+    try:
+        found = ip_network(value)
+    except ValueError:
+        found = None
+    if found is None or found.version != 4 or not 8 <= found.prefixlen <= 28:  # noqa: PLR2004 - the version, and room for addresses
+        msg = "a network such as 100.64.0.0/16, IPv4, /8 to /28, without host bits"
+        raise ValueError(msg)
     return value
 
 
@@ -184,8 +204,15 @@ class Settings(BaseSettings):
     )
     qemu_accel: Accelerator = Field(Accelerator.AUTO, description="auto proves that KVM works before it is used; kvm and tcg choose.")
     libvirt_uri: str = Field("", description="libvirt connection; empty runs libvirt's embedded driver under DATA_DIR.")
-    network_external_cidr: str = Field(
+    engine_network: NetworkDriver = Field(
+        NetworkDriver.AUTO,
+        description="Engine for networks: local (network namespaces of this host), fake, none; auto is the one of the same name as the engine for instances.",
+    )
+    network_external_cidr: Annotated[str, AfterValidator(_external)] = Field(
         "100.64.0.0/16", description="Addresses of the external network, which elastic IPs and gateways are given; the first is the host's."
+    )
+    network_external_nat: bool = Field(
+        True, description="The host passes on to the Internet what leaves the external network (nftables masquerade, ip_forward)."
     )
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
@@ -227,6 +254,10 @@ class Settings(BaseSettings):
     rate_limit_storage: Annotated[str, _one_of("memory", "redis", "rediss")] = Field(
         "memory://", description="Where request counts are kept; redis:// shares them between replicas."
     )
+
+    def network_driver(self) -> NetworkDriver:
+        """ENGINE_NETWORK, where `auto` follows ENGINE_COMPUTE."""
+        return NetworkDriver(self.engine_compute.value) if self.engine_network is NetworkDriver.AUTO else self.engine_network
 
     def database(self) -> str:
         """URL for SQLAlchemy: DATABASE_URL, else built from DB_*, else SQLite in DATA_DIR."""

@@ -4,6 +4,7 @@ As in `ports`: frozen dataclasses, units in names, `ensure_*` and `remove_*` may
 not name (a subnet, a port, a route) is to be gone after `ensure_vpc`. Addresses are IPv4 in text, CIDRs have no host bits.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +64,11 @@ class Via(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A route of a subnet's table; the longest prefix wins. `target_id` is the NAT gateway, peering or port; empty for LOCAL and INTERNET."""
+    """A route of a subnet's table; the longest prefix wins. `target_id` is the NAT gateway, peering or port; empty for LOCAL and INTERNET.
+
+    Without a route for the VPC's own range, that is LOCAL. A closer one than that may lead to an INTERFACE, whose guest then passes packets on: its
+    groups' rules hold for them as well. A peering that is not there, or a gateway of a VPC without uplink, is a BLACKHOLE.
+    """
 
     destination: str
     via: Via
@@ -95,7 +100,9 @@ class GuestData:
 class PortSpec:
     """A network interface: its guest sends from this MAC and address alone. The rules of all its groups hold; without a group nothing passes.
 
-    `public_address` is a floating address that leads here (1:1 NAT), or empty. `names` are what its address is called in the VPC's DNS.
+    `public_address` is a floating address that leads here (1:1 NAT), or empty; its subnet needs a route to the internet gateway. Guests of the same VPC
+    reach it as from outside: the sender's rules see the floating address, the receiver's rules the sender's public one. `names` are what its address
+    is called in the VPC's DNS; one without a dot is in the VPC's domain.
     """
 
     port_id: str
@@ -121,7 +128,8 @@ class VpcSpec:
     """All of one VPC.
 
     `uplink_address` is its own address on the external network, empty where it has no internet gateway. With `shared_nat`, guests without a
-    public address that are routed to the internet gateway leave with the uplink's address; without it they do not leave.
+    public address that are routed to the internet gateway leave with the uplink's address; without it they do not leave. `dns_servers` are asked for
+    names outside the VPC's domain, by its own name server, which guests always ask; empty: those of the host.
     """
 
     vpc_id: str
@@ -169,6 +177,11 @@ class Drift:
     what: str
 
 
+def tap_name(port_id: str) -> str:
+    """The tap device of a port, named alike by every engine; a name of an interface has at most 15 characters."""
+    return "t" + hashlib.sha256(port_id.encode()).hexdigest()[:12]
+
+
 class NetworkEngine(Protocol):
     """Makes networks on one host. Called by workers only; safe to call from several threads."""
 
@@ -192,6 +205,10 @@ class NetworkEngine(Protocol):
         """Unlink."""
         ...
 
+    def rule_hits(self, vpc_id: str) -> Mapping[str, int]:
+        """How many connections each rule has let through since it was first made; empty for a VPC that is not there."""
+        ...
+
     def tap_of(self, port_id: str) -> str:
         """Name of the tap device of a port, to which the hypervisor connects the guest; the same for the same id."""
         ...
@@ -209,5 +226,5 @@ class NetworkEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go; networks and guests' traffic go on, names and metadata with the next `ensure_vpc`."""
+        """Let go; networks, names and guests' traffic go on, metadata with the next call of `ensure_vpc` or `drift` by any process."""
         ...

@@ -1,12 +1,18 @@
 """From settings to drivers. Drivers are imported only where they are used: libvirt's binding is not on every machine."""
 
+from portal.engines.network_ports import NetworkEngine
 from portal.engines.ports import Capability, Engines, EngineUnavailable, HostCapacity
-from portal.settings import ComputeDriver, Settings
+from portal.settings import ComputeDriver, NetworkDriver, Settings
 
-COMPUTE = "compute"
+COMPUTE, NETWORK = "compute", "network"
 SWITCHED_OFF = Capability(
     COMPUTE, available=False, detail="none", reason="This installation runs no instances (ENGINE_COMPUTE=none).",
     remedy="Start the portal with ENGINE_COMPUTE=local on a host with QEMU.",
+)  # fmt: skip
+
+NO_NETWORKS = Capability(
+    NETWORK, available=False, detail="none", reason="This installation makes no networks (ENGINE_NETWORK=none).",
+    remedy="Start the portal with ENGINE_NETWORK=local on a host with nftables and dnsmasq.",
 )  # fmt: skip
 
 
@@ -16,12 +22,27 @@ def open_engines(settings: Settings, *, owner: bool) -> Engines:
         from portal.engines.fake import FakeCompute
 
         fake = FakeCompute(settings.data_dir / "fake")
-        return Engines(compute=fake if owner else None, console=fake)
+        return Engines(compute=fake if owner else None, console=fake, network=_open_network(settings) if owner else None)
     if settings.engine_compute is ComputeDriver.LOCAL:
         from portal.engines.local import open_compute, open_console
 
-        return Engines(compute=open_compute(settings) if owner else None, console=open_console(settings))
-    return Engines()
+        return Engines(
+            compute=open_compute(settings) if owner else None, console=open_console(settings), network=_open_network(settings) if owner else None
+        )
+    return Engines(network=_open_network(settings) if owner else None)
+
+
+def _open_network(settings: Settings) -> NetworkEngine | None:
+    driver = settings.network_driver()
+    if driver is NetworkDriver.FAKE:
+        from portal.engines.fake_network import FakeNetwork
+
+        return FakeNetwork(settings.data_dir / "fake-network", external_cidr=settings.network_external_cidr)
+    if driver is NetworkDriver.LOCAL:
+        from portal.engines.local import open_network
+
+        return open_network(settings)
+    return None
 
 
 def compute_status(engines: Engines) -> tuple[Capability, HostCapacity | None]:
@@ -35,3 +56,10 @@ def compute_status(engines: Engines) -> tuple[Capability, HostCapacity | None]:
         return found, engines.compute.capacity()
     except EngineUnavailable as error:
         return Capability(found.name, available=False, detail=found.detail, reason=error.message), None
+
+
+def network_status(engines: Engines) -> Capability:
+    """What the network engine can do now; never raises."""
+    if engines.network is None:
+        return NO_NETWORKS
+    return engines.network.capability()

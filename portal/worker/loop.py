@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.compute.images import build_builtin
 from portal.engines.ports import EngineError, Engines
-from portal.engines.registry import compute_status, open_engines
+from portal.engines.registry import compute_status, network_status, open_engines
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
@@ -196,8 +196,10 @@ class Worker:
 
     def _report(self) -> bool:
         found, capacity = compute_status(self._engines)
+        networks = network_status(self._engines)
         with self._sessions() as session:
             capabilities.report(session, found, worker=self.name, capacity=capacity)
+            capabilities.report(session, networks, worker=self.name)
         return found.available
 
     def _prepare(self) -> bool:
@@ -231,6 +233,8 @@ def run_worker(settings: Settings) -> int:
         consumer.join()
     if engines.compute is not None:
         engines.compute.close()
+    if engines.network is not None:
+        engines.network.close()
     sessions.kw["bind"].dispose()
     log.info("stopped", extra={"worker": worker.name})
     return 0

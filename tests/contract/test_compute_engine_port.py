@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from portal.engines.ports import ComputeEngine, ConsoleAccess, EngineError, EngineRefused, EngineUnavailable, ImageFormat, MachineState
+from portal.engines.ports import (
+    ComputeEngine,
+    ConsoleAccess,
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    ImageFormat,
+    MachineInterface,
+    MachineState,
+)
 from tests.support.hosts import GIB, TINY, Host, fake_host, qcow2_header, qcow2_image, raw_image
 from tests.support.servers import until
 
@@ -125,6 +134,17 @@ def test_what_a_running_machine_uses_is_not_taken_away(host: Host, engine: Compu
         engine.remove_image(TINY)
     assert engine.machine_state(spec.machine_id) is MachineState.RUNNING
     assert engine.has_image(TINY)
+
+
+def test_network_cards_need_a_machine_that_was_started_in_a_network(host: Host, engine: ComputeEngine) -> None:
+    with pytest.raises(EngineRefused, match="not defined"):
+        engine.ensure_interfaces(host.spec())
+    spec = host.running()
+    for _ in range(2):
+        engine.ensure_interfaces(spec)
+    with pytest.raises(EngineRefused, match="Stop it first"):
+        engine.ensure_interfaces(replace(spec, interfaces=(MachineInterface("eni-1", "52:54:00:00:00:01", "t0"),)))
+    assert engine.machine_state(spec.machine_id) is MachineState.RUNNING
 
 
 def test_user_data_has_a_limit(host: Host, engine: ComputeEngine) -> None:
@@ -379,6 +399,7 @@ BY_MACHINE: dict[str, Callable[[Host, str], object]] = {
     "ensure_disk": lambda host, name: host.engine.ensure_disk(replace(host.spec(), machine_id=name)),
     "ensure_seed": lambda host, name: host.engine.ensure_seed(replace(host.spec(), machine_id=name)),
     "ensure_defined": lambda host, name: host.engine.ensure_defined(replace(host.spec(), machine_id=name)),
+    "ensure_interfaces": lambda host, name: host.engine.ensure_interfaces(replace(host.spec(), machine_id=name)),
     "ensure_running": lambda host, name: host.engine.ensure_running(name),
     "ensure_stopped": lambda host, name: host.engine.ensure_stopped(name, graceful_timeout_s=0),
     "remove_disk": lambda host, name: host.engine.remove_disk(name),

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from portal.engines.local import LocalCompute
 from portal.http.local import ask
 from portal.settings import Settings
 from tests.support.databases import ADMIN_PASSWORD, settings_for
-from tests.support.hosts import why_no_local_host
+from tests.support.hosts import clear, why_no_local_host
+from tests.support.network import free_external
 from tests.support.processes import portal_process
 from tests.support.servers import answers, free_port, until
 
@@ -57,19 +57,16 @@ def serving(settings: Settings) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """With real guests, one for all tests: a process has one libvirt. Afterwards no guest runs."""
+    """With real guests, one for all tests: a process has one libvirt. Afterwards no guest runs, and no network is left."""
     if why := why_no_local_host():
         pytest.skip(f"no guests on this machine: {why}")
     data = tmp_path_factory.mktemp("e2e")
     settings = settings_for(
-        data, portal_port=free_port(), metrics_port=free_port(), engine_compute="local", reconcile_interval_s=2, metrics_interval_s=2,
-        memory_reserved_mib=0, job_poll_ms=50, log_level="info",
+        data, portal_port=free_port(), metrics_port=free_port(), engine_compute="local", network_external_cidr=free_external(),
+        reconcile_interval_s=2, metrics_interval_s=2, memory_reserved_mib=0, job_poll_ms=50, log_level="info",
     )  # fmt: skip
     yield from serving(settings)
-    engine = LocalCompute(data)
-    for machine_id in engine.machines():
-        engine.remove_machine(machine_id)
-    engine.close()
+    clear(data)
 
 
 @pytest.fixture(scope="session")

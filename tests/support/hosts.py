@@ -1,6 +1,6 @@
 """Compute engines under test: the fake one, and the real one on this host, behind what tests do to both.
 
-`python -m tests.support.hosts DATA_DIR` removes every machine that the engine of an installation made: for tests whose portal ran elsewhere.
+`python -m tests.support.hosts DATA_DIR` removes every machine and network that engines of an installation made: for tests whose portal ran elsewhere.
 """
 
 import atexit
@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from portal.engines.fake import FakeCompute
 from portal.engines.local import LocalCompute, LocalConsole
+from portal.engines.local.network.engine import LocalNetwork
 from portal.engines.local.requirements import missing_piece
 from portal.engines.ports import ComputeEngine, ConsoleAccess, MachineSpec
 from tests.support.servers import until
@@ -254,12 +255,20 @@ class EngineProcess:
 
 
 def remove_machines(data_dir: Path) -> None:
-    """Remove what an engine made that this process does not own, in a process that may open its directory."""
+    """Remove what engines made that this process does not own, in a process that may open its directory."""
     subprocess.run([sys.executable, "-m", "tests.support.hosts", str(data_dir)], cwd=ROOT, check=True, timeout=60)
 
 
+def clear(data_dir: Path) -> None:
+    """Remove every machine and network of an installation."""
+    machines, networks = LocalCompute(data_dir), LocalNetwork(data_dir)
+    for machine_id in machines.machines():
+        machines.remove_machine(machine_id)
+    machines.close()
+    for vpc_id in networks.vpcs():
+        networks.remove_vpc(vpc_id)
+    networks.close()
+
+
 if __name__ == "__main__":
-    owner = LocalCompute(Path(sys.argv[1]))
-    for left_over in owner.machines():
-        owner.remove_machine(left_over)
-    owner.close()
+    clear(Path(sys.argv[1]))

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from portal.engines.confinement import checked_id
 from portal.engines.local import logs, qemu_img
 from portal.engines.local.accelerator import Accelerator, choose
 from portal.engines.local.definition import ROOT_DISK, Host, definition
 from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage, read_origin, write_origin
 from portal.engines.local.locks import KeyedLocks
+from portal.engines.local.network.listing import listed
+from portal.engines.local.network.names import Installation
 from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece
 from portal.engines.local.seed import write_seed
 from portal.engines.local.statistics import sample
-from portal.engines.local.traffic import Traffic, forget, measure
+from portal.engines.local.traffic import Traffic, forget, measure, through
 from portal.engines.ports import (
     Capability,
     EngineError,
@@ -30,6 +33,7 @@ from portal.engines.ports import (
     EngineUnavailable,
     HostCapacity,
     ImageInfo,
+    MachineInterface,
     MachineSample,
     MachineSpec,
     MachineState,
@@ -177,8 +181,30 @@ class LocalCompute:
                 hypervisor.define(wanted.xml)
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
-        """Network cards are part of the definition: what is stopped is defined anew."""
-        self.ensure_defined(spec)
+        """Make the network cards those of the spec: of a machine that is off by its definition, of one that runs by plugging."""
+        with self._locks.of(checked_id(spec.machine_id)):
+            hypervisor = self._open()
+            domain = hypervisor.find(spec.machine_id)
+            if domain is None:
+                raise EngineRefused(NEVER_DEFINED)
+            is_active = hypervisor.is_active(domain)
+            if is_active:
+                self._plug(hypervisor, domain, spec)
+        if not is_active:
+            self.ensure_defined(spec)
+
+    @staticmethod
+    def _plug(hypervisor: "Hypervisor", domain: Any, spec: MachineSpec) -> None:
+        if spec.interfaces and hypervisor.has_user_network(domain):
+            raise EngineRefused("The machine was started outside any network. Stop it first.")
+        had = hypervisor.taps(domain)
+        wanted = {card.tap: card for card in spec.interfaces}
+        for tap, mac in had.items():
+            if tap not in wanted:
+                hypervisor.unplug(domain, MachineInterface("", mac, tap))
+        for tap, card in wanted.items():
+            if tap not in had:
+                hypervisor.plug(domain, card)
 
     def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
         """The image that the machine's disk is laid over, or will be."""
@@ -300,9 +326,12 @@ class LocalCompute:
     def samples(self) -> Sequence[MachineSample]:
         """Counters of all running machines."""
         taken_at_s = time.time()
+        measured = self._open().statistics()
+        fabric = Installation(self._paths.installation).fabric
+        links = listed(fabric) if any(taps for _, taps in measured.values()) else {}
         return [
-            sample(machine_id, taken_at_s, counters, self._traffic(self._paths.machine(machine_id)))
-            for machine_id, counters in self._open().statistics().items()
+            sample(machine_id, taken_at_s, counters, through(taps, links) if taps else self._traffic(self._paths.machine(machine_id)))
+            for machine_id, (counters, taps) in measured.items()
         ]
 
     def _traffic(self, files: MachineFiles) -> Traffic:

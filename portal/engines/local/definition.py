@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from portal.engines.local import traffic
 from portal.engines.local.image_store import StoredImage
 from portal.engines.local.paths import MachineFiles
-from portal.engines.ports import MachineSpec
+from portal.engines.ports import MachineInterface, MachineSpec
 
 NAMESPACE = "urn:atonix:portal:machine:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -67,7 +67,7 @@ def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host:
         _text(root, event, action)
     _devices(root, spec, files, host)
     extra = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-    for argument in traffic.arguments(files, host.run) if host.has_network else ():
+    for argument in traffic.arguments(files, host.run) if has_user_network(spec, host) else ():
         ET.SubElement(extra, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
     digest = hashlib.sha256(ET.tostring(root)).hexdigest()
     mark = ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark")
@@ -98,9 +98,11 @@ def _devices(root: ET.Element, spec: MachineSpec, files: MachineFiles, host: Hos
     _disk(devices, files.seed, "raw", "vdb", "seed", is_readonly=True)
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "controller", type="pci", model="pcie-root")
-    for _ in range(DEVICES + SPARE_PORTS):
+    for _ in range(DEVICES + SPARE_PORTS + max(0, len(spec.interfaces) - 1)):
         ET.SubElement(devices, "controller", type="pci", model="pcie-root-port")
-    if host.has_network:
+    for each in spec.interfaces:
+        devices.append(interface(each))
+    if has_user_network(spec, host):
         network = ET.SubElement(devices, "interface", type="user")
         ET.SubElement(network, "mac", address=mac_address(spec.machine_id))
         ET.SubElement(network, "model", type="virtio")
@@ -126,6 +128,27 @@ def _disk(devices: ET.Element, path: Path, kind: str, target: str, serial: str, 
     _text(disk, "serial", serial[:SERIAL_LENGTH])
     if is_readonly:
         ET.SubElement(disk, "readonly")
+
+
+def has_user_network(spec: MachineSpec, host: Host) -> bool:
+    """Whether QEMU itself makes the machine's connections: where it has no place in a network."""
+    return host.has_network and not spec.interfaces
+
+
+def interface(card: MachineInterface) -> ET.Element:
+    """A network card on a tap that the network engine has made; libvirt only opens it."""
+    element = ET.Element("interface", type="ethernet")
+    ET.SubElement(element, "mac", address=card.mac)
+    ET.SubElement(element, "target", dev=card.tap, managed="no")
+    ET.SubElement(element, "model", type="virtio")
+    return element
+
+
+def taps_of(xml: str) -> dict[str, str]:
+    """The taps of a domain with their cards' MACs, as libvirt describes it."""
+    found = ET.fromstring(xml).iterfind("./devices/interface[@type='ethernet']")  # noqa: S314  # nosec B314 - libvirt wrote it
+    pairs = ((card.find("target"), card.find("mac")) for card in found)
+    return {target.get("dev", ""): mac.get("address", "") for target, mac in pairs if target is not None and mac is not None}
 
 
 def mac_address(machine_id: str) -> str:

@@ -8,20 +8,23 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree as ET
 
 import libvirt
 import libvirt_qemu
 
-from portal.engines.local.definition import NAMESPACE, Mark, mark_of
+from portal.engines.local.definition import NAMESPACE, Mark, interface, mark_of, taps_of
 from portal.engines.local.firewall import keep_off_loopback
 from portal.engines.local.guest_user import UNPRIVILEGED_USER, guest_group, guest_user
+from portal.engines.local.network.names import Installation
+from portal.engines.local.network.namespaces import inside
 from portal.engines.local.paths import LocalPaths
 from portal.engines.local.traffic import RECEIVED, SENT, switch
-from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineState
+from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineInterface, MachineState
 
 log = logging.getLogger("portal.engines.local")
 
@@ -39,6 +42,7 @@ UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+NOW_AND_LATER = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 STATISTICS = (
     libvirt.VIR_DOMAIN_STATS_STATE
     | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
@@ -99,6 +103,8 @@ class Hypervisor:
     def __init__(self, paths: LocalPaths, uri: str) -> None:
         """Connect to `uri`; empty means the driver embedded in this process. Raises EngineUnavailable."""
         self._installation = paths.installation
+        self._fabric = Installation(paths.installation).fabric
+        self._is_embedded = not uri
         _EVENTS.start()
         # A libvirt of the host's own has its own settings.
         self.guests_run_as = "" if uri else _configure(paths)
@@ -191,9 +197,39 @@ class Hypervisor:
 
     def start(self, domain: Any) -> None:
         """Boot a domain; one that runs goes on."""
-        with in_words("The machine does not start"):
+        with in_words("The machine does not start"), self._within_reach(self.taps(domain)):
             if not domain.isActive():
                 domain.create()
+
+    @contextmanager
+    def _within_reach(self, taps: Collection[str]) -> Iterator[None]:
+        """Be where the taps are: the embedded driver opens them, and starts QEMU, in the thread that calls it. Raises EngineRefused."""
+        if taps and not self._is_embedded:
+            raise EngineRefused("Machines in networks need the libvirt that is embedded in the portal. Start it without LIBVIRT_URI.")
+        with inside(self._fabric) if taps else nullcontext():
+            yield
+
+    def taps(self, domain: Any) -> dict[str, str]:
+        """The taps of a domain as it is now, with their cards' MACs."""
+        with in_words("The machine's network cards are not known"):
+            return taps_of(domain.XMLDesc(0))
+
+    def plug(self, domain: Any, card: MachineInterface) -> None:
+        """Give a running domain a network card, and keep it for its next start."""
+        with in_words("The network interface cannot be attached"), self._within_reach([card.tap]):
+            domain.attachDeviceFlags(ET.tostring(interface(card), encoding="unicode"), NOW_AND_LATER)
+
+    def unplug(self, domain: Any, card: MachineInterface) -> None:
+        """Take a network card away from a running domain. Raises EngineError while its guest holds on to it."""
+        with in_words("The network interface cannot be detached"):
+            domain.detachDeviceFlags(ET.tostring(interface(card), encoding="unicode"), NOW_AND_LATER)
+        if card.tap in self.taps(domain):
+            raise EngineError("The guest has not let go of the network interface yet.")
+
+    def has_user_network(self, domain: Any) -> bool:
+        """Whether a domain's QEMU makes its connections itself."""
+        with in_words("The machine's network cards are not known"):
+            return "<interface type='user'>" in domain.XMLDesc(0)
 
     def resume(self, domain: Any) -> None:
         """Let a paused domain go on."""
@@ -257,11 +293,11 @@ class Hypervisor:
         with in_words("The root disk cannot grow"):
             domain.blockResize(target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
-    def statistics(self) -> dict[str, dict[str, Any]]:
-        """Counters of every running domain of ours, as libvirt names them."""
+    def statistics(self) -> dict[str, tuple[dict[str, Any], Collection[str]]]:
+        """Counters of every running domain of ours, as libvirt names them, and its taps."""
         with in_words("Machines cannot be measured"):
             found = self._connection.getAllDomainStats(STATISTICS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING)
-        return {domain.name(): counters for domain, counters in found if self.mark(domain) is not None}
+            return {domain.name(): (counters, taps_of(domain.XMLDesc(0))) for domain, counters in found if self.mark(domain) is not None}
 
 
 def _configure(paths: LocalPaths) -> str:

@@ -1,6 +1,7 @@
 """The seed disk (NoCloud): an ISO image from which the guest reads its name, its keys and its script at first boot."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from pycdlib import PyCdlib
@@ -17,7 +18,9 @@ def write_seed(path: Path, spec: MachineSpec) -> None:
         raise EngineRefused(f"User data is larger than {MAX_USER_DATA_BYTES // 1024} KiB.")
     iso = PyCdlib()
     iso.new(joliet=3, rock_ridge="1.09", vol_ident=LABEL)
-    for number, (name, text) in enumerate((("meta-data", meta_data(spec)), ("user-data", spec.user_data))):
+    for number, (name, text) in enumerate(
+        (("meta-data", meta_data(spec.machine_id, spec.hostname, spec.ssh_public_keys)), ("user-data", spec.user_data))
+    ):
         content = text.encode()
         iso.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
     fresh = path.with_suffix(".new")
@@ -28,12 +31,12 @@ def write_seed(path: Path, spec: MachineSpec) -> None:
     fresh.replace(path)
 
 
-def meta_data(spec: MachineSpec) -> str:
+def meta_data(instance_id: str, hostname: str, ssh_public_keys: Sequence[str]) -> str:
     """What the guest is told about itself, as YAML. Raises EngineRefused if a value could be taken for more than it is."""
-    keys = [key.strip() for key in spec.ssh_public_keys]
-    if any(not key.isprintable() for key in (spec.hostname, *keys)):
+    keys = [key.strip() for key in ssh_public_keys]
+    if any(not key.isprintable() for key in (hostname, *keys)):
         raise EngineRefused("The hostname and each SSH key must be one line of plain text.")
-    lines = [f"instance-id: {spec.machine_id}", f"local-hostname: {spec.hostname}"]
+    lines = [f"instance-id: {instance_id}", f"local-hostname: {hostname}"]
     if keys:
         lines += ["public-keys:", *(f"  - {key}" for key in keys)]
     return "\n".join(lines) + "\n"

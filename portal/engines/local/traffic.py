@@ -2,15 +2,17 @@
 
 QEMU notes each packet in a file, with its length and one byte of it; here the lengths are added up and what was read is given back to the file
 system. Nobody would give it back while no worker runs, so that a worker that leaves switches the notes off and the next one on again: counters stand
-still in between. Machines with an interface of their own on the host will not need this.
+still in between. Machines in a network do not need this: they have taps, whose counters the kernel keeps.
 """
 
 import json
 import struct
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from portal.engines.local.logs import release_front
+from portal.engines.local.network.listing import Link
 from portal.engines.local.paths import MachineFiles
 
 NETDEV = "hostnet0"
@@ -69,6 +71,12 @@ def measure(files: MachineFiles) -> Traffic:
     release_front(files.received, received.read_to)
     release_front(files.sent, sent.read_to)
     return Traffic(received.total_bytes, sent.total_bytes)
+
+
+def through(taps: Collection[str], links: Mapping[str, Link]) -> Traffic:
+    """What went through a machine's taps since they were made: they receive what the guest sends."""
+    found = [links[tap] for tap in taps if tap in links]
+    return Traffic(sum(link.sent_bytes for link in found), sum(link.received_bytes for link in found))
 
 
 def _remembered(path: Path) -> dict[str, Counter]:

@@ -1,0 +1,1 @@
+"""Networks of one Linux host: network namespaces, bridges with isolated ports, nftables and dnsmasq."""

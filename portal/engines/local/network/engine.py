@@ -1,0 +1,295 @@
+"""Networks on this host. One namespace, the fabric, holds all bridges and the guests' taps; each VPC has a router in a namespace of its own.
+
+Ports of a bridge are isolated from each other, so that every packet between guests passes their router, where the rules are. What is wanted is noted
+before anything is changed, so that whoever is killed in between is finished by the next call.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from portal.engines.local.network import filter as rules
+from portal.engines.local.network import names, namespaces, nft
+from portal.engines.local.network.conntrack import purge
+from portal.engines.local.network.differences import SENTENCES, differences
+from portal.engines.local.network.external import External
+from portal.engines.local.network.fabric import Fabric
+from portal.engines.local.network.flows import FlowReader
+from portal.engines.local.network.links import Links
+from portal.engines.local.network.listing import Link, listed
+from portal.engines.local.network.metadata import MetadataService
+from portal.engines.local.network.name_server import NameServer, host_resolvers
+from portal.engines.local.network.names import Installation
+from portal.engines.local.network.requirements import REMEDY, missing_piece
+from portal.engines.local.network.router import Router, linked
+from portal.engines.local.paths import LocalPaths
+from portal.engines.network_checks import EXTERNAL, checked, checked_peering
+from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, tap_name
+from portal.engines.network_store import Store, VpcRecord, same
+from portal.engines.ports import Capability, EngineError, EngineUnavailable
+
+log = logging.getLogger("portal.engines.network")
+
+CAPABILITY = "network"
+NOT_EMBEDDED = "Machines of a libvirt of the host's own (LIBVIRT_URI) cannot be in the portal's networks."
+REMEDY_EMBEDDED = "Start the portal without LIBVIRT_URI."
+
+
+class LocalNetwork:
+    """NetworkEngine on network namespaces, nftables and dnsmasq. One process per installation owns it: the worker."""
+
+    def __init__(self, data_dir: Path, *, external_cidr: str = EXTERNAL, external_nat: bool = False, is_embedded: bool = True) -> None:
+        """Make nothing before the first use. With `external_nat`, this host passes on to the Internet what leaves the external network.
+
+        Machines come into networks only with the libvirt that `is_embedded` in this process.
+        """
+        self._is_embedded = is_embedded
+        paths = LocalPaths(data_dir)
+        self._paths = paths
+        self._installation = Installation(paths.installation, str(paths.root))
+        self._store = Store(paths.root / "network")
+        self._external = External(self._installation, IPv4Network(external_cidr), external_nat)
+        self._fabric = Fabric(self._installation, self._store)
+        # Changes take some tens of milliseconds each; one after the other they need no further order.
+        self._guard = threading.RLock()
+        self._metadata: MetadataService | None = None
+        self._flows: FlowReader | None = None
+        self._is_external_right = False
+
+    def capability(self) -> Capability:
+        """Say whether networks can be made here, and what is missing."""
+        missing = missing_piece() if self._is_embedded else NOT_EMBEDDED
+        detail = f"network namespaces, nftables and dnsmasq; external network {self._external.cidr}"
+        if missing:
+            return Capability(CAPABILITY, available=False, detail=detail, reason=missing, remedy=REMEDY if self._is_embedded else REMEDY_EMBEDDED)
+        onward = "with" if self._external.has_nat else "without"
+        return Capability(CAPABILITY, available=True, detail=f"{detail}, {onward} NAT to the Internet")
+
+    # -- VPCs --------------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_vpc(self, spec: VpcSpec) -> None:
+        """Make the VPC exactly so."""
+        spec = same(checked(spec, self._external.cidr))
+        with self._guard:
+            metadata, flows = self._open()
+            before = self._store.vpc(spec.vpc_id)
+            record = (before or VpcRecord([])).wanting(spec)
+            if before is None or before.states != record.states or before.epoch >= 0:
+                self._store.save_vpc(record)
+            self._fabric.ensure()
+            if spec.uplink_address or spec.nats:
+                self._ensure_external()
+            router = self._router(spec.vpc_id)
+            namespace = router.ensure_namespace(record.namespace)
+            if namespace != record.namespace:
+                record = replace(record, namespace=namespace)
+                self._store.save_vpc(record)
+            generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
+            epoch = self._connect(router, record)
+            if before is None or before.states != [spec]:
+                stopped = purge(router.name, spec)
+                log.info("%s changed; %s connections may not go on", spec.vpc_id, stopped)
+            self._name_server(spec.vpc_id).ensure(spec, self._upstream(spec))
+            metadata.ensure(router.name, spec)
+            flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
+            self._store.save_vpc(VpcRecord([spec], namespace, generation, epoch))
+
+    def _connect(self, router: Router, record: VpcRecord) -> int:
+        """Make the links of a VPC as they should be; gives the epoch of the guard."""
+        spec = record.spec
+        former = {name for state in record.states for name in names.links_of(state)}
+        stale = former - names.links_of(spec)
+        with Links(self._fabric.name) as fabric, Links(router.name) as inner:
+            # Taps go before their entries and come after them: none is ever open and unguarded.
+            for name in sorted(stale):
+                fabric.remove(name)
+            epoch = self._fabric.guard(spec, {name for name in former if name.startswith(names.TAPS)})
+            router.ensure_links(fabric, inner, spec)
+            peerings = self._peerings_of(spec.vpc_id)
+            for peering in peerings:
+                if router.ensure_peering(inner, peering, spec.vpc_id):
+                    self._relink(peering, spec.vpc_id)
+            router.ensure_ways(inner, spec, linked(inner, peerings))
+            self._fabric.connect(fabric, spec)
+        return epoch
+
+    def remove_vpc(self, vpc_id: str) -> None:
+        """Remove a VPC with everything in it."""
+        with self._guard:
+            record = self._store.vpc(vpc_id)
+            if record is None:
+                return
+            metadata, flows = self._open()
+            metadata.remove(vpc_id)
+            flows.remove(vpc_id)
+            self._name_server(vpc_id).remove()
+            for peering in self._peerings_of(vpc_id):
+                self.remove_peering(peering.peering_id)
+            former = {name for state in record.states for name in names.links_of(state)}
+            if namespaces.exists(self._fabric.name):
+                with Links(self._fabric.name) as fabric:
+                    for name in sorted(former):
+                        fabric.remove(name)
+                self._fabric.guard(None, {name for name in former if name.startswith(names.TAPS)})
+            self._router(vpc_id).remove()
+            if self._store.vpcs() == [vpc_id]:
+                self._external.remove()
+                self._fabric.remove()
+                self._is_external_right = False
+            self._store.forget_vpc(vpc_id)
+
+    def vpcs(self) -> Sequence[str]:
+        """Every VPC that was made, or begun."""
+        return self._store.vpcs()
+
+    def tap_of(self, port_id: str) -> str:
+        """The tap of a port."""
+        return tap_name(port_id)
+
+    def rule_hits(self, vpc_id: str) -> Mapping[str, int]:
+        """How many connections each rule has let through."""
+        with self._guard:
+            record = self._store.vpc(vpc_id)
+            if record is None or not namespaces.exists(self._router(vpc_id).name):
+                return {}
+            counted = nft.counters(self._router(vpc_id).name, rules.TABLE)
+        return {rule.rule_id: counted.get(rules.counter(rule.rule_id), 0) for group in record.spec.groups for rule in group.rules}
+
+    # -- peerings ----------------------------------------------------------------------------------------------------------------------------
+
+    def ensure_peering(self, spec: PeeringSpec) -> None:
+        """Link two VPCs, and let routes that name the peering lead over it."""
+        with self._guard:
+            ends = [self._store.vpc(vpc_id) for vpc_id in spec.vpc_ids]
+            checked_peering(spec, [end.spec if end is not None else None for end in ends])
+            self._store.save_peering(spec)
+            here, there = spec.vpc_ids
+            router = self._router(here)
+            with Links(router.name) as links:
+                if not router.ensure_peering(links, spec, here):
+                    raise EngineError("The other VPC's router is not there yet.")
+            for vpc_id in (here, there):
+                self._reroute(vpc_id)
+
+    def remove_peering(self, peering_id: str) -> None:
+        """Unlink."""
+        with self._guard:
+            known = {peering.peering_id: peering for peering in self._store.peerings()}
+            self._store.forget_peering(peering_id)
+            if peering_id not in known:
+                return
+            for vpc_id in known[peering_id].vpc_ids:
+                if namespaces.exists(self._router(vpc_id).name):
+                    with Links(self._router(vpc_id).name) as links:
+                        links.remove(names.peering_side(peering_id))
+                    self._reroute(vpc_id)
+
+    def _peerings_of(self, vpc_id: str) -> list[PeeringSpec]:
+        return [peering for peering in self._store.peerings() if vpc_id in peering.vpc_ids]
+
+    def _relink(self, peering: PeeringSpec, vpc_id: str) -> None:
+        """A link that was made anew needs its routes on the other side as well."""
+        (other,) = (each for each in peering.vpc_ids if each != vpc_id)
+        self._reroute(other)
+
+    def _reroute(self, vpc_id: str) -> None:
+        record, router = self._store.vpc(vpc_id), self._router(vpc_id)
+        if record is not None and record.is_finished and namespaces.exists(router.name):
+            with Links(router.name) as links:
+                router.ensure_ways(links, record.spec, linked(links, self._peerings_of(vpc_id)))
+
+    # -- looking -----------------------------------------------------------------------------------------------------------------------------
+
+    def drift(self) -> Sequence[Drift]:
+        """What is not as it was last made."""
+        with self._guard:
+            vpc_ids = self._store.vpcs()
+            if not vpc_ids:
+                return []
+            self._open()
+            fabric = self._fabric_links()
+            self._is_external_right = not self._uses_external(vpc_ids) or self._external.is_right()
+        found = []
+        for vpc_id in vpc_ids:
+            with self._guard:
+                found += [Drift(vpc_id, SENTENCES[what]) for what in self._drift_of(vpc_id, fabric)]
+        return found
+
+    def _drift_of(self, vpc_id: str, fabric: dict[str, Link]) -> Sequence[str]:
+        record = self._store.vpc(vpc_id)
+        if record is None:
+            return []
+        router, metadata = self._router(vpc_id), self._open()[0]
+        found = [] if self._is_external_right or not (record.spec.uplink_address or record.spec.nats) else ["external"]
+        found += differences(
+            record, router, fabric, self._peerings_of(vpc_id), epoch=self._fabric.epoch() if fabric else -1, server=self._name_server(vpc_id),
+            is_answered=lambda: metadata.is_right(router.name, vpc_id),
+        )  # fmt: skip
+        return found
+
+    def _fabric_links(self) -> dict[str, Link]:
+        if not namespaces.exists(self._fabric.name):
+            return {}
+        return listed(self._fabric.name)
+
+    def _uses_external(self, vpc_ids: Sequence[str]) -> bool:
+        records = (self._store.vpc(vpc_id) for vpc_id in vpc_ids)
+        return any(record is not None and (record.spec.uplink_address or record.spec.nats) for record in records)
+
+    def flows(self) -> Sequence[Flow]:
+        """Connections seen since the last call."""
+        with self._guard:
+            return self._flows.taken() if self._flows is not None else []
+
+    def close(self) -> None:
+        """Let go of what this process serves itself."""
+        with self._guard:
+            if self._metadata is not None and self._flows is not None:
+                self._metadata.close()
+                self._flows.close()
+            self._metadata = self._flows = None
+
+    # -- inside ------------------------------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> tuple[MetadataService, FlowReader]:
+        """What this process serves itself, begun at the first use for all VPCs that are there. Raises EngineUnavailable."""
+        if self._metadata is None or self._flows is None:
+            missing = missing_piece()
+            if missing:
+                raise EngineUnavailable(f"{missing} {REMEDY}")
+            self._paths.make()
+            self._metadata, self._flows = MetadataService(), FlowReader()
+            for vpc_id in self._store.vpcs():
+                self._resume(vpc_id)
+        return self._metadata, self._flows
+
+    def _resume(self, vpc_id: str) -> None:
+        record, router = self._store.vpc(vpc_id), self._router(vpc_id)
+        if record is None or self._metadata is None or self._flows is None:
+            return
+        if not record.is_finished or namespaces.identity(router.name) != record.namespace:
+            return
+        try:
+            self._metadata.ensure(router.name, record.spec)
+            self._flows.ensure(router.name, vpc_id, wanted=record.spec.flow_log)
+        except (EngineError, OSError) as error:
+            log.warning("the metadata service of %s does not go on yet: %s", vpc_id, error)
+
+    def _ensure_external(self) -> None:
+        if not self._is_external_right:
+            self._external.ensure()
+            self._is_external_right = True
+
+    def _upstream(self, spec: VpcSpec) -> Sequence[str]:
+        if spec.dns_servers:
+            return spec.dns_servers
+        return host_resolvers() if spec.uplink_address else []
+
+    def _router(self, vpc_id: str) -> Router:
+        return Router(self._installation, self._external, vpc_id)
+
+    def _name_server(self, vpc_id: str) -> NameServer:
+        return NameServer(self._store.folder / "names" / names.short(vpc_id), self._installation.router(vpc_id))
