@@ -172,7 +172,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     with refusals_audited(ctx, CHANGE_PASSWORD, oneself(ctx)):
         refuse_restricted(ctx, CHANGE_PASSWORD)
     user = ctx.db.get_one(User, ctx.principal.user_id)
-    passwords.check_strength(new, field="new", username=user.username)
+    passwords.check_strength(ctx.settings, new, field="new", username=user.username, email=user.email)
     if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
         raise InvalidRequest.fields({"new": ["must differ from the present one."]})
     try:
