@@ -48,7 +48,7 @@ WAYS: dict[str, Chosen] = {
     "changed": lambda people, user, password: password_change(people.context(user), PASSWORD, password),
     "given to a new user": create,
     "chosen with a link": accept,
-    "set on the command line": lambda people, user, password: set_password(people.sessions(), people.settings, user.username, password),
+    "set on the command line": lambda people, user, password: set_password(people.context(None).db, people.settings, user.username, password),
 }
 
 
