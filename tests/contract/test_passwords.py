@@ -146,9 +146,9 @@ def test_fields_for_passwords_let_helpers_in(app: Flask, people: People) -> None
     client = browser(app, people, people.user("platform_admin"))
     pages = ("/account/password", "/users", "/confirm")
     fields = [(path, field) for path in pages for field in fields_of(client.get(path).text)]
-    fields += [("/login", field) for field in fields_of(app.test_client().get("/login").text)]
-    fields += [("/invite", field) for field in fields_of(app.test_client().get("/invite").text)]
-    assert {path for path, _ in fields} == {*pages, "/login", "/invite"}
+    public = ("/login", "/login/again", "/invite")
+    fields += [(path, field) for path in public for field in fields_of(app.test_client().get(path).text)]
+    assert {path for path, _ in fields} == {*pages, *public}
     for path, field in fields:
         assert 'type="password"' in field, path
         assert 'autocomplete="off"' not in field, path
