@@ -82,6 +82,8 @@ def _first_admin(session: Session, settings: Settings, project: Project) -> Firs
         email=settings.admin_email,
         password_hash=hash_password(password),
         platform_role="platform_admin",
+        # One that was printed is in scrollbacks and journals.
+        must_change_password=not given,
         default_project_id=project.id,
     )
     session.add(user)

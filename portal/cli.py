@@ -101,6 +101,7 @@ def _prepare(settings: Settings) -> None:
         print(f"First administrator: user {made.username}, e-mail {made.email}", flush=True)
         if made.generated:
             print(f"Password (shown only now): {made.password}", flush=True)
+            print("Sign in to the console with it and choose your own.", flush=True)
 
 
 def _keep_to_oneself(settings: Settings) -> None:

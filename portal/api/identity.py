@@ -212,7 +212,7 @@ def _fresh_token() -> tuple[str, ApiToken, User]:
     ctx = context()
     user = sign_in.check(ctx, given.username, given.password, given.otp)
     if user.must_change_password:
-        raise Forbidden("An administrator chose your password. Sign in to the console and choose your own; then tokens can be had.")
+        raise Forbidden("Your password was given to you. Sign in to the console and choose your own; then tokens can be had.")
     ctx.principal = accounts.principal_of(user, "password")
     secret, row = tokens.token_create(ctx, user, "Signed in with a password", replace_oldest=True)
     return secret, row, user

@@ -137,6 +137,16 @@ def sign_out(ctx: Context, secret: str) -> None:
             )
 
 
+def session_replace(ctx: Context, secret: str) -> None:
+    """End the session that a browser held before somebody signed in there anew; one that is gone already is no error."""
+    with transaction(ctx.db):
+        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id, UserSession.user_id))
+        if (row := gone.first()) is not None:
+            user = ctx.db.get_one(User, row.user_id)
+            about = audit.Subject("identity.user", user.id, user.username)
+            audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "replaced": True})
+
+
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
     """The caller's own sessions, newest first."""
     query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
@@ -145,6 +155,7 @@ def sessions_of(ctx: Context) -> Sequence[UserSession]:
 
 def session_revoke(ctx: Context, session_id: str) -> None:
     """End one of the caller's own sessions. Raises NotFound."""
+    require_proof(ctx)
     with acting(ctx, "identity.session.delete", oneself(ctx), details={"session": session_id}):
         own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
         if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
@@ -173,7 +184,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     with refusals_audited(ctx, CHANGE_PASSWORD, oneself(ctx)):
         refuse_restricted(ctx, CHANGE_PASSWORD)
     user = ctx.db.get_one(User, ctx.principal.user_id)
-    passwords.check_strength(new, field="new", username=user.username)
+    passwords.check_strength(ctx.settings, new, field="new", username=user.username, email=user.email)
     if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
         raise InvalidRequest.fields({"new": ["must differ from the present one."]})
     try:

@@ -17,7 +17,7 @@ from portal.settings import Settings
 def set_password(session: Session, settings: Settings, username: str, password: str) -> None:
     """Set a user's password; their sessions, tokens and the access of applications end. Raises NotFound or InvalidRequest."""
     user = _user(session, username)
-    passwords.check_strength(password, field="password", username=user.username)
+    passwords.check_strength(settings, password, field="password", username=user.username, email=user.email)
     fresh = passwords.hash_password(password)
     with acting(_context(session, settings), "identity.user.set_password", _about(user)):
         row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)

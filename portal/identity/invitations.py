@@ -44,7 +44,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
 def invitation_accept(ctx: Context, code: str, password: str) -> Step:
     """Choose a password with a code and go on signing in; sessions and tokens from before end. Raises Unauthorized or InvalidRequest."""
     user = _invited(ctx, code)
-    passwords.check_strength(password, field="new", username=user.username)
+    passwords.check_strength(ctx.settings, password, field="new", username=user.username, email=user.email)
     ctx.db.rollback()
     fresh = passwords.hash_password(password)
     ctx.principal = principal_of(user, "invitation")

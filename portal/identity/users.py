@@ -51,7 +51,7 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
             refuse_restricted(ctx, "identity.user.create")
         _refuse_higher(ctx, platform_role)
         if password:
-            passwords.check_strength(password, field="password", username=username)
+            passwords.check_strength(ctx.settings, password, field="password", username=username, email=email)
         if name := taken_as(ctx, username, email):
             raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
         user.password_hash = passwords.hash_password(password) if password else ""

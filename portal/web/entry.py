@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 from werkzeug import Response
 
 from portal.http.passkey_site import passkey_site, takes_passkeys
-from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name
+from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name, session_secret
 from portal.http.sso import providers
-from portal.identity import factors, passkeys, sign_in, sso
+from portal.identity import accounts, factors, passkeys, sign_in, sso
 from portal.identity.models import User
 from portal.identity.providers import Provider
 from portal.identity.sign_in import Step
@@ -87,6 +87,8 @@ def after(step: Step, goal: str, carried: Carried) -> ResponseReturnValue:
         response = second_form(step.secret, goal, carried)
         set_challenge(response, step.secret)
         return response
+    if before := session_secret():
+        accounts.session_replace(context(), before)
     return with_session(onwards(goal, carried), step.secret)
 
 

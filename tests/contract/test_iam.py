@@ -91,6 +91,21 @@ def test_conditions_look_at_the_request(admin: Api, viewer: Api) -> None:
     assert viewer.post("/compute/instances", {"name": "a", "count": 2, "tags": {"env": "test"}, **SMALL}).status_code == 202
 
 
+def test_a_field_may_be_kept_from_somebody(admin: Api, api_for: Callable[..., Api], worker: TestWorker) -> None:
+    """A policy names fields of a change; what no field is open for (owner, project, state) nobody writes."""
+    developer = api_for("developer")
+    made = developer.post("/compute/instances", {"name": "web-1", **SMALL}).json["instance_id"]
+    worker.drain()
+    keep = allow("compute.instance.update", effect="Deny", Null={"request.input/description": False})
+    attach(admin, write(admin, "keep-descriptions", keep), developer.user.id)
+    path = f"/compute/instances/{made}"
+    assert developer("PATCH", path, {"description": "mine"}).status_code == 403
+    assert developer("PATCH", path, {"name": "web-2"}).status_code == 200
+    for field, value in (("owner_id", developer.user.id), ("project_id", "default"), ("state", "running"), ("created_at", "2020-01-01T00:00:00Z")):
+        refused = developer("PATCH", path, {field: value})
+        assert (refused.status_code, field in refused.json["details"]) == (400, True), field
+
+
 def test_a_group_gives_role_and_policies(admin: Api, people: People, app: Flask, viewer: Api) -> None:
     group = admin.post("/security/groups", {"name": "operators", "role": "developer"}).json["group_id"]
     assert viewer.post("/compute/key-pairs", {"name": "mine"}).status_code == 403

@@ -16,18 +16,19 @@ from joserfc.jwk import ECKey, OctKey
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.identity.models import User
+from portal.identity.models import User, UserSession
 from portal.identity.oauth2 import bearer
 from portal.identity.oauth2.bearer import claims_of
 from portal.identity.oauth2.keys import keys_rotate, public_keys, signing_key
 from portal.identity.oauth2.models import OAuthFamily, OAuthKey
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
+from portal.kernel.policy import VERSION
 from portal.settings import Settings
 from tests.support.oauth import ISSUER, Application, register
 from tests.support.people import PASSWORD, People
 from tests.support.racing import race
-from tests.support.web import Api, api_client, browser
+from tests.support.web import Api, api_client, browser, csrf_of
 
 REFRESH_DAYS = 30
 
@@ -87,6 +88,28 @@ def test_it_opens_what_its_scopes_and_its_user_both_may(
     assert reports.get("/api/v1/users", wide).status_code == 403, "a developer's application is no administrator"
     viewer = reports.tokens(browser(app, people, people.user("viewer")), scope="admin")["access_token"]
     assert app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers={"Authorization": f"Bearer {viewer}"}).status_code == 403
+
+
+def test_a_token_proves_no_second_factor(
+    reports: Application, sofa: FlaskClient, api_for: Callable[..., Api], user: User, database: sessionmaker[Session]
+) -> None:
+    """A policy that asks for one is not met by what somebody was given once, long ago."""
+    document = {
+        "Version": VERSION,
+        "Statement": [{"Effect": "Deny", "Action": "compute.key_pair.create", "Resource": "*", "Condition": {"Bool": {"principal.mfa": False}}}],
+    }
+    admin = api_for("project_admin")
+    policy = admin.post("/security/policies", {"name": "factor", "document": document}).json["id"]
+    assert admin.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": user.id}).status_code == 200
+    headers = {"Authorization": f"Bearer {reports.tokens(sofa, scope='admin')['access_token']}"}
+    refused = reports.app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers=headers)
+    assert (refused.status_code, "factor" in refused.json["message"]) == (403, True)
+    form = {"csrf_token": csrf_of(sofa.get("/compute/key-pairs/new")), "name": "x"}
+    assert sofa.post("/compute/key-pairs/new", data=form).status_code == 403
+    with database() as session:
+        session.execute(update(UserSession).values(mfa_at=now()))
+        session.commit()
+    assert sofa.post("/compute/key-pairs/new", data=form).status_code in {201, 303}
 
 
 def test_an_application_has_no_say_in_the_account(reports: Application, sofa: FlaskClient, app: Flask) -> None:

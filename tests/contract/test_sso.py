@@ -212,6 +212,47 @@ def test_another_issuer_in_the_answer_is_refused(app: Flask, liar: Liar) -> None
     assert back(client, liar, away(client), iss="https://evil.example").status_code == 401
 
 
+@pytest.mark.parametrize("where", ["cross-site", "same-site"])
+def test_another_site_signs_nobody_in(app: Flask, where: str) -> None:
+    """Whoever has a session at the provider would be signed in here without a question, by a link or picture anywhere."""
+    answer = app.test_client().get("/sso/staff?next=/jobs", headers={"Sec-Fetch-Site": where})
+    assert (answer.status_code, answer.location) == (200, None)
+    assert 'href="/sso/staff?next=/jobs"' in answer.text
+    assert app.test_client().get("/sso/staff", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 302
+
+
+def test_what_the_provider_gives_stays_on_the_server(app: Flask, liar: Liar, database: sessionmaker[Session]) -> None:
+    """The browser brings a code and holds a session of the portal's own; tokens and claims go neither there nor into the log."""
+    client = app.test_client()
+    liar.claims["secret_claim"] = "claim-for-the-portal-alone"
+    enter(client, liar)
+    id_token = liar.id_token()
+    pages = [client.get(path) for path in ("/account", "/", "/audit")]
+    seen = "".join(page.text + str(page.headers) for page in pages) + "".join(str(cookie) for cookie in client._cookies.values())
+    with database() as session:
+        kept = session.scalars(select(UserSession.sealed_id_token)).one()
+        logged = "".join(str(entry.details) for entry in session.scalars(select(AuditEntry)))
+    assert kept
+    for secret in ("claim-for-the-portal-alone", "opaque-access-token", *id_token.split(".")[:1]):
+        assert secret not in seen + logged + kept
+
+
+def test_two_providers_do_not_share_names(app_with: Callable[..., Flask], liar: Liar, database: sessionmaker[Session]) -> None:
+    """The same subject at another issuer is another user; and an answer of one counts at its own address only."""
+    with lying_provider() as second:
+        app = app_with(provider(liar), provider(second, name="guests", label="Guests"))
+        second.claims = {**liar.claims, "email": "other@example.net"}
+        enter(app.test_client(), liar)
+        client = app.test_client()
+        sent = client.get("/sso/guests")
+        assert client.get("/sso/staff/callback", query_string=second.authorize(sent.location)).status_code == 401
+        client.get("/sso/guests/callback", query_string=second.authorize(client.get("/sso/guests").location))
+    with database() as session:
+        known = session.scalars(select(Identity)).all()
+    assert {(row.issuer, row.subject) for row in known} == {(liar.issuer, "u-1"), (second.issuer, "u-1")}
+    assert len({row.user_id for row in known}) == 2
+
+
 def test_who_was_refused_there_is_told_so(app: Flask, liar: Liar) -> None:
     client = app.test_client()
     sent = away(client)

@@ -75,7 +75,11 @@ class Liar:
             if code in self.used or create_s256_code_challenge(verifier) != self.asked.get("code_challenge"):
                 return 400, {"error": "invalid_grant"}
             self.used.add(code)
-            return 200, {"access_token": "opaque", "token_type": "Bearer", **({"id_token": self.id_token()} if "nonce" in self.asked else {})}
+            return 200, {
+                "access_token": "opaque-access-token",
+                "token_type": "Bearer",
+                **({"id_token": self.id_token()} if "nonce" in self.asked else {}),
+            }
         return (200, self.claims) if path == "/user" else (404, {})
 
 
