@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
+from werkzeug import Response
 
 from portal.identity import accounts, factors, tokens
 from portal.identity.accounts import SignedIn
@@ -142,6 +143,12 @@ def session_cookie_name() -> str:
     """`__Host-` where the browser treats the connection as secure, which loopback is; a plain name on bare HTTP."""
     host = request.host.rpartition(":")[0] or request.host
     return SESSION_COOKIE if request.is_secure or host in LOOPBACK_NAMES or request.host in LOOPBACK_NAMES else PLAIN_SESSION_COOKIE
+
+
+def give_session(response: Response, secret: str) -> None:
+    """Give the browser the secret of its session."""
+    name, age_s = session_cookie_name(), portal_settings().session_absolute_hours * 3600
+    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
 
 
 def session_secret() -> str:

@@ -99,6 +99,24 @@ class UserSession(Base):
     mfa_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class Challenge(Base):
+    """A step of signing in or of proving something that was begun; its secret is known only as SHA-256."""
+
+    __tablename__ = "sign_in_challenges"
+
+    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str] = mapped_column(String(16))
+    # Random bytes in base64url that a passkey signs.
+    challenge: Mapped[str] = mapped_column(Text)
+    # How the first step was made, and what came of it.
+    method: Mapped[str] = mapped_column(String(64), default="password")
+    provider_sid: Mapped[str] = mapped_column(String(255), default="")
+    sealed_id_token: Mapped[str] = mapped_column(Text, default="")
+    tries: Mapped[int] = mapped_column(default=0)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class ApiToken(Base):
     """A credential for scripts; shown once, kept as its SHA-256."""
 
