@@ -9,7 +9,7 @@ from pydantic import Field
 from portal.api import body as io
 from portal.api.endpoints import Endpoint
 from portal.api.schemas import TEXT, Input, read, thing
-from portal.http.request import context, give_session
+from portal.http.request import context, give_session, token_from_header
 from portal.identity import factors, sign_in, users
 from portal.kernel.authz import authorize
 from portal.kernel.errors import Forbidden, InvalidRequest, Unauthorized
@@ -73,7 +73,7 @@ def confirm(user_id: str, device_id: str) -> ResponseReturnValue:
     _oneself(user_id)
     activated = factors.totp_confirm(context(), device_id, given.code)
     response = make_response(io.answer({"recovery_codes": activated.codes}))
-    if activated.session_secret:
+    if activated.session_secret and token_from_header() is None:
         give_session(response, activated.session_secret)
     return response
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
@@ -25,6 +25,7 @@ from portal.kernel.operations import acting, refusals_audited, refuse_restricted
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 OF_SESSION = "session:"
+ACCESS_PREFIX = "atonix_a_"  # how the access token of a program's session is recognised
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
 CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
@@ -105,12 +106,15 @@ def behind(session: Session, credential: type[CredentialT], is_this: ColumnEleme
 
 
 def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn | None:
-    """Who is behind a session cookie; None if it is unknown, expired, idle for too long or of a disabled user."""
+    """Who is behind a session cookie, or a program's access token; None if it is unknown, expired, idle for too long or of a disabled user."""
     row, moment = behind(session, UserSession, UserSession.id_hash == digest(secret)), now()
     if row is None:
         return None
     found, user, revision = row
     if found.expires_at <= moment or found.last_seen_at + idle <= moment:
+        return None
+    # What a program holds is worth nothing in a cookie, and a cookie's value nothing in a header.
+    if secret.startswith(ACCESS_PREFIX) != (found.access_expires_at is not None) or (found.access_expires_at or found.expires_at) <= moment:
         return None
     if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
         return None
@@ -223,7 +227,9 @@ def session_renew(ctx: Context, *, is_factor: bool) -> str:
     if not ctx.principal.credential.startswith(OF_SESSION):
         return ""
     secret = secrets.token_urlsafe(32)
-    ctx.db.execute(update(UserSession).where(_this_session(ctx)).values(id_hash=digest(secret)).execution_options(synchronize_session=False))
+    # A program refreshes its tokens instead: the one that it holds is over.
+    over = {"id_hash": digest(secret), "access_expires_at": case((UserSession.access_expires_at.is_not(None), now()))}
+    ctx.db.execute(update(UserSession).where(_this_session(ctx)).values(over).execution_options(synchronize_session=False))
     return secret
 
 

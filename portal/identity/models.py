@@ -97,6 +97,19 @@ class UserSession(Base):
     # When the user last proved who they are, and when with a second factor.
     proved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     mfa_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of a session that a program holds, whose access token stands in the cookie's place; it is worth nothing in a cookie.
+    access_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class SessionRefresh(Base):
+    """A refresh token of a session, known as its SHA-256: good once. A used one is kept as long as the session, so that a second use is noticed."""
+
+    __tablename__ = "session_refresh_tokens"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.session_id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Challenge(Base):

@@ -5,7 +5,7 @@ tries. The session's secret is made at the end, so that nobody can fix it before
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import delete, select, update
@@ -55,9 +55,10 @@ def sign_in(ctx: Context, username: str, password: str, *, code: str = "") -> St
     return second_step(ctx, step.secret, code) if code and step.signed_in is None else step
 
 
-def check(ctx: Context, username: str, password: str, code: str) -> User:
-    """The user with this password and, where they have a second factor, this code: for what opens no session. Raises Unauthorized or Forbidden."""
+def check(ctx: Context, username: str, password: str, code: str) -> tuple[User, Proof]:
+    """The user with this password and, where they have a second factor, this code, at once: for programs. Raises Unauthorized or Forbidden."""
     user = check_password(ctx, username, password)
+    proof = Proof("api", password=password, password_hash=user.password_hash)
     if factors.devices_of(ctx.db, user.id):
         if not code:
             raise Unauthorized(
@@ -68,9 +69,10 @@ def check(ctx: Context, username: str, password: str, code: str) -> User:
         if not factor:
             note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
             raise Unauthorized(WRONG_CODE)
+        proof = replace(proof, mfa=True)
     elif iam.with_access(ctx.db, principal_of(user, ""), ctx.db.scalar(select(iam.REVISION))).needs_factor:
         raise Forbidden("One of your roles asks for a second factor. Sign in to the console and add one; then tokens can be had.")
-    return user
+    return user, proof
 
 
 def enter(ctx: Context, user: User, proof: Proof) -> Step:
@@ -79,11 +81,12 @@ def enter(ctx: Context, user: User, proof: Proof) -> Step:
         return Step(challenge_begin(ctx, SECOND, user.id, proof)[0])
     secret = secrets.token_urlsafe(32)
     with transaction(ctx.db):
-        found = _open(ctx, user.id, proof, secret)
+        found = open_session(ctx, user.id, proof, secret)
     return Step(secret, found)
 
 
-def _open(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
+def open_session(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
+    """Open a session under a secret, within the caller's transaction. Raises Unauthorized for who is disabled, or whose password is another now."""
     row = _locked(ctx, user_id, proof)
     if row.kind != PERSON:
         raise Unauthorized("A service account does not sign in; it has keys.")
@@ -171,7 +174,7 @@ def second_step(ctx: Context, secret: str, code: str) -> Step:
         factor = _code_fits(ctx, user, code)
         if factor:
             ctx.db.execute(delete(Challenge).where(Challenge.id_hash == digest(secret)))
-            found = _open(ctx, user.id, _with_factor(row), fresh)
+            found = open_session(ctx, user.id, _with_factor(row), fresh)
     if not factor:
         note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
         raise Unauthorized(WRONG_CODE)
@@ -184,7 +187,7 @@ def second_by_passkey(ctx: Context, row: Challenge) -> Step:
     with transaction(ctx.db):
         user_lock(ctx.db, row.user_id)
         _use_up(ctx, row)
-        found = _open(ctx, str(row.user_id), _with_factor(row), fresh)
+        found = open_session(ctx, str(row.user_id), _with_factor(row), fresh)
     return Step(fresh, found)
 
 

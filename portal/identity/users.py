@@ -8,13 +8,13 @@ from sqlalchemy import delete, func, or_, select
 from portal.identity import passwords
 from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
-from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
-from portal.kernel.ids import is_storable, new_id
+from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
@@ -24,10 +24,19 @@ EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 EVERYWHERE = Target(None, label="the platform's users")
 
 
-def users_list(ctx: Context) -> Sequence[User]:
-    """All people, by name. Raises Forbidden."""
+def users_list(ctx: Context, *, active: bool | None = None, role: str = "", search: str = "") -> Sequence[User]:
+    """All people, or those who fit, by name. Raises Forbidden, or InvalidRequest for what is no role."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
-    return ctx.db.scalars(select(User).where(User.kind == PERSON).order_by(User.username)).all()
+    query = select(User).where(User.kind == PERSON)
+    if active is not None:
+        query = query.where(User.is_active.is_(active))
+    if role:
+        if role not in ROLES:
+            raise InvalidRequest.fields({"role": [f"{role[:40]!r} is no role; there are {', '.join(ROLES)}."]})
+        query = query.where(or_(User.platform_role == role, User.memberships.any(Membership.role == role)))
+    if search:
+        query = query.where(or_(*(column.icontains(storable(search[:255]), autoescape=True) for column in (User.username, User.email))))
+    return ctx.db.scalars(query.order_by(User.username)).all()
 
 
 def user_find(ctx: Context, user_id: str) -> User:

@@ -40,6 +40,8 @@ def device(user_agent: str) -> str:
 
 def way_in(method: str) -> str:
     """How somebody signed in, in words."""
+    if method == "api":
+        return "Password, by a program"
     return f"Through {method.removeprefix('sso:')}" if method.startswith("sso:") else method.capitalize()
 
 
