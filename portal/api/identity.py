@@ -1,4 +1,4 @@
-"""Endpoints of identity: signing in, tokens, the own account, projects with their members."""
+"""Endpoints of identity: signing in, tokens, the own account."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -13,8 +13,9 @@ from portal.api.resources import list_schema, only
 from portal.api.schemas import NUMBER, TEXT, WHEN, Input, read, thing
 from portal.api.users import USER, show_user
 from portal.http.request import context, portal_settings, session_secret, signed_in, token_from_header
-from portal.identity import accounts, api_sessions, factors, iam, projects, sign_in, tokens
-from portal.identity.models import ApiToken, Membership, Project, User, UserSession
+from portal.identity import accounts, api_sessions, factors, iam, sign_in, tokens
+from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.preferences import LANGUAGES, language_of, locale_update, zone_of
 from portal.identity.sign_in import Proof
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.fields import ONE_LINE
@@ -36,6 +37,13 @@ class Refresh(Input):
     refresh_token: str = Field(min_length=1, max_length=255)
 
 
+class ProfileChange(Input):
+    """What may be changed of the own profile."""
+
+    language: str | None = Field(None, json_schema_extra={"enum": [*LANGUAGES, None]})
+    time_zone: str | None = Field(None, max_length=64, description="As IANA names it, such as Europe/Ljubljana.")
+
+
 class NewToken(Input):
     """A token for scripts."""
 
@@ -54,12 +62,6 @@ class TokenChange(Input):
     is_active: bool | None = None
 
 
-class Boundary(Input):
-    """The permission boundary of a project."""
-
-    policy: str | None = Field(None, max_length=255, pattern=ONE_LINE, description="Name or id; nothing takes the boundary away.")
-
-
 class Rotation(Input):
     """How a token's secret is replaced."""
 
@@ -71,27 +73,6 @@ class PasswordChange(Input):
 
     old: str = Field(max_length=1024)
     new: str = Field(max_length=1024)
-
-
-class ProjectInput(Input):
-    """A project."""
-
-    name: str = Field(max_length=255)
-    description: str = Field("", max_length=2000)
-
-
-class ProjectChange(Input):
-    """What may be changed of a project."""
-
-    name: str | None = Field(None, max_length=255)
-    description: str | None = Field(None, max_length=2000)
-
-
-class MemberInput(Input):
-    """A user's role in a project."""
-
-    username: str = Field(min_length=1, max_length=254)
-    role: str = Field(json_schema_extra={"enum": list(projects.PROJECT_ROLES)})
 
 
 TOKEN = thing(
@@ -106,8 +87,6 @@ TOKEN = thing(
     last_used_at=WHEN,
     last_used_ip=TEXT,
 )
-PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, boundary_policy_id={"type": ["string", "null"]}, created_at=WHEN)
-MEMBER = thing(user_id=TEXT, username=TEXT, role=TEXT, created_at=WHEN)
 SESSION = thing(session_id=TEXT, created_at=WHEN, last_seen_at=WHEN, expires_at=WHEN, source_ip=TEXT, user_agent=TEXT, is_current={"type": "boolean"})
 
 
@@ -126,13 +105,14 @@ def endpoints(limiter: Limiter) -> Iterator[Endpoint]:
                    answers={200: thing(**pair)}, aliases=("/api/auth/refresh",), **{**public, "refuses": (), "body": Refresh.model_json_schema()})  # fmt: skip
     yield Endpoint("POST", "/auth/logout", "auth.logout", logout, "End the session or token that this request carries", "Identity", {204: None})
     yield Endpoint("GET", "/auth/me", "auth.me", me, "Who I am, in which roles", "Identity", {200: {"type": "object"}}, aliases=("/api/auth/me",))
+    yield Endpoint("PATCH", "/auth/me", "auth.me.patch", me_change, "Choose how pages write dates and times for me; the API itself gives ISO in UTC", "Identity",
+                   {200: {"type": "object"}}, (403,), body=ProfileChange.model_json_schema(), aliases=("/api/auth/me",))  # fmt: skip
     yield Endpoint("POST", "/auth/change-password", "auth.change-password", change_password, "Change my password; other sessions and all tokens end",
                    "Identity", {204: None}, (403,), body=PasswordChange.model_json_schema())  # fmt: skip
     yield Endpoint("GET", "/auth/sessions", "auth.sessions", sessions, "My sessions", "Identity", {200: list_schema(SESSION)})
     yield Endpoint("DELETE", "/auth/sessions/{session_id}", "auth.sessions.delete", session_delete, "End one of my sessions", "Identity", {204: None},
                    refuses=(403, 404))  # fmt: skip
     yield from _key_endpoints()
-    yield from _project_endpoints()
 
 
 def _key_endpoints() -> Iterator[Endpoint]:
@@ -154,35 +134,6 @@ def _key_endpoints() -> Iterator[Endpoint]:
                    body_required=False, **at("/{api_key_id}/rotate"))  # fmt: skip
     yield Endpoint("DELETE", "/api-keys/{api_key_id}", "api-keys.delete", key_delete, "Revoke one of my tokens", answers={204: None}, refuses=(403, 404),
                    **at("/{api_key_id}"))  # fmt: skip
-
-
-def _project_endpoints() -> Iterator[Endpoint]:
-    tag = "Projects"
-    yield Endpoint("GET", "/projects", "projects.list", project_list, "Projects that I may see", tag, {200: list_schema(PROJECT)})
-    yield Endpoint(
-        "POST",
-        "/projects",
-        "projects.create",
-        project_create,
-        "Create a project",
-        tag,
-        {201: PROJECT},
-        (403, 409),
-        body=ProjectInput.model_json_schema(),
-    )
-    yield Endpoint("GET", "/projects/{project_id}", "projects.get", project, "One project", tag, {200: PROJECT}, (404,))
-    yield Endpoint("PATCH", "/projects/{project_id}", "projects.patch", project_change, "Change name or description", tag, {200: PROJECT}, (403, 404, 409),
-                   body=ProjectChange.model_json_schema())  # fmt: skip
-    yield Endpoint("PUT", "/projects/{project_id}/boundary", "projects.boundary", project_boundary,
-                   "Make a policy the project's permission boundary, or take it away", tag, {200: PROJECT}, (403, 404, 409),
-                   body=Boundary.model_json_schema())  # fmt: skip
-    yield Endpoint(
-        "GET", "/projects/{project_id}/members", "projects.members", members, "Members of a project", tag, {200: list_schema(MEMBER)}, (404,)
-    )
-    yield Endpoint("POST", "/projects/{project_id}/members", "projects.members.set", member_set, "Give a user a role, in place of the one they had", tag,
-                   {200: MEMBER}, (403, 404, 409), body=MemberInput.model_json_schema())  # fmt: skip
-    yield Endpoint("DELETE", "/projects/{project_id}/members/{user_id}", "projects.members.delete", member_delete, "Take a user out of a project", tag,
-                   {204: None}, (403, 404, 409))  # fmt: skip
 
 
 # -- signing in ------------------------------------------------------------------------------------------------------------------------------
@@ -245,8 +196,15 @@ def me() -> ResponseReturnValue:
     return io.answer({
         **show_user(found.user, mfa_enabled=bool(factors.devices_of(ctx.db, found.user.id))), "kind": found.user.kind, "current_project_id": ctx.project_id,
         "memberships": held, "groups": groups, "scopes": [scope for limit in ctx.principal.limits for scope in limit.statements[0].actions],
-        "credential": ctx.principal.credential,
+        "credential": ctx.principal.credential, "language": language_of(found.user), "time_zone": zone_of(found.user).key,
     })  # fmt: skip
+
+
+def me_change() -> ResponseReturnValue:
+    """Change what the caller likes."""
+    given: ProfileChange = read(ProfileChange)
+    locale_update(context(), language=given.language, time_zone=given.time_zone)
+    return me()
 
 
 def change_password() -> ResponseReturnValue:
@@ -337,68 +295,3 @@ def show_token(row: ApiToken) -> dict[str, Any]:
         "created_at": io.moment(row.created_at),
         "expires_at": io.moment(row.expires_at), "last_used_at": io.moment(row.last_used_at), "last_used_ip": row.last_used_ip,
     }  # fmt: skip
-
-
-# -- projects --------------------------------------------------------------------------------------------------------------------------------
-
-
-def project_list() -> ResponseReturnValue:
-    """Projects."""
-    only()
-    rows = projects.projects_visible(context())
-    return io.answer(io.page_of([show_project(row) for row in rows], count=len(rows)))
-
-
-def project_create() -> ResponseReturnValue:
-    """A new project."""
-    given: ProjectInput = read(ProjectInput)
-    row = projects.project_create(context(), name=given.name, description=given.description)
-    return io.answer(show_project(row), 201, headers={"Location": f"{PREFIX}/projects/{row.id}"})
-
-
-def project(project_id: str) -> ResponseReturnValue:
-    """One project."""
-    return io.answer(show_project(projects.project_find(context(), project_id)))
-
-
-def project_change(project_id: str) -> ResponseReturnValue:
-    """Change it."""
-    given: ProjectChange = read(ProjectChange)
-    return io.answer(show_project(projects.project_update(context(), project_id, name=given.name, description=given.description)))
-
-
-def project_boundary(project_id: str) -> ResponseReturnValue:
-    """Its permission boundary."""
-    given: Boundary = read(Boundary)
-    return io.answer(show_project(projects.boundary_set(context(), project_id, given.policy or "")))
-
-
-def members(project_id: str) -> ResponseReturnValue:
-    """Its members."""
-    only()
-    rows = projects.members_of(context(), project_id)
-    return io.answer(io.page_of([_show_member(row) for row in rows], count=len(rows)))
-
-
-def member_set(project_id: str) -> ResponseReturnValue:
-    """Add or change one."""
-    given: MemberInput = read(MemberInput)
-    return io.answer(_show_member(projects.member_set(context(), project_id, given.username, given.role)))
-
-
-def member_delete(project_id: str, user_id: str) -> ResponseReturnValue:
-    """Take one out."""
-    projects.member_remove(context(), project_id, user_id)
-    return io.empty()
-
-
-def show_project(row: Project) -> dict[str, Any]:
-    """A project."""
-    return {
-        "project_id": row.id, "id": row.id, "name": row.name, "description": row.description,
-        "boundary_policy_id": row.boundary_policy_id, "created_at": io.moment(row.created_at),
-    }  # fmt: skip
-
-
-def _show_member(row: Membership) -> dict[str, Any]:
-    return {"user_id": row.user_id, "username": row.user.username, "role": row.role, "created_at": io.moment(row.created_at)}

@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -248,10 +248,3 @@ def checked_name(name: str, *, longest: int) -> str:
 def oneself(ctx: Context) -> audit.Subject:
     """The caller as the subject of an audit entry."""
     return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)
-
-
-def preferences_update(ctx: Context, changes: Mapping[str, bool | list[str]]) -> None:
-    """Keep how the caller likes the console; nobody else is concerned, so it is not audited."""
-    with transaction(ctx.db):
-        user = user_lock(ctx.db, ctx.principal.user_id)
-        user.preferences = {**user.preferences, **changes}
