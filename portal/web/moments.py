@@ -47,7 +47,9 @@ class Writer:
         if moment is None:
             return "–"
         local = moment.astimezone(self.zone)
-        return f"{local.strftime(f'{self.manner.date} {self.manner.time}')} {local.tzname()}"
+        name = str(local.tzname())
+        # Places without a name for their time have numbers: -03.
+        return f"{local.strftime(f'{self.manner.date} {self.manner.time}')} {name if name.isalpha() else f'UTC{name}'}"
 
     def clock_s(self, moment: datetime) -> str:
         """`16:49:07` today, with the date before that."""

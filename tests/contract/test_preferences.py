@@ -33,7 +33,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
     [
         ("UTC", "en", "2026-11-20 23:30:05 UTC"), ("Europe/Ljubljana", "en", "2026-11-21 00:30:05 CET"), ("America/New_York", "en", "2026-11-20 18:30:05 EST"),
         ("Europe/London", "en-GB", "20 Nov 2026 23:30:05 GMT"), ("America/New_York", "en-US", "Nov 20, 2026 6:30:05 PM EST"),
-        ("Asia/Kolkata", "en", "2026-11-21 05:00:05 IST"),
+        ("Asia/Kolkata", "en", "2026-11-21 05:00:05 IST"), ("America/Argentina/Buenos_Aires", "en", "2026-11-20 20:30:05 UTC-03"),
     ],
 )  # fmt: skip
 def test_a_moment_over_the_end_of_a_day(zone: str, language: str, text: str) -> None:
