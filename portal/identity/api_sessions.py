@@ -58,7 +58,7 @@ def session_refresh(ctx: Context, refresh: str) -> Pair:
     with transaction(ctx.db):
         user = user_lock(ctx.db, user_id)
         found = ctx.db.scalars(query.execution_options(populate_existing=True)).first()
-        holds = found is not None and user.is_active and found.expires_at > now() and found.last_seen_at + idle_after(ctx) > now()
+        holds = found is not None and user.is_active and found.expires_at > now() and found.last_seen_at + _idle(ctx) > now()
         if found is None or not holds:
             raise Unauthorized(OVER)
         fresh = update(SessionRefresh).where(SessionRefresh.token_hash == digest(refresh), SessionRefresh.used_at.is_(None)).values(used_at=now())
@@ -76,7 +76,7 @@ def session_refresh(ctx: Context, refresh: str) -> Pair:
     return pair
 
 
-def idle_after(ctx: Context) -> timedelta:
+def _idle(ctx: Context) -> timedelta:
     """How long a session may lie unused."""
     return timedelta(minutes=ctx.settings.session_idle_minutes)
 
