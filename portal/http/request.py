@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
+from werkzeug import Response
 
 from portal.identity import accounts, factors, tokens
-from portal.identity.accounts import SignedIn
+from portal.identity.accounts import ACCESS_PREFIX, SignedIn
 from portal.identity.oauth2.bearer import bearer_user, looks_like_one
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
@@ -64,12 +65,11 @@ def _load_user(_request: object) -> LoginUser | None:
 def signed_in() -> SignedIn | None:
     """Who is behind the request's credential. A token header, even a wrong one, wins over the cookie."""
     if "signed_in" not in g:
-        settings = portal_settings()
         token = token_from_header()
         if token is not None:
             g.signed_in = _behind_token(token)
         elif secret := session_secret():
-            g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
+            g.signed_in = None if secret.startswith(ACCESS_PREFIX) else _behind_session(secret)
         else:
             g.signed_in = None
     found: SignedIn | None = g.signed_in
@@ -96,7 +96,13 @@ def unfinished() -> Unfinished | None:
     return Unfinished.FACTOR if factors.devices_of(db.session(), found.user.id) else Unfinished.ENROL
 
 
+def _behind_session(secret: str) -> SignedIn | None:
+    return accounts.session_user(db.session(), secret, idle=timedelta(minutes=portal_settings().session_idle_minutes))
+
+
 def _behind_token(token: str) -> SignedIn | None:
+    if token.startswith(ACCESS_PREFIX):
+        return _behind_session(token)
     if not looks_like_one(token) or not request.headers.get("Authorization", "").lower().startswith("bearer "):
         return tokens.token_user(db.session(), token, source_ip=source_ip())
     try:
@@ -142,6 +148,12 @@ def session_cookie_name() -> str:
     """`__Host-` where the browser treats the connection as secure, which loopback is; a plain name on bare HTTP."""
     host = request.host.rpartition(":")[0] or request.host
     return SESSION_COOKIE if request.is_secure or host in LOOPBACK_NAMES or request.host in LOOPBACK_NAMES else PLAIN_SESSION_COOKIE
+
+
+def give_session(response: Response, secret: str) -> None:
+    """Give the browser the secret of its session."""
+    name, age_s = session_cookie_name(), portal_settings().session_absolute_hours * 3600
+    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
 
 
 def session_secret() -> str:

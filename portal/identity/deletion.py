@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, update
 
 from portal.identity import iam
+from portal.identity.access import admins_lock, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
 from portal.identity.factors import MfaDevice
 from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession
@@ -87,7 +88,8 @@ def remove(ctx: Context, user_id: str, *, heir_id: str | None) -> None:
     for rtype in sorted(ctx.registry, key=lambda rtype: rtype.key):
         ctx.db.execute(update(rtype.model).where(rtype.model.owner_id == user_id).values(owner_id=heir_id))
     lock_clients_of(ctx.db, user_id)
-    user = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+    admins_lock(ctx.db)
+    user = user_lock(ctx.db, user_id)
     iam.forget_user(ctx.db, user_id)
     quota_requests.withdraw_all(ctx.db, user_id=user_id)
     quota.hand_over(ctx.db, user_id, heir_id)

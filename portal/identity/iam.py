@@ -5,6 +5,7 @@ used as long as the number is the same, and a change counts from the next reques
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
@@ -135,6 +136,12 @@ def forget_user(session: Session, user_id: str) -> None:
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id))
     session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id))
     bump(session)
+
+
+def groups_of(session: Session, user_id: str) -> Sequence[IamGroup]:
+    """The groups that a user is in, by name."""
+    query = select(IamGroup).join(IamGroupMember, IamGroupMember.group_id == IamGroup.id)
+    return session.scalars(query.where(IamGroupMember.user_id == user_id, IamGroup.deleted_at.is_(None)).order_by(IamGroup.name, IamGroup.id)).all()
 
 
 def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:

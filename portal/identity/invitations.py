@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import delete, select
 
 from portal.identity import iam, passwords, sign_in
+from portal.identity.access import access_end, user_lock
 from portal.identity.accounts import oneself, principal_of, refuse_beyond, require_proof
-from portal.identity.models import ApiToken, Invitation, User, UserSession, digest
-from portal.identity.oauth2.models import end_access
+from portal.identity.models import Invitation, User, digest
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
 from portal.kernel import audit
@@ -34,7 +34,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
         refuse_restricted(ctx, "identity.user.invite")
         # Whoever holds the code becomes that user.
         refuse_beyond(ctx, user)
-        if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
+        if not user_lock(ctx.db, user.id).is_active:
             raise Conflict(f"{user.username} is disabled. Enable the account first.")
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == user.id))
         ctx.db.add(Invitation(code_hash=digest(code), user_id=user.id, created_by=str(ctx.principal.user_id), expires_at=now() + LIFETIME))
@@ -49,14 +49,12 @@ def invitation_accept(ctx: Context, code: str, password: str) -> Step:
     fresh = passwords.hash_password(password)
     ctx.principal = principal_of(user, "invitation")
     with acting(ctx, "identity.user.accept_invitation", oneself(ctx)):
+        row = user_lock(ctx.db, user.id)
         used = delete(Invitation).where(Invitation.code_hash == digest(code), Invitation.expires_at > now()).returning(Invitation.user_id)
         if ctx.db.scalar(used) is None:
             raise Unauthorized(OVER)
-        row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
         row.password_hash, row.must_change_password, row.failed_sign_ins, row.locked_until = fresh, False, 0, None
-        for model in (UserSession, ApiToken):
-            ctx.db.execute(delete(model).where(model.user_id == row.id))
-        end_access(ctx.db, user_id=row.id)
+        access_end(ctx.db, row.id)
     return sign_in.enter(ctx, user, Proof("invitation"))
 
 

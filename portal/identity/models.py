@@ -99,6 +99,37 @@ class UserSession(Base):
     # When the user last proved who they are, and when with a second factor.
     proved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     mfa_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of a session that a program holds, whose access token stands in the cookie's place; it is worth nothing in a cookie.
+    access_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class SessionRefresh(Base):
+    """A refresh token of a session, known as its SHA-256: good once. A used one is kept as long as the session, so that a second use is noticed."""
+
+    __tablename__ = "session_refresh_tokens"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.session_id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Challenge(Base):
+    """A step of signing in or of proving something that was begun; its secret is known only as SHA-256."""
+
+    __tablename__ = "sign_in_challenges"
+
+    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str] = mapped_column(String(16))
+    # Random bytes in base64url that a passkey signs.
+    challenge: Mapped[str] = mapped_column(Text)
+    # How the first step was made, and what came of it.
+    method: Mapped[str] = mapped_column(String(64), default="password")
+    provider_sid: Mapped[str] = mapped_column(String(255), default="")
+    sealed_id_token: Mapped[str] = mapped_column(Text, default="")
+    tries: Mapped[int] = mapped_column(default=0)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ApiToken(Base):

@@ -9,6 +9,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
+from portal.identity.access import user_lock
 from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, checked_name, oneself, principal_of, refuse_beyond, require_proof
 from portal.identity.models import SERVICE, ApiToken, User, digest
 from portal.kernel import audit
@@ -80,7 +81,7 @@ def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
 
 def _lock_owner(ctx: Context, owner: User) -> None:
     """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
-    row = ctx.db.get_one(User, owner.id, with_for_update=True, populate_existing=True)
+    row = user_lock(ctx.db, owner.id)
     if row.id != ctx.principal.user_id:
         if not row.is_active:
             raise Conflict(f"{row.username} is disabled. Enable it first.")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
+from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
-from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
-from portal.identity.oauth2.models import end_access
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
-from portal.kernel.ids import is_storable, new_id
+from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
@@ -24,10 +24,19 @@ EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 EVERYWHERE = Target(None, label="the platform's users")
 
 
-def users_list(ctx: Context) -> Sequence[User]:
-    """All people, by name. Raises Forbidden."""
+def users_list(ctx: Context, *, active: bool | None = None, role: str = "", search: str = "") -> Sequence[User]:
+    """All people, or those who fit, by name. Raises Forbidden, or InvalidRequest for what is no role."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
-    return ctx.db.scalars(select(User).where(User.kind == PERSON).order_by(User.username)).all()
+    query = select(User).where(User.kind == PERSON)
+    if active is not None:
+        query = query.where(User.is_active.is_(active))
+    if role:
+        if role not in ROLES:
+            raise InvalidRequest.fields({"role": [f"{role[:40]!r} is no role; there are {', '.join(ROLES)}."]})
+        query = query.where(or_(User.platform_role == role, User.memberships.any(Membership.role == role)))
+    if search:
+        query = query.where(or_(*(column.icontains(storable(search[:255]), autoescape=True) for column in (User.username, User.email))))
+    return ctx.db.scalars(query.order_by(User.username)).all()
 
 
 def user_find(ctx: Context, user_id: str) -> User:
@@ -70,7 +79,8 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
         refuse_restricted(ctx, "identity.user.update")
         refuse_beyond(ctx, user)
-        row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+        admins_lock(ctx.db)
+        row = user_lock(ctx.db, user_id)
         row.is_active = row.is_active if is_active is None else is_active
         if platform_role is not None:
             row.platform_role, row.role_source = platform_role, ""
@@ -80,9 +90,7 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         # A link that was made for what they were does not open what they are.
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
         if not row.is_active:
-            ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
-            ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
-            end_access(ctx.db, user_id=row.id)
+            access_end(ctx.db, row.id)
     return user
 
 
@@ -90,7 +98,7 @@ def user_sign_out(ctx: Context, user_id: str) -> int:
     """End every session of a user; how many there were. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
     with acting(ctx, "identity.user.sign_out", _about(user), target=EVERYWHERE):
-        return len(ctx.db.scalars(delete(UserSession).where(UserSession.user_id == user.id).returning(UserSession.session_id)).all())
+        return sign_ins_end(ctx.db, user_lock(ctx.db, user.id).id)
 
 
 def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
@@ -131,16 +139,9 @@ def _refuse_higher(ctx: Context, platform_role: str | None) -> None:
 
 
 def keep_an_admin(ctx: Context) -> None:
-    """Raise Conflict, within the caller's transaction, if nobody would be left to administer the platform."""
+    """Raise Conflict if nobody would be left to administer the platform, within the caller's transaction, which began with `admins_lock`."""
     ctx.db.flush()
-    # All of them are locked: two administrators who disable each other at once must not both succeed.
-    left = ctx.db.scalars(
-        select(User.id)
-        .where(User.platform_role == "platform_admin", User.is_active.is_(True), User.kind == PERSON)
-        .order_by(User.id)
-        .with_for_update()
-    ).first()
-    if left is None:
+    if is_last_admin(ctx, ""):
         raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
 
 

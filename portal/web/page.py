@@ -9,7 +9,7 @@ from flask import Response, flash, g, make_response, redirect, render_template, 
 from flask.typing import ResponseReturnValue
 
 from portal.http.probes import VERSION
-from portal.http.request import context, signed_in
+from portal.http.request import SESSION_COOKIE, context, session_cookie_name, signed_in
 from portal.identity.models import Project, User
 from portal.identity.projects import projects_visible
 from portal.kernel.activity import JobsQuery, jobs_page
@@ -22,6 +22,7 @@ from portal.kernel.quota_requests import waiting
 from portal.kernel.resource import ResourceType
 
 THEME_COOKIE = "theme"
+YEAR_S = 365 * 86_400
 THEMES = ("system", "light", "dark")
 SERVICE_ICONS = {"compute": "compute", "storage": "storage", "networking": "net", "security": "shield"}
 TRAY_SIZE = 6
@@ -113,6 +114,14 @@ def go(url: str, message: str = "", tone: str = "ok") -> ResponseReturnValue:
 def toast(message: str, tone: str = "ok") -> None:
     """Say something on the next page that is shown."""
     flash(message, tone)
+
+
+def with_theme(answer: ResponseReturnValue, wanted: str) -> Response:
+    """Keep light, dark or as the system in this browser, along with an answer."""
+    response = make_response(answer)
+    if wanted in THEMES:
+        response.set_cookie(THEME_COOKIE, wanted, max_age=YEAR_S, samesite="Lax", secure=session_cookie_name() == SESSION_COOKIE, httponly=True)
+    return response
 
 
 def field_errors(error: PortalError, known: Sequence[str]) -> tuple[dict[str, list[str]], str]:

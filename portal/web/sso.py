@@ -39,8 +39,6 @@ def back(name: str) -> ResponseReturnValue:
     """From the provider."""
     ctx, provider = context(), remote.provider_named(name)
     try:
-        # No transaction waits for the provider.
-        ctx.db.rollback()
         claims, id_token, goal, purpose = remote.come_back(provider, by=_session_id(), issuer=request.args.get("iss", ""))
         if purpose == "link":
             sso.identity_link(ctx, provider, claims)

@@ -9,10 +9,9 @@ from sqlalchemy import ColumnElement, delete, or_, select
 
 from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metrics
 from portal.compute.reconcile import reconcile_instances
-from portal.identity.models import ApiToken, Invitation, UserSession
+from portal.identity.models import ApiToken, Challenge, Invitation, UserSession
 from portal.identity.oauth2.keys import keys_rotate
 from portal.identity.oauth2.models import OAuthCode, OAuthFamily
-from portal.identity.sign_in import Challenge
 from portal.kernel import audit, quota, quota_history, tags
 from portal.kernel.alerts import Alert
 from portal.kernel.db import now, transaction

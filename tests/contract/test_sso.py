@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from flask import Flask
 from flask.testing import FlaskClient
@@ -24,6 +25,7 @@ from portal.identity.models import Membership, User, UserSession
 from portal.identity.providers import Claims, Provider
 from portal.identity.sso import Identity
 from portal.kernel.audit import AuditEntry
+from portal.kernel.db import db
 from portal.settings import Settings
 from tests.support.openid import CLIENT, SECRET, Liar, lying_provider, shared_secret_token
 from tests.support.people import People
@@ -443,6 +445,51 @@ def test_what_is_no_logout_token_ends_nothing(app: Flask, liar: Liar, claims: di
     liar.sign = forged
     app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
     assert client.get("/account").status_code == 200
+
+
+def test_strange_tokens_do_not_make_the_portal_ask_for_keys_each_time(app: Flask, liar: Liar) -> None:
+    enter(app.test_client(), liar)
+    liar.key = ECKey.generate_key("P-256", {"kid": "second", "use": "sig", "alg": "ES256"})
+    known, liar.requests = liar.requests.count("/jwks"), []
+    assert known == 1
+    for _ in range(3):
+        liar.published = [ECKey.generate_key("P-256", {"kid": "first", "use": "sig", "alg": "ES256"})]
+        app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
+    assert liar.requests.count("/jwks") == 1
+
+
+def test_a_provider_without_keys_ends_nothing(app: Flask, liar: Liar) -> None:
+    liar.has_keys = False
+    answer = app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
+    assert answer.status_code in {303, 401}
+
+
+def test_no_transaction_waits_for_the_provider(app: Flask, liar: Liar, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    del database
+    open_ones: list[str] = []
+    send = requests.Session.send
+
+    def watched(self: requests.Session, request: requests.PreparedRequest, **more: Any) -> requests.Response:
+        if db.session().in_transaction():
+            open_ones.append(str(request.url))
+        return send(self, request, **more)
+
+    monkeypatch.setattr(requests.Session, "send", watched)
+    client = app.test_client()
+    enter(client, liar)
+    # As after a start: what the provider is, is asked for again.
+    forget_metadata(app)
+    page = client.get("/account")
+    client.post("/account/identities/staff/link", data={"csrf_token": csrf_of(page)})
+    enter(client, liar, purpose="link")
+    forget_metadata(app)
+    client.post("/logout", data={"csrf_token": csrf_of(client.get("/account"))})
+    assert open_ones == []
+    assert liar.requests.count("/.well-known/openid-configuration") == 3
+
+
+def forget_metadata(app: Flask) -> None:
+    app.extensions["portal_sso"][0].staff.server_metadata.clear()
 
 
 def test_an_id_token_is_no_logout_token(app: Flask, liar: Liar) -> None:
