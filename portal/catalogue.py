@@ -7,6 +7,7 @@ from portal.compute.key_pairs import KEY_PAIR
 from portal.kernel.resource import Registry
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
+from portal.security.roles import ROLE
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -58,4 +59,4 @@ EVENTS = {
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
-    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP], PERMISSIONS)
+    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP, ROLE], PERMISSIONS)

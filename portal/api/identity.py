@@ -1,6 +1,7 @@
 """Endpoints of identity: signing in, tokens, the own account, projects with their members, users."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from flask.typing import ResponseReturnValue
@@ -16,6 +17,7 @@ from portal.identity import accounts, projects, sign_in, tokens, users
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.fields import ONE_LINE
+from portal.security.role_sessions import role_leave
 
 DAY_S = 86_400
 Line = Field(max_length=255)
@@ -237,6 +239,8 @@ def logout() -> ResponseReturnValue:
     kind, _, name = ctx.principal.credential.partition(":")
     if kind == "token":
         tokens.token_revoke(ctx, name)
+    elif kind == "role":
+        role_leave(ctx)
     elif kind == "oauth":
         raise InvalidRequest("An application ends its tokens at /oauth2/revoke.")
     else:
@@ -250,7 +254,8 @@ def me() -> ResponseReturnValue:
     ctx = context()
     if found is None:
         raise NotFound("Nobody is signed in.")
-    roles = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships]
+    assumed = found.principal.assumed
+    roles = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships if assumed is None]
     return io.answer(
         {
             **show_user(found.user),
@@ -258,6 +263,7 @@ def me() -> ResponseReturnValue:
             "current_project_id": ctx.project_id,
             "memberships": roles,
             "credential": ctx.principal.credential,
+            "assumed_role": None if assumed is None else asdict(assumed),
         }
     )
 

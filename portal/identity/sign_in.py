@@ -12,7 +12,17 @@ from sqlalchemy import ForeignKey, String, Text, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, iam, passwords
-from portal.identity.accounts import SIGN_IN, SignedIn, check_password, home_project, note_failure, oneself, principal_of, session_renew
+from portal.identity.accounts import (
+    SIGN_IN,
+    SignedIn,
+    check_password,
+    end_assumed,
+    home_project,
+    note_failure,
+    oneself,
+    principal_of,
+    session_renew,
+)
 from portal.identity.models import PERSON, User, UserSession, digest
 from portal.kernel import audit
 from portal.kernel.context import Context
@@ -225,4 +235,6 @@ def sessions_end_others(ctx: Context, keep_session: str) -> int:
     """End every session of the caller but one; how many there were."""
     with acting(ctx, "identity.session.delete_others", oneself(ctx)):
         others = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id != keep_session)
-        return len(ctx.db.scalars(delete(UserSession).where(*others).returning(UserSession.session_id)).all())
+        gone = ctx.db.scalars(delete(UserSession).where(*others).returning(UserSession.session_id)).all()
+        end_assumed(ctx.db, str(ctx.principal.user_id), gone)
+        return len(gone)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
-from portal.identity.accounts import refuse_beyond, require_proof
+from portal.identity.accounts import end_assumed, refuse_beyond, require_proof
 from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
@@ -90,6 +90,7 @@ def user_sign_out(ctx: Context, user_id: str) -> int:
     """End every session of a user; how many there were. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
     with acting(ctx, "identity.user.sign_out", _about(user), target=EVERYWHERE):
+        end_assumed(ctx.db, user.id)
         return len(ctx.db.scalars(delete(UserSession).where(UserSession.user_id == user.id).returning(UserSession.session_id)).all())
 
 
@@ -103,7 +104,7 @@ def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
 def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
     """The tokens of a user, without their secrets. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at.desc())).all()
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
 
 
 def taken_as(ctx: Context, username: str, email: str) -> str:
