@@ -159,8 +159,15 @@ def sign_out(ctx: Context, secret: str) -> None:
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
     """The caller's own sessions, newest first."""
+    refuse_assumed(ctx)
     query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
     return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
+
+
+def refuse_assumed(ctx: Context) -> None:
+    """Raise Forbidden for a session in a role: what concerns the account of its user is not its own."""
+    if ctx.principal.assumed is not None:
+        raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} does not see what is its user's own.")
 
 
 def session_revoke(ctx: Context, session_id: str) -> None:

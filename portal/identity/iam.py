@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
-from portal.identity.models import ApiToken, Membership, Project
+from portal.identity.models import ApiToken, Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Access, compiled
 from portal.kernel.context import Grant, Limit, Principal
@@ -223,6 +223,17 @@ def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
     mine = select(IamGroupMember.group_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
     mine = mine.where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups), IamGroup.deleted_at.is_(None))
     return bool(groups) and session.scalars(mine.limit(1)).first() is not None
+
+
+def users_trusted(session: Session, role: IamRole) -> list[User]:
+    """The active users and service accounts that may assume a role, by name."""
+    ids = [each["id"] for each in role.trusted if each["type"] != "group"]
+    groups = [each["id"] for each in role.trusted if each["type"] == "group"]
+    live = select(IamGroup.id).where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None))
+    in_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(live))
+    members = select(Membership.user_id).where(Membership.project_id == role.project_id)
+    query = select(User).where(User.is_active.is_(True), User.id.in_(members), or_(User.id.in_(ids), User.id.in_(in_groups)))
+    return list(session.scalars(query.order_by(User.username)).all())
 
 
 def roles_trusting(session: Session, user_id: str) -> list[IamRole]:

@@ -18,6 +18,7 @@ from portal.identity.accounts import (
     checked_name,
     oneself,
     principal_of,
+    refuse_assumed,
     refuse_beyond,
     require_proof,
 )
@@ -134,6 +135,8 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
     """The caller's own tokens, or those of a service account that the caller was shown, newest first."""
+    if owner is None:
+        refuse_assumed(ctx)
     user_id = owner.id if owner is not None else ctx.principal.user_id
     return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
 
