@@ -86,6 +86,10 @@ class IamRole(Shareable, Base):
     trust_policy: Mapped[dict[str, Any]] = f.field(f.Document(), label="Trust", default=dict, help="Who may assume the role.")
     max_session_duration_hours: Mapped[int] = f.field(f.Int(1, MAX_ROLE_HOURS), label="Longest session", unit="h", default=1)
 
+    attachments: Mapped[list["IamAttachment"]] = relationship(
+        primaryjoin="and_(IamRole.id == IamAttachment.principal_id, IamAttachment.principal_type == 'role')",
+        foreign_keys="IamAttachment.principal_id", order_by="IamAttachment.policy_id",
+    )  # fmt: skip
     attached: Mapped[list["IamPolicy"]] = relationship(
         secondary="iam_attachments", primaryjoin="and_(IamRole.id == IamAttachment.principal_id, IamAttachment.principal_type == 'role')",
         secondaryjoin="and_(IamPolicy.id == IamAttachment.policy_id, IamPolicy.deleted_at.is_(None))", order_by="IamPolicy.name", viewonly=True,

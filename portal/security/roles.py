@@ -19,7 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, Param, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.kernel.ids import new_id, storable
+from portal.kernel.ids import storable
 from portal.kernel.policy import as_document, statements_in
 from portal.kernel.resource import Column, ResourceType
 
@@ -85,10 +85,10 @@ def _policies_named(ctx: Context, project_id: str, names: Sequence[str]) -> list
     return list(found.values())
 
 
-def _attach(ctx: Context, role_id: str, policies: Sequence[IamPolicy]) -> None:
+def _attach(ctx: Context, role: IamRole, policies: Sequence[IamPolicy]) -> None:
     for policy in policies:
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
-        ctx.db.add(IamAttachment(policy_id=policy.id, principal_type="role", principal_id=role_id, created_by=ctx.principal.username))
+        role.attachments.append(IamAttachment(policy_id=policy.id, principal_type="role", created_by=ctx.principal.username))
 
 
 def _refuse_builtin(role: IamRole) -> None:
@@ -108,11 +108,10 @@ def role_create(
     policies = _policies_named(ctx, ctx.project_id, permission_policies or ())
     trust = trust_checked(ctx, ctx.project_id, trust_policy or {})
     role = IamRole(
-        id=new_id("role"), name=name, project_id=ctx.project_id, trust_policy=trust, max_session_duration_hours=max_session_duration_hours,
+        name=name, project_id=ctx.project_id, trust_policy=trust, max_session_duration_hours=max_session_duration_hours,
         description=description, tags=tags or {}, origin=CUSTOM,
     )  # fmt: skip
-    _attach(ctx, role.id, policies)
-    iam.bump(ctx.db)
+    _attach(ctx, role, policies)
     return role
 
 
@@ -137,9 +136,9 @@ def _set_policies(ctx: Context, role: IamRole, names: Sequence[str]) -> None:
         refuse_relief(ctx, statements_in(have[policy_id].document), have[policy_id].project_id)
     mine = (IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id)
     ctx.db.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(have.keys() - wanted.keys())))
-    _attach(ctx, role.id, [wanted[policy_id] for policy_id in sorted(wanted.keys() - have.keys())])
+    _attach(ctx, role, [wanted[policy_id] for policy_id in sorted(wanted.keys() - have.keys())])
     ctx.db.flush()
-    ctx.db.expire(role, ["attached"])
+    ctx.db.expire(role, ["attached", "attachments"])
 
 
 @operation(IamRole, "delete", label="Delete", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True)
