@@ -206,5 +206,5 @@ ROLE = ResourceType(
     show={"trust_principal_type": _trusts, "permission_policies": lambda v: v.permission_policies, "document": builtin_document,
           "policies": _policy_names},
     shapes={"permission_policies": NAMES, "policies": NAMES, "document": {"type": ["object", "null"]}},
-    eager=_with_attached, extra_permissions={"assume": "write", "end_session": "manage"},
+    eager=_with_attached, extra_permissions={"assume": "read", "end_session": "manage"},
 )  # fmt: skip

@@ -22,7 +22,7 @@ PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
     "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/quotas/requests", "/quotas/requests/new",
     "/alerts", "/projects", "/users", "/account", "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new",
-    "/security/groups", "/security/simulator", "/security/unused", "/security/sign-in", "/security/service-accounts", "/security/applications",
+    "/security/groups", "/security/roles", "/security/roles/new", "/security/roles/role-developer/permissions", "/security/simulator", "/security/unused", "/security/sign-in", "/security/service-accounts", "/security/applications",
     "/search?q=tiny", "/api/v1/docs", "/nowhere",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
@@ -47,7 +47,7 @@ def instance_of(page: Page, portal: Running) -> str:
 
 
 def access_pages(portal: Running) -> list[str]:
-    """A service account with a key, an application, and the question whether it may act in the user's name."""
+    """A service account with a key, a role with a session, an application, and the question whether that may act in the user's name."""
 
     def post(path: str, body: dict[str, object], token: str = "") -> dict[str, str]:
         answer = requests.post(f"{portal.url}{path}", json=body, headers={"Authorization": f"Token {token}"} if token else {}, timeout=20)
@@ -62,8 +62,14 @@ def access_pages(portal: Running) -> list[str]:
     client = post("/api/v1/oauth-clients", {"name": "Reports", "redirect_uris": [callback], "scopes": ["compute:read", "*:write"]}, token)[
         "client_id"
     ]
+    role_body = {"name": f"Operator {token[-6:]}", "trust_policy": {"principals": [{"type": "user", "id": "admin"}]}}
+    role = post("/api/v1/security/roles", role_body, token)["id"]
+    post(f"/api/v1/security/roles/{role}/assume", {"session_name": "night shift"}, token)
+    of_role = [
+        f"/security/roles/{role}{rest}" for rest in ("", "/permissions", "/trust", "/sessions", "/assume", "/actions/update", "/actions/delete")
+    ]
     question = {"response_type": "code", "client_id": client, "redirect_uri": callback, "code_challenge": "x" * 43, "code_challenge_method": "S256"}
-    return [f"/security/service-accounts/{account}", f"/security/applications/{client}", f"/oauth2/authorize?{urlencode(question)}"]
+    return [*of_role, f"/security/service-accounts/{account}", f"/security/applications/{client}", f"/oauth2/authorize?{urlencode(question)}"]
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 320)])
