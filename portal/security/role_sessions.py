@@ -12,7 +12,7 @@ from portal.identity.accounts import checked_name, require_proof
 from portal.identity.iam import BUILTIN, IamRole
 from portal.identity.models import ApiToken, User, digest
 from portal.identity.tokens import TOKEN_PREFIX
-from portal.kernel import audit
+from portal.kernel import audit, events
 from portal.kernel.authz import authorize, reach, target_of
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
@@ -56,6 +56,7 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
         )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
+        _tell(ctx, ASSUME, role, token)
     return secret, token, role
 
 
@@ -121,7 +122,13 @@ def role_session_end(ctx: Context, role: IamRole, session_id: str) -> None:
             authorize(ctx, END, target_of(role))
         user = ctx.db.get_one(User, token.user_id)
         ctx.db.delete(token)
+        _tell(ctx, END, role, token)
         audit.record(ctx, END, _about(role), details={"session": token.id, "session_name": token.name, "username": user.username})
+
+
+def _tell(ctx: Context, event: str, role: IamRole, token: ApiToken) -> None:
+    payload = {"session_id": token.id, "session_name": token.name}
+    events.emit(ctx, event, resource_id=role.id, name=role.name, project_id=role.project_id, payload=payload)
 
 
 def role_leave(ctx: Context) -> None:

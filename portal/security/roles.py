@@ -193,10 +193,12 @@ def seed_roles(session: Session) -> None:
 
 
 _update = update_operation(IamRole, needs="manage", also=("trust_policy", "max_session_duration_hours"), before=_before_update)
-_policies = Param("permission_policies", POLICIES, required=False, default=None, nullable=False)
-role_update = replace(
-    _update, params={**_update.params, "trust_policy": replace(_update.params["trust_policy"], info=TRUST), _policies.name: _policies}
-)
+_more = {
+    "permission_policies": Param("permission_policies", POLICIES, required=False, default=None, nullable=True),
+    # An emptied field withdraws all trust.
+    "trust_policy": Param("trust_policy", TRUST, required=False, default=None, nullable=True),
+}
+role_update = replace(_update, params={"name": _update.params["name"], **_more, **{k: v for k, v in _update.params.items() if k not in _more}})
 ROLE = ResourceType(
     IamRole, service="security", name="role", collection="roles", prefix="role", label="Role", plural="Roles", icon="users",
     summary="What whoever is trusted may do for a while, in place of all else that they may.",

@@ -92,7 +92,7 @@ def role_principal(ctx: Context, role: IamRole, revision: int | None, *, mfa: bo
 def user_named(ctx: Context, named: str, target: Target) -> User:
     """Oneself, or, with the permission to simulate, somebody of the project. Raises InvalidRequest or Forbidden."""
     text = storable(named)
-    if text in {ctx.principal.user_id, ctx.principal.username}:
+    if text in {ctx.principal.user_id, ctx.principal.username} and ctx.principal.assumed is None:
         return ctx.db.get_one(User, ctx.principal.user_id)
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
     query = select(User).where((User.id == text) | (User.username == text))

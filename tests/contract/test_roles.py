@@ -243,6 +243,12 @@ def test_deleting_the_role_is_refused_while_it_is_in_use(admin: Api, viewer: Api
     assert admin("DELETE", f"/security/policies/{policy}").status_code == 204
 
 
+def test_beginning_and_ending_are_events(admin: Api, viewer: Api, role: str) -> None:
+    assume(viewer, role, "one").post("/auth/logout")
+    told = [(row["type"], row["payload"].get("session_name")) for row in admin.get(f"/security/roles/{role}/events").json["results"]]
+    assert told[-2:] == [("security.role.assume", "one"), ("security.role.end_session", "one")]
+
+
 def test_sessions_are_listed_and_ended(admin: Api, viewer: Api, role: str, api_for: Callable[..., Api]) -> None:
     acting, second = assume(viewer, role, "one"), assume(viewer, role, "two")
     rows = admin.get(f"/security/roles/{role}/sessions").json["results"]

@@ -210,6 +210,8 @@ def test_what_is_the_users_own_is_not_the_roles(admin: Api, api_for: Callable[..
     assert acting.get("/security/audit-logs").json["results"] == []
     assert acting.get("/auth/keys").status_code == 403
     assert acting.get("/auth/sessions").status_code == 403
+    assert acting.get(f"/security/what-can?user={developer.user.username}").status_code == 403
+    assert acting.get("/security/unused-permissions").status_code == 403
 
 
 def test_a_session_in_a_role_gives_no_more_than_the_role(admin: Api, api_for: Callable[..., Api]) -> None:

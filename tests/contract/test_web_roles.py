@@ -48,6 +48,8 @@ def test_a_role_is_made_and_changed_with_forms(console: FlaskClient, admin: Api)
     assert status == 200
     changed = admin.get(f"/security/roles/{role['id']}").json
     assert (changed["policies"], changed["max_session_duration_hours"]) == ([], 3)
+    # An emptied field is no field left alone.
+    assert changed["trust_policy"] == {"principals": []}
     assert send(console, f"{base}/actions/delete", confirm="keys")[0] == 200
     assert admin.get("/security/roles?origin=custom").json["count"] == 0
 
