@@ -60,11 +60,7 @@ EVERYONE = Policy(
     "everyone",
     "Everyone",
     "What every signed-in user may do.",
-    (
-        Statement("ReadShared", allows=True, actions=("*:read",), conditions=(SHARED,)),
-        # Of no use without the role's trust, which is asked for besides; a policy may deny it.
-        Statement("AssumeTrusting", allows=True, actions=("security.role.assume",)),
-    ),
+    (Statement("ReadShared", allows=True, actions=("*:read",), conditions=(SHARED,)),),
 )
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import func, or_, select
@@ -13,12 +14,13 @@ from portal.identity.iam import BUILTIN, IamRole
 from portal.identity.models import ApiToken, User, digest
 from portal.identity.tokens import TOKEN_PREFIX
 from portal.kernel import audit, events
-from portal.kernel.authz import authorize, reach, target_of
-from portal.kernel.context import Context
+from portal.kernel.authz import access_of, authorize, compiled, reach, target_of
+from portal.kernel.context import Context, Grant
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refusals_audited
+from portal.kernel.policy import Statement
 
 ASSUME, END = "security.role.assume", "security.role.end_session"
 SHORTEST_S, USUAL_S, HOUR_S = 900, 3600, 3600
@@ -37,6 +39,7 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
     lasts = timedelta(seconds=duration_s or min(USUAL_S, role.max_session_duration_hours * HOUR_S))
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     details = {"session_name": name, "duration_s": int(lasts.total_seconds())}
+    ctx = _with_trust(ctx, role)
     with acting(ctx, ASSUME, _about(role), target=target_of(role), details=details):
         _refuse_indirect(ctx)
         role = _locked(ctx.db, role)
@@ -58,6 +61,16 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
         ctx.db.flush()
         _tell(ctx, ASSUME, role, token)
     return secret, token, role
+
+
+def _with_trust(ctx: Context, role: IamRole) -> Context:
+    """The context with what the role's trust says to the caller: that they may assume it. What denies that, and the project's boundary, still count."""
+    if not iam.is_trusted(ctx.db, role, str(ctx.principal.user_id)):
+        return ctx
+    says = Statement("Trust", allows=True, actions=(ASSUME,), resources=(f"security.role/{role.id}",))
+    grants = (*ctx.principal.grants, Grant("trust", role.project_id, f"the trust of role {role.name}", (says,)))
+    whole = replace(ctx.principal, grants=grants, limits=tuple(access_of(ctx.principal).limits), access=None)
+    return replace(ctx, principal=replace(ctx.principal, access=compiled(whole)))
 
 
 def _checked(role: IamRole, session_name: str, duration_s: int | None) -> str:

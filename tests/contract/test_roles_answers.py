@@ -40,7 +40,7 @@ def test_the_simulator_answers_for_a_role(admin: Api, viewer: Api) -> None:
     for missing, status in (("role/nothing", 400), ("role-000000000000", 400)):
         assert admin.post("/security/policies/simulate", {"user": missing, "action": STOP}).status_code == status
     allowed = {row["action"] for row in admin.get(f"/security/what-can?user={role}").json["results"] if row["decision"] == "allow"}
-    assert allowed == {STOP, "security.role.assume"}
+    assert allowed == {STOP}
 
 
 def test_a_condition_on_the_second_factor_is_asked_for_a_role(admin: Api) -> None:

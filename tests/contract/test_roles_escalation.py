@@ -87,6 +87,10 @@ def test_a_service_account_that_a_strong_role_trusts_is_strong(admin: Api, keepe
     assert keeper.post(f"/service-accounts/{account}/keys", {"name": "one"}).status_code == 201
     new_role(admin, "strong", "compute.instance.terminate", trusts=trust(("service_account", "robot")))
     assert keeper.post(f"/service-accounts/{account}/keys", {"name": "two"}).status_code == 403
+    client = {"name": "x", "grants": ["client_credentials"], "scopes": ["compute:read"], "service_account_id": account}
+    assert keeper.post("/oauth-clients", client).status_code == 403
+    assert keeper("PATCH", f"/service-accounts/{account}", {"is_active": False}).status_code == 200
+    assert keeper("PATCH", f"/service-accounts/{account}", {"is_active": True}).status_code == 403
 
 
 def test_what_denies_a_role_stays(admin: Api, keeper: Api) -> None:
@@ -125,6 +129,21 @@ def test_only_whole_credentials_assume(app: Flask, admin: Api, keeper: Api, peop
     acting = assume(keeper, role)
     refused = acting.post(f"/security/roles/{role}/assume", {"session_name": "again"})
     assert (refused.status_code, "assumes no role" in refused.json["message"]) == (403, True)
+
+
+def test_trust_is_enough_for_a_service_account_without_a_role(app: Flask, admin: Api, people: People, api_for: Callable[..., Api]) -> None:
+    account = admin.post("/service-accounts", {"name": "robot"}).json["id"]
+    key = admin.post(f"/service-accounts/{account}/keys", {"name": "one"}).json["key"]
+    robot = Api(app.test_client(), admin.user, key)
+    role = new_role(admin, "keys", "compute.key_pair.create", trusts=trust(("service_account", "robot")))
+    other = new_role(admin, "closed", "compute.key_pair.create")
+    assert robot.post(f"/security/roles/{other}/assume", {"session_name": "x"}).status_code == 404
+    assert assume(robot, role).post("/compute/key-pairs", {"name": "one"}).status_code == 201
+    # Not where the project's boundary does not let anybody.
+    chief = api_for("platform_admin")
+    boundary = write(chief, "no-roles", allow("compute:*", "*:manage"))
+    assert chief("PUT", f"/projects/{people.project_id}/boundary", {"policy": boundary}).status_code == 200
+    assert robot.post(f"/security/roles/{role}/assume", {"session_name": "x"}).status_code == 403
 
 
 def test_a_policy_may_deny_assuming(admin: Api, keeper: Api) -> None:
