@@ -11,10 +11,11 @@ from portal.api.endpoints import Endpoint
 from portal.api.resources import aliases, list_schema, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.request import context
+from portal.identity import iam
 from portal.kernel.db import now
 from portal.kernel.fields import ONE_LINE
 from portal.kernel.lookup import find
-from portal.security.role_sessions import NAME_MAX, SHORTEST_S, role_assume, role_session_end, sessions_of_role
+from portal.security.role_sessions import NAME_MAX, SHORTEST_S, role_assume, role_session_end
 from portal.security.roles import ROLE
 
 SESSION = thing(
@@ -65,7 +66,7 @@ def sessions(role_id: str) -> ResponseReturnValue:
         {"session_id": token.id, "session_name": token.name, "user_id": user.id, "username": user.username, "mfa": token.mfa,
          "created_at": io.moment(token.created_at), "expires_at": io.moment(token.expires_at), "last_used_at": io.moment(token.last_used_at),
          "last_used_ip": token.last_used_ip}
-        for token, user in sessions_of_role(ctx, find(ctx, ROLE, role_id))
+        for token, user in iam.sessions_in(ctx.db, find(ctx, ROLE, role_id))
     ]  # fmt: skip
     return io.answer(io.page_of(shown, count=len(shown)))
 

@@ -240,6 +240,13 @@ def users_trusted(session: Session, role: IamRole) -> list[User]:
     return list(session.scalars(query.order_by(User.username)).all())
 
 
+def sessions_in(session: Session, role: IamRole) -> list[tuple[ApiToken, User]]:
+    """The sessions that run in a role, newest first, each with whose it is; those whom it trusts no more act in none."""
+    users = {user.id: user for user in users_trusted(session, role)}
+    query = select(ApiToken).where(ApiToken.role_id == role.id, ApiToken.user_id.in_(users), ApiToken.expires_at > now())
+    return [(token, users[token.user_id]) for token in session.scalars(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
+
+
 def roles_trusting(session: Session, user_id: str) -> list[IamRole]:
     """The roles that a user or service account may assume."""
     projects = select(Membership.project_id).where(Membership.user_id == user_id)

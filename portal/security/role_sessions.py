@@ -1,7 +1,6 @@
 """Acting in a role: a token for some hours that may do what the role may and nothing else. It is looked up, kept and ended like any API token."""
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -115,12 +114,6 @@ def _locked(session: Session, role: IamRole) -> IamRole:
     if found is None:
         raise _missing(role.id)
     return found
-
-
-def sessions_of_role(ctx: Context, role: IamRole) -> Sequence[tuple[ApiToken, User]]:
-    """The sessions that run in a role that the caller was shown, newest first, each with whose it is."""
-    query = select(ApiToken, User).join(User, User.id == ApiToken.user_id).where(ApiToken.role_id == role.id, ApiToken.expires_at > now())
-    return [(token, user) for token, user in ctx.db.execute(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
 
 
 def role_session_end(ctx: Context, role: IamRole, session_id: str) -> None:

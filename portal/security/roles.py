@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from portal.identity import iam
@@ -16,7 +16,6 @@ from portal.identity.models import PERSON, SERVICE, ApiToken, Membership, User
 from portal.kernel import fields as f
 from portal.kernel.authz import ROLES, refuse_escalation, refuse_relief
 from portal.kernel.context import Context
-from portal.kernel.db import now
 from portal.kernel.declare import Effect, Param, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
@@ -145,7 +144,7 @@ def _set_policies(ctx: Context, role: IamRole, names: Sequence[str]) -> None:
 def role_delete(ctx: Context, role: IamRole, *, force: Annotated[bool, FORCE] = False) -> None:
     """Delete a role that nobody acts in, or end its sessions with it."""
     _refuse_builtin(role)
-    running = ctx.db.scalar(select(func.count()).select_from(ApiToken).where(ApiToken.role_id == role.id, ApiToken.expires_at > now())) or 0
+    running = len(iam.sessions_in(ctx.db, role))
     if running and not force:
         raise Conflict(
             f"{running} {'sessions run' if running > 1 else 'session runs'} in {role.name}. End them first, or delete it with force.",

@@ -16,7 +16,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.kernel.lookup import find
 from portal.kernel.policy import statements_in
-from portal.security.role_sessions import END, HOUR_S, SHORTEST_S, role_assume, role_session_end, sessions_of_role
+from portal.security.role_sessions import END, HOUR_S, SHORTEST_S, role_assume, role_session_end
 from portal.security.roles import ROLE, builtin_document, trusted_names
 from portal.web.derived import Tab
 from portal.web.page import field_errors, form_status, go, render
@@ -38,7 +38,7 @@ def _load_trust(ctx: Context, role: IamRole) -> Mapping[str, Any]:
 def _load_sessions(ctx: Context, role: IamRole) -> Mapping[str, Any]:
     me = ctx.principal.user_id
     may_end = decide(ctx, END, target_of(role)).allowed
-    rows = [(token, user, may_end or user.id == me) for token, user in sessions_of_role(ctx, role)]
+    rows = [(token, user, may_end or user.id == me) for token, user in iam.sessions_in(ctx.db, role)]
     return {"sessions": rows, "may_assume": role.origin == CUSTOM and iam.is_trusted(ctx.db, role, str(me))}
 
 

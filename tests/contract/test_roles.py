@@ -173,6 +173,8 @@ def test_withdrawn_trust_ends_it(admin: Api, viewer: Api, role: str) -> None:
     assert admin("PATCH", f"/security/roles/{role}", {"trust_policy": {"principals": []}}).status_code == 200
     assert is_over(acting)
     assert viewer.post(f"/security/roles/{role}/assume", {"session_name": "again"}).status_code == 403
+    assert admin.get(f"/security/roles/{role}/sessions").json["results"] == []
+    assert admin("DELETE", f"/security/roles/{role}").status_code == 204
 
 
 def test_a_group_is_trusted_as_long_as_one_is_in_it(admin: Api, viewer: Api) -> None:

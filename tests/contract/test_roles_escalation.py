@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 
+from portal.identity.models import ApiToken
 from portal.identity.tokens import token_create, token_user
 from portal.kernel.errors import PortalError
 from portal.kernel.operations import run
@@ -258,6 +260,7 @@ def test_deleting_and_assuming_at_once_leave_no_session(people: People, admin: A
     results = race([delete, *[assume_it] * 4])
     assert results[0] == "done"
     assert all(each.startswith("atonix_") or each in {"NOT_FOUND", "CONFLICT"} for each in results[1:]), results
+    assert people.context(None).db.scalars(select(ApiToken).where(ApiToken.role_id == role)).all() == []
     assert not any(token_user(people.context(None).db, each, source_ip="") for each in results[1:] if each.startswith("atonix_"))
 
 
