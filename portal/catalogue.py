@@ -7,6 +7,7 @@ from portal.compute.key_pairs import KEY_PAIR
 from portal.kernel.resource import Registry
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
+from portal.security.roles import ROLE
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -54,9 +55,11 @@ EVENTS = {
     "core.quota.request.approved": "A request was approved, and the limit set.",
     "core.quota.request.denied": "A request was denied.",
     "core.quota.request.withdrawn": "Whoever asked took the request back.",
+    "security.role.assume": "Somebody began to act in a role.",
+    "security.role.end_session": "A session in a role was ended before its time.",
 }
 
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
-    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP], PERMISSIONS)
+    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP, ROLE], PERMISSIONS)

@@ -4,7 +4,7 @@ from functools import cache
 
 from flask import Flask
 
-from portal.api import audit, compute, core, factors, identity, oauth_clients, projects, quotas, resources, security, service_accounts, users
+from portal.api import audit, compute, core, factors, identity, oauth_clients, projects, quotas, resources, roles, security, service_accounts, users
 from portal.api.endpoints import Endpoint, register
 from portal.api.openapi import document
 
@@ -20,7 +20,7 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *security.endpoints(), *resources.endpoints_of(registry),
+        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -10,7 +10,7 @@ from portal.api import body as io
 from portal.api.endpoints import Endpoint
 from portal.api.schemas import TEXT, Input, read, thing
 from portal.http.request import context, give_session, token_from_header
-from portal.identity import factors, sign_in, users
+from portal.identity import accounts, factors, sign_in, users
 from portal.kernel.authz import authorize
 from portal.kernel.errors import Forbidden, InvalidRequest, Unauthorized
 
@@ -99,6 +99,7 @@ def rules_set() -> ResponseReturnValue:
 
 
 def _oneself(user_id: str) -> None:
+    accounts.refuse_assumed(context())
     if user_id != context().principal.user_id:
         raise Forbidden("An app is set up by whoever holds the phone: you can do that for yourself only.")
 

@@ -1,6 +1,7 @@
 """Endpoints of identity: signing in, tokens, the own account."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from flask.typing import ResponseReturnValue
@@ -19,6 +20,7 @@ from portal.identity.preferences import LANGUAGES, language_of, locale_update, z
 from portal.identity.sign_in import Proof
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.fields import ONE_LINE
+from portal.security.role_sessions import role_leave
 
 Line = Field(max_length=255)
 
@@ -178,6 +180,8 @@ def logout() -> ResponseReturnValue:
     kind, _, name = ctx.principal.credential.partition(":")
     if kind == "token":
         tokens.token_revoke(ctx, name)
+    elif kind == "role":
+        role_leave(ctx)
     elif kind == "oauth":
         raise InvalidRequest("An application ends its tokens at /oauth2/revoke.")
     else:
@@ -191,12 +195,18 @@ def me() -> ResponseReturnValue:
     ctx = context()
     if found is None:
         raise NotFound("Nobody is signed in.")
-    held = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships]
-    groups = [{"group_id": group.id, "name": group.name, "project_id": group.project_id} for group in iam.groups_of(ctx.db, found.user.id)]
+    assumed = found.principal.assumed
+    held = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships if assumed is None]
+    groups = [
+        {"group_id": group.id, "name": group.name, "project_id": group.project_id}
+        for group in iam.groups_of(ctx.db, found.user.id)
+        if assumed is None
+    ]
     return io.answer({
         **show_user(found.user, mfa_enabled=bool(factors.devices_of(ctx.db, found.user.id))), "kind": found.user.kind, "current_project_id": ctx.project_id,
         "memberships": held, "groups": groups, "scopes": [scope for limit in ctx.principal.limits for scope in limit.statements[0].actions],
-        "credential": ctx.principal.credential, "language": language_of(found.user), "time_zone": zone_of(found.user).key,
+        "credential": ctx.principal.credential, "assumed_role": None if assumed is None else asdict(assumed), "language": language_of(found.user),
+        "time_zone": zone_of(found.user).key,
     })  # fmt: skip
 
 

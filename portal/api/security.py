@@ -37,7 +37,7 @@ REVIEW = thing(
     effects={"type": ["array", "null"], "items": EFFECT},
 )  # fmt: skip
 UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
-HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
+HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT, via=TEXT)
 
 
 class Circumstances(BaseModel):
@@ -53,7 +53,7 @@ class SimulationInput(BaseModel):
     """A question to the simulator."""
 
     model_config = ConfigDict(extra="forbid")
-    user: Short = Field(description="Name or id.")
+    user: Short = Field(description="Name or id; of a role its id or role/name.")
     action: Short
     resource: Short = Field("", description="Type and id, such as compute.instance/i-0123; nothing for the project.")
     context: Circumstances = Field(default_factory=Circumstances)
@@ -98,7 +98,7 @@ def endpoints() -> Iterator[Endpoint]:
     yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
                    query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
-                   {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id.", required=True), named))  # fmt: skip
+                   {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id; of a role its id or role/name.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
                    "What a user or a policy may do and nobody did for 90 days; reading is not audited and never called unused", POLICY.plural,
                    {200: UNUSED}, (403, 404), query=(Query("user", "Name or id; nothing means oneself."), Query("policy", "Id or name.")))  # fmt: skip
@@ -158,7 +158,7 @@ def simulation() -> ResponseReturnValue:
     around = given.context
     found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
     path = [_step(step) for step in found.path]
-    return io.answer({**_decision(found.decision), "path": path, "user": found.user.username, "resource": given.resource})
+    return io.answer({**_decision(found.decision), "path": path, "user": found.name, "resource": given.resource})
 
 
 def validation() -> ResponseReturnValue:
@@ -188,7 +188,16 @@ def who() -> ResponseReturnValue:
     """Everybody who may."""
     ctx, action = context(), request.args.get("action", "")
     found = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action))
-    shown = [{"user_id": user.id, "username": user.username, "policy": each.policy, "statement": each.statement} for user, each in found]
+    shown = [
+        {
+            "user_id": each.user.id,
+            "username": each.user.username,
+            "policy": each.decision.policy,
+            "statement": each.decision.statement,
+            "via": each.via,
+        }
+        for each in found
+    ]
     return io.answer(io.page_of(shown, count=len(shown)))
 
 

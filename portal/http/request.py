@@ -190,6 +190,8 @@ def _project(ctx: Context, found: SignedIn | None) -> str | None:
     if found is None:
         return None
     named = request.headers.get("X-Project", "")
+    if found.principal.assumed is not None and named in {"", found.principal.assumed.project_id}:
+        return found.principal.assumed.project_id
     if named:
         if not accounts.may_enter(ctx, named):
             raise NotFound(f"There is no project {named[:80]} here.")

@@ -4,6 +4,8 @@ Lock order of accounts, so that no two transactions wait for each other: applica
 lost), the user, then what belongs to the user: sign-ins that were begun, sessions, tokens, factors, identities, invitations; the head of the audit log last.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -23,10 +25,18 @@ def admins_lock(session: Session) -> None:
 
 
 def sign_ins_end(session: Session, user_id: str, *, keep_session: str = "") -> int:
-    """End every session of a locked user but one, and every sign-in that was begun; how many sessions there were."""
+    """End every session of a locked user but one, and every sign-in that was begun, with the roles assumed there; how many sessions there were."""
     session.execute(delete(Challenge).where(Challenge.user_id == user_id))
     theirs = delete(UserSession).where(UserSession.user_id == user_id, UserSession.session_id != keep_session)
-    return len(session.scalars(theirs.returning(UserSession.session_id)).all())
+    gone = session.scalars(theirs.returning(UserSession.session_id)).all()
+    end_assumed(session, user_id, gone if keep_session else None)
+    return len(gone)
+
+
+def end_assumed(session: Session, user_id: str, session_ids: Sequence[str] | None = None) -> None:
+    """End the roles that a user acts in (only those assumed in these sessions, if given), within the caller's transaction."""
+    ending = delete(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_not(None))
+    session.execute(ending if session_ids is None else ending.where(ApiToken.origin.in_([f"session:{each}" for each in session_ids])))
 
 
 def access_end(session: Session, user_id: str, *, keep_session: str = "") -> None:

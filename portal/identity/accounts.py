@@ -11,12 +11,12 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, upd
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.access import access_end, user_lock
+from portal.identity.access import access_end, end_assumed, user_lock
 from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
-from portal.kernel.context import Context, Grant, Principal
+from portal.kernel.context import Assumed, Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import ConfirmationRequired, Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
@@ -51,7 +51,8 @@ def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: d
 
 def refuse_beyond(ctx: Context, user: User) -> None:
     """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
-    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
+    assumable = [grant for role in iam.roles_trusting(ctx.db, user.id) for grant in iam.role_grants(ctx.db, role)]
+    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id), *assumable):
         refuse_escalation(ctx, statements_of(grant), grant.project_id)
 
 
@@ -123,6 +124,25 @@ def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn 
     return SignedIn(user, iam.with_access(session, principal, revision), found)
 
 
+def assumed_by(session: Session, token: ApiToken, user: User, revision: int | None) -> Principal | None:
+    """Whoever acts in a role; None unless the role still trusts them and the credential that assumed it holds."""
+    role = session.scalars(select(iam.IamRole).where(iam.IamRole.id == token.role_id, iam.IamRole.deleted_at.is_(None))).first()
+    if role is None or not iam.is_trusted(session, role, user.id) or not _holds(session, token.origin):
+        return None
+    acting_in = Assumed(role.id, role.name, str(role.project_id), token.name)
+    return iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
+
+
+def _holds(session: Session, credential: str) -> bool:
+    """Whether a token may still be used, and for everything; sessions take what they led to along when they are ended."""
+    kind, _, token_id = credential.partition(":")
+    if kind != "token":
+        return True
+    alive = (ApiToken.id == token_id, ApiToken.is_active.is_(True), ApiToken.expires_at > now())
+    found = session.scalars(select(ApiToken).where(*alive)).first()
+    return found is not None and not found.scopes
+
+
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
     """Note that the session is in use; False if it was ended a moment ago."""
     with transaction(session):
@@ -135,6 +155,7 @@ def sign_out(ctx: Context, secret: str) -> None:
     with transaction(ctx.db):
         gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
         if gone:
+            end_assumed(ctx.db, str(ctx.principal.user_id), [gone])
             audit.record(
                 ctx,
                 "identity.session.delete",
@@ -155,8 +176,15 @@ def session_replace(ctx: Context, secret: str) -> None:
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
     """The caller's own sessions, newest first."""
+    refuse_assumed(ctx)
     query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
     return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
+
+
+def refuse_assumed(ctx: Context) -> None:
+    """Raise Forbidden for a session in a role: what concerns the account of its user is not its own."""
+    if ctx.principal.assumed is not None:
+        raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} does not see what is its user's own.")
 
 
 def session_revoke(ctx: Context, session_id: str) -> None:
@@ -166,6 +194,7 @@ def session_revoke(ctx: Context, session_id: str) -> None:
         own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
         if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
             raise NotFound("There is no such session of yours.")
+        end_assumed(ctx.db, str(ctx.principal.user_id), [session_id])
 
 
 def may_enter(ctx: Context, project_id: str) -> bool:

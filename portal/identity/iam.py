@@ -14,17 +14,19 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
-from portal.identity.models import Project
+from portal.identity.models import ApiToken, Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Access, compiled
 from portal.kernel.context import Grant, Limit, Principal
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 from portal.kernel.policy import statements_in
-from portal.kernel.resource import ProjectOwned, Shareable
+from portal.kernel.resource import LIVE, ProjectOwned, Shareable
 
-PRINCIPAL_TYPES = ("user", "group")
+PRINCIPAL_TYPES = ("user", "group", "role")
 GROUP_ROLES = ("", "project_admin", "developer", "viewer", "auditor")
+CUSTOM, BUILTIN = "custom", "builtin"
+MAX_ROLE_HOURS = 12
 KEEP = 4096
 
 
@@ -76,8 +78,43 @@ IamGroup.members = column_property(
 )
 
 
+class IamRole(Shareable, Base):
+    """What whoever it trusts may do for a while in place of all else that they may. Those built in are of the platform, and are held, not assumed."""
+
+    __tablename__ = "iam_roles"
+
+    origin: Mapped[str] = f.field(f.Choice((CUSTOM, BUILTIN)), label="Origin", default=CUSTOM, filterable=True)
+    trust_policy: Mapped[dict[str, Any]] = f.field(f.Document(), label="Trust", default=dict, help="Who may assume the role.")
+    max_session_duration_hours: Mapped[int] = f.field(f.Int(1, MAX_ROLE_HOURS), label="Longest session", unit="h", default=1)
+
+    attachments: Mapped[list["IamAttachment"]] = relationship(
+        primaryjoin="and_(IamRole.id == IamAttachment.principal_id, IamAttachment.principal_type == 'role')",
+        foreign_keys="IamAttachment.principal_id", order_by="IamAttachment.policy_id",
+    )  # fmt: skip
+    attached: Mapped[list["IamPolicy"]] = relationship(
+        secondary="iam_attachments", primaryjoin="and_(IamRole.id == IamAttachment.principal_id, IamAttachment.principal_type == 'role')",
+        secondaryjoin="and_(IamPolicy.id == IamAttachment.policy_id, IamPolicy.deleted_at.is_(None))", order_by="IamPolicy.name", viewonly=True,
+        foreign_keys="[IamAttachment.principal_id, IamAttachment.policy_id]",
+    )  # fmt: skip
+
+    __table_args__ = (
+        Index("uq_iam_roles_live_name", "project_id", "name", unique=True, sqlite_where=LIVE, postgresql_where=LIVE),
+        Index("ix_iam_roles_page", "project_id", "deleted_at", "created_at", "id"),
+    )
+
+    @property
+    def permission_policies(self) -> list[str]:
+        """Ids of the policies that say what the role may do."""
+        return [policy.id for policy in self.attached]
+
+    @property
+    def trusted(self) -> list[dict[str, str]]:
+        """Whom it trusts: type and id of each."""
+        return list(self.trust_policy.get("principals", ()))
+
+
 class IamAttachment(Base):
-    """A policy given to a user or a group."""
+    """A policy given to a user, a group or a role."""
 
     __tablename__ = "iam_attachments"
 
@@ -128,6 +165,15 @@ def leave_project(session: Session, user_id: str, project_id: str) -> None:
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups)))
     mine = (IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id)
     session.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(policies)))
+    roles = session.scalars(
+        select(IamRole).where(IamRole.project_id == project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.id).with_for_update()
+    ).all()
+    for role in roles:
+        # Whoever comes back is trusted again when somebody says so.
+        kept = [each for each in role.trusted if each["type"] == "group" or each["id"] != user_id]
+        if len(kept) < len(role.trusted):
+            role.trust_policy, role.version = {**role.trust_policy, "principals": kept}, role.version + 1
+    session.execute(delete(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles])))
     bump(session)
 
 
@@ -165,6 +211,60 @@ def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
         via = f"group {names[holder]}" if kind == "group" else "attached"
         found.append(Grant(policy.id, policy.project_id, policy.name, statements_in(policy.document), via))
     return tuple(found)
+
+
+def role_grants(session: Session, role: IamRole) -> tuple[Grant, ...]:
+    """What a role may do: its policies, in its own project whatever else they count in."""
+    rows = session.execute(
+        select(IamPolicy.id, IamPolicy.name, IamPolicy.document)
+        .join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
+        .where(IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id, IamPolicy.deleted_at.is_(None))
+        .order_by(IamPolicy.id)
+    )
+    return tuple(Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}") for row in rows)
+
+
+def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
+    """Whether a role trusts a user or service account of its project, by name or through a group."""
+    if not role.trusted or session.get(Membership, (user_id, role.project_id)) is None:
+        return False
+    if any(each["id"] == user_id for each in role.trusted if each["type"] != "group"):
+        return True
+    groups = [each["id"] for each in role.trusted if each["type"] == "group"]
+    mine = select(IamGroupMember.group_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
+    mine = mine.where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups), IamGroup.deleted_at.is_(None))
+    return bool(groups) and session.scalars(mine.limit(1)).first() is not None
+
+
+def users_trusted(session: Session, role: IamRole) -> list[User]:
+    """The active users and service accounts that may assume a role, by name."""
+    ids = [each["id"] for each in role.trusted if each["type"] != "group"]
+    groups = [each["id"] for each in role.trusted if each["type"] == "group"]
+    live = select(IamGroup.id).where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None))
+    in_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(live))
+    members = select(Membership.user_id).where(Membership.project_id == role.project_id)
+    query = select(User).where(User.is_active.is_(True), User.id.in_(members), or_(User.id.in_(ids), User.id.in_(in_groups)))
+    return list(session.scalars(query.order_by(User.username)).all())
+
+
+def sessions_in(session: Session, role: IamRole) -> list[tuple[ApiToken, User]]:
+    """The sessions that run in a role, newest first, each with whose it is; those whom it trusts no more act in none."""
+    users = {user.id: user for user in users_trusted(session, role)}
+    query = select(ApiToken).where(ApiToken.role_id == role.id, ApiToken.user_id.in_(users), ApiToken.expires_at > now())
+    return [(token, users[token.user_id]) for token in session.scalars(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
+
+
+def roles_trusting(session: Session, user_id: str) -> list[IamRole]:
+    """The roles that a user or service account may assume."""
+    projects = select(Membership.project_id).where(Membership.user_id == user_id)
+    rows = session.scalars(select(IamRole).where(IamRole.project_id.in_(projects), IamRole.deleted_at.is_(None)).order_by(IamRole.id))
+    return [role for role in rows.all() if is_trusted(session, role, user_id)]
+
+
+def roles_trusting_group(session: Session, group: IamGroup) -> list[IamRole]:
+    """The roles that whoever is in a group may assume."""
+    rows = session.scalars(select(IamRole).where(IamRole.project_id == group.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.id))
+    return [role for role in rows.all() if any(each == {"type": "group", "id": group.id} for each in role.trusted)]
 
 
 def boundaries(session: Session) -> tuple[Limit, ...]:
@@ -205,6 +305,17 @@ class _Known:
 
 
 _known = _Known()
+
+
+def with_role(session: Session, principal: Principal, role: IamRole, revision: int | None) -> Principal:
+    """Whoever assumed a role with what the role may do, compiled, and nothing else; kept until the revision changes."""
+    key = (principal.user_id, revision, role.id)
+    known = _known.get(key)
+    if known is None:
+        whole = replace(principal, grants=role_grants(session, role), limits=boundaries(session))
+        known = Held(whole.grants, compiled(whole), needs_factor=False)
+        _known.put(key, known)
+    return replace(principal, grants=known.grants, access=known.access)
 
 
 def with_access(session: Session, principal: Principal, revision: int | None) -> Principal:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from portal.identity import iam
 from portal.identity.accounts import require_proof
 from portal.identity.deletion import SHOWN, Owned, remove
-from portal.identity.models import SERVICE, Membership, Project, User, UserSession
+from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
 from portal.kernel import audit, quota_requests
 from portal.kernel.alerts import Notice, alert
@@ -35,7 +35,7 @@ DELETE = "identity.project.delete"
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
 NAMED = 5
-ACCESS = (iam.IamGroup, iam.IamPolicy)
+ACCESS = (iam.IamGroup, iam.IamPolicy, iam.IamRole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +207,13 @@ def _end_accounts(ctx: Context, project_id: str) -> Iterator[str]:
 
 
 def _end_policies(ctx: Context, project_id: str) -> Iterator[str]:
-    """End groups and policies within the caller's transaction, whoever holds them; their names."""
+    """End groups, policies and roles with their sessions within the caller's transaction, whoever holds them; their names."""
     for rtype in (rtype for rtype in _types(ctx) if rtype.model in ACCESS):
         for row in ctx.db.scalars(select(rtype.model).where(*_live(rtype, project_id)).order_by(rtype.model.id)).all():
             held_by = (iam.IamAttachment.principal_id == row.id) | (iam.IamAttachment.policy_id == row.id)
             ctx.db.execute(delete(iam.IamAttachment).where(held_by))
             ctx.db.execute(delete(iam.IamGroupMember).where(iam.IamGroupMember.group_id == row.id))
+            ctx.db.execute(delete(ApiToken).where(ApiToken.role_id == row.id))
             end(ctx, row)
             yield row.name
 

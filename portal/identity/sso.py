@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
-from portal.identity.access import admins_lock, user_lock
+from portal.identity.access import admins_lock, end_assumed, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
 from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
@@ -252,6 +252,7 @@ def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) ->
         rows = ctx.db.scalars(query).all()
         for row in rows:
             ctx.db.delete(row)
+            end_assumed(ctx.db, row.user_id, [row.session_id])
             user = ctx.db.get_one(User, row.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
             audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "provider": provider.name})

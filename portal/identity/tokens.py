@@ -10,7 +10,19 @@ from sqlalchemy.orm import Session
 
 from portal.identity import iam
 from portal.identity.access import user_lock
-from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, checked_name, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.accounts import (
+    SEEN_EVERY,
+    SignedIn,
+    account_target,
+    assumed_by,
+    behind,
+    checked_name,
+    oneself,
+    principal_of,
+    refuse_assumed,
+    refuse_beyond,
+    require_proof,
+)
 from portal.identity.models import SERVICE, ApiToken, User, digest
 from portal.kernel import audit
 from portal.kernel.authz import Target
@@ -45,7 +57,8 @@ def token_create(
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
         _lock_owner(ctx, user)
-        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
+        mine = (ApiToken.user_id == user.id, ApiToken.role_id.is_(None))
+        live = ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
@@ -81,6 +94,8 @@ def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
 
 def _lock_owner(ctx: Context, owner: User) -> None:
     """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
+    if ctx.principal.assumed is not None:
+        raise Forbidden("A session of a role makes no keys: they would outlive it.")
     row = user_lock(ctx.db, owner.id)
     if row.id != ctx.principal.user_id:
         if not row.is_active:
@@ -121,8 +136,10 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
     """The caller's own tokens, or those of a service account that the caller was shown, newest first."""
+    if owner is None:
+        refuse_assumed(ctx)
     user_id = owner.id if owner is not None else ctx.principal.user_id
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id).order_by(ApiToken.created_at.desc())).all()
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
 
 
 def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
@@ -145,9 +162,14 @@ def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | N
     if row is None or row[0].expires_at <= moment or not row[0].is_active:
         return None
     token, user, revision = row
+    in_role = None
+    if token.role_id is not None and (in_role := assumed_by(session, token, user, revision)) is None:
+        return None
     if token.last_used_at is None or moment - token.last_used_at > SEEN_EVERY:
         with transaction(session):
             session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=moment, last_used_ip=source_ip))
+    if in_role is not None:
+        return SignedIn(user, in_role)
     limits = (scopes_limit(token.scopes),) if token.scopes else ()
     return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
 
@@ -192,7 +214,8 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
 
 
 def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
-    own = (ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.id == storable(token_id))
+    owner_id = owner.id if owner is not None else ctx.principal.user_id
+    own = (ApiToken.user_id == owner_id, ApiToken.id == storable(token_id), ApiToken.role_id.is_(None))
     token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
     if token is None:
         raise NotFound("There is no such token of yours." if owner is None else f"{owner.username} has no such key.")

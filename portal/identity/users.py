@@ -111,7 +111,7 @@ def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
 def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
     """The tokens of a user, without their secrets. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at.desc())).all()
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
 
 
 def taken_as(ctx: Context, username: str, email: str) -> str:

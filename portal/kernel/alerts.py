@@ -102,6 +102,6 @@ def alert_dismiss(ctx: Context, alert_id: str) -> None:
 
 
 def _me(ctx: Context) -> str:
-    if ctx.principal.user_id is None or ctx.principal.limits:
+    if ctx.principal.user_id is None or ctx.principal.is_restricted:
         raise Forbidden("Alerts are for their user alone: sign in, or use a token that is not restricted to scopes.")
     return ctx.principal.user_id

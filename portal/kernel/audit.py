@@ -108,7 +108,8 @@ def record(
         seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
         credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id)[:64],
         resource_name=storable(subject.name)[:255],
-        project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked(details or {}), source=ctx.source,
+        project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked({**(details or {}), **_role_of(ctx)}),
+        source=ctx.source,
         source_ip=ctx.source_ip, user_agent=storable(ctx.user_agent[:255]), request_id=ctx.request_id, previous_hash=head.hash,
     )  # fmt: skip
     entry.entry_hash = digest(entry)
@@ -116,6 +117,12 @@ def record(
     ctx.db.add(entry)
     ctx.db.flush()
     return entry
+
+
+def _role_of(ctx: Context) -> dict[str, object]:
+    """The role that somebody acts in, with the name of its session."""
+    role = ctx.principal.assumed
+    return {} if role is None else {"assumed_role": {"role_id": role.role_id, "name": role.role_name, "session_name": role.session_name}}
 
 
 def masked(details: Mapping[str, object]) -> dict[str, object]:

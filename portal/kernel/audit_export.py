@@ -86,7 +86,7 @@ def audit_export_ask(ctx: Context, query: AuditQuery, format_: str) -> AuditExpo
     about = audit.Subject("security.audit_export", name=format_, project_id=ctx.project_id)
     given = {name: value for name, value in _plain(query).items() if value}
     with acting(ctx, EXPORT, about, target=_target(ctx.project_id), details={"format": format_, "filters": given}):
-        if ctx.principal.limits or ctx.principal.user_id is None:
+        if ctx.principal.is_restricted or ctx.principal.user_id is None:
             raise Forbidden("A token that is restricted to scopes starts no export; sign in, or use a token that is not.")
         waiting = ctx.db.scalars(select(AuditExport.id).join(Job, Job.id == AuditExport.job_id).where(
             AuditExport.user_id == ctx.principal.user_id, Job.state.in_(ACTIVE))).all()  # fmt: skip
@@ -128,7 +128,7 @@ def audit_export_open(ctx: Context, export_id: str) -> tuple[AuditExport, Path]:
     path = directory(ctx.settings) / row.file
     with acting(ctx, EXPORT, audit.Subject("security.audit_export", row.id, row.format, row.project_id), target=_target(row.project_id),
                 details={"download": True, "entries": row.entries, "sha256": row.sha256}):  # fmt: skip
-        if ctx.principal.limits:
+        if ctx.principal.is_restricted:
             raise Forbidden("A token that is restricted to scopes reads no export; sign in, or use a token that is not.")
         if row.state != "ready":
             raise Conflict(f"The export is {row.state}. {row.error}".strip())

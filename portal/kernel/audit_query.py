@@ -106,7 +106,7 @@ def readable(ctx: Context) -> ColumnElement[bool]:
     covered = reach(ctx, READ_AUDIT)
     if covered.everything:
         return true()
-    own = ctx.principal.user_id is not None and not ctx.principal.limits
+    own = ctx.principal.user_id is not None and not ctx.principal.is_restricted
     mine = AuditEntry.user_id == ctx.principal.user_id if own else false()
     return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
 
@@ -208,7 +208,7 @@ def _own_branches(ctx: Context) -> list[ColumnElement[bool]] | None:
     covered, grants = reach(ctx, READ_AUDIT), ctx.principal.grants
     if covered.everything or any(grant.project_id is None for grant in grants):
         return None
-    is_somebody = ctx.principal.user_id is not None and not ctx.principal.limits
+    is_somebody = ctx.principal.user_id is not None and not ctx.principal.is_restricted
     found = [AuditEntry.user_id == ctx.principal.user_id] if is_somebody else []
     for project in sorted({grant.project_id for grant in grants if grant.project_id is not None}):
         there = AuditEntry.project_id == project

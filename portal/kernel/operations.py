@@ -69,7 +69,10 @@ def _decided(decision: authz.Decision) -> dict[str, object]:
 
 
 def refuse_restricted(ctx: Context, action: str) -> None:
-    """Raise Forbidden for a credential that has no say in the caller's own account: one of an application, or restricted to scopes."""
+    """Raise Forbidden for a credential that has no say in the caller's own account: of an application, of a role, or restricted to scopes."""
+    if ctx.principal.assumed is not None:
+        # Whatever it made would outlive the role's session.
+        raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} has no say in what concerns its user's own account.")
     if ctx.principal.credential.startswith(OF_APPLICATION):
         # A token of its own would outlive the user's consent.
         raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")

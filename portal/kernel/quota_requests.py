@@ -109,7 +109,7 @@ def _decidable(ctx: Context) -> ColumnElement[bool]:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    own = [QuotaRequest.user_id == ctx.principal.user_id] if ctx.principal.user_id is not None and not ctx.principal.limits else []
+    own = [QuotaRequest.user_id == ctx.principal.user_id] if ctx.principal.user_id is not None and not ctx.principal.is_restricted else []
     return or_(reach(ctx, "core.quota.read").where(Columns(QuotaRequest.project_id)), *own)
 
 

@@ -171,7 +171,8 @@ class ResourceType:
     """Everything about a type that its columns do not say.
 
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
-    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. Where a row is offered
+    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
+    `shapes` where it is no plain value. Where a row is offered
     as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
     price, None where it has none.
     """
@@ -190,6 +191,7 @@ class ResourceType:
     lifecycle: Lifecycle | None = None
     quota: Mapping[str, Quantity] = field(default_factory=dict)
     show: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     eager: Callable[[], Sequence[ORMOption]] = tuple
     search: Sequence[str] = ("name", "id")
     aliases: Mapping[str, str] = field(default_factory=dict)

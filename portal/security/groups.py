@@ -54,6 +54,8 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
     refuse_escalation(ctx, _of_role(group.role), group.project_id)
     for policy in _policies_of(ctx, group):
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
+    for grant in (grant for role in iam.roles_trusting_group(ctx.db, group) for grant in iam.role_grants(ctx.db, role)):
+        refuse_escalation(ctx, grant.statements, grant.project_id)
     found = _user(ctx, group, user)
     if ctx.db.get(IamGroupMember, (group.id, found.id)) is not None:
         raise Conflict(f"{found.username} is in {group.name} already.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from sqlalchemy import func, select
 
 from portal.identity import iam
-from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion
+from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion, IamRole
 from portal.identity.models import Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Target, decide, refuse_escalation, refuse_relief
@@ -31,7 +31,7 @@ EXAMPLE = {
 DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON. The example is yours to change.", example=EXAMPLE)
 WHOLE_PLATFORM = f.FieldInfo(f.Bool(), "Whole platform", "Counts in every project, not only in this one. For platform admins.")
 KIND = f.FieldInfo(f.Choice(PRINCIPAL_TYPES), "Kind")
-WHO = f.FieldInfo(f.Line(255, min_length=1), "User or group", "Name or id.")
+WHO = f.FieldInfo(f.Line(255, min_length=1), "User, group or role", "Name or id.")
 NUMBER = f.FieldInfo(f.Int(1, 2**31 - 1), "Document version")
 
 
@@ -87,7 +87,7 @@ def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NU
 
 @operation(IamPolicy, "attach", label="Attach", needs="manage", icon="plus")
 def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
-    """Give the policy to a user or a group."""
+    """Give the policy to a user, a group or a role."""
     refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
@@ -99,7 +99,7 @@ def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
 
 @operation(IamPolicy, "detach", label="Detach", needs="manage", icon="x")
 def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
-    """Take the policy from a user or a group."""
+    """Take the policy from a user, a group or a role."""
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
@@ -111,12 +111,15 @@ def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
 
 
 def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
-    """Id of the user or group that a policy can be given to: of the policy's project, or anybody for one of the platform. Raises InvalidRequest."""
+    """Id of whom a policy can be given to: of the policy's project, or anybody for one of the platform. Raises InvalidRequest."""
     text = storable(named)
-    if kind == "group":
-        query = select(IamGroup.id).where((IamGroup.id == text) | (IamGroup.name == text), IamGroup.deleted_at.is_(None))
+    if kind in {"group", "role"}:
+        model: type[IamGroup | IamRole] = IamGroup if kind == "group" else IamRole
+        query = select(model.id).where((model.id == text) | (model.name == text), model.deleted_at.is_(None), model.project_id.is_not(None))
         if policy.project_id is not None:
-            query = query.where(IamGroup.project_id == policy.project_id)
+            query = query.where(model.project_id == policy.project_id)
+        # Not while it is being deleted: what was given to it would be left behind.
+        query = query.with_for_update(read=True)
     else:
         query = select(User.id).where((User.id == text) | (User.username == text))
         if policy.project_id is not None:
@@ -131,12 +134,13 @@ def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
 
 
 def holders_of(ctx: Context, policy: IamPolicy) -> list[tuple[IamAttachment, str]]:
-    """To whom a policy is given, oldest first, each with the name of the user or group; empty for one that is gone."""
+    """To whom a policy is given, oldest first, each with the name of the user, group or role; empty for one that is gone."""
     rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
     ids = [each.principal_id for each in rows]
     users = ctx.db.execute(select(User.id, User.username).where(User.id.in_(ids)))
     groups = ctx.db.execute(select(IamGroup.id, IamGroup.name).where(IamGroup.id.in_(ids)))
-    names = {row.id: row[1] for row in (*users, *groups)}
+    roles = ctx.db.execute(select(IamRole.id, IamRole.name).where(IamRole.id.in_(ids)))
+    names = {row.id: row[1] for row in (*users, *groups, *roles)}
     return [(each, names.get(each.principal_id, "")) for each in rows]
 
 
@@ -148,7 +152,7 @@ def policy_delete(ctx: Context, policy: IamPolicy) -> None:
     if bounded is not None:
         raise Conflict(f"{policy.name} is the permission boundary of project {bounded}. Take it away there first.")
     if number:
-        raise Conflict(f"{policy.name} is attached to {number} {'users or groups' if number > 1 else 'user or group'}. Detach it first.")
+        raise Conflict(f"{policy.name} is attached to {number} {'users, groups or roles' if number > 1 else 'user, group or role'}. Detach it first.")
 
 
 policy_update = update_operation(IamPolicy, needs="manage", also=("document",), before=_before_update)

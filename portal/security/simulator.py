@@ -8,21 +8,28 @@ from sqlalchemy import or_, select
 
 from portal.identity import iam
 from portal.identity.accounts import principal_of
-from portal.identity.iam import IamAttachment, IamPolicy
+from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
 from portal.kernel.authz import Decision, Step, Target, authorize, decide, target_of, trace
-from portal.kernel.context import Context
+from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.lookup import find
+from portal.security.roles import ROLE
 
 SIMULATE = "security.iam.simulate"
 MAX_USERS = 500
+MAX_ROLES = 200
+# What a role is named by, where users are named, too.
+ROLE_ID, ROLE_NAME = "role-", "role/"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether `user` (name or id) may do `action` on `resource` (`type/id`, empty for the project), from `ip`, with a second factor or without."""
+    """Whether `user` (name or id; of a role its id or `role/name`) may do `action` on `resource` (`type/id`, empty for the project).
+
+    It comes from the address `ip`, with a second factor or without.
+    """
 
     user: str
     action: str
@@ -36,10 +43,19 @@ class Question:
 class Answer:
     """The decision, and every statement that was looked at."""
 
-    user: User
+    name: str
     target: Target
     decision: Decision
     path: Sequence[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody who may do something; `via` says which role they have to assume for it, if any."""
+
+    user: User
+    decision: Decision
+    via: str = ""
 
 
 def simulate(ctx: Context, question: Question) -> Answer:
@@ -47,9 +63,9 @@ def simulate(ctx: Context, question: Question) -> Answer:
     if question.action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
     target = target_named(ctx, question.resource, question.action)
-    user = user_named(ctx, question.user, target)
-    seen = _as(ctx, user, question)
-    return Answer(user, target, decide(seen, question.action, target), trace(seen, question.action, target))
+    somebody = _somebody_named(ctx, question.user, target)
+    seen = _as(ctx, somebody, question)
+    return Answer(_name(somebody), target, decide(seen, question.action, target), trace(seen, question.action, target))
 
 
 def target_named(ctx: Context, resource: str, action: str) -> Target:
@@ -65,10 +81,18 @@ def target_named(ctx: Context, resource: str, action: str) -> Target:
     return target_of(find(ctx, rtype, row_id))
 
 
+def role_principal(ctx: Context, role: IamRole, revision: int | None, *, mfa: bool = False) -> Principal:
+    """Somebody who acts in a role, or who holds it in the current project if it is built in."""
+    nobody = Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
+    if role.origin == BUILTIN:
+        return iam.with_access(ctx.db, replace(nobody, grants=(Grant(role.name, ctx.project_id),)), revision)
+    return iam.with_role(ctx.db, nobody, role, revision)
+
+
 def user_named(ctx: Context, named: str, target: Target) -> User:
     """Oneself, or, with the permission to simulate, somebody of the project. Raises InvalidRequest or Forbidden."""
     text = storable(named)
-    if text in {ctx.principal.user_id, ctx.principal.username}:
+    if text in {ctx.principal.user_id, ctx.principal.username} and ctx.principal.assumed is None:
         return ctx.db.get_one(User, ctx.principal.user_id)
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
     query = select(User).where((User.id == text) | (User.username == text))
@@ -80,14 +104,38 @@ def user_named(ctx: Context, named: str, target: Target) -> User:
     return user
 
 
-def _as(ctx: Context, user: User, question: Question) -> Context:
-    principal = replace(principal_of(user, "session:simulated"), mfa=question.mfa)
-    whole = iam.with_access(ctx.db, principal, ctx.db.scalar(select(iam.REVISION)))
+def _somebody_named(ctx: Context, named: str, target: Target) -> User | IamRole:
+    """As `user_named`; a role, too, which takes the permission to simulate. Raises NotFound for one that is not there."""
+    is_role = named.startswith(ROLE_NAME) or (named.startswith(ROLE_ID) and ctx.db.get(IamRole, storable(named)) is not None)
+    if not is_role or named == ctx.principal.username:
+        return user_named(ctx, named, target)
+    authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
+    if named.startswith(ROLE_ID):
+        role: IamRole = find(ctx, ROLE, named)
+        return role
+    mine = or_(IamRole.project_id == target.project_id, IamRole.project_id.is_(None))
+    query = select(IamRole).where(IamRole.name == storable(named.removeprefix(ROLE_NAME)), mine, IamRole.deleted_at.is_(None))
+    found = ctx.db.scalars(query.order_by(IamRole.project_id.is_(None))).first()
+    if found is None:
+        raise InvalidRequest.fields({"user": [f"There is no role {named.removeprefix(ROLE_NAME)[:80]} here."]})
+    return found
+
+
+def _name(somebody: User | IamRole) -> str:
+    return f"role {somebody.name}" if isinstance(somebody, IamRole) else somebody.username
+
+
+def _as(ctx: Context, somebody: User | IamRole, question: Question) -> Context:
+    revision = ctx.db.scalar(select(iam.REVISION))
+    if isinstance(somebody, IamRole):
+        whole = role_principal(ctx, somebody, revision, mfa=question.mfa)
+    else:
+        whole = iam.with_access(ctx.db, replace(principal_of(somebody, "session:simulated"), mfa=question.mfa), revision)
     return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
 
 
-def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decision]]:
-    """Everybody who may do an action on something, by name. Raises Forbidden or InvalidRequest."""
+def who_can(ctx: Context, action: str, target: Target) -> list[Holder]:
+    """Everybody who may do an action on something, by name; then those who may by assuming a role. Raises Forbidden or InvalidRequest."""
     if action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
@@ -96,13 +144,24 @@ def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decis
     members = select(Membership.user_id).where(Membership.project_id == target.project_id)
     query = select(User).where(User.is_active.is_(True), or_(User.platform_role != "", User.id.in_(members), User.id.in_(given)))
     users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS)).all()
-    answers = [(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
-    return [(user, decision) for user, decision in answers if decision.allowed]
+    answers = [Holder(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
+    found = [each for each in answers if each.decision.allowed]
+    return [*found, *_by_assuming(ctx, action, target, {each.user.id for each in found})]
+
+
+def _by_assuming(ctx: Context, action: str, target: Target, others: set[str]) -> list[Holder]:
+    roles = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name).limit(MAX_ROLES)
+    answers = [(role, decide(_as(ctx, role, Question(role.id, action)), action, target)) for role in ctx.db.scalars(roles).all()]
+    return [
+        Holder(user, decision, f"by assuming role {role.name}")
+        for role, decision in answers if decision.allowed
+        for user in iam.users_trusted(ctx.db, role) if user.id not in others
+    ]  # fmt: skip
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
     """The decision for every action on something, or in the project. Raises Forbidden, InvalidRequest or NotFound."""
     target = target_named(ctx, resource, "")
-    user = user_named(ctx, named, target)
-    seen, prefix = _as(ctx, user, Question(user.id, "")), f"{resource.partition('/')[0]}." if resource else ""
+    somebody = _somebody_named(ctx, named, target)
+    seen, prefix = _as(ctx, somebody, Question(somebody.id, "")), f"{resource.partition('/')[0]}." if resource else ""
     return [decide(seen, action, target) for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]

@@ -93,7 +93,7 @@ def _theirs(owner: Api, worker: TestWorker, column: str, project_id: str) -> dic
     )
     assert client.status_code == 201, client.json
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
-             "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
+             "security.policy": "policy_id", "security.group": "group_id", "security.role": "role_id"}  # fmt: skip
     return {
         **{kinds[key]: row_id for key, row_id in rows.items()}, "service": "compute", "collection": "instances", "row_id": rows["compute.instance"],
         "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances", "resource_type": "instances",

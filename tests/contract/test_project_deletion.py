@@ -11,7 +11,7 @@ from portal.compute.instances import Instance
 from portal.compute.key_pairs import key_pair_create
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import EngineRefused
-from portal.identity.iam import IamAttachment, IamGroup, IamPolicy
+from portal.identity.iam import IamAttachment, IamGroup, IamPolicy, IamRole
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.project_deletion import project_delete, project_leaving
 from portal.identity.projects import member_set, project_create
@@ -58,6 +58,8 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
     policy = owner.post("/security/policies", {"name": "look", "document": ALLOW}).json["id"]
     attached = owner.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": member.id})
     assert attached.status_code in {200, 201}, attached.json
+    role = owner.post("/security/roles", {"name": "operator", "trust_policy": {"principals": [{"type": "user", "id": member.id}]}}).json["id"]
+    owner.post(f"/security/policies/{policy}/attach", {"principal_type": "role", "principal_id": role})
     account = owner.post("/service-accounts", {"name": "robot", "role": "developer"}).json["id"]
     assert owner.post(f"/service-accounts/{account}/keys", {"name": "ci"}).status_code == 201
     assert owner.post("/quota-requests", {"resource_type": "cpus", "limit": 900, "reason": "More."}).status_code == 201
@@ -67,7 +69,7 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
 def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People, worker: TestWorker, fake: FakeCompute) -> None:
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy"}
+    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role"}
     assert shown["gone"] == [
         {"label": "Memberships", "count": 2}, {"label": "Service accounts with their keys", "count": 1}, {"label": "Requests for more quota", "count": 1},
     ]  # fmt: skip
@@ -85,7 +87,7 @@ def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People
     with people.sessions() as session:
         for model in (Membership, Quota, Reservation):
             assert session.scalar(select(func.count()).select_from(model).where(model.project_id == full)) == 0
-        for model in (IamGroup, IamPolicy):
+        for model in (IamGroup, IamPolicy, IamRole):
             assert session.scalars(select(model.name).where(model.project_id == full, model.deleted_at.is_(None))).all() == []
         assert session.scalars(select(IamAttachment)).all() == []
         assert session.scalars(select(User.username).where(User.username == "robot")).all() == []

@@ -26,7 +26,7 @@ PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
     "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/quotas/requests", "/quotas/requests/new",
     "/alerts", "/projects", "/users", "/account", "/account/password", "/account/factors", "/confirm", "/security/policies", "/security/policies/new",
-    "/security/groups", "/security/simulator", "/security/unused", "/security/sign-in", "/security/service-accounts", "/security/applications",
+    "/security/groups", "/security/roles", "/security/roles/new", "/security/roles/role-developer/permissions", "/security/simulator", "/security/unused", "/security/sign-in", "/security/service-accounts", "/security/applications",
     "/search?q=tiny", "/api/v1/docs", "/nowhere",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
@@ -68,13 +68,18 @@ def post(fake: Running) -> Post:
 
 
 def access_pages(post: Post) -> list[str]:
-    """A service account with a key, an application, and the question whether it may act in the user's name."""
+    """A service account with a key, a role with a session, an application, and the question whether that may act in the user's name."""
     account = post("/api/v1/service-accounts", {"name": f"deploy-{new_id('x')}", "role": "developer"})["id"]
     post(f"/api/v1/service-accounts/{account}/keys", {"name": "build server", "scopes": ["compute:write", "*:read"]})
     callback = "https://reports.example.org/callback"
     client = post("/api/v1/oauth-clients", {"name": "Reports", "redirect_uris": [callback], "scopes": ["compute:read", "*:write"]})["client_id"]
+    role_body = {"name": new_id("operator"), "trust_policy": {"principals": [{"type": "user", "id": "admin"}]}}
+    role = post("/api/v1/security/roles", role_body)["id"]
+    post(f"/api/v1/security/roles/{role}/assume", {"session_name": "night shift"})
+    tabs = ("", "/permissions", "/trust", "/sessions", "/assume", "/actions/update", "/actions/delete")
+    of_role = [f"/security/roles/{role}{rest}" for rest in tabs]
     question = {"response_type": "code", "client_id": client, "redirect_uri": callback, "code_challenge": "x" * 43, "code_challenge_method": "S256"}
-    return [f"/security/service-accounts/{account}", f"/security/applications/{client}", f"/oauth2/authorize?{urlencode(question)}"]
+    return [*of_role, f"/security/service-accounts/{account}", f"/security/applications/{client}", f"/oauth2/authorize?{urlencode(question)}"]
 
 
 def person_pages(post: Post) -> tuple[str, list[str]]:

@@ -117,6 +117,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "compute.instance": ("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"a": "b"}}),
         "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
         "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
+        "security.role": ("/security/roles", {"name": name}),
     }  # fmt: skip
     made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
     drain()
