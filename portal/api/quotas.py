@@ -9,15 +9,15 @@ from pydantic import Field
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.resources import list_schema, only
+from portal.api.resources import PAGING, link, list_schema, only
 from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
-from portal.http.listing import flag
+from portal.http.listing import flag, paging
 from portal.http.request import context
 from portal.kernel import alerts, limits, quota_history, quota_requests
 from portal.kernel.alerts import Alert
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.limits import QuotaLine, UserLimit
-from portal.kernel.quota_requests import STATES, QuotaRequest, Verdict
+from portal.kernel.quota_requests import STATES, QuotaRequest, RequestDecision, RequestsQuery
 
 FIGURES: dict[str, Schema] = {
     "resource_type": TEXT, "label": TEXT, "unit": TEXT, "limit": MAYBE, "used": NUMBER, "reserved": NUMBER, "available": MAYBE,
@@ -91,7 +91,7 @@ def _request_endpoints(tag: str) -> Iterator[Endpoint]:
     project = Query("project_id", "Only of this project.")
     base, one = "/quota-requests", "/quota-requests/{request_id}"
     yield Endpoint("GET", base, "quota-requests.list", requests, "Requests for higher limits: one's own, and those of one's projects", tag,
-                   {200: list_schema(REQUEST)}, query=(state, project))  # fmt: skip
+                   {200: list_schema(REQUEST)}, query=(state, project, *PAGING[:2]))  # fmt: skip
     yield Endpoint("POST", base, "quota-requests.create", request_create, "Ask for a higher limit of the current project", tag, {201: REQUEST}, (403, 404, 409),
                    body=RequestInput.model_json_schema())  # fmt: skip
     yield Endpoint("GET", one, "quota-requests.get", request_get, "One request", tag, {200: REQUEST}, (404,))
@@ -171,11 +171,13 @@ def _user_limit(found: UserLimit) -> dict[str, Any]:
 
 def requests() -> ResponseReturnValue:
     """Requests that the caller may see."""
-    only("state", "status", "project_id")
+    only("state", "status", "project_id", "cursor", "limit", "page_size")
     args = request.args
+    limit, _ = paging(args)
     state = args.get("state") or args.get("status", "")
-    found = quota_requests.quota_requests(context(), state=state, project_id=args.get("project_id", ""))
-    return io.answer(io.page_of([_request(each.request) for each in found], count=len(found)))
+    query = RequestsQuery((state,) if state else (), args.get("project_id", ""), cursor=args.get("cursor", ""), limit=limit)
+    page = quota_requests.quota_requests(context(), query)
+    return io.answer(io.page_of([_request(each.request) for each in page.found], count=len(page.found), following=link(page.next_cursor)))
 
 
 def request_create() -> ResponseReturnValue:
@@ -195,8 +197,8 @@ def request_decide(request_id: str) -> ResponseReturnValue:
     given: DecisionInput = read(DecisionInput)
     if given.decision not in {"approve", "deny"}:
         raise InvalidRequest.fields({"decision": ["must be approve or deny."]})
-    verdict = Verdict(given.decision == "approve", given.limit, given.note)
-    return io.answer(_request(quota_requests.quota_request_decide(context(), request_id, verdict)))
+    decision = RequestDecision(given.decision == "approve", given.limit, given.note)
+    return io.answer(_request(quota_requests.quota_request_decide(context(), request_id, decision)))
 
 
 def request_withdraw(request_id: str) -> ResponseReturnValue:

@@ -17,7 +17,7 @@ from portal.kernel.db import now, transaction
 from portal.kernel.limits import quota_update
 from portal.kernel.operations import run
 from portal.kernel.quota_history import QuotaHistory
-from portal.kernel.quota_requests import quota_request_create
+from portal.kernel.quota_requests import RequestDecision, quota_request_create, quota_request_decide
 from tests.support.people import People
 from tests.support.web import Api, browser, csrf_of
 
@@ -141,6 +141,28 @@ def test_nobody_is_offered_to_decide_their_own(people: People, app: Flask) -> No
     assert (refused.status_code, "QUOTA_FOUR_EYES" in refused.text) == (403, True)
     data = {"csrf_token": csrf_of(client.get("/quotas"))}
     assert client.post(f"/quotas/requests/{row.id}/withdraw", data=data).status_code == 303
+
+
+def test_the_inbox_tells_what_came_of_it(boss: FlaskClient, people: People) -> None:
+    ctx, decider = people.context(people.user("developer")), people.context(people.user("platform_admin"))
+    for dimension, limit, decision in (("cpus", 500, RequestDecision(approve=True, limit=450)), ("gpus", 30, RequestDecision(approve=False))):
+        row = quota_request_create(ctx, ctx.project_id or "", dimension, limit=limit, reason="More.")
+        quota_request_decide(decider, row.id, decision)
+    page = boss.get("/quotas/requests").text
+    assert "vCPU 400 to 450, default" in page
+    assert "GPUs stays at 8, 30 asked for, default" in page
+    denied = row_of(boss.get("/quotas/requests?state=denied").text, "GPUs")
+    assert ("<b>30</b>" in denied, " to " in denied) == (True, False)
+
+
+def test_requests_beyond_the_first_page_are_reached(boss: FlaskClient, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.web.quota_requests.LIMIT", 2)
+    asker = people.context(people.user("developer"))
+    rows = [quota_request_create(asker, asker.project_id or "", name, limit=9999, reason="More.") for name in ("cpus", "gpus", "images")]
+    (older,) = re.findall(r'href="(/quotas/requests\?[^"]*cursor[^"]*)"', boss.get("/quotas/requests").text)
+    assert rows[2].id in boss.get(html.unescape(older)).text
+    # A link leads to one wherever it stands.
+    assert f'action="/quotas/requests/{rows[2].id}/decide"' in boss.get(f"/quotas/requests?request={rows[2].id}").text
 
 
 # -- history ---------------------------------------------------------------------------------------------------------------------------------
