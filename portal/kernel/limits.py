@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import column, or_, select, table
+from sqlalchemy import or_, select
 
 from portal.kernel import audit, quota
 from portal.kernel.authz import Target, decide
@@ -12,12 +12,10 @@ from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
 from portal.kernel.quota import DIMENSIONS, Dimension, Quota, UserQuota
+from portal.kernel.tables import PROJECTS, USERS, lock_users
 
 UPDATE = "core.quota.update"
 HIGHEST = 2**53
-# The kernel does not know the models; it only asks whether there is one.
-PROJECTS = table("projects", column("id"))
-USERS = table("users", column("id"), column("username"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def quota_locked(ctx: Context, project_id: str, dimension: str) -> Quota:
 
 def _set(ctx: Context, row: Quota | UserQuota, limit: int | None, threshold: int | None, details: dict[str, object]) -> None:
     before = {"limit": row.limit, "warning_threshold": row.warning_threshold}
-    was = (row.limit, row.used)
+    was = quota.level(row.limit, row.used, row.warning_threshold)
     row.limit, row.warning_threshold = limit, row.warning_threshold if threshold is None else threshold
     after = {"limit": row.limit, "warning_threshold": row.warning_threshold}
     changed = [name for name in after if after[name] != before[name]] or ["limit"]
@@ -191,6 +189,7 @@ def user_quota_update(ctx: Context, user: str, dimension: str, limit: int | None
         if found is None:
             raise NotFound(f"There is no user {user[:80]}.")
         _refuse_odd(limit, warning_threshold)
+        lock_users(ctx.db, user_id)
         quota.ensure_user(ctx.db, user_id, dimension)
         query = select(UserQuota).where(UserQuota.user_id == user_id, UserQuota.dimension == dimension)
         row = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, ScalarSelect, String, Text, column, func, or_, select, table, text, update
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, ScalarSelect, String, Text, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel import audit, events, limits, quota
@@ -17,13 +17,13 @@ from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.keyset import behind, cursor_of
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
+from portal.kernel.tables import PROJECTS, lock_users
 
 ASK = "core.quota.request"
 STATES = ("pending", "approved", "denied", "withdrawn")
 TEXT_MAX = 2000
 MAX_WAITING = 200
 IS_PENDING = text("state = 'pending'")
-PROJECTS = table("projects", column("id"), column("name"))
 
 
 class QuotaRequest(Base):
@@ -53,6 +53,7 @@ class QuotaRequest(Base):
         # One at a time, whatever the code above it thinks.
         Index("uq_quota_requests_pending", "project_id", "dimension", unique=True, sqlite_where=IS_PENDING, postgresql_where=IS_PENDING),
         Index("ix_quota_requests_page", "state", "created_at", "id"),
+        Index("ix_quota_requests_decided", "decided_at", "id"),
     )
 
     @property
@@ -248,6 +249,7 @@ def quota_request_decide(ctx: Context, request_id: str, decision: RequestDecisio
             )
         if problems := _odd_text("note", note):
             raise InvalidRequest.fields(problems)
+        lock_users(ctx.db, seen.user_id, ctx.principal.user_id)
         row = _locked_pending(ctx, request_id)
         if decision.approve:
             _grant(ctx, row, row.limit_asked if decision.limit is None else decision.limit, details)

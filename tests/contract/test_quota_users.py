@@ -104,6 +104,17 @@ def test_the_threshold_is_changed_per_quota(people: People, database: sessionmak
         assert "warning_threshold" in refused.value.details
 
 
+def test_a_threshold_lowered_below_the_use_is_told(people: People, database: sessionmaker[Session]) -> None:
+    boss = people.context(people.user("platform_admin"))
+    quota_update(boss, boss.project_id or "", "key_pairs", 10)
+    for number in range(5):
+        run(boss, key_pair_create, None, {"name": f"k{number}"})
+    quota_update(boss, boss.project_id or "", "key_pairs", 10, warning_threshold=50)
+    assert told(database) == [("warning", "key_pairs", 5, 10)]
+    quota_update(boss, boss.project_id or "", "key_pairs", 10, warning_threshold=40)
+    assert len(told(database)) == 1
+
+
 def test_a_refused_creation_tells_nothing(people: People, database: sessionmaker[Session]) -> None:
     """Memory would cross its threshold, storage has no room: neither happens."""
     boss, ctx = people.context(people.user("platform_admin")), people.context(people.user("developer"))

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import instance_create
@@ -16,7 +17,8 @@ from portal.kernel import quota_history
 from portal.kernel.db import now, transaction
 from portal.kernel.limits import quota_update
 from portal.kernel.operations import run
-from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.quota import Quota
+from portal.kernel.quota_days import QuotaHistory
 from portal.kernel.quota_requests import RequestDecision, quota_request_create, quota_request_decide
 from tests.support.people import People
 from tests.support.web import Api, browser, csrf_of
@@ -168,24 +170,46 @@ def test_requests_beyond_the_first_page_are_reached(boss: FlaskClient, people: P
 # -- history ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_history_keeps_the_peak_of_each_day(api_for: Callable[..., Api], people: People, database: sessionmaker[Session]) -> None:
+def a_day_passes(sessions: sessionmaker[Session]) -> None:
+    """All that was written down today is of yesterday."""
+    with sessions() as session, transaction(session):
+        for row in session.scalars(select(QuotaHistory).order_by(QuotaHistory.day)):
+            row.day -= timedelta(days=1)
+        for quota in session.scalars(select(Quota).where(Quota.peak_day.is_not(None))):
+            quota.peak_day = (quota.peak_day or now().date()) - timedelta(days=1)
+
+
+def peaks(api: Api) -> dict[int, int]:
+    """How many days ago → the peak of key pairs."""
+    today = now().date()
+    return {(today - date.fromisoformat(each["day"])).days: each["peak"] for each in api.get("/quotas/key_pairs").json["history"]}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_peak_counts_for_its_own_day(api_for: Callable[..., Api], people: People, database: sessionmaker[Session], written: bool) -> None:
+    """Also that of the hour before midnight, which periodic work has not seen; and what is there at midnight is used on the next day, too."""
     api = api_for("developer")
-    ctx, today = people.context(api.user), now().date()
+    ctx = people.context(api.user)
     rows = [run(ctx, key_pair_create, None, {"name": f"k{n}"}).row for n in range(3)]
-    run(ctx, key_pair_delete, rows[0].id)
+    if written:
+        with database() as session:
+            quota_history.write(session)
+    run(ctx, key_pair_create, None, {"name": "late"})
+    for row in rows[:2]:
+        run(ctx, key_pair_delete, row.id)
+    assert peaks(api) == {0: 4}
+    a_day_passes(database)
+    assert peaks(api) == {1: 4, 0: 2}
+    run(ctx, key_pair_delete, rows[2].id)
+    for _ in range(2):
+        assert peaks(api) == {1: 4, 0: 2}
+        with database() as session:
+            quota_history.write(session)
+    a_day_passes(database)
     with database() as session:
-        quota_history.write(session, today - timedelta(days=1))
-        # What was there at most between two rounds counts for the second, also if it is gone by then.
-        run(ctx, key_pair_create, None, {"name": "back"})
-        run(ctx, key_pair_delete, rows[1].id)
-        run(ctx, key_pair_delete, rows[2].id)
-        quota_history.write(session, today)
-        quota_history.write(session, today)
-    found = api.get("/quotas/key_pairs").json
-    assert found["history"] == [
-        {"day": (today - timedelta(days=1)).isoformat(), "peak": 3, "limit": 100}, {"day": today.isoformat(), "peak": 3, "limit": 100},
-    ]  # fmt: skip
-    assert found["used"] == 1
+        quota_history.write(session)
+    a_day_passes(database)
+    assert peaks(api) == {3: 4, 2: 2, 1: 1, 0: 1}
 
 
 def test_history_before_the_first_round_is_the_present(api: Api) -> None:
@@ -193,12 +217,12 @@ def test_history_before_the_first_round_is_the_present(api: Api) -> None:
 
 
 def test_old_history_goes(people: People, database: sessionmaker[Session]) -> None:
-    today = date(2026, 3, 1)
+    today = now().date()
     with database() as session:
         with transaction(session):
             for days in (366, 367):
                 session.add(QuotaHistory(project_id=people.project_id, dimension="cpus", day=today - timedelta(days=days), peak=1, limit=2))
-        quota_history.write(session, today)
+        quota_history.write(session)
         days = {row.day for row in session.query(QuotaHistory).where(QuotaHistory.dimension == "cpus")}
     assert days == {today - timedelta(days=366), today}
 
