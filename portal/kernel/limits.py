@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 from portal.kernel import audit, quota
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
-from portal.kernel.errors import InvalidRequest, NotFound
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, request_url
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
 from portal.kernel.quota import DIMENSIONS, Dimension, Quota, UserQuota
@@ -80,13 +80,20 @@ def known_dimension(dimension: str) -> Dimension:
 
 
 def quota_update(ctx: Context, project_id: str, dimension: str, limit: int, *, warning_threshold: int | None = None) -> QuotaLine:
-    """Set a limit; one below what is in use stops what is new and takes nothing away. Raises NotFound, Forbidden or InvalidRequest."""
+    """Set a limit; one below what is in use stops what is new and takes nothing away. Raises NotFound, Forbidden or InvalidRequest.
+
+    With four eyes, nobody raises one alone while somebody else could approve it.
+    """
     known = known_dimension(dimension)
     require(ctx, project_id)
     details: dict[str, object] = {}
     with acting(ctx, UPDATE, subject_of(project_id, dimension), target=Target(project_id, label=f"quota {dimension}"), details=details):
         _refuse_odd(limit, warning_threshold)
-        row = limit_set(ctx, project_id, dimension, limit, details, warning_threshold=warning_threshold)
+        quota.ensure(ctx.db, project_id, dimension)
+        row = quota_locked(ctx, project_id, dimension)
+        if row.limit is not None and limit > row.limit:
+            _refuse_alone(ctx, f"Ask for it at {request_url(dimension)}; the other approves.", {"request_url": request_url(dimension)})
+        limit_set(ctx, row, limit, details, warning_threshold=warning_threshold)
     return _line(known, row, None, quota.reserved(ctx.db, project_id).get(dimension, 0))
 
 
@@ -95,31 +102,33 @@ def subject_of(project_id: str, dimension: str) -> audit.Subject:
     return audit.Subject("core.quota", project_id, dimension, project_id)
 
 
-def limit_set(
-    ctx: Context, project_id: str, dimension: str, limit: int, details: dict[str, object], *, warning_threshold: int | None = None
-) -> Quota:
-    """Set a limit within the caller's transaction and tell whether that used it up; before and after go into `details`."""
-    quota.ensure(ctx.db, project_id, dimension)
-    row = quota_locked(ctx, project_id, dimension)
-    _set(ctx, row, limit, warning_threshold, details)
-    return row
-
-
 def quota_locked(ctx: Context, project_id: str, dimension: str) -> Quota:
     """The row of a project's quota, which must be there, locked."""
     query = select(Quota).where(Quota.project_id == project_id, Quota.dimension == dimension)
     return ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
 
 
-def _set(ctx: Context, row: Quota | UserQuota, limit: int | None, threshold: int | None, details: dict[str, object]) -> None:
+def limit_set(
+    ctx: Context, row: Quota | UserQuota, limit: int | None, details: dict[str, object], *, warning_threshold: int | None = None
+) -> None:  # fmt: skip
+    """Set a limit in a locked row within the caller's transaction and tell whether that used it up; before and after go into `details`."""
     before = {"limit": row.limit, "warning_threshold": row.warning_threshold}
     was = quota.level(row.limit, row.used, row.warning_threshold)
-    row.limit, row.warning_threshold = limit, row.warning_threshold if threshold is None else threshold
+    row.limit, row.warning_threshold = limit, row.warning_threshold if warning_threshold is None else warning_threshold
     after = {"limit": row.limit, "warning_threshold": row.warning_threshold}
     changed = [name for name in after if after[name] != before[name]] or ["limit"]
     details.update(before={name: before[name] for name in changed}, after={name: after[name] for name in changed})
     user_id = row.user_id if isinstance(row, UserQuota) else None
     quota.tell(ctx, row.holder, quota.crossed(row.dimension, limit, row.used, row.warning_threshold, before=was, user_id=user_id))
+
+
+def _refuse_alone(ctx: Context, way: str, details: Mapping[str, object]) -> None:
+    """Raise Forbidden for who would raise a limit alone where four eyes are wanted and there is somebody else to look at it."""
+    admins = select(USERS.c.id).where(USERS.c.platform_role == "platform_admin", USERS.c.is_active.is_(True), USERS.c.id != ctx.principal.user_id)
+    if ctx.settings.quota_four_eyes and not ctx.principal.is_system and ctx.db.scalar(admins.limit(1)) is not None:
+        raise Forbidden(
+            f"Nobody raises a limit alone here (QUOTA_FOUR_EYES): another administrator has to agree. {way}", details={"four_eyes": True, **details}
+        )
 
 
 def _refuse_odd(limit: int | None, threshold: int | None) -> None:
@@ -193,5 +202,8 @@ def user_quota_update(ctx: Context, user: str, dimension: str, limit: int | None
         quota.ensure_user(ctx.db, user_id, dimension)
         query = select(UserQuota).where(UserQuota.user_id == user_id, UserQuota.dimension == dimension)
         row = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
-        _set(ctx, row, limit, warning_threshold, details)
+        is_own = user_id == ctx.principal.user_id
+        if is_own and row.limit is not None and (limit is None or limit > row.limit):
+            _refuse_alone(ctx, "This is your own limit: the other can raise it.", {})
+        limit_set(ctx, row, limit, details, warning_threshold=warning_threshold)
     return UserLimit(user_id, username, _line(known, row, None))

@@ -270,7 +270,8 @@ def _locked_pending(ctx: Context, request_id: str) -> QuotaRequest:
 
 def _grant(ctx: Context, row: QuotaRequest, limit: int, details: dict[str, object]) -> None:
     quota.ensure(ctx.db, row.project_id, row.dimension)
-    present = limits.quota_locked(ctx, row.project_id, row.dimension).limit
+    locked = limits.quota_locked(ctx, row.project_id, row.dimension)
+    present = locked.limit
     if present is None or present >= row.limit_asked:
         what = "has no limit any more" if present is None else f"is {present:,} by now"
         raise Conflict(f"The limit {what}, which is as much as was asked for. Deny the request: there is nothing left to grant.")
@@ -279,7 +280,7 @@ def _grant(ctx: Context, row: QuotaRequest, limit: int, details: dict[str, objec
             {"limit": [f"must be more than the present limit, {present:,}, and at most what was asked, {row.limit_asked:,}."]}
         )
     change: dict[str, object] = {}
-    limits.limit_set(ctx, row.project_id, row.dimension, limit, change)
+    limits.limit_set(ctx, locked, limit, change)
     row.limit_granted = limit
     details |= change
     audit.record(ctx, limits.UPDATE, limits.subject_of(row.project_id, row.dimension), details={**change, "request_id": row.id})

@@ -10,7 +10,7 @@ from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
-from portal.kernel.errors import InvalidRequest, NotFound, PortalError
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, PortalError
 from portal.kernel.limits import HIGHEST, UPDATE, QuotaLine, may_limit_users, own_limits, quota_lines, quota_update, user_limits, user_quota_update
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.quota_history import SHOWN_DAYS, Day, history
@@ -64,7 +64,7 @@ def change(dimension: str) -> ResponseReturnValue:
     try:
         threshold = whole_number(typed["warning_threshold"], "warning_threshold") if typed["warning_threshold"] else None
         line = quota_update(context(), project(), dimension, whole_number(typed["limit"], "limit"), warning_threshold=threshold)
-    except InvalidRequest as error:
+    except (InvalidRequest, Forbidden) as error:
         return _page(form_status(error), Refused(error, typed, dimension))
     return go("/quotas", f"{line.label}: the limit is {line.limit:,} now.")
 
@@ -81,7 +81,7 @@ def change_user() -> ResponseReturnValue:
     except NotFound as error:
         wrong = "dimension" if typed["dimension"] not in DIMENSIONS else "username"
         return _page(422, Refused(InvalidRequest.fields({wrong: [error.message]}), typed))
-    except InvalidRequest as error:
+    except (InvalidRequest, Forbidden) as error:
         return _page(form_status(error), Refused(error, typed))
     return go(
         "/quotas#users", f"{found.username}, {found.line.label}: " + ("no limit any more." if limit is None else f"the limit is {limit:,} now.")
@@ -105,6 +105,7 @@ def project() -> str:
 
 def _page(status: int, refused: Refused | None = None) -> ResponseReturnValue:
     ctx, project_id = context(), project()
+    ctx.db.rollback()
     errors, message = field_errors(refused.error, USER_FIELDS) if refused else ({}, "")
     of_users = refused is not None and not refused.dimension
     return render(

@@ -5,16 +5,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
+from portal.identity.models import User
 from portal.kernel.alerts import Alert
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
+from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, StateConflict
 from portal.kernel.events import Event
-from portal.kernel.limits import quota_update
+from portal.kernel.limits import quota_update, user_quota_update
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_requests import (
@@ -111,6 +113,7 @@ def test_what_is_denied_changes_no_limit(asker: Context, boss: Context, database
 
 def test_a_limit_that_was_raised_meanwhile_is_not_lowered(asker: Context, boss: Context, database: sessionmaker[Session]) -> None:
     row = ask(asker)
+    boss.settings = boss.settings.model_copy(update={"quota_four_eyes": False})
     quota_update(boss, asker.project_id or "", "cpus", 600)
     with pytest.raises(Conflict, match="is 600 by now"):
         quota_request_decide(boss, row.id, YES)
@@ -175,6 +178,37 @@ def test_nobody_decides_their_own(boss: Context, people: People, database: sessi
     assert quota_request_decide(boss, row.id, YES).state == "approved"
     other = ask(boss, 600)
     assert quota_request_decide(people.context(people.user("platform_admin")), other.id, YES).state == "approved"
+
+
+def test_nobody_raises_a_limit_alone(boss: Context, people: People, database: sessionmaker[Session]) -> None:
+    project, seq = boss.project_id or "", last_seq(database)
+    quota_update(boss, project, "cpus", 300)
+    with pytest.raises(Forbidden, match=r"QUOTA_FOUR_EYES.* Ask for it at /quotas/requests/new\?dimension=cpus") as refused:
+        quota_update(boss, project, "cpus", 301)
+    assert refused.value.details["request_url"] == "/quotas/requests/new?dimension=cpus"
+    assert quota_update(boss, project, "cpus", 300, warning_threshold=50).warning_threshold == 50
+    assert [(entry.action, entry.status) for entry in entries_since(database, seq)] == [
+        ("core.quota.update", status) for status in ("success", "denied", "success")
+    ]  # fmt: skip
+    # What one asks for, the other approves.
+    quota_request_decide(people.context(people.user("platform_admin")), ask(boss).id, YES)
+    assert limit_of(database, project) == 500
+
+
+def test_nobody_raises_their_own_limit_alone(boss: Context, people: People) -> None:
+    me, other = boss.principal.username, people.context(people.user("platform_admin"))
+    user_quota_update(boss, me, "cpus", 3)
+    for limit in (4, None):
+        with pytest.raises(Forbidden, match="your own limit"):
+            user_quota_update(boss, me, "cpus", limit)
+    user_quota_update(boss, me, "cpus", 2)
+    assert user_quota_update(other, me, "cpus", None).line.limit is None
+
+
+def test_the_only_administrator_has_nobody_to_ask(boss: Context, database: sessionmaker[Session]) -> None:
+    with database() as session, transaction(session):
+        session.execute(update(User).where(User.id != boss.principal.user_id).values(is_active=False))
+    assert quota_update(boss, boss.project_id or "", "cpus", 900).limit == 900
 
 
 def test_who_may_ask_see_and_decide(asker: Context, boss: Context, people: People, database: sessionmaker[Session]) -> None:

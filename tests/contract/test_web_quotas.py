@@ -45,6 +45,7 @@ def test_bars_show_use_and_what_is_reserved(people: People, app: Flask) -> None:
     run(people.context(user), instance_create, None, {"name": "web-2", "flavor": "t3-micro", "image": "atonix-tiny"})
     for path in ("/quotas", "/"):
         assert re.search(r'<svg class="meter bad"[^>]*aria-label="Instances: 0 in use, 2 reserved of 2"', client.get(path).text), path
+    boss.settings = boss.settings.model_copy(update={"quota_four_eyes": False})
     quota_update(boss, boss.project_id or "", "instances", 3, warning_threshold=60)
     assert '<svg class="meter warn"' in row_of(client.get("/quotas").text, "Instances")
 
@@ -58,6 +59,8 @@ def test_limits_and_thresholds_are_set_on_the_page(boss: FlaskClient, client_for
         answer = boss.post("/quotas/cpus", data={"csrf_token": token, **wrong})
         assert answer.status_code == 422, wrong
         assert 'role="alert"' in answer.text
+    alone = boss.post("/quotas/cpus", data={"csrf_token": token, "limit": "8"})
+    assert (alone.status_code, "QUOTA_FOUR_EYES" in alone.text, 'value="8"' in alone.text) == (403, True, True)
     mine = client_for("project_admin")
     page = mine.get("/quotas")
     assert 'name="warning_threshold"' not in page.text
