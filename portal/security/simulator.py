@@ -17,6 +17,7 @@ from portal.kernel.ids import storable
 from portal.kernel.lookup import find
 
 SIMULATE = "security.iam.simulate"
+# How many users are asked about at once; each takes a decision of its own.
 MAX_USERS = 500
 
 
@@ -86,8 +87,16 @@ def _as(ctx: Context, user: User, question: Question) -> Context:
     return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
 
 
-def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decision]]:
-    """Everybody who may do an action on something, by name. Raises Forbidden or InvalidRequest."""
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Those of a page of users who may do something, by name, and the name behind which the next page begins, empty at the end."""
+
+    found: Sequence[tuple[User, Decision]]
+    next_after: str
+
+
+def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Able:
+    """Who may do an action on something, among the 500 users behind a name. Raises Forbidden or InvalidRequest."""
     if action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
@@ -95,9 +104,12 @@ def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decis
     given = select(IamAttachment.principal_id).where(IamAttachment.principal_type == "user", IamAttachment.policy_id.in_(everywhere))
     members = select(Membership.user_id).where(Membership.project_id == target.project_id)
     query = select(User).where(User.is_active.is_(True), or_(User.platform_role != "", User.id.in_(members), User.id.in_(given)))
-    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS)).all()
-    answers = [(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
-    return [(user, decision) for user, decision in answers if decision.allowed]
+    if after:
+        query = query.where(User.username > storable(after))
+    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS + 1)).all()
+    asked = users[:MAX_USERS]
+    answers = [(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in asked]
+    return Able([(user, decision) for user, decision in answers if decision.allowed], asked[-1].username if len(users) > MAX_USERS else "")
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
