@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
 from portal.kernel import audit, quota
 from portal.kernel.authz import Target, decide
@@ -11,7 +12,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, request_url
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting
-from portal.kernel.quota import DIMENSIONS, Dimension, Quota, UserQuota
+from portal.kernel.quota import DIMENSIONS, USER_DIMENSIONS, Dimension, Quota, UserQuota
 from portal.kernel.tables import PROJECTS, USERS, lock_users
 
 UPDATE = "core.quota.update"
@@ -73,10 +74,13 @@ def require(ctx: Context, project_id: str) -> None:
 
 def known_dimension(dimension: str) -> Dimension:
     """The dimension of this name. Raises NotFound."""
-    known = DIMENSIONS.get(dimension)
-    if known is None:
-        raise NotFound(f"There is no quota {dimension[:80]}; there are {', '.join(DIMENSIONS)}.")
-    return known
+    return _known(dimension, DIMENSIONS)
+
+
+def _known(dimension: str, among: Mapping[str, Dimension]) -> Dimension:
+    if dimension not in among:
+        raise NotFound(f"There is no quota {dimension[:80]}; there are {', '.join(among)}.")
+    return among[dimension]
 
 
 def quota_update(ctx: Context, project_id: str, dimension: str, limit: int, *, warning_threshold: int | None = None) -> QuotaLine:
@@ -144,6 +148,29 @@ def _refuse_odd(limit: int | None, threshold: int | None) -> None:
 # -- limits of users -------------------------------------------------------------------------------------------------------------------------
 
 
+def user_dimensions() -> Mapping[str, Dimension]:
+    """What a user can be limited in."""
+    return {**DIMENSIONS, **USER_DIMENSIONS}
+
+
+def user_limit(session: Session, user_id: str, known: Dimension) -> int | None:
+    """What a user may have of a dimension; None where there is no limit."""
+    found = session.scalar(select(UserQuota.limit).where(UserQuota.user_id == user_id, UserQuota.dimension == known.name))
+    return found if found is not None else _default(known)
+
+
+def _default(known: Dimension) -> int | None:
+    return None if known.counted is None else known.default
+
+
+def _user_line(ctx: Context, user_id: str, known: Dimension, row: UserQuota | None) -> QuotaLine:
+    if known.counted is None:
+        return _line(known, row, None)
+    limit, threshold = (None, quota.WARNING_THRESHOLD) if row is None else (row.limit, row.warning_threshold)
+    used = known.counted(ctx.db, user_id)
+    return QuotaLine(known.name, known.label, known.unit, known.default if limit is None else limit, used, warning_threshold=threshold)
+
+
 def may_limit_users(ctx: Context) -> bool:
     """Whether the caller sets limits of users, which hold in every project."""
     return decide(ctx, UPDATE, Target(None)).allowed
@@ -157,7 +184,7 @@ def user_lines(ctx: Context, user: str) -> list[QuotaLine]:
     if found is None:
         raise NotFound(f"There is no user {user[:80]} here.")
     rows = _rows_of(ctx, found[0])
-    return [_line(known, rows.get(name), None) for name, known in DIMENSIONS.items()]
+    return [_user_line(ctx, found[0], known, rows.get(name)) for name, known in user_dimensions().items()]
 
 
 def _rows_of(ctx: Context, user_id: str) -> Mapping[str, UserQuota]:
@@ -173,8 +200,10 @@ def _user(ctx: Context, text: str) -> tuple[str, str] | None:
 
 def own_limits(ctx: Context) -> list[QuotaLine]:
     """The limits that the caller has across projects."""
-    rows = _rows_of(ctx, ctx.principal.user_id) if ctx.principal.user_id is not None else {}
-    return [_line(known, rows[name], None) for name, known in DIMENSIONS.items() if name in rows and rows[name].limit is not None]
+    if (user_id := ctx.principal.user_id) is None:
+        return []
+    rows = _rows_of(ctx, user_id)
+    return [_user_line(ctx, user_id, known, rows[name]) for name, known in user_dimensions().items() if name in rows and rows[name].limit is not None]
 
 
 def user_limits(ctx: Context) -> list[UserLimit]:
@@ -183,12 +212,14 @@ def user_limits(ctx: Context) -> list[UserLimit]:
         return []
     query = select(UserQuota, USERS.c.username).join(USERS, USERS.c.id == UserQuota.user_id).where(UserQuota.limit.is_not(None))
     rows = ctx.db.execute(query.order_by(USERS.c.username, UserQuota.dimension).execution_options(populate_existing=True))
-    return [UserLimit(row.user_id, username, _line(DIMENSIONS[row.dimension], row, None)) for row, username in rows if row.dimension in DIMENSIONS]
+    known = user_dimensions()
+    found = [(row, username) for row, username in rows if row.dimension in known]
+    return [UserLimit(row.user_id, username, _user_line(ctx, row.user_id, known[row.dimension], row)) for row, username in found]
 
 
 def user_quota_update(ctx: Context, user: str, dimension: str, limit: int | None, *, warning_threshold: int | None = None) -> UserLimit:
     """Limit what a user, by id or name, may own across projects; None takes the limit away. Raises NotFound, Forbidden or InvalidRequest."""
-    known = known_dimension(dimension)
+    known = _known(dimension, user_dimensions())
     details: dict[str, object] = {}
     # Looked up after the permission was decided: who may not set limits does not learn which users exist.
     found = _user(ctx, storable(user[:254])) if may_limit_users(ctx) else None
@@ -202,8 +233,8 @@ def user_quota_update(ctx: Context, user: str, dimension: str, limit: int | None
         quota.ensure_user(ctx.db, user_id, dimension)
         query = select(UserQuota).where(UserQuota.user_id == user_id, UserQuota.dimension == dimension)
         row = ctx.db.scalars(query.with_for_update().execution_options(populate_existing=True)).one()
-        is_own = user_id == ctx.principal.user_id
-        if is_own and row.limit is not None and (limit is None or limit > row.limit):
+        present, wanted = (_default(known) if each is None else each for each in (row.limit, limit))
+        if user_id == ctx.principal.user_id and present is not None and (wanted is None or wanted > present):
             _refuse_alone(ctx, "This is your own limit: the other can raise it.", {})
         limit_set(ctx, row, limit, details, warning_threshold=warning_threshold)
-    return UserLimit(user_id, username, _line(known, row, None))
+    return UserLimit(user_id, username, _user_line(ctx, user_id, known, row))

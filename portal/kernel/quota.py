@@ -5,7 +5,7 @@ that giving back twice gives back once, and a recount is a sum. Lock order: the 
 each sorted by holder and dimension.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple
@@ -28,12 +28,16 @@ PENDING = text("pending > 0")
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """Something that is limited per project, and for a user where an administrator says so."""
+    """Something that is limited per project, and for a user where an administrator says so; `default` is a project's.
+
+    With `counted` it is limited for users alone, each of whom begins with `default`: what they have is counted when it is asked for.
+    """
 
     name: str
     label: str
     unit: str
     default: int
+    counted: Callable[[Session, str], int] | None = None
 
 
 DIMENSIONS = {
@@ -49,6 +53,18 @@ DIMENSIONS = {
         Dimension("iam_policies", "IAM policies", "", 200),
     )
 }
+
+# What users have outside of projects, declared by whoever keeps it.
+USER_DIMENSIONS: dict[str, Dimension] = {}
+
+
+def declare(dimension: Dimension) -> Dimension:
+    """Add a dimension; a type of resources that has one of its own does so beside its model."""
+    if dimension.name in DIMENSIONS or dimension.name in USER_DIMENSIONS:
+        msg = f"quota {dimension.name} is declared twice"
+        raise TypeError(msg)
+    (DIMENSIONS if dimension.counted is None else USER_DIMENSIONS)[dimension.name] = dimension
+    return dimension
 
 
 class Counted:

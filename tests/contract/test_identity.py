@@ -26,10 +26,10 @@ from portal.identity.accounts import (
 from portal.identity.admin import set_password, unlock
 from portal.identity.models import ApiToken, User, UserSession
 from portal.identity.sign_in import sign_in
-from portal.identity.tokens import MAX_TOKENS, TOKEN_PREFIX, token_create, token_revoke, token_user, tokens_of
+from portal.identity.tokens import API_KEYS, TOKEN_PREFIX, token_create, token_revoke, token_user, tokens_of
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.errors import InvalidRequest, NotFound, QuotaExceeded, Unauthorized
 from tests.support.effects import entries_since, last_seq, rows_of
 from tests.support.people import PASSWORD, People
 from tests.support.racing import race
@@ -500,27 +500,27 @@ def test_a_token_needs_a_name(people: People, database: sessionmaker[Session], n
 def test_expired_tokens_make_room_and_live_ones_do_not(people: People, database: sessionmaker[Session]) -> None:
     user = people.user("developer")
     ctx = people.context(user)
-    for number in range(MAX_TOKENS):
+    for number in range(API_KEYS.default):
         token_create(ctx, user, f"t{number}")
-    with pytest.raises(Conflict, match="Revoke one"):
+    with pytest.raises(QuotaExceeded, match="Your own limit for api_keys: 20 of 20 used"):
         token_create(ctx, user, "more")
     with database() as session, transaction(session):
         session.execute(update(ApiToken).where(ApiToken.name == "t3").values(expires_at=now() - timedelta(days=1)))
     token_create(ctx, user, "more")
-    assert len(tokens_of(ctx)) == MAX_TOKENS
+    assert len(tokens_of(ctx)) == API_KEYS.default
 
 
 def test_tokens_made_at_once_keep_the_limit(people: People, database: sessionmaker[Session]) -> None:
     user = people.user("developer")
     first = people.context(user)
-    for number in range(MAX_TOKENS - 2):
+    for number in range(API_KEYS.default - 2):
         token_create(first, user, f"t{number}")
     contexts = [people.context(user) for _ in range(6)]
     given = race([lambda ctx=ctx: token_create(ctx, user, "more") for ctx in contexts])
     assert sum(isinstance(one, tuple) for one in given) == 2, given
-    assert sum(isinstance(one, Conflict) for one in given) == 4
+    assert sum(isinstance(one, QuotaExceeded) for one in given) == 4
     with database() as session:
-        assert len(session.scalars(select(ApiToken)).all()) == MAX_TOKENS
+        assert len(session.scalars(select(ApiToken)).all()) == API_KEYS.default
 
 
 @pytest.mark.real_passwords
