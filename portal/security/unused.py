@@ -16,7 +16,8 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
-from portal.kernel.policy import MAX_VALUES, Statement, as_document, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import MAX_VALUES, as_document, statements_in
 from portal.security.advice import actions_of
 from portal.security.effects import ALL, NOTHING, holding, principal_with, reaches
 from portal.security.policies import POLICY

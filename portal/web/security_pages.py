@@ -15,7 +15,7 @@ from portal.identity.iam import IamPolicy, IamPolicyVersion
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
-from portal.kernel.policy import Problem
+from portal.kernel.policy_documents import Problem
 from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of

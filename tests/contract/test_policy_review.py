@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.models import User
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.security.simulator import what_can
 from tests.support.effects import rows_of
 from tests.support.people import People

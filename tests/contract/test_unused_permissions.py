@@ -14,7 +14,7 @@ from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.operations import run
-from portal.kernel.policy import VERSION, parse
+from portal.kernel.policy_documents import VERSION, parse
 from portal.security.unused import unused
 from tests.support.people import People
 from tests.support.web import Api

@@ -23,7 +23,7 @@ from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
 from portal.identity.tokens import token_create
 from portal.kernel.db import db, now
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.people import People
 
