@@ -12,7 +12,7 @@ from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.resources import PAGING, link, list_schema, only
 from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.listing import flag, paging
-from portal.http.request import context
+from portal.http.request import context, current_project
 from portal.kernel import alerts, limits, quota_history, quota_requests
 from portal.kernel.alerts import Alert
 from portal.kernel.errors import InvalidRequest, NotFound
@@ -116,24 +116,17 @@ def _alert_endpoints(tag: str) -> Iterator[Endpoint]:
 # -- limits ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def _project() -> str:
-    project_id = context().project_id
-    if project_id is None:
-        raise InvalidRequest("Choose a project first: you are a member of none.")
-    return project_id
-
-
 def quotas() -> ResponseReturnValue:
     """All limits."""
     only("user_id")
     user = request.args.get("user_id", "")
-    lines = limits.user_lines(context(), user) if user else limits.quota_lines(context(), _project())
+    lines = limits.user_lines(context(), user) if user else limits.quota_lines(context(), current_project())
     return io.answer(io.page_of([show_quota(line) for line in lines], count=len(lines)))
 
 
 def quota(resource_type: str) -> ResponseReturnValue:
     """One limit."""
-    ctx, project_id = context(), _project()
+    ctx, project_id = context(), current_project()
     line = next((line for line in limits.quota_lines(ctx, project_id) if line.dimension == resource_type), None)
     if line is None:
         raise NotFound(f"There is no quota {resource_type[:80]}.")
@@ -144,7 +137,9 @@ def quota(resource_type: str) -> ResponseReturnValue:
 def quota_put(resource_type: str) -> ResponseReturnValue:
     """Set a limit."""
     given: LimitInput = read(LimitInput)
-    return io.answer(show_quota(limits.quota_update(context(), _project(), resource_type, given.limit, warning_threshold=given.warning_threshold)))
+    return io.answer(
+        show_quota(limits.quota_update(context(), current_project(), resource_type, given.limit, warning_threshold=given.warning_threshold))
+    )
 
 
 def user_quota_put(user_id: str, resource_type: str) -> ResponseReturnValue:
@@ -183,7 +178,7 @@ def requests() -> ResponseReturnValue:
 def request_create() -> ResponseReturnValue:
     """Ask for more."""
     given: RequestInput = read(RequestInput)
-    made = quota_requests.quota_request_create(context(), _project(), given.resource_type, limit=given.limit, reason=given.reason)
+    made = quota_requests.quota_request_create(context(), current_project(), given.resource_type, limit=given.limit, reason=given.reason)
     return io.answer(_request(made), 201)
 
 

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.compute.summary import Use, compute_summary
 from portal.http.guard import Access, access
-from portal.http.request import context
+from portal.http.request import context, current_project
 from portal.kernel import authz
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError
@@ -28,7 +28,7 @@ from portal.kernel.quota_requests import (
     quota_requests,
 )
 from portal.web.page import field_errors, form_status, go, render
-from portal.web.quotas import project, whole_number
+from portal.web.quotas import whole_number
 
 pages = Blueprint("quota_requests", __name__)
 FIELDS = ("dimension", "limit", "reason")
@@ -64,14 +64,14 @@ def create() -> ResponseReturnValue:
         if typed["dimension"] not in DIMENSIONS:
             raise InvalidRequest.fields({"dimension": ["Choose one of the list."]})
         limit = whole_number(typed["limit"], "limit")
-        made = quota_request_create(context(), project(), typed["dimension"], limit=limit, reason=typed["reason"])
+        made = quota_request_create(context(), current_project(), typed["dimension"], limit=limit, reason=typed["reason"])
     except (InvalidRequest, Conflict, Forbidden) as error:
         return _form(form_status(error), typed, error)
     return go("/quotas/requests", f"{made.label}: {made.limit_asked:,} is asked for. You are told what becomes of it.")
 
 
 def _form(status: int, typed: dict[str, str], error: PortalError | None = None) -> ResponseReturnValue:
-    ctx, project_id = context(), project()
+    ctx, project_id = context(), current_project()
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
     lines = [line for line in quota_lines(ctx, project_id) if line.limit is not None]
     return render(

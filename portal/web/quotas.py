@@ -7,7 +7,7 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
-from portal.http.request import context
+from portal.http.request import context, current_project
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, PortalError
@@ -73,7 +73,7 @@ def change(dimension: str) -> ResponseReturnValue:
     typed = {name: request.form.get(name, "").strip()[:20] for name in FIELDS}
     try:
         threshold = whole_number(typed["warning_threshold"], "warning_threshold") if typed["warning_threshold"] else None
-        line = quota_update(context(), project(), dimension, whole_number(typed["limit"], "limit"), warning_threshold=threshold)
+        line = quota_update(context(), current_project(), dimension, whole_number(typed["limit"], "limit"), warning_threshold=threshold)
     except (InvalidRequest, Forbidden) as error:
         return _page(form_status(error), Refused(error, typed, dimension))
     return go("/quotas", f"{line.label}: the limit is {line.limit:,} now.")
@@ -107,16 +107,8 @@ def whole_number(text: str, name: str) -> int:
     return int(text)
 
 
-def project() -> str:
-    """The current project. Raises InvalidRequest for a member of none."""
-    project_id = context().project_id
-    if project_id is None:
-        raise InvalidRequest("You are a member of no project yet. An administrator can add you to one.")
-    return project_id
-
-
 def _page(status: int, refused: Refused | None = None) -> ResponseReturnValue:
-    ctx, project_id = context(), project()
+    ctx, project_id = context(), current_project()
     errors, message = field_errors(refused.error, USER_FIELDS) if refused else ({}, "")
     of_users = refused is not None and not refused.dimension
     return render(

@@ -15,7 +15,7 @@ from portal.compute.instances import instance_create
 from portal.compute.key_pairs import key_pair_create, key_pair_delete
 from portal.kernel import quota_history
 from portal.kernel.db import now, transaction
-from portal.kernel.limits import quota_update
+from portal.kernel.limits import quota_update, user_quota_update
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_days import QuotaHistory
@@ -84,6 +84,15 @@ def test_users_are_limited_on_the_page(boss: FlaskClient, app: Flask, people: Pe
     assert "Your own limit for key_pairs: 1 of 1 used" in html.unescape(refused.text)
     assert boss.post("/quotas/users", data={**given, "limit": ""}).status_code == 303
     assert "No user is limited" in boss.get("/quotas").text
+
+
+def test_one_key_too_many_is_said_in_the_form(app: Flask, people: People) -> None:
+    user, boss = people.user("project_admin"), people.context(people.user("platform_admin"))
+    user_quota_update(boss, user.id, "api_keys", 0)
+    client = browser(app, people, user)
+    refused = client.post("/account/tokens", data={"csrf_token": csrf_of(client.get("/account")), "name": "one"})
+    assert (refused.status_code, 'value="one"' in refused.text) == (429, True)
+    assert "Your own limit for api_keys: 0 of 0 used" in html.unescape(refused.text)
 
 
 def test_a_refusal_leads_to_the_form_that_asks_for_more(client_for: Callable[..., FlaskClient], people: People) -> None:
