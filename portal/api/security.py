@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.resources import PAGING, aliases, link, list_schema, only
-from portal.api.schemas import TEXT, WHEN, YES, read, thing
+from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
@@ -25,18 +25,18 @@ from portal.security.unused import PERIOD, unused
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MEMBER = thing(user_id=TEXT, username=TEXT, created_at=WHEN)
 ATTACHMENT = thing(principal_type=TEXT, principal_id=TEXT, principal_name=TEXT, created_by=TEXT, created_at=WHEN)
-VERSION = thing(number={"type": "integer"}, document={"type": "object"}, username=TEXT, created_at=WHEN)
-STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
+VERSION = thing(number=NUMBER, document={"type": "object"}, username=TEXT, created_at=WHEN)
+STEP = thing(policy=TEXT, via=TEXT, project_id=MAYBE_TEXT, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
 DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
 SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
 PROBLEM = thing(path=TEXT, message=TEXT)
 ACTIONS: Schema = {"type": "array", "items": TEXT}
 EFFECT = thing(user_id=TEXT, username=TEXT, gained=ACTIONS, lost=ACTIONS, changed=ACTIONS)
 REVIEW = thing(
-    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"}, compared={"type": "integer"},
+    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders=NUMBER, compared=NUMBER,
     effects={"type": ["array", "null"], "items": EFFECT},
 )  # fmt: skip
-UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
+UNUSED = thing(subject=TEXT, days=NUMBER, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
 
 

@@ -8,21 +8,21 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query
 from portal.api.resources import only
-from portal.api.schemas import TEXT, thing
+from portal.api.schemas import NUMBER, TEXT, thing
 from portal.http.request import context, own_origin
 from portal.identity import users
 from portal.identity.deletion import user_delete, user_leaving
 from portal.identity.invitations import user_invite
 
 TAG = "Users"
-OWNED = thing(label=TEXT, count={"type": "integer"}, names={"type": "array", "items": TEXT})
+OWNED = thing(label=TEXT, count=NUMBER, names={"type": "array", "items": TEXT})
 
 
 def endpoints() -> Iterator[Endpoint]:
     """All of them."""
     yield Endpoint("POST", "/users/{user_id}/invite", "users.invite", invite, "Make a link by which the user chooses a password; shown this once", TAG,
                    {201: thing(code=TEXT, url=TEXT)}, (403, 404, 409), aliases=("/api/v1/security/users/{user_id}/invite",))  # fmt: skip
-    leaving = thing(owned={"type": "array", "items": OWNED}, gone={"type": "array", "items": thing(label=TEXT, count={"type": "integer"})})
+    leaving = thing(owned={"type": "array", "items": OWNED}, gone={"type": "array", "items": thing(label=TEXT, count=NUMBER)})
     yield Endpoint(
         "GET", "/users/{user_id}/deletion", "users.deletion", deletion, "What the deletion of a user would do", TAG, {200: leaving}, (403, 404)
     )
@@ -30,7 +30,7 @@ def endpoints() -> Iterator[Endpoint]:
                    (403, 404, 409, 429), query=[Query("heir", "User name of whoever takes over what they own.", required=True)],
                    aliases=("/api/v1/security/users/{user_id}",))  # fmt: skip
     yield Endpoint("POST", "/users/{user_id}/sign-out", "users.sign-out", sign_out, "End every session of a user", TAG,
-                   {200: thing(ended={"type": "integer"})}, (403, 404), aliases=("/api/v1/security/users/{user_id}/sign-out",))  # fmt: skip
+                   {200: thing(ended=NUMBER)}, (403, 404), aliases=("/api/v1/security/users/{user_id}/sign-out",))  # fmt: skip
 
 
 def invite(user_id: str) -> ResponseReturnValue:
