@@ -163,8 +163,8 @@ def test_the_inbox_tells_what_came_of_it(boss: FlaskClient, people: People) -> N
         row = quota_request_create(ctx, ctx.project_id or "", dimension, limit=limit, reason="More.")
         quota_request_decide(decider, row.id, decision)
     page = boss.get("/quotas/requests").text
-    assert "vCPU 400 to 450, default" in page
-    assert "GPUs stays at 8, 30 asked for, default" in page
+    assert "vCPU: 400 to 450, default" in page
+    assert "GPUs: stays at 8, 30 asked for, default" in page
     denied = row_of(boss.get("/quotas/requests?state=denied").text, "GPUs")
     assert ("<b>30</b>" in denied, " to " in denied) == (True, False)
 
