@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from portal.catalogue import build_registry
 from portal.kernel.authz import Access
 from portal.kernel.context import Grant
-from portal.kernel.policy import VERSION, Asked, Target, parse
+from portal.kernel.policy import Asked, Target
+from portal.kernel.policy_documents import VERSION, parse
 
 STATEMENTS, PER_POLICY, ROUNDS = 1000, 50, 20_000
 LIMIT_US = 50

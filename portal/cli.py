@@ -37,13 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "no such table" in said or "does not exist" in said:
             print("The database has no tables of this portal, or older ones. Make them with: portal migrate", file=sys.stderr)
         else:
-            print(f"The database does not answer: {said}", file=sys.stderr)
+            print(f"The database of {_database_named(settings)} does not answer: {said}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(settings.data_dir):
             raise
         print(f"DATA_DIR={str(settings.data_dir)!r} cannot be used: {error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def _database_named(settings: Settings) -> str:
+    """The settings that name the database, with where it is; no user, password or option of it."""
+    url = make_url(settings.database())
+    if url.get_backend_name() == "sqlite":
+        return "DATABASE_URL" if settings.database_url else "DATA_DIR"
+    named = "DATABASE_URL" if settings.database_url else "DB_HOST, DB_PORT and DB_NAME"
+    return f"{named} ({url.host}:{url.port or 5432}/{url.database})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from portal.http import exporter, probes
 from portal.kernel.authz import LEVELS, ROLES, role_matrix
 from portal.kernel.declare import Operation
 from portal.kernel.errors import ERRORS, PortalError, QuotaExceeded, StateConflict
-from portal.kernel.quota import DIMENSIONS
+from portal.kernel.limits import user_dimensions
 from portal.kernel.resource import ResourceType
 from portal.settings import ROOT, Settings
 from portal.worker.tasks import TASKS
@@ -104,9 +104,11 @@ def metrics_page() -> str:
 def resources_page() -> str:
     """Every resource type: fields, operations, states."""
     parts = [text for rtype in build_registry() for text in _resource(rtype)]
-    dimensions = _table(
-        ("Quota", "Meaning", "Default"), [(f"`{d.name}`", f"{d.label} {d.unit}".strip(), f"{d.default:,}") for d in DIMENSIONS.values()]
-    )
+    rows = [
+        (f"`{d.name}`", f"{d.label} {d.unit}".strip(), f"{d.default:,} per {'project' if d.counted is None else 'user'}")
+        for d in user_dimensions().values()
+    ]
+    dimensions = _table(("Quota", "Meaning", "Default"), rows)
     return _page("Resource types", *parts, "## Quotas", dimensions)
 
 

@@ -209,7 +209,10 @@ class Settings(BaseSettings):
     terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances are kept.")
     stop_timeout_s: int = Field(30, ge=0, le=600, description="How long a guest may take to shut down before the plug is pulled.")
     sso_config: str = Field("", description="YAML file that describes providers of single sign-on; docs/sign-in.md shows one.")
-    quota_four_eyes: bool = Field(True, description="Nobody decides their own request for a higher quota.")
+    quota_four_eyes: bool = Field(
+        True,
+        description="Nobody decides their own request for a higher quota, or raises a limit without one while another administrator could approve.",
+    )
     session_idle_minutes: int = Field(60, ge=1, le=10_080, description="A session ends after this long without a request.")
     session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
     confirm_minutes: int = Field(15, ge=1, le=1440, description="Dangerous actions ask again who one is if the last proof is older than this.")

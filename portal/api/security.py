@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.resources import aliases, list_schema, only
-from portal.api.schemas import TEXT, WHEN, YES, read, thing
+from portal.api.resources import PAGING, aliases, link, list_schema, only
+from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
@@ -25,18 +25,18 @@ from portal.security.unused import PERIOD, unused
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MEMBER = thing(user_id=TEXT, username=TEXT, created_at=WHEN)
 ATTACHMENT = thing(principal_type=TEXT, principal_id=TEXT, principal_name=TEXT, created_by=TEXT, created_at=WHEN)
-VERSION = thing(number={"type": "integer"}, document={"type": "object"}, username=TEXT, created_at=WHEN)
-STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
+VERSION = thing(number=NUMBER, document={"type": "object"}, username=TEXT, created_at=WHEN)
+STEP = thing(policy=TEXT, via=TEXT, project_id=MAYBE_TEXT, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
 DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
 SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
 PROBLEM = thing(path=TEXT, message=TEXT)
 ACTIONS: Schema = {"type": "array", "items": TEXT}
 EFFECT = thing(user_id=TEXT, username=TEXT, gained=ACTIONS, lost=ACTIONS, changed=ACTIONS)
 REVIEW = thing(
-    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"},
+    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders=NUMBER, compared=NUMBER,
     effects={"type": ["array", "null"], "items": EFFECT},
 )  # fmt: skip
-UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
+UNUSED = thing(subject=TEXT, days=NUMBER, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT, via=TEXT)
 
 
@@ -95,8 +95,8 @@ def endpoints() -> Iterator[Endpoint]:
                    "What is wrong or odd about a document, and what it would change for those who hold the policy", POLICY.plural, {200: REVIEW}, (403, 404),
                    body=DocumentInput.model_json_schema(), aliases=aliases(POLICY, "/validate"))  # fmt: skip
     named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
-    yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
-                   query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
+    yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Who may do an action, among 500 users at a time", POLICY.plural,
+                   {200: list_schema(HOLDER)}, (403, 404), query=(Query("action", "Such as compute.instance.stop.", required=True), named, PAGING[1]))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
                    {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id; of a role its id or role/name.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
@@ -167,7 +167,16 @@ def validation() -> ResponseReturnValue:
     found = review(context(), given.document, given.policy_id)
     effects = None if found.effects is None else [asdict(each) for each in found.effects]
     problems, warnings = ([asdict(each) for each in part] for part in (found.problems, found.warnings))
-    return io.answer({"is_valid": not problems, "problems": problems, "warnings": warnings, "holders": found.holders, "effects": effects})
+    return io.answer(
+        {
+            "is_valid": not problems,
+            "problems": problems,
+            "warnings": warnings,
+            "holders": found.holders,
+            "compared": found.compared,
+            "effects": effects,
+        }
+    )
 
 
 def _decision(decision: Decision) -> dict[str, Any]:
@@ -185,9 +194,10 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def who() -> ResponseReturnValue:
-    """Everybody who may."""
+    """Who may, of the users of a page."""
+    only("action", "resource", "cursor")
     ctx, action = context(), request.args.get("action", "")
-    found = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action))
+    able = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action), after=request.args.get("cursor", ""))
     shown = [
         {
             "user_id": each.user.id,
@@ -196,9 +206,9 @@ def who() -> ResponseReturnValue:
             "statement": each.decision.statement,
             "via": each.via,
         }
-        for each in found
+        for each in able.found
     ]
-    return io.answer(io.page_of(shown, count=len(shown)))
+    return io.answer(io.page_of(shown, count=len(shown), following=link(able.next_after)))
 
 
 def what() -> ResponseReturnValue:

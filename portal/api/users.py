@@ -65,7 +65,7 @@ def endpoints() -> Iterator[Endpoint]:
                    refuses=(403, 404, 409, 429), query=[Query("heir", "User name of whoever takes over what they own.", required=True)], **one)  # fmt: skip
     yield Endpoint("POST", "/users/{user_id}/invite", "users.invite", invite, "Make a link by which the user chooses a password; shown this once",
                    answers={201: thing(code=TEXT, url=TEXT)}, refuses=(403, 404, 409), **at("/{user_id}/invite"))  # fmt: skip
-    leaving = thing(owned={"type": "array", "items": OWNED}, gone={"type": "array", "items": thing(label=TEXT, count={"type": "integer"})})
+    leaving = thing(owned={"type": "array", "items": OWNED}, gone={"type": "array", "items": thing(label=TEXT, count=NUMBER)})
     yield Endpoint("GET", "/users/{user_id}/deletion", "users.deletion", deletion, "What the deletion of a user would do", answers={200: leaving},
                    refuses=(403, 404), **at("/{user_id}/deletion"))  # fmt: skip
     yield Endpoint("POST", "/users/{user_id}/sign-out", "users.sign-out", sign_out, "End every session of a user", answers={200: thing(ended=NUMBER)},

@@ -17,7 +17,7 @@ from portal.identity.accounts import ACCESS_PREFIX, SignedIn
 from portal.identity.oauth2.bearer import bearer_user, looks_like_one
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
-from portal.kernel.errors import NotFound, Unavailable
+from portal.kernel.errors import InvalidRequest, NotFound, Unavailable
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 
@@ -201,3 +201,11 @@ def _project(ctx: Context, found: SignedIn | None) -> str | None:
         if any(grant.project_id in {None, current} for grant in found.principal.grants):
             return current
     return accounts.home_project(found.user)
+
+
+def current_project() -> str:
+    """Id of the project that the request is about. Raises InvalidRequest for a member of none."""
+    project_id = context().project_id
+    if project_id is None:
+        raise InvalidRequest("Choose a project first: you are a member of none. An administrator can add you to one.")
+    return project_id

@@ -20,7 +20,7 @@ from portal.kernel.authz import Access, compiled
 from portal.kernel.context import Grant, Limit, Principal
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
-from portal.kernel.policy import statements_in
+from portal.kernel.policy_documents import statements_in
 from portal.kernel.resource import LIVE, ProjectOwned, Shareable
 
 PRINCIPAL_TYPES = ("user", "group", "role")

@@ -27,7 +27,7 @@ from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
 from portal.kernel.operations import acting, end, run
 from portal.kernel.quota import Quota
-from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.quota_days import QuotaHistory
 from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.runner import NotYet
 

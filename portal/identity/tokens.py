@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
@@ -24,20 +24,26 @@ from portal.identity.accounts import (
     require_proof,
 )
 from portal.identity.models import SERVICE, ApiToken, User, digest
-from portal.kernel import audit
+from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded
 from portal.kernel.ids import storable
 from portal.kernel.operations import acting
 from portal.kernel.policy import LEVELS, Statement
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
-MAX_TOKENS = 20
 MAX_SCOPES = 50
 TOKEN_NAME_MAX = 255
 OVERLAP_H = 24
+
+
+def _count(session: Session, user_id: str) -> int:
+    return session.scalar(select(func.count()).where(ApiToken.user_id == user_id, ApiToken.expires_at > now())) or 0
+
+
+API_KEYS = quota.declare(quota.Dimension("api_keys", "API keys", "", 20, counted=_count))
 
 
 def token_create(
@@ -45,7 +51,7 @@ def token_create(
 ) -> tuple[str, ApiToken]:  # fmt: skip
     """Make a token of the caller's own, or of a service account; gives its text, which is shown once, and the row.
 
-    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
+    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and QuotaExceeded at
     the limit, unless the oldest of its name may go.
     """
     require_proof(ctx)
@@ -63,10 +69,11 @@ def token_create(
             if token.expires_at <= now():
                 ctx.db.delete(token)
         valid = [token for token in live if token.expires_at > now()]
-        if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
+        most = limits.user_limit(ctx.db, user.id, API_KEYS)
+        if most is not None and len(valid) >= most and (same := [token for token in valid if replace_oldest and token.name == name]):
             ctx.db.delete(same[0])
-        elif len(valid) >= MAX_TOKENS:
-            raise Conflict(f"There are {MAX_TOKENS} tokens already, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
+        elif most is not None and len(valid) >= most:
+            raise QuotaExceeded(API_KEYS.name, limit=most, used=len(valid), requested=1, of_user=True)
         expires = now() + timedelta(days=days or ctx.settings.api_token_days)
         token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
         ctx.db.add(token)

@@ -1,13 +1,11 @@
 """What the kernel knows of projects: whether one is there, and whether it is being deleted."""
 
-from sqlalchemy import column, select, table
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.jobs import active_for
-
-# The models are identity's.
-PROJECTS = table("projects", column("id"), column("name"), column("deleted_at"))
+from portal.kernel.tables import PROJECTS
 
 
 def is_there(session: Session, project_id: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, func, or_, select
 
 from portal.identity import iam
 from portal.identity.accounts import principal_of
@@ -13,7 +13,8 @@ from portal.identity.models import Project, User
 from portal.kernel.authz import Access, Rules, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
 from portal.kernel.lookup import find
-from portal.kernel.policy import Problem, Statement
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import Problem
 from portal.security.advice import Advice, actions_of, advice, impossible
 from portal.security.policies import POLICY
 from portal.security.simulator import SIMULATE, role_principal
@@ -36,12 +37,16 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What there is to say of a document; `effects` is None where nobody holds it, or where the reader may not know."""
+    """What there is to say of a document; `effects` is None where nobody holds it, or where the reader may not know.
+
+    `holders` is how many users hold the policy, `compared` for how many of them, the first by name, effects were worked out.
+    """
 
     problems: Sequence[Problem]
     warnings: Sequence[Problem]
     effects: Sequence[Effect] | None = None
     holders: int = 0
+    compared: int = 0
 
 
 def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
@@ -52,23 +57,27 @@ def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
         return Review(found.problems, found.warnings)
     bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id).order_by(Project.name)).all()
     limiting = [Problem("", f"is the permission boundary of project {name}: it limits everybody there, who are not listed here") for name in bounded]
-    holders = holders_of(ctx, policy)
+    holders = _first_holders(ctx, policy)
     revision = ctx.db.scalar(select(iam.REVISION))
     roles = [role_principal(ctx, role, revision) for role in _roles_with(ctx, policy)]
     now_held = [*roles, *(principal_with(ctx, user) for user in holders)]
     effects = [each for principal in now_held if (each := _effect(ctx, policy, found.statements, principal)) is not None]
     idle = _idle_denials(ctx, policy, found, now_held) if now_held else []
-    return Review((), [*found.warnings, *limiting, *idle], effects, len(holders))
+    count = ctx.db.scalar(select(func.count()).select_from(holding(ctx, policy).subquery())) if len(holders) == MAX_HOLDERS else len(holders)
+    return Review((), [*found.warnings, *limiting, *idle], effects, count or 0, len(holders))
 
 
-def holders_of(ctx: Context, policy: IamPolicy) -> Sequence[User]:
-    """The users who hold a policy, themselves, through a group or by assuming a role, by name."""
+def holding(ctx: Context, policy: IamPolicy) -> Select[str]:
+    """Ids of the active users who hold a policy, themselves, through a group or by assuming a role."""
     given = select(IamAttachment.principal_id).where(IamAttachment.policy_id == policy.id)
     of_users = given.where(IamAttachment.principal_type == "user")
     of_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(given.where(IamAttachment.principal_type == "group")))
     by_role = {user.id for role in _roles_with(ctx, policy) for user in iam.users_trusted(ctx.db, role)}
-    query = select(User).where(User.is_active.is_(True), or_(User.id.in_(of_users.union(of_groups)), User.id.in_(by_role)))
-    return ctx.db.scalars(query.order_by(User.username).limit(MAX_HOLDERS)).all()
+    return select(User.id).where(User.is_active.is_(True), or_(User.id.in_(of_users.union(of_groups)), User.id.in_(by_role)))
+
+
+def _first_holders(ctx: Context, policy: IamPolicy) -> Sequence[User]:
+    return ctx.db.scalars(select(User).where(User.id.in_(holding(ctx, policy))).order_by(User.username).limit(MAX_HOLDERS)).all()
 
 
 def _roles_with(ctx: Context, policy: IamPolicy) -> Sequence[IamRole]:

@@ -15,7 +15,8 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import Statement, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import statements_in
 from portal.kernel.resource import Column, ResourceType
 
 MEMBER = f.FieldInfo(f.Line(254, min_length=1), "User", "Name or id of a member of the project.")

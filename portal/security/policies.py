@@ -16,7 +16,8 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Created, Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import VERSION, PolicyError, Statement, parse, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import VERSION, PolicyError, parse, statements_in
 from portal.kernel.resource import Column, ResourceType
 
 EXAMPLE = {

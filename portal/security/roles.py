@@ -19,7 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Param, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import as_document, statements_in
+from portal.kernel.policy_documents import as_document, statements_in
 from portal.kernel.resource import Column, ResourceType
 
 TRUST_TYPES = ("user", "service_account", "group")

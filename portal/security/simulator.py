@@ -18,6 +18,7 @@ from portal.kernel.lookup import find
 from portal.security.roles import ROLE
 
 SIMULATE = "security.iam.simulate"
+# How many users are asked about at once; each takes a decision of its own.
 MAX_USERS = 500
 MAX_ROLES = 200
 # What a role is named by, where users are named, too.
@@ -134,8 +135,16 @@ def _as(ctx: Context, somebody: User | IamRole, question: Question) -> Context:
     return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
 
 
-def who_can(ctx: Context, action: str, target: Target) -> list[Holder]:
-    """Everybody who may do an action on something, by name; then those who may by assuming a role. Raises Forbidden or InvalidRequest."""
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Those of a page of users who may do something, by name, and the name behind which the next page begins, empty at the end."""
+
+    found: Sequence[Holder]
+    next_after: str
+
+
+def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Able:
+    """Who may do an action on something, themselves or by assuming a role, among the 500 users behind a name. Raises Forbidden or InvalidRequest."""
     if action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
@@ -143,20 +152,25 @@ def who_can(ctx: Context, action: str, target: Target) -> list[Holder]:
     given = select(IamAttachment.principal_id).where(IamAttachment.principal_type == "user", IamAttachment.policy_id.in_(everywhere))
     members = select(Membership.user_id).where(Membership.project_id == target.project_id)
     query = select(User).where(User.is_active.is_(True), or_(User.platform_role != "", User.id.in_(members), User.id.in_(given)))
-    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS)).all()
-    answers = [Holder(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
-    found = [each for each in answers if each.decision.allowed]
-    return [*found, *_by_assuming(ctx, action, target, {each.user.id for each in found})]
+    if after:
+        query = query.where(User.username > storable(after))
+    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS + 1)).all()
+    asked, roles = users[:MAX_USERS], _roles_that_can(ctx, action, target)
+    found = []
+    for user in asked:
+        decision = decide(_as(ctx, user, Question(user.id, action)), action, target)
+        if decision.allowed:
+            found.append(Holder(user, decision))
+        else:
+            found += [Holder(user, its, f"by assuming role {role.name}") for role, its, trusted in roles if user.id in trusted]
+    return Able(found, asked[-1].username if len(users) > MAX_USERS else "")
 
 
-def _by_assuming(ctx: Context, action: str, target: Target, others: set[str]) -> list[Holder]:
+def _roles_that_can(ctx: Context, action: str, target: Target) -> list[tuple[IamRole, Decision, set[str]]]:
+    """The project's roles that may do it, each with what decides and the ids of those whom it trusts."""
     roles = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name).limit(MAX_ROLES)
     answers = [(role, decide(_as(ctx, role, Question(role.id, action)), action, target)) for role in ctx.db.scalars(roles).all()]
-    return [
-        Holder(user, decision, f"by assuming role {role.name}")
-        for role, decision in answers if decision.allowed
-        for user in iam.users_trusted(ctx.db, role) if user.id not in others
-    ]  # fmt: skip
+    return [(role, decision, {user.id for user in iam.users_trusted(ctx.db, role)}) for role, decision in answers if decision.allowed]
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:

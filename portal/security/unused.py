@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
-from portal.identity.models import User
 from portal.kernel.audit import AuditEntry
 from portal.kernel.authz import Target, access_of, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
-from portal.kernel.policy import MAX_VALUES, Statement, as_document, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import MAX_VALUES, as_document, statements_in
 from portal.security.advice import actions_of
-from portal.security.effects import ALL, NOTHING, holders_of, principal_with, reaches
+from portal.security.effects import ALL, NOTHING, holding, principal_with, reaches
 from portal.security.policies import POLICY
 from portal.security.simulator import SIMULATE, user_named
 
@@ -51,7 +51,7 @@ def _of_user(ctx: Context, named: str) -> Unused:
     access = access_of(principal_with(ctx, found))
     found_reaches = {action: much for action, (much, _) in reaches(access, permissions, ctx.project_id).items()}
     held = {action for action, much in found_reaches.items() if much != NOTHING}
-    used, idle = _split(held, permissions, _done(ctx, [found], ctx.project_id))
+    used, idle = _split(held, permissions, _done(ctx, [found.id], ctx.project_id))
     # What holds under a condition only is left out: as a plain permission it would be more than what they have.
     kept = sorted(action for action in held - idle if found_reaches[action] == ALL)
     parts = [tuple(kept[start : start + MAX_VALUES]) for start in range(0, len(kept), MAX_VALUES)]
@@ -65,7 +65,7 @@ def _of_policy(ctx: Context, named: str) -> Unused:
     permissions = ctx.registry.permissions
     statements = statements_in(policy.document)
     held = {action for each in statements if each.allows for action in actions_of(each, permissions)}
-    used, idle = _split(held, permissions, _done(ctx, holders_of(ctx, policy), policy.project_id))
+    used, idle = _split(held, permissions, _done(ctx, holding(ctx, policy), policy.project_id))
     smaller = [kept for each in statements if (kept := _without(each, idle, permissions)) is not None]
     return Unused(policy.name, tuple(sorted(used)), tuple(sorted(idle)), as_document(smaller) if idle and smaller else None)
 
@@ -86,9 +86,9 @@ def _split(held: set[str], permissions: Mapping[str, str], done: set[str]) -> tu
     return used, told - used
 
 
-def _done(ctx: Context, users: Sequence[User], project_id: str | None) -> set[str]:
+def _done(ctx: Context, user_ids: Sequence[str] | Select[str], project_id: str | None) -> set[str]:
     """What users did successfully during the period, in a project or anywhere."""
-    mine = [AuditEntry.user_id.in_([user.id for user in users]), AuditEntry.timestamp >= now() - PERIOD, AuditEntry.status == "success"]
+    mine = [AuditEntry.user_id.in_(user_ids), AuditEntry.timestamp >= now() - PERIOD, AuditEntry.status == "success"]
     if project_id is not None:
         mine.append(AuditEntry.project_id.is_(None) | (AuditEntry.project_id == project_id))
     return set(ctx.db.scalars(select(AuditEntry.action).where(*mine).distinct()))

@@ -13,7 +13,7 @@ from portal.identity.accounts import SignedIn
 from portal.identity.oauth2.consents import consent_revoke, consents_of, in_words
 from portal.identity.preferences import LANGUAGES, locale_update, preferences_update, zones_by_area
 from portal.kernel.db import now
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, Unauthorized
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, Unauthorized
 from portal.web.forms import days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render, with_theme
 
@@ -59,7 +59,7 @@ def create_token() -> ResponseReturnValue:
     try:
         scopes, days = scopes_of(given["scopes"]), days_of(given["days"])
         secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=scopes, days=days)
-    except (InvalidRequest, Forbidden, Conflict) as error:
+    except (InvalidRequest, Forbidden, Conflict, QuotaExceeded) as error:
         return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
 

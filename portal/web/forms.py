@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
+from flask import request
 from wtforms import BooleanField, Field, Form, StringField, TextAreaField
 
 from portal.kernel import fields as f
@@ -262,6 +263,12 @@ def _(kind: f.Tags, param: Param, ctx: Context) -> tuple[Any, Widget]:
 def _(kind: f.TextMap, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
     return _pairs(param)
+
+
+def check_named(name: str) -> None:
+    """Raise InvalidRequest unless the form of a dangerous action says the name of what it is about."""
+    if request.form.get("confirm", "").strip() != name:
+        raise InvalidRequest.fields({"confirm": [f"must be {name}: nothing was done."]})
 
 
 def scopes_of(text: str) -> list[str]:

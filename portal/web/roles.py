@@ -15,7 +15,7 @@ from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.kernel.lookup import find
-from portal.kernel.policy import statements_in
+from portal.kernel.policy_documents import statements_in
 from portal.security.role_sessions import END, HOUR_S, SHORTEST_S, role_assume, role_session_end
 from portal.security.roles import ROLE, builtin_document, trusted_names
 from portal.web.derived import Tab

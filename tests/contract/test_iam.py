@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.models import ApiToken
 from portal.kernel.db import now
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People
 from tests.support.web import Api, api_client, browser

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.fake import FakeCompute
 from portal.identity.oauth2.models import OAuthClient
 from portal.kernel.audit import AuditEntry
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.oauth import CALLBACK, ISSUER, Application, register, said_in
 from tests.support.people import People

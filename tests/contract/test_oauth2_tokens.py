@@ -23,7 +23,7 @@ from portal.identity.oauth2.keys import keys_rotate, public_keys, signing_key
 from portal.identity.oauth2.models import OAuthFamily, OAuthKey
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.oauth import ISSUER, Application, register
 from tests.support.people import PASSWORD, People

@@ -17,7 +17,8 @@ from portal.kernel.authz import ROLES, decide, reach, target_of, trace
 from portal.kernel.context import Context, Grant, Limit
 from portal.kernel.db import now, transaction
 from portal.kernel.jobs import Job
-from portal.kernel.policy import VERSION, Columns, Statement, Target, parse
+from portal.kernel.policy import Columns, Statement, Target
+from portal.kernel.policy_documents import VERSION, parse
 from tests.support.people import People
 
 NAMES = ("web-1", "web-2", "db_1", "a[b]c", "50%", "Äpfel", "WEB-1", "back\\slash")

@@ -21,7 +21,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, NotFound, PortalError, StateConflict
 from portal.kernel.jobs import Job, reap
 from portal.kernel.operations import run
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.kernel.quota import Quota, Reservation
 from portal.kernel.quota_requests import quota_request_create
 from portal.settings import Settings

@@ -11,7 +11,7 @@ import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from portal.kernel.ids import new_id
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import ROOT
 from tests.e2e.conftest import Running, serving, sign_in
 from tests.support.databases import ADMIN_PASSWORD, settings_for

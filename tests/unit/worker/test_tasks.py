@@ -21,7 +21,7 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import Job, JobStep
 from portal.kernel.quota import Quota, UserQuota, usage
-from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.quota_days import QuotaHistory
 from portal.kernel.runner import TaskRun
 from portal.kernel.tags import ResourceTag
 from portal.worker import tasks
