@@ -13,7 +13,7 @@ from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
 from portal.http.audit_filters import MEANINGS, NAMES, audit_query, send_export
 from portal.http.listing import paging
 from portal.http.request import context
-from portal.kernel.audit import AuditEntry
+from portal.kernel.audit import AuditEntry, plain
 from portal.kernel.audit_export import (
     AT_ONCE,
     FORMATS,
@@ -28,11 +28,11 @@ from portal.kernel.audit_query import audit_count, audit_entries, audit_entry
 from portal.kernel.audit_watch import audit_verify
 from portal.kernel.errors import InvalidRequest
 
-ENTRY = thing(
-    log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id=MAYBE_TEXT, username=TEXT, credential=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
-    resource_name=TEXT, project_id=MAYBE_TEXT, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,
-    user_agent=TEXT, request_id=TEXT, entry_hash=TEXT, previous_hash=TEXT,
-)  # fmt: skip
+# What is told of an entry is what is kept of it.
+ENTRY = thing(**{
+    column.key: {"type": "object"} if column.key == "details" else WHEN if column.key == "timestamp" else NUMBER if column.key == "seq"
+    else MAYBE_TEXT if column.nullable else TEXT for column in AuditEntry.__table__.columns
+})  # fmt: skip
 VERDICT = thing(
     entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, first_broken_id=MAYBE_TEXT, problem=TEXT, checkpoints=NUMBER,
 )  # fmt: skip
@@ -143,10 +143,4 @@ def show_export(row: AuditExport) -> dict[str, Any]:
 
 def show_entry(entry: AuditEntry) -> dict[str, Any]:
     """An entry with its place in the chain."""
-    return {
-        "log_id": entry.log_id, "seq": entry.seq, "timestamp": io.moment(entry.timestamp), "user_id": entry.user_id, "username": entry.username,
-        "credential": entry.credential, "action": entry.action, "resource_type": entry.resource_type, "resource_id": entry.resource_id,
-        "resource_name": entry.resource_name, "project_id": entry.project_id, "status": entry.status, "error_message": entry.error_message,
-        "details": entry.details, "source": entry.source, "source_ip": entry.source_ip, "user_agent": entry.user_agent, "request_id": entry.request_id,
-        "entry_hash": entry.entry_hash, "previous_hash": entry.previous_hash,
-    }  # fmt: skip
+    return {**plain(entry), "timestamp": io.moment(entry.timestamp)}

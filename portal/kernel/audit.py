@@ -86,7 +86,9 @@ class AuditEntry(Base):
     )  # fmt: skip
 
 
-HASHED = tuple(column.key for column in AuditEntry.__table__.columns if column.key not in {"entry_hash", "timestamp"})
+# Everything that an entry has; what is hashed of it as it is, the moment aside.
+FIELDS = tuple(column.key for column in AuditEntry.__table__.columns)
+HASHED = tuple(name for name in FIELDS if name not in {"entry_hash", "timestamp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,11 @@ def _number(value: float) -> object:
 
 def digest(entry: AuditEntry) -> str:
     """SHA-256 over the previous hash and every field of the entry, as canonical JSON."""
-    content = {name: getattr(entry, name) for name in HASHED}
-    content["timestamp"] = entry.timestamp.isoformat()
+    content = plain(entry)
+    del content["entry_hash"]
     return hashlib.sha256(canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def plain(entry: AuditEntry) -> dict[str, object]:
+    """An entry as plain values, moments in ISO 8601."""
+    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in FIELDS}

@@ -5,9 +5,7 @@ the table, in a file, or in both.
 """
 
 import gzip
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +22,7 @@ from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIME
 from portal.kernel.audit_streams import entry_of, streams
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction
+from portal.kernel.files import part_of, publish, sha256_of, write_whole, writing
 from portal.settings import Settings
 
 # One file, and one transaction that deletes: others want to write meanwhile.
@@ -106,7 +105,7 @@ def problem_of_file(row: AuditArchive, path: Path) -> str:
     """What is wrong with a file; empty if it has every entry, as it was written."""
     if not path.is_file():
         return f"archive {row.file} is not there"
-    if _sha256(path) != row.sha256:
+    if sha256_of(path) != row.sha256:
         return f"archive {row.file} was changed"
     try:
         end = _walked(_read(path), row.first_seq, row.first_previous_hash)
@@ -128,15 +127,16 @@ def archive_next(ctx: Context, key: Signer, trust: Trust) -> AuditArchive | None
         return None
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"audit-{start.seq + 1:012d}-{last:012d}.jsonl.gz"
-    part = home / f".{name}.{os.getpid()}"
+    part = part_of(home / name)
     end = _write(part, lines_after(session, start.seq, until=last), start)
     session.rollback()
     row = AuditArchive(
-        first_seq=start.seq + 1, last_seq=end[0], first_previous_hash=start.hash, last_hash=end[1], file=name, sha256=_sha256(part), at=now(),
+        first_seq=start.seq + 1, last_seq=end[0], first_previous_hash=start.hash, last_hash=end[1], file=name, sha256=sha256_of(part), at=now(),
         key_id=key.key_id,
     )  # fmt: skip
     row.signature = key.sign(row.content())
     if problem := problem_of_file(row, part):
+        part.unlink(missing_ok=True)
         raise Damaged(problem)
     manifest = {**row.content(), "public_key": key.public, "signature": row.signature}
     _publish(home, part, name, json.dumps(manifest, indent=1))
@@ -162,20 +162,14 @@ def _newest_allowed(ctx: Context) -> int:
 
 def _write(part: Path, lines: Iterator[Line], start: Archived) -> tuple[int, str]:
     """Write entries, walking the chain; number and hash of the last."""
-    part.unlink(missing_ok=True)
-    with part.open("xb") as out:
-        part.chmod(0o600)
-        with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
+    with writing(part) as out, gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
 
-            def kept() -> Iterator[Line]:
-                for line in lines:
-                    packed.write((json.dumps(entry_of(line), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-                    yield line
+        def kept() -> Iterator[Line]:
+            for line in lines:
+                packed.write((json.dumps(entry_of(line), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+                yield line
 
-            end = _walked(kept(), start.seq + 1, start.hash)
-        out.flush()
-        os.fsync(out.fileno())
-    return end
+        return _walked(kept(), start.seq + 1, start.hash)
 
 
 def _walked(lines: Iterable[Line], seq: int, previous: str) -> tuple[int, str]:
@@ -197,22 +191,7 @@ def _read(path: Path) -> Iterator[Line]:
             yield [*line, found["entry_hash"]]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _publish(home: Path, part: Path, name: str, manifest: str) -> None:
     """Give file and manifest their names, so that both are on the disk."""
-    beside = part.with_name(f"{part.name}.json")
-    with beside.open("w") as out:
-        out.write(manifest)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(home / f"{name}.json")
-    part.replace(home / name)
-    handle = os.open(home, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(home / f"{name}.json", manifest.encode())
+    publish(part, home / name)

@@ -5,10 +5,8 @@ A file is written under another name first and gets its own when it is whole; on
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,13 +16,14 @@ from sqlalchemy import BigInteger, Index, String, Text, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.kernel import audit
-from portal.kernel.audit import AuditEntry
+from portal.kernel.audit import FIELDS, AuditEntry, plain
 from portal.kernel.audit_query import AuditQuery, audit_count, audit_entries
 from portal.kernel.authz import Target, authorize, decide
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.files import part_of, publish, sha256_of, writing
 from portal.kernel.ids import new_id
 from portal.kernel.jobs import ACTIVE, Job, JobStep
 from portal.kernel.operations import acting, refusals_audited
@@ -37,10 +36,6 @@ KEEP = timedelta(days=7)
 AT_ONCE = 10_000
 BATCH = 1000
 MOST_WAITING = 3
-COLUMNS = (
-    "seq", "log_id", "timestamp", "user_id", "username", "credential", "action", "resource_type", "resource_id", "resource_name", "project_id", "status",
-    "error_message", "details", "source", "source_ip", "user_agent", "request_id", "previous_hash", "entry_hash",
-)  # fmt: skip
 
 
 class AuditExport(Base):
@@ -156,35 +151,19 @@ def lines(ctx: Context, query: AuditQuery, format_: str) -> Iterator[str]:
     return _csv(_all(ctx, query)) if format_ == "csv" else (json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in _all(ctx, query))
 
 
-def plain(entry: AuditEntry) -> dict[str, object]:
-    """An entry as plain values, moments in ISO 8601."""
-    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in COLUMNS}
-
-
 def write(ctx: Context, row: AuditExport) -> Written:
     """Write the file of an export: under a name that nobody looks for until it is whole and on the disk."""
     home = directory(ctx.settings)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"{row.id}-{new_id('part')}.{row.format}.gz"
-    part, count, hashed = home / f".{name}", 0, hashlib.sha256()
-    try:
-        with part.open("xb") as out:
-            part.chmod(0o600)
-            with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
-                for line in lines(ctx, _query_of(row), row.format):
-                    packed.write(line.encode("utf-8", "surrogatepass"))
-                    count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        with part.open("rb") as written:
-            while block := written.read(1 << 20):
-                hashed.update(block)
-        size = part.stat().st_size
-        part.rename(home / name)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return Written(name, size, count - (row.format == "csv"), hashed.hexdigest())
+    path, count = home / f"{row.id}-{new_id('part')}.{row.format}.gz", 0
+    part = part_of(path)
+    with writing(part) as out, gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
+        for line in lines(ctx, _query_of(row), row.format):
+            packed.write(line.encode("utf-8", "surrogatepass"))
+            count += 1
+    hashed, size = sha256_of(part), part.stat().st_size
+    publish(part, path)
+    return Written(path.name, size, count - (row.format == "csv"), hashed)
 
 
 def directory(settings: Settings) -> Path:
@@ -212,7 +191,7 @@ def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
 def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(COLUMNS)
+    writer.writerow(FIELDS)
     for entry in entries:
         yield _taken(out)
         values = {**plain(entry), "details": json.dumps(entry.details, ensure_ascii=False)}

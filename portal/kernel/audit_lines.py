@@ -67,24 +67,20 @@ def _ahead(batches: Iterator[list[Line]]) -> Iterator[list[Line]]:
             pool.submit(batches.close)  # type: ignore[attr-defined]
 
 
-def hash_of(line: Line) -> str:
-    """The hash that an entry must have whose details are canonical JSON."""
-    return _hash(line, line[DETAILS])
-
-
 def is_whole(line: Line) -> bool:
     """Whether an entry has the hash that it must have. SQLite keeps details as they are hashed; elsewhere, and in old entries, they are parsed first."""
     try:
         details: str = line[DETAILS]
-        if '": ' not in details and _hash(line, details) == line[HASH]:
+        if '": ' not in details and hash_of(line, details) == line[HASH]:
             return True
         content, end = _scan(details, 0)
-        return bool(end == len(details) and _hash(line, "".join(_dump(content, 0))) == line[HASH])
+        return bool(end == len(details) and hash_of(line, "".join(_dump(content, 0))) == line[HASH])
     except (ValueError, TypeError, StopIteration, RecursionError):
         return False
 
 
-def _hash(line: Line, details: str) -> str:
+def hash_of(line: Line, details: str) -> str:
+    """The hash that an entry must have whose details are this canonical JSON."""
     # Written out because it runs for each of millions of entries; a test compares it with `audit.digest`.
     (action, credential, _, error, log_id, previous, project, request, resource, name, kind, seq, source, address, status, _, agent, user,
      username) = line[:HASH]  # fmt: skip

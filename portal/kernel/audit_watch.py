@@ -1,17 +1,21 @@
 """Keeping watch over the audit log: verifications that are asked for and those that come by themselves, and the alarm when one fails."""
 
+from datetime import timedelta
+
 from portal.kernel import audit, events
-from portal.kernel.audit_archives import archive_next
+from portal.kernel.audit_archives import archive_next, directory
 from portal.kernel.audit_checkpoints import AuditVerification, checkpoint, newest_verification
 from portal.kernel.audit_keys import signer, trust_of
 from portal.kernel.audit_verify import Since, Verdict, verify
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
+from portal.kernel.files import remove_parts
 from portal.kernel.operations import acting, refusals_audited
 
 VERIFY = "security.audit.verify"
 THE_LOG = audit.Subject("security.audit", "audit-log", "Audit log")
+PART_KEPT = timedelta(days=1)
 EVERYTHING = Target(None, label="the whole audit log")
 
 
@@ -50,6 +54,7 @@ def audit_watch(ctx: Context) -> Verdict:
 def audit_archive(ctx: Context) -> int:
     """Move what is older than AUDIT_RETENTION_DAYS into archives; how many were made. Raises Damaged."""
     made = 0
+    remove_parts(directory(ctx.settings), (now() - PART_KEPT).timestamp())
     if ctx.settings.audit_retention_days:
         key, trust = signer(ctx.settings), trust_of(ctx.settings)
         while archive_next(ctx, key, trust) is not None:

@@ -13,6 +13,7 @@ from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Forbidden, PortalError
+from portal.kernel.files import modified
 from portal.kernel.jobs import Job, held
 from portal.kernel.runner import AskedRun, AskedTask, TaskRun
 
@@ -61,7 +62,7 @@ def expire_exports(task: TaskRun) -> None:
     session.rollback()
     home = audit_export.directory(task.ctx.settings)
     for path in home.iterdir() if home.is_dir() else ():
-        if path.name not in kept and path.stat().st_mtime < (moment - PART_KEPT).timestamp():
+        if path.name not in kept and modified(path) < (moment - PART_KEPT).timestamp():
             path.unlink(missing_ok=True)
 
 
