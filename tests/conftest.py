@@ -18,7 +18,7 @@ from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
 from portal.settings import Settings
-from portal.worker.audit_export import ASKED
+from portal.worker.audit_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
 from tests.support.draining import TestWorker

@@ -6,7 +6,7 @@ the table, in a file, or in both.
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,12 +77,21 @@ def archives(session: Session) -> Sequence[AuditArchive]:
     return session.scalars(select(AuditArchive).order_by(AuditArchive.first_seq)).all()
 
 
-def archives_end(session: Session, trust: Trust, *, files: Path | None = None) -> Archived:
-    """Where the archives end, if they are signed and follow each other; with `files`, every file is read as well."""
-    seq, previous = 0, GENESIS
-    for row in archives(session):
+def archives_end(
+    session: Session, trust: Trust, *, files: Path | None = None, report: Callable[[str], None] | None = None, is_short: bool = False
+) -> Archived:
+    """Where the archives end, if they are signed and follow each other; with `files`, every file is read as well.
+
+    `is_short` looks at the last one alone: that is enough to know where to go on. `report` is told which file is being read.
+    """
+    newest = select(AuditArchive).order_by(AuditArchive.first_seq.desc()).limit(1)
+    rows = session.scalars(newest).all() if is_short else archives(session)
+    seq, previous = (rows[0].first_seq - 1, rows[0].first_previous_hash) if rows and is_short else (0, GENESIS)
+    for row in rows:
         problem = _problem_of(row, seq, previous, trust)
         if not problem and files is not None:
+            if report is not None:
+                report(f"Archived entries {row.first_seq:,} to {row.last_seq:,}.")
             problem = problem_of_file(row, files / row.file)
         if problem:
             return Archived(seq, previous, row.first_seq, problem)
@@ -114,11 +123,14 @@ def problem_of_file(row: AuditArchive, path: Path) -> str:
     return "" if end == (row.last_seq, row.last_hash) else f"archive {row.file} ends with another entry than its manifest says"
 
 
-def archive_next(ctx: Context, key: Signer, trust: Trust) -> AuditArchive | None:
-    """Move the oldest entries that are old enough, signed and copied into an archive; None if there are none. Raises Damaged."""
+def archive_next(ctx: Context, key: Signer, trust: Trust, *, is_first: bool = True) -> AuditArchive | None:
+    """Move the oldest entries that are old enough, signed and copied into an archive; None if there are none. Raises Damaged.
+
+    The archives before are looked at only for the first of several.
+    """
     session, home = ctx.db, directory(ctx.settings)
     session.rollback()
-    start = archives_end(session, trust)
+    start = archives_end(session, trust, is_short=not is_first)
     if start.broken_seq is not None:
         raise Damaged(start.problem)
     last = min(_newest_allowed(ctx), start.seq + MOST)

@@ -20,6 +20,8 @@ from portal.kernel.policy import Columns
 
 READ_AUDIT = "security.audit.read"
 MAX_LIMIT = 1000
+# Counting goes no further: there may be more.
+COUNTED = 1000
 HIGHEST = 2**63 - 1
 # SQLite takes 500 SELECTs in one UNION.
 MAX_BRANCHES = 400
@@ -82,7 +84,7 @@ def audit_entries(ctx: Context, query: AuditQuery) -> AuditPage:
     return AuditPage(rows[:limit], rows[limit - 1].seq if more else None)
 
 
-def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = 1000) -> int:
+def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = COUNTED) -> int:
     """How many entries a query covers, counted up to a bound."""
     return ctx.db.scalar(select(func.count()).select_from(_numbers(ctx, query, at_most).subquery())) or 0
 

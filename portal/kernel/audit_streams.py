@@ -47,6 +47,7 @@ class AuditStream(Base):
     failures: Mapped[int] = mapped_column(Integer, default=0)
     at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     next_try_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    passed_over: Mapped[str] = mapped_column(Text, default="")
 
 
 def stream_names(settings: Settings) -> list[str]:

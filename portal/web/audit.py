@@ -12,12 +12,16 @@ from portal.http.audit_filters import NAMES, audit_query, send_export
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.audit import AuditEntry
-from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
+from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_export import AT_ONCE, FORMATS, audit_export_ask, audit_export_now, audit_export_open, audit_exports
+from portal.kernel.audit_keys import trust_of
 from portal.kernel.audit_query import AuditQuery, audit_entries
 from portal.kernel.audit_streams import streams
-from portal.kernel.audit_watch import EVERYTHING, VERIFY, audit_verify
+from portal.kernel.audit_verifications import Standing, covering, standing
+from portal.kernel.audit_watch import EVERYTHING, VERIFY, audit_verify_ask, verification_under_way
 from portal.kernel.authz import decide
+from portal.kernel.context import Context
+from portal.kernel.jobs import Job
 from portal.web.page import go, render
 
 pages = Blueprint("audit", __name__)
@@ -46,13 +50,34 @@ def index() -> ResponseReturnValue:
     page = audit_entries(ctx, query)
     given = {name: request.args.get(name, "").strip() for name in NAMES}
     kept = {name: value for name, value in given.items() if value}
-    may_verify = decide(ctx, VERIFY, EVERYTHING).allowed
+    state = _verification(ctx)
     opened = next((entry for entry in page.entries if entry.log_id == request.args.get("open", "")), None)
     return render(
         "audit/index.html", page=page, given=given, kept=kept, labels=LABELS, cursor=request.args.get("cursor", ""), opened=opened,
-        changes=changes_of(opened) if opened else [], may_verify=may_verify, url=_url, streams=streams(ctx.db, ctx.settings) if may_verify else [],
-        verified=newest_verification(ctx.db), signed=newest_checkpoint(ctx.db),
+        changes=changes_of(opened) if opened else [], url=_url, streams=streams(ctx.db, ctx.settings) if state.may_verify else [],
+        verification=state, signed=newest_checkpoint(ctx.db),
+        covered=covering(ctx.db, trust_of(ctx.settings), opened.seq) if opened else None,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the head of the page says of verifications: what they found, which one runs, and whether the reader may start one."""
+
+    found: Standing
+    job: Job | None
+    may_verify: bool
+
+
+def _verification(ctx: Context) -> Verification:
+    return Verification(standing(ctx.db, trust_of(ctx.settings)), verification_under_way(ctx.db), decide(ctx, VERIFY, EVERYTHING).allowed)
+
+
+@pages.get("/audit/verification")
+@access(Access.SIGNED_IN)
+def verification() -> ResponseReturnValue:
+    """The part of the head that tells of verifications, asked for again while one runs."""
+    return render("audit/_verification.html", verification=_verification(context()))
 
 
 def _url(kept: Mapping[str, str], **changed: object) -> str:
@@ -113,11 +138,9 @@ def export_file(export_id: str) -> ResponseReturnValue:
 @pages.post("/audit/verify")
 @access(Access.SIGNED_IN)
 def check() -> ResponseReturnValue:
-    """Walk the chain."""
-    verdict = audit_verify(context())
-    if verdict.broken_seq is None:
-        return go("/audit", f"The chain holds: {verdict.entries:,} entries.")
-    return go("/audit", f"The chain is broken at entry {verdict.broken_seq}: {verdict.problem}.", "bad")
+    """Have a job verify all of the log."""
+    audit_verify_ask(context())
+    return go("/audit", "The whole log is being verified.")
 
 
 def _query() -> AuditQuery:

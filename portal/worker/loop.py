@@ -28,7 +28,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
-from portal.worker.audit_export import ASKED
+from portal.worker.audit_tasks import ASKED
 from portal.worker.delivery import Consumer
 from portal.worker.signals import Signals
 from portal.worker.tasks import TASKS
