@@ -18,8 +18,8 @@ from portal.kernel import audit
 from portal.kernel.audit import GENESIS, AuditEntry, canonical
 from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_keys import Signer, Trust
-from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIMESTAMP, Line, is_whole, lines_after
-from portal.kernel.audit_streams import entry_of, streams
+from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIMESTAMP, Line, entry_of, is_whole, lines_after
+from portal.kernel.audit_streams import streams
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction
 from portal.kernel.files import part_of, publish, sha256_of, write_whole, writing
@@ -77,6 +77,11 @@ def archives(session: Session) -> Sequence[AuditArchive]:
     return session.scalars(select(AuditArchive).order_by(AuditArchive.first_seq)).all()
 
 
+def archive_of(session: Session, seq: int) -> AuditArchive | None:
+    """The archive that has an entry."""
+    return session.scalars(select(AuditArchive).where(AuditArchive.first_seq <= seq, AuditArchive.last_seq >= seq)).first()
+
+
 def archives_end(
     session: Session, trust: Trust, *, files: Path | None = None, report: Callable[[str], None] | None = None, is_short: bool = False
 ) -> Archived:
@@ -117,7 +122,7 @@ def problem_of_file(row: AuditArchive, path: Path) -> str:
     if sha256_of(path) != row.sha256:
         return f"archive {row.file} was changed"
     try:
-        end = _walked(_read(path), row.first_seq, row.first_previous_hash)
+        end = _walked(lines_of(path), row.first_seq, row.first_previous_hash)
     except (Damaged, OSError, EOFError, ValueError, KeyError) as error:
         return f"archive {row.file} does not hold: {error}"
     return "" if end == (row.last_seq, row.last_hash) else f"archive {row.file} ends with another entry than its manifest says"
@@ -194,7 +199,8 @@ def _walked(lines: Iterable[Line], seq: int, previous: str) -> tuple[int, str]:
     return seq - 1, previous
 
 
-def _read(path: Path) -> Iterator[Line]:
+def lines_of(path: Path) -> Iterator[Line]:
+    """The entries of a file, as the database would give them."""
     with gzip.open(path, "rt", encoding="utf-8", errors="surrogatepass") as packed:
         for text in packed:
             found = json.loads(text)

@@ -25,18 +25,18 @@ _dump: Callable[[object, int], Iterable[str]] = c_make_encoder(None, None, _q, N
 Line = Sequence[Any]
 
 
-def lines_after(session: Session, seq: int, *, until: int | None = None) -> Iterator[Line]:
+def lines_after(session: Session, seq: int, *, until: int | None = None, most: int | None = None) -> Iterator[Line]:
     """Columns of the entries after a number, in `FIELDS` order with the hash behind them; `details` and `timestamp` are text."""
-    return chain.from_iterable(_read(session, seq, until))
+    return chain.from_iterable(_read(session, seq, until, most))
 
 
-def _read(session: Session, seq: int, until: int | None) -> Iterator[list[Line]]:
+def _read(session: Session, seq: int, until: int | None, most: int | None) -> Iterator[list[Line]]:
     columns = [getattr(AuditEntry, name) for name in FIELDS]
     if session.get_bind().dialect.name == "postgresql":
         columns[DETAILS] = cast(AuditEntry.details, Text)
         # As SQLite keeps it: making a moment of each would cost a tenth of everything.
         columns[TIMESTAMP] = func.to_char(func.timezone("UTC", AuditEntry.timestamp), "YYYY-MM-DD HH24:MI:SS.US")
-    statement = select(*columns, AuditEntry.entry_hash).where(AuditEntry.seq > seq).order_by(AuditEntry.seq)
+    statement = select(*columns, AuditEntry.entry_hash).where(AuditEntry.seq > seq).order_by(AuditEntry.seq).limit(most)
     if until is not None:
         statement = statement.where(AuditEntry.seq <= until)
     sql = str(statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
@@ -97,3 +97,10 @@ def moment_of(line: Line) -> str:
     """When it was written, in ISO 8601 as it is hashed."""
     at = line[TIMESTAMP]
     return f"{at[:10]}T{at[11:19]}{'' if at[19:] in ('', '.000000') else at[19:]}+00:00"
+
+
+def entry_of(line: Line) -> dict[str, object]:
+    """An entry as receivers and archives get it: all of its fields, the hash included."""
+    found = dict(zip(FIELDS, line, strict=False))
+    details: object = json.loads(line[DETAILS])
+    return {"seq": line[SEQ], **found, FIELDS[DETAILS]: details, FIELDS[TIMESTAMP]: moment_of(line), "entry_hash": line[HASH]}

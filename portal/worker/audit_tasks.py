@@ -3,8 +3,9 @@
 import logging
 import time
 
-from portal.kernel.audit_archives import Damaged
-from portal.kernel.audit_streams import stream_names, stream_on
+from portal.kernel.audit_archives import Damaged, directory
+from portal.kernel.audit_sending import stream_on
+from portal.kernel.audit_streams import stream_names
 from portal.kernel.audit_verify import Verdict
 from portal.kernel.audit_watch import THE_LOG, VERIFY, WHOLE_TASK, audit_archive, audit_checkpoint, audit_verify, audit_watch
 from portal.kernel.jobs import active_for
@@ -52,7 +53,7 @@ def stream_audit_log(task: TaskRun) -> None:
     """Send to every receiver what it does not have yet; each for a while, so that a slow one does not hold up the others for long."""
     for receiver in receivers(task.ctx.settings):
         end = time.monotonic() + STREAM_TURN_S
-        stream_on(task.ctx.db, receiver, until=lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+        stream_on(task.ctx.db, receiver, directory(task.ctx.settings), until=lambda end=end: time.monotonic() > end)  # type: ignore[misc]
 
 
 def _complain(verdict: Verdict) -> None:
