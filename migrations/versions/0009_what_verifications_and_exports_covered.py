@@ -1,4 +1,4 @@
-"""What a verification of the audit log covered, signed; what an export holds; what copies have passed over."""
+"""What a verification of the audit log covered, signed; what an export holds; what copies have passed over; what somebody ever did."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,9 +26,11 @@ def upgrade() -> None:
     # An export is as its job is.
     op.drop_column("audit_exports", "error")
     op.add_column("audit_streams", sa.Column("passed_over", sa.Text(), nullable=False, server_default=""))
+    op.create_index("ix_audit_entries_done", "audit_entries", ["user_id", "action", "timestamp"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_audit_entries_done", "audit_entries")
     op.drop_column("audit_streams", "passed_over")
     op.add_column("audit_exports", sa.Column("error", sa.Text(), nullable=False, server_default=""))
     op.drop_column("audit_exports", "covers")

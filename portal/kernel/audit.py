@@ -75,14 +75,15 @@ class AuditEntry(Base):
     previous_hash: Mapped[str] = mapped_column(String(64))
     entry_hash: Mapped[str] = mapped_column(String(64))
 
-    __table_args__ = tuple(
+    __table_args__ = (
         # Each filter of the log walks along an index of its own, newest first.
-        Index(f"ix_audit_entries_{name}", column, "seq")
-        for name, column in (
+        *(Index(f"ix_audit_entries_{name}", column, "seq") for name, column in (
             ("user", "user_id"), ("username", "username"), ("credential", "credential"), ("action", "action"), ("type", "resource_type"),
             ("resource", "resource_id"), ("name", "resource_name"), ("project", "project_id"), ("status", "status"), ("address", "source_ip"),
             ("request", "request_id"), ("time", "timestamp"),
-        )
+        )),
+        # What somebody ever did, and when last.
+        Index("ix_audit_entries_done", "user_id", "action", "timestamp"),
     )  # fmt: skip
 
 
