@@ -26,7 +26,7 @@ def upgrade() -> None:
     # An export is as its job is.
     op.drop_column("audit_exports", "error")
     op.add_column("audit_streams", sa.Column("passed_over", sa.Text(), nullable=False, server_default=""))
-    op.create_index("ix_audit_entries_done", "audit_entries", ["user_id", "action", "timestamp"])
+    op.create_index("ix_audit_entries_done", "audit_entries", ["user_id", "action", "seq"])
 
 
 def downgrade() -> None:

@@ -247,7 +247,7 @@ def _target(project_id: str | None) -> Target:
 
 
 def _plain(query: AuditQuery) -> dict[str, object]:
-    kept = {name: value for name, value in asdict(query).items() if name not in {"limit", "before_seq"}}
+    kept = {name: value for name, value in asdict(query).items() if name not in {"limit", "before_seq", "after_seq"}}
     return {name: value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value for name, value in kept.items()}
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import aliased
 
 from portal.identity.models import User
 from portal.kernel.audit import AuditEntry
-from portal.kernel.audit_query import readable
+from portal.kernel.audit_query import AuditQuery, between, readable
 from portal.kernel.authz import Target, access_of, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now
@@ -106,7 +106,8 @@ def _done(ctx: Context, users: Sequence[User], project_id: str | None) -> set[st
                .correlate(known).scalar_subquery()).where(known.c.action.is_not(None))
     )  # fmt: skip
     done = [
-        AuditEntry.user_id == known.c.user_id, AuditEntry.action == known.c.action, AuditEntry.timestamp >= now() - PERIOD, AuditEntry.status == "success",
+        AuditEntry.user_id == known.c.user_id, AuditEntry.action == known.c.action, AuditEntry.status == "success",
+        *between(ctx.db, AuditQuery(since=now() - PERIOD)),
     ]  # fmt: skip
     if project_id is not None:
         done.append((AuditEntry.project_id == project_id) | (AuditEntry.project_id.is_(None) & readable(ctx)))
