@@ -27,6 +27,8 @@ from portal.settings import Settings
 
 # One file, and one transaction that deletes: others want to write meanwhile.
 MOST = 20_000
+# How a packed file begins.
+GZIP = b"\x1f\x8b"
 ARCHIVE = "security.audit.archive"
 
 
@@ -200,8 +202,10 @@ def _walked(lines: Iterable[Line], seq: int, previous: str) -> tuple[int, str]:
 
 
 def lines_of(path: Path) -> Iterator[Line]:
-    """The entries of a file, as the database would give them."""
-    with gzip.open(path, "rt", encoding="utf-8", errors="surrogatepass") as packed:
+    """The entries of a file, packed or not, as the database would give them."""
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP)) == GZIP
+    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8", errors="surrogatepass") as packed:
         for text in packed:
             found = json.loads(text)
             line = [found[name] for name in FIELDS]

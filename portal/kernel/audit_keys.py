@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -104,6 +104,12 @@ def trust_of(settings: Settings) -> Trust:
     lines = _lines(settings)
     keys = [_private(lines[0]).public_key(), *(Ed25519PublicKey.from_public_bytes(base64.b64decode(line)) for line in lines[1:])] if lines else []
     return Trust({fingerprint(key): key for key in keys}, _anchor(settings))
+
+
+def trust_in(public_keys: Sequence[str]) -> Trust:
+    """Trust in these public keys, in base64, and in nothing else. Raises ValueError."""
+    keys = [Ed25519PublicKey.from_public_bytes(base64.b64decode(line, validate=True)) for line in public_keys]
+    return Trust({fingerprint(key): key for key in keys})
 
 
 def key_rotate(settings: Settings) -> str:
