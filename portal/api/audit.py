@@ -59,8 +59,10 @@ def endpoints() -> Iterator[Endpoint]:
     asked: Schema = {"type": "object", "additionalProperties": False, "properties": {"format": text, **{name: {"type": "string"} for name in NAMES}}}
     yield Endpoint("POST", f"{LOGS}/export", "audit.export", export, "Have a job write any number of entries to a file", "Security", {202: ASKED},
                    (403, 409, 412), body=asked, body_required=False)  # fmt: skip
-    yield Endpoint("GET", "/security/audit-exports", "audit.exports", exports, "My exports", "Security", {200: list_schema(EXPORTED)})
-    yield Endpoint("GET", "/security/audit-exports/{export_id}", "audit.exports.get", exported, "One export", "Security", {200: EXPORTED}, (404,))
+    yield Endpoint("GET", "/security/audit-exports", "audit.exports", exports, "My newest exports, at most 50", "Security",
+                   {200: list_schema(EXPORTED)}, (403,))  # fmt: skip
+    yield Endpoint("GET", "/security/audit-exports/{export_id}", "audit.exports.get", exported, "One export", "Security",
+                   {200: EXPORTED}, (403, 404))  # fmt: skip
     yield Endpoint("GET", "/security/audit-exports/{export_id}/file", "audit.exports.file", file, "The file of an export, packed with gzip", "Security",
                    {200: None}, (403, 404, 409, 412))  # fmt: skip
     yield Endpoint("GET", f"{LOGS}/{{log_id}}", "audit.get", entry, "One entry", "Security", {200: ENTRY}, (403, 404))
