@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, String, Text, false, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel.audit_keys import Trust
@@ -68,10 +68,12 @@ def covering(session: Session, trust: Trust, seq: int) -> AuditVerification | No
 def open_break(session: Session, trust: Trust, seq: int | None = None) -> AuditVerification | None:
     """The last verification that found the log broken, at this entry if one is named, where none has looked again and found it whole."""
     row = AuditVerification
-    found = select(row).where(row.broken_seq.is_not(None), row.broken_seq == seq if seq is not None else row.id > 0)
+    whole = believed(session, trust, row.is_whole.is_(True))
+    found = select(row).where(row.broken_seq.is_not(None), row.id > (whole.id if whole else 0))
+    if seq is not None:
+        found = found.where(row.broken_seq == seq)
     for each in session.scalars(found.order_by(row.id.desc()).limit(MOST_LOOKED_AT)):
-        there = (row.from_seq <= each.broken_seq) & (row.to_seq >= each.broken_seq) if each.broken_seq is not None else false()
-        if believed(session, trust, row.id > each.id, or_(row.is_whole.is_(True), there)) is None:
+        if believed(session, trust, row.id > each.id, row.from_seq <= each.broken_seq, row.to_seq >= each.broken_seq) is None:
             return each
     return None
 
