@@ -19,6 +19,7 @@ from portal.kernel.audit import GENESIS, AuditEntry, canonical
 from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_keys import Signer, Trust
 from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIMESTAMP, Line, entry_of, is_whole, lines_after
+from portal.kernel.audit_query import CLOCK_SLACK
 from portal.kernel.audit_streams import streams
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction
@@ -173,10 +174,10 @@ def _newest_allowed(ctx: Context) -> int:
     """The last entry that may go: old enough, covered by a checkpoint, and taken by every receiver of copies."""
     session, before = ctx.db, now() - timedelta(days=ctx.settings.audit_retention_days)
     signed = newest_checkpoint(session)
-    young = session.scalar(select(AuditEntry.seq).where(AuditEntry.timestamp >= before).order_by(AuditEntry.seq).limit(1))
-    head = session.get(audit.AuditHead, 1)
-    old = (young - 1) if young is not None else (head.seq if head else 0)
-    return min([old, signed.seq if signed else 0, *(row.last_seq for row, _ in streams(session, ctx.settings))])
+    # The newest of the old ones, by the index of times; those before it in the log are at most so much younger as clocks differ.
+    older = select(AuditEntry.seq).where(AuditEntry.timestamp < before - CLOCK_SLACK)
+    old = session.scalar(older.order_by(AuditEntry.timestamp.desc(), AuditEntry.seq.desc()).limit(1))
+    return min([old or 0, signed.seq if signed else 0, *(row.last_seq for row, _ in streams(session, ctx.settings))])
 
 
 def _write(part: Path, lines: Iterator[Line], start: Archived) -> tuple[int, str]:

@@ -23,6 +23,7 @@ from portal.kernel.audit_watch import audit_archive, audit_checkpoint
 from portal.kernel.context import Context
 from portal.kernel.db import now, open_database, transaction
 from portal.settings import Settings
+from tests.support.audited import statements
 from tests.support.people import People
 
 OLD = timedelta(days=40)
@@ -237,3 +238,11 @@ def test_what_is_not_whole_leaves_no_file(log: Context, settings: Settings) -> N
     with pytest.raises(Damaged):
         audit_archive(log)
     assert list(directory(settings).iterdir()) == []
+
+
+def test_how_far_archiving_may_go_is_looked_up_and_not_walked_to(log: Context) -> None:
+    with statements(log.db) as said:
+        audit_archive(log)
+    asked = [each for each in said if "audit_entries.timestamp" in each and "LIMIT" in each]
+    assert asked
+    assert all("ORDER BY audit_entries.timestamp DESC" in each for each in asked)

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text, update
-from sqlalchemy.event import listen
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
@@ -20,6 +19,7 @@ from portal.kernel.operations import run
 from portal.kernel.policy import VERSION, parse
 from portal.security.effects import principal_with
 from portal.security.unused import unused
+from tests.support.audited import statements
 from tests.support.people import People
 from tests.support.web import Api
 
@@ -131,9 +131,8 @@ def test_what_somebody_did_a_million_times_is_not_read_a_million_times(people: P
     with transaction(doing.db):
         for _ in range(3):
             audit.record(doing, "compute.key_pair.create", audit.Subject("compute.key_pair", "kp-1", "k", people.project_id))
-    said: list[str] = []
-    listen(boss.db.get_bind(), "before_cursor_execute", lambda _c, _u, statement, *_: said.append(statement))
-    assert unused(boss, user=user.username).used == ("compute.key_pair.create",)
+    with statements(boss.db) as said:
+        assert unused(boss, user=user.username).used == ("compute.key_pair.create",)
     (statement,) = [each for each in said if "RECURSIVE" in each]
     assert "min(audit_entries" in statement
     if boss.db.get_bind().dialect.name == "sqlite":
