@@ -158,6 +158,7 @@ class Settings(BaseSettings):
         "key and keeps it in DATA_DIR/audit_key.",
     )
     audit_checkpoint_minutes: int = Field(15, ge=1, le=1440, description="How often the end of the audit log is signed, if something was written.")
+    audit_verify_days: int = Field(7, ge=1, le=90, description="How often, in days, the whole audit log is verified, files of archives included.")
     audit_retention_days: int = Field(
         0,
         ge=0,

@@ -31,7 +31,7 @@ def audit_query(args: Mapping[str, str], *, limit: int) -> AuditQuery:
         if len(value) > LONGEST:
             raise InvalidRequest.fields({name: [f"must have at most {LONGEST} characters; this has {len(value)}."]})
     before = whole(args, "cursor", 0, low=0, high=2**62)
-    return AuditQuery(**given, since=moment(args, "since"), until=moment(args, "until"), before_seq=before or None, limit=limit)
+    return AuditQuery(**given, since=moment(args, "since"), until=moment(args, "until"), before_seq=before or None, after_seq=None, limit=limit)
 
 
 def moment(args: Mapping[str, str], name: str) -> datetime | None:

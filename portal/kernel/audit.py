@@ -75,18 +75,21 @@ class AuditEntry(Base):
     previous_hash: Mapped[str] = mapped_column(String(64))
     entry_hash: Mapped[str] = mapped_column(String(64))
 
-    __table_args__ = tuple(
+    __table_args__ = (
         # Each filter of the log walks along an index of its own, newest first.
-        Index(f"ix_audit_entries_{name}", column, "seq")
-        for name, column in (
+        *(Index(f"ix_audit_entries_{name}", column, "seq") for name, column in (
             ("user", "user_id"), ("username", "username"), ("credential", "credential"), ("action", "action"), ("type", "resource_type"),
             ("resource", "resource_id"), ("name", "resource_name"), ("project", "project_id"), ("status", "status"), ("address", "source_ip"),
             ("request", "request_id"), ("time", "timestamp"),
-        )
+        )),
+        # What somebody ever did, newest first.
+        Index("ix_audit_entries_done", "user_id", "action", "seq"),
     )  # fmt: skip
 
 
-HASHED = tuple(column.key for column in AuditEntry.__table__.columns if column.key not in {"entry_hash", "timestamp"})
+# Everything that an entry has; what is hashed of it as it is, the moment aside.
+FIELDS = tuple(column.key for column in AuditEntry.__table__.columns)
+HASHED = tuple(name for name in FIELDS if name not in {"entry_hash", "timestamp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,11 @@ def _number(value: float) -> object:
 
 def digest(entry: AuditEntry) -> str:
     """SHA-256 over the previous hash and every field of the entry, as canonical JSON."""
-    content = {name: getattr(entry, name) for name in HASHED}
-    content["timestamp"] = entry.timestamp.isoformat()
+    content = plain(entry)
+    del content["entry_hash"]
     return hashlib.sha256(canonical(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def plain(entry: AuditEntry) -> dict[str, object]:
+    """An entry as plain values, moments in ISO 8601."""
+    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in FIELDS}

@@ -55,8 +55,7 @@ def tray() -> ResponseReturnValue:
 
 
 def _can_cancel(job: Job) -> bool:
-    op = context().registry.operations().get(job.kind)
-    return job.state in ACTIVE and not job.cancel_requested and op is not None and bool(op.cancelled)
+    return job.state in ACTIVE and not job.cancel_requested and control.is_cancellable(context(), job)
 
 
 def _can_retry(job: Job) -> bool:

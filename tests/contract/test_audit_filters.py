@@ -31,6 +31,7 @@ FILTERS |= {
     "both ends": SPANS["since"] | SPANS["until"],
     "nothing": {},
 }
+FILTERS |= {"person and action": {"user_id": "x-1", "action": "test.thing.do"}, "newer": {"after_seq": 3}}
 FILTERS |= {"deep": {"before_seq": 3}, "person and outcome": {"username": "x-1", "status": "denied"}}
 
 

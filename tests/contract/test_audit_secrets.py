@@ -91,7 +91,7 @@ def test_sign_ins_refusals_and_reads_are_in_the_log(
     admin.get(f"/compute/instances/{made['instance_id']}/console-output")
     viewer.get(f"/compute/instances/{made['instance_id']}/console-output")
     viewer.post("/compute/key-pairs", {"name": "k"})
-    api_for("auditor").get("/security/audit-logs/verify")
+    api_for("auditor").post("/security/audit-logs/verify", {})
     api_for("auditor").get("/security/audit-logs/export")
     with database() as session:
         told = {(row[0], row[1]) for row in session.execute(text("SELECT action, status FROM audit_entries"))}

@@ -149,6 +149,20 @@ def test_the_boundary_of_a_project_says_that_it_is_one(api_for: Callable[..., Ap
     assert any("permission boundary of project" in each["message"] for each in review(boss, held[0], START)["warnings"])
 
 
+def test_nobody_gains_what_the_boundary_of_the_project_forbids(
+    api_for: Callable[..., Api], api: Api, held: tuple[str, User, User], people: People
+) -> None:
+    boss = api_for("platform_admin")
+    most = {"Sid": "Most", "Effect": "Allow", "Action": ["compute.instance.*", "core.*", "security.*", "identity.*"], "Resource": "*"}
+    bound = boss.post("/security/policies", {"name": "bound", "document": document(most), "whole_platform": True}).json["id"]
+    wider = {**START, "Action": ["compute.instance.start", "compute.instance.stop", "compute.image.delete"]}
+    gained = {each["username"]: each["gained"] for each in review(api, held[0], wider)["effects"]}
+    assert gained[held[1].username] == ["compute.image.delete", "compute.instance.stop"]
+    assert boss("PUT", f"/projects/{people.project_id}/boundary", {"policy": bound}).status_code == 200
+    gained = {each["username"]: each["gained"] for each in review(api, held[0], wider)["effects"]}
+    assert gained[held[1].username] == ["compute.instance.stop"]
+
+
 def test_the_form_says_it_while_typing_and_without_scripts(client_for: Callable[..., FlaskClient], held: tuple[str, User, User]) -> None:
     policy, viewer, _ = held
     client = client_for("project_admin")
