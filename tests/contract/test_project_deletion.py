@@ -187,6 +187,18 @@ def test_a_worker_that_dies_on_the_way_is_followed_by_another(full: str, owner: 
     assert worker.job(job_id).state == "succeeded"
 
 
+def test_a_deletion_can_be_cancelled_on_the_way(full: str, owner: Api, worker: TestWorker) -> None:
+    job_id = owner("DELETE", f"/projects/{full}").json["job_id"]
+    while worker.job(job_id).steps[0].state == "todo":
+        assert worker.run_one()
+    assert owner.post(f"/jobs/{job_id}/cancel").status_code == 202
+    worker.drain()
+    assert worker.job(job_id).state == "cancelled"
+    # What had begun is finished; the rest stays, and the project is its members' again.
+    assert owner.get(f"/projects/{full}").status_code == 200
+    assert owner.post("/compute/key-pairs", {"name": "another"}).status_code == 201
+
+
 def test_who_may(full: str, people: People) -> None:
     for user in (people.user("developer", full), people.user("auditor")):
         with pytest.raises(Forbidden):
