@@ -195,19 +195,18 @@ def me() -> ResponseReturnValue:
     ctx = context()
     if found is None:
         raise NotFound("Nobody is signed in.")
-    assumed = found.principal.assumed
-    held = [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in found.user.memberships if assumed is None]
-    groups = [
-        {"group_id": group.id, "name": group.name, "project_id": group.project_id}
-        for group in iam.groups_of(ctx.db, found.user.id)
-        if assumed is None
-    ]
-    return io.answer({
-        **show_user(found.user, mfa_enabled=bool(factors.devices_of(ctx.db, found.user.id))), "kind": found.user.kind, "current_project_id": ctx.project_id,
-        "memberships": held, "groups": groups, "scopes": [scope for limit in ctx.principal.limits for scope in limit.statements[0].actions],
-        "credential": ctx.principal.credential, "assumed_role": None if assumed is None else asdict(assumed), "language": language_of(found.user),
-        "time_zone": zone_of(found.user).key,
-    })  # fmt: skip
+    user, assumed = found.user, found.principal.assumed
+    shown = {
+        **show_user(user, mfa_enabled=bool(factors.devices_of(ctx.db, user.id))), "kind": user.kind, "current_project_id": ctx.project_id,
+        "memberships": [{"role": m.role, "project_id": m.project_id, "project": m.project.name} for m in user.memberships],
+        "groups": [{"group_id": group.id, "name": group.name, "project_id": group.project_id} for group in iam.groups_of(ctx.db, user.id)],
+        "scopes": [scope for limit in ctx.principal.limits for scope in limit.statements[0].actions], "credential": ctx.principal.credential,
+        "assumed_role": None if assumed is None else asdict(assumed), "language": language_of(user), "time_zone": zone_of(user).key,
+    }  # fmt: skip
+    if ctx.principal.is_restricted:
+        # What stands for a part of somebody learns who that is, and nothing else of them.
+        shown |= {"email": "", "platform_role": "", "roles": [], "memberships": [], "groups": [], "last_login_at": None}
+    return io.answer(shown)
 
 
 def me_change() -> ResponseReturnValue:

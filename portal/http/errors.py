@@ -71,10 +71,14 @@ def wants_json() -> bool:
     )
 
 
-def as_json(error: PortalError) -> ResponseReturnValue:
+def body_of(error: PortalError, request_id: str) -> dict[str, object]:
     """The error body of the API: code, message, details per field, request id."""
-    body = {"error": error.code, "message": error.message, "details": error.details, "request_id": g.get("request_id", "")}
-    response = jsonify(body)
+    return {"error": error.code, "message": error.message, "details": error.details, "request_id": request_id}
+
+
+def as_json(error: PortalError) -> ResponseReturnValue:
+    """The answer of the API to an error."""
+    response = jsonify(body_of(error, g.get("request_id", "")))
     response.status_code = error.status
     if isinstance(error, Unauthorized):
         by_bearer = request.headers.get("Authorization", "").lower().startswith("bearer ")

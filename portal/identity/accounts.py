@@ -140,7 +140,7 @@ def _holds(session: Session, credential: str) -> bool:
         return True
     alive = (ApiToken.id == token_id, ApiToken.is_active.is_(True), ApiToken.expires_at > now())
     found = session.scalars(select(ApiToken).where(*alive)).first()
-    return found is not None and not found.scopes
+    return found is not None and not found.scopes and _holds(session, found.origin)
 
 
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
@@ -175,8 +175,9 @@ def session_replace(ctx: Context, secret: str) -> None:
 
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
-    """The caller's own sessions, newest first."""
+    """The caller's own sessions, newest first. Raises Forbidden for a credential that stands for less than the user."""
     refuse_assumed(ctx)
+    refuse_restricted(ctx, "identity.session.read")
     query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
     return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
 

@@ -152,9 +152,12 @@ class ApiToken(Base):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_ip: Mapped[str] = mapped_column(String(64), default="")
-    # Of a session in a role: which role, the credential that assumed it, and whether that had shown a second factor. The name is the session's.
-    role_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    # How long it was made for.
+    days: Mapped[int] = mapped_column(default=90, server_default="90")
+    # The credential that made it, with which it ends if that is a token or it is a session in a role.
     origin: Mapped[str] = mapped_column(String(96), default="")
+    # Of a session in a role: which role, and whether what assumed it had shown a second factor. The name is the session's.
+    role_id: Mapped[str | None] = mapped_column(String(64), index=True)
     mfa: Mapped[bool] = mapped_column(default=False)
 
     __table_args__ = (Index("ix_api_tokens_user", "user_id", "created_at"),)

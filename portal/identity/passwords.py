@@ -18,8 +18,9 @@ from portal.settings import Settings
 
 MIN_LENGTH = 12
 MAX_LENGTH = 256
-# Of zxcvbn's scores 0 to 4: whoever knows how people choose passwords needs more than 10^8 tries.
-LEAST_SCORE = 3
+# Of zxcvbn's scores 0 to 4: whoever knows how people choose passwords needs more than 10^10 tries. A season, a year and two signs take 10^9.
+LEAST_SCORE = 4
+BETTER = "Add another word or two; uncommon words are better."
 # The estimate's cost grows with the square of the length, and with every sign that may stand for several letters.
 JUDGED_LENGTH = 72
 UNAMBIGUOUS = str.maketrans("({[<|", ")}]>~")
@@ -88,7 +89,7 @@ def _advice(password: str, words: Sequence[str]) -> str:
         found = zxcvbn(password[:JUDGED_LENGTH].translate(UNAMBIGUOUS), user_inputs=words)
     if found["score"] >= LEAST_SCORE:
         return ""
-    told = [found["feedback"]["warning"], *found["feedback"]["suggestions"]]
+    told = [found["feedback"]["warning"], *(found["feedback"]["suggestions"] or [BETTER])]
     return " ".join(["is too easy to guess.", *(sentence for sentence in told if sentence)])
 
 

@@ -3,9 +3,9 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
@@ -28,9 +28,9 @@ from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded, Unauthorized
 from portal.kernel.ids import storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_application
 from portal.kernel.policy import LEVELS, Statement
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
@@ -51,8 +51,8 @@ def token_create(
 ) -> tuple[str, ApiToken]:  # fmt: skip
     """Make a token of the caller's own, or of a service account; gives its text, which is shown once, and the row.
 
-    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and QuotaExceeded at
-    the limit, unless the oldest of its name may go.
+    Without scopes it may do everything that its user may. What a token makes ends with it. Raises InvalidRequest, Forbidden for a token that makes a
+    stronger one or was made by another, and QuotaExceeded at the limit, unless the oldest of its name may go.
     """
     require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -74,11 +74,34 @@ def token_create(
             ctx.db.delete(same[0])
         elif most is not None and len(valid) >= most:
             raise QuotaExceeded(API_KEYS.name, limit=most, used=len(valid), requested=1, of_user=True)
-        expires = now() + timedelta(days=days or ctx.settings.api_token_days)
-        token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
+        days = days or ctx.settings.api_token_days
+        token = ApiToken(
+            user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=_end(ctx, days), scopes=list(scopes), days=days,
+            origin=ctx.principal.credential if _maker(ctx) else "",
+        )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
     return secret, token
+
+
+def _maker(ctx: Context) -> ApiToken | None:
+    """The token that is about to make another, or to replace a secret; None for a person. Whoever finds one must not keep what it led to."""
+    kind, _, token_id = ctx.principal.credential.partition(":")
+    if kind != "token":
+        return None
+    if (maker := ctx.db.get(ApiToken, token_id, populate_existing=True)) is None:
+        raise Unauthorized("This token has ended.")
+    return maker
+
+
+def _end(ctx: Context, days: int) -> datetime:
+    """When a new token ends: not after the token that makes it. Raises Forbidden for one that was made by a token itself."""
+    end, maker = now() + timedelta(days=days), _maker(ctx)
+    if maker is None:
+        return end
+    if maker.origin:
+        raise Forbidden("This token was made by another token and makes none. Sign in, or use a token that you made yourself.")
+    return min(end, maker.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +165,14 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
-    """The caller's own tokens, or those of a service account that the caller was shown, newest first."""
+    """The caller's own tokens, or those of a service account that the caller was shown, newest first. A restricted token sees itself."""
+    mine = [ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.role_id.is_(None)]
     if owner is None:
         refuse_assumed(ctx)
-    user_id = owner.id if owner is not None else ctx.principal.user_id
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
+        refuse_application(ctx)
+        if ctx.principal.limits:
+            mine.append(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
+    return ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at.desc())).all()
 
 
 def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
@@ -158,6 +184,7 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
+        ctx.db.execute(delete(ApiToken).where(ApiToken.origin == f"token:{token.id}"))
         ctx.db.delete(token)
 
 
@@ -177,8 +204,19 @@ def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | N
             session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=moment, last_used_ip=source_ip))
     if in_role is not None:
         return SignedIn(user, in_role)
-    limits = (scopes_limit(token.scopes),) if token.scopes else ()
+    makers = _scopes_of_maker(session, token)
+    if makers is None:
+        return None
+    limits = tuple(scopes_limit(scopes) for scopes in (token.scopes, makers) if scopes)
     return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
+
+
+def _scopes_of_maker(session: Session, token: ApiToken) -> Sequence[str] | None:
+    """What the token that made this one may be used for; None if it ended or is switched off."""
+    if not token.origin:
+        return ()
+    maker = session.get(ApiToken, token.origin.removeprefix("token:"), populate_existing=True)
+    return maker.scopes if maker is not None and maker.is_active and maker.expires_at > now() else None
 
 
 def token_update(
@@ -202,7 +240,9 @@ def token_update(
 
 
 def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H, owner: User | None = None) -> tuple[str, ApiToken]:
-    """Give one of the caller's own tokens, or of a service account, a new secret, shown once, and a new lifetime; the old one holds for some hours.
+    """Give one of the caller's own tokens, or of a service account, a new secret, shown once; the old one holds for some hours.
+
+    Asked for by a person, it also begins its lifetime anew; a token gives no more time than there was.
 
     Raises NotFound or Forbidden.
     """
@@ -216,7 +256,8 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
         _refuse_stronger(ctx, token.scopes)
         token.previous_hash, token.previous_until = token.token_hash, min(now() + timedelta(hours=overlap_hours), token.expires_at)
         token.token_hash, token.prefix = digest(secret), secret[:12]
-        token.expires_at = now() + timedelta(days=ctx.settings.api_token_days)
+        if _maker(ctx) is None:
+            token.expires_at = now() + timedelta(days=token.days)
     return secret, token
 
 
@@ -232,4 +273,4 @@ def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
 def scopes_limit(scopes: Sequence[str]) -> Limit:
     """What a token's scopes allow: `compute:read`, `*:write`, or `admin` for everything that its user may do."""
     actions = tuple("*" if scope == "admin" else scope for scope in scopes)
-    return Limit("The scopes of this token", (Statement("Scopes", allows=True, actions=actions),))
+    return Limit("The token's scope", (Statement("Scopes", allows=True, actions=actions),))

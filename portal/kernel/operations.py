@@ -73,11 +73,15 @@ def refuse_restricted(ctx: Context, action: str) -> None:
     if ctx.principal.assumed is not None:
         # Whatever it made would outlive the role's session.
         raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} has no say in what concerns its user's own account.")
-    if ctx.principal.credential.startswith(OF_APPLICATION):
-        # A token of its own would outlive the user's consent.
-        raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")
+    refuse_application(ctx)
     if ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
         raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
+
+
+def refuse_application(ctx: Context) -> None:
+    """Raise Forbidden for an application: what it learned or made of the account would outlive the user's consent."""
+    if ctx.principal.credential.startswith(OF_APPLICATION):
+        raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def test_it_opens_what_its_scopes_and_its_user_both_may(
     assert reports.get("/api/v1/compute/instances", narrow).status_code == 200
     bearer_of = {"Authorization": f"Bearer {narrow}"}
     refused = app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers=bearer_of)
-    assert (refused.status_code, "scopes of this token" in refused.json["message"]) == (403, True)
+    assert (refused.status_code, "The token's scope does not allow it" in refused.json["message"]) == (403, True)
     assert reports.get("/api/v1/users", wide).status_code == 403, "a developer's application is no administrator"
     viewer = reports.tokens(browser(app, people, people.user("viewer")), scope="admin")["access_token"]
     assert app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers={"Authorization": f"Bearer {viewer}"}).status_code == 403

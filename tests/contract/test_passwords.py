@@ -160,3 +160,11 @@ def fields_of(page: str) -> list[str]:
     """The inputs of a page in which a password is typed."""
     inputs = [f"<input{text.partition('>')[0]}>" for text in page.split("<input")[1:]]
     return [text for text in inputs if any(f'name="{name}"' in text for name in ("password", "old", "new", "again"))]
+
+
+@pytest.mark.parametrize(
+    "password", ["Summer2026!!", "Winter2025!!", "Sommer2026!!", "Monday2026!!", "Dragon123456!", "Letmein12345!", "P@ssw0rd2026!", "Tr0ub4dour&3xyz"]
+)
+def test_what_whoever_guesses_tries_first_is_refused(settings: Settings, password: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"is too easy to guess\. \w+"):
+        choose(settings, password)

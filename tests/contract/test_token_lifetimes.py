@@ -1,0 +1,89 @@
+"""What a token leads to ends with it: a leaked one neither prolongs itself nor leaves another behind, and learns nothing of its user."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy.orm import Session, sessionmaker
+
+from portal.identity.models import ApiToken
+from portal.identity.tokens import token_create, token_rotate
+from portal.kernel.db import now, transaction
+from tests.support.people import People
+from tests.support.web import Api
+
+
+@pytest.fixture
+def leaked(app: Flask, people: People) -> Callable[..., tuple[Api, ApiToken]]:
+    """`leaked(days=…, scopes=…)`: a token that its user made in a session."""
+    user = people.user("developer")
+
+    def make(**options: object) -> tuple[Api, ApiToken]:
+        secret, row = token_create(people.context(user), user, "leaked", **options)  # type: ignore[arg-type] # as the test says
+        return Api(app.test_client(), user, secret), row
+
+    return make
+
+
+def end_of(shown: dict[str, str]) -> datetime:
+    return datetime.fromisoformat(shown["expires_at"])
+
+
+@pytest.mark.parametrize("scopes", [(), ("compute:read",)])
+def test_what_a_token_makes_ends_no_later_than_it(leaked: Callable[..., tuple[Api, ApiToken]], scopes: tuple[str, ...]) -> None:
+    thief, row = leaked(days=1, scopes=scopes)
+    made = thief.post("/auth/keys", {"name": "kept", "scopes": list(scopes), "days": 3650})
+    assert made.status_code == 201
+    assert abs(end_of(made.json) - row.expires_at) < timedelta(seconds=1)
+    kept = Api(thief.client, thief.user, made.json["key"])
+    assert kept.get("/auth/me").status_code == 200
+    # Nor does it make others, which nobody would find.
+    assert kept.post("/auth/keys", {"name": "deeper", "scopes": list(scopes)}).status_code == 403
+
+
+def test_what_a_token_made_ends_with_it(
+    leaked: Callable[..., tuple[Api, ApiToken]], people: People, app: Flask, database: sessionmaker[Session]
+) -> None:
+    thief, row = leaked()
+    kept = Api(thief.client, thief.user, thief.post("/auth/keys", {"name": "kept"}).json["key"])
+    owner = Api(app.test_client(), thief.user, people.token(thief.user))
+    assert owner("PATCH", f"/auth/keys/{row.id}", {"is_active": False}).status_code == 200
+    assert kept.get("/auth/me").status_code == 401
+    assert owner("PATCH", f"/auth/keys/{row.id}", {"is_active": True, "scopes": ["compute:read"]}).status_code == 200
+    assert kept.get("/compute/instances").status_code == 200
+    assert kept.post("/compute/key-pairs", {"name": "x"}).status_code == 403
+    assert owner("DELETE", f"/auth/keys/{row.id}").status_code == 204
+    assert kept.get("/auth/me").status_code == 401
+    assert [each["name"] for each in owner.get("/auth/keys").json["results"]] == ["test"]
+    with database() as session, transaction(session):
+        assert session.get(ApiToken, row.id) is None
+
+
+def test_a_key_of_a_service_account_ends_with_the_token_that_made_it(api_for: Callable[..., Api]) -> None:
+    admin = api_for("project_admin")
+    own = admin.get("/auth/keys").json["results"][0]["id"]
+    account = admin.post("/service-accounts", {"name": "robot", "role": "developer"}).json["id"]
+    robot = Api(admin.client, admin.user, admin.post(f"/service-accounts/{account}/keys", {"name": "ci"}).json["key"])
+    assert robot.get("/compute/instances").status_code == 200
+    assert admin("DELETE", f"/auth/keys/{own}").status_code == 204
+    assert robot.get("/compute/instances").status_code == 401
+
+
+def test_a_token_gives_itself_no_more_time(leaked: Callable[..., tuple[Api, ApiToken]], people: People) -> None:
+    thief, row = leaked(days=1)
+    rotated = thief.post(f"/auth/keys/{row.id}/rotate")
+    assert rotated.status_code == 200
+    assert abs(end_of(rotated.json) - row.expires_at) < timedelta(seconds=1)
+    # A person does: as much as it was made for, not what the installation gives.
+    _, fresh = token_rotate(people.context(thief.user), row.id)
+    assert abs(fresh.expires_at - now() - timedelta(days=1)) < timedelta(minutes=1)
+
+
+def test_a_restricted_token_learns_nothing_of_its_user(leaked: Callable[..., tuple[Api, ApiToken]]) -> None:
+    thief, row = leaked(scopes=("compute:read",))
+    me = thief.get("/auth/me").json
+    assert (me["username"], me["scopes"]) == (thief.user.username, ["compute:read"])
+    assert (me["email"], me["roles"], me["memberships"], me["groups"], me["last_login_at"]) == ("", [], [], [], None)
+    assert [each["api_key_id"] for each in thief.get("/auth/keys").json["results"]] == [row.id]
+    assert thief.get("/auth/sessions").status_code == 403
