@@ -151,9 +151,9 @@ def _checked() -> tuple[User, Proof]:
 
 def token() -> ResponseReturnValue:
     """A token for user name and password."""
-    ctx, (user, _) = context(), _checked()
+    ctx, (user, proof) = context(), _checked()
     ctx.principal = accounts.principal_of(user, "password")
-    secret, row = tokens.token_create(ctx, user, "Signed in with a password", replace_oldest=True)
+    secret, row = tokens.token_create(ctx, user, "Signed in with a password", replace_oldest=True, checked_hash=proof.password_hash)
     return io.answer({"token": secret, "expires_at": io.moment(row.expires_at)})
 
 

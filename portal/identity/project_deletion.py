@@ -74,6 +74,9 @@ def _in_the_way(ctx: Context, project: Project) -> list[str]:
         if locked := _names(ctx, rtype, *mine, model.locked.is_(True)):
             found.append(f"{locked} locked against changes: unlock first.")
         op = _removal(rtype)
+        if op.unless and (protected := _names(ctx, rtype, *mine, getattr(model, op.unless).is_(True))):
+            label = rtype.fields()[op.unless].label.lower()
+            found.append(f"{protected} protected: switch {label} off first.")
         allowed = reach(ctx, ctx.registry.name_of(op)).rows(model)
         if kept := _names(ctx, rtype, *mine, ~allowed):
             found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
@@ -124,7 +127,7 @@ def delete_project(ctx: Context, claim: Claim) -> None:
         _tell_failed(ctx, claim, project, refused)
         raise Conflict(f"What is left of project {project.name} stays. {' '.join(refused)}")
     if left:
-        raise NotYet(f"{left} left")
+        raise NotYet(f"{left} {'thing is' if left == 1 else 'things are'} left.")
     _finish(ctx, claim, project.id)
 
 
@@ -178,7 +181,7 @@ def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
         job = held(ctx.db, claim)
         project = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
         if any(_count(ctx, rtype.model, *_live(rtype, project_id)) for rtype in _contents(ctx)):
-            raise NotYet("Something was made at the last moment")
+            raise NotYet("Something was made at the last moment.")
         subject = project_subject(project)
         gone = [*_end_accounts(ctx, project_id), *_end_policies(ctx, project_id)]
         for model in (QuotaHistory, Quota):
@@ -189,7 +192,7 @@ def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
         iam.bump(ctx.db)
         if job.user_id is not None and ctx.db.get(User, job.user_id) is not None:
             alert(ctx, job.user_id, Notice(f"Project {subject.name} is deleted", "", "info", "identity.project", project_id))
-        audit.record(ctx, f"{DELETE}.succeeded", subject, details={"job_id": job.id, "gone": gone[:ROUND]})
+        audit.record(ctx, f"{DELETE}.succeeded", subject, details={"job_id": job.id, "gone": gone[:ROUND], "gone_count": len(gone)})
 
 
 def _end_accounts(ctx: Context, project_id: str) -> Iterator[str]:

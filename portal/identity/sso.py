@@ -25,6 +25,7 @@ from portal.kernel.db import Base, UtcDateTime, now, transaction
 from portal.kernel.errors import Conflict, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
+from portal.kernel.projects import is_open
 
 TRIES = 3
 
@@ -187,7 +188,8 @@ def _set_roles(ctx: Context, provider: Provider, user: User, roles: dict[str, st
             leave_project(ctx.db, user.id, project_id)
         elif row.source == provider.method:
             row.role = roles[project_id]
-    for project_id in roles.keys() - have.keys():
+    # A project that is being deleted takes nobody in.
+    for project_id in [each for each in roles.keys() - have.keys() if is_open(ctx.db, each)]:
         ctx.db.add(Membership(user_id=user.id, project_id=project_id, role=roles[project_id], source=provider.method))
 
 

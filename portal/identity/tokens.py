@@ -47,7 +47,7 @@ API_KEYS = quota.declare(quota.Dimension("api_keys", "API keys", "", 20, counted
 
 
 def token_create(
-    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False
+    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False, checked_hash: str = ""
 ) -> tuple[str, ApiToken]:  # fmt: skip
     """Make a token of the caller's own, or of a service account; gives its text, which is shown once, and the row.
 
@@ -62,7 +62,9 @@ def token_create(
     with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
-        _lock_owner(ctx, user)
+        owner = _lock_owner(ctx, user)
+        if checked_hash and owner.password_hash != checked_hash:
+            raise Unauthorized("The password was changed meanwhile. Sign in again.")
         mine = (ApiToken.user_id == user.id, ApiToken.role_id.is_(None))
         live = ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at)).all()
         for token in live:
@@ -122,15 +124,16 @@ def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
     return _Act(f"identity.service_account.{verb}_key", about, account_target(owner))
 
 
-def _lock_owner(ctx: Context, owner: User) -> None:
+def _lock_owner(ctx: Context, owner: User) -> User:
     """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
     if ctx.principal.assumed is not None:
         raise Forbidden("A session of a role makes no keys: they would outlive it.")
     row = user_lock(ctx.db, owner.id)
+    if not row.is_active:
+        raise Conflict(f"{row.username} is disabled. Enable it first.")
     if row.id != ctx.principal.user_id:
-        if not row.is_active:
-            raise Conflict(f"{row.username} is disabled. Enable it first.")
         refuse_beyond(ctx, row)
+    return row
 
 
 def check_scopes(ctx: Context, scopes: Sequence[str]) -> None:

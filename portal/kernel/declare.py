@@ -11,7 +11,7 @@ from sqlalchemy import inspect as sa_inspect
 
 from portal.kernel import authz
 from portal.kernel.context import Context
-from portal.kernel.fields import FieldInfo, Ref
+from portal.kernel.fields import Bool, FieldInfo, Ref
 from portal.kernel.resource import Resource, ResourceType
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class Operation:
 
     `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
-    it fails. An `internal` operation is the portal's own: no page and no endpoint offers it.
+    it fails. `unless` names a yes-or-no field that forbids it while it is set. An `internal` operation is the portal's own: no page and no endpoint
+    offers it.
     """
 
     model: type[Any]
@@ -119,6 +120,7 @@ class Operation:
     bulk: bool = False
     partial: bool = False
     while_locked: bool = False
+    unless: str = ""
     in_menu: bool = True
     internal: bool = False
 
@@ -133,6 +135,9 @@ class Operation:
         named = {s for s in (self.holds, self.settles, self.fails, self.cancelled) if s} | set(self.when or ())
         if named - known or (self.steps and self.effect is not Effect.REMOVE and not self.settles):
             msg = f"{rtype.key}.{self.verb}: unknown states {sorted(named - known)} or no final state"
+            raise TypeError(msg)
+        if self.unless and not isinstance(rtype.fields()[self.unless].kind, Bool):
+            msg = f"{rtype.key}.{self.verb}: {self.unless} is no yes-or-no field"
             raise TypeError(msg)
         if self.needs not in authz.LEVELS:
             msg = f"{rtype.key}.{self.verb}: unknown level {self.needs}"

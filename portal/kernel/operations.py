@@ -226,10 +226,19 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     """Raise Conflict or StateConflict if the row is locked, in a state that does not allow the operation, or busy."""
     if row.locked and not op.while_locked:
         raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if reason := protection(ctx.registry.of(op.model), op, row):
+        raise Conflict(reason, details={op.unless: True})
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
     if op.steps and (job := active_for(ctx.db, row.id)) is not None:
         raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+
+
+def protection(rtype: ResourceType, op: Operation, row: Any) -> str:
+    """Why a field of the row forbids the operation; empty where none does."""
+    if not op.unless or not getattr(row, op.unless):
+        return ""
+    return f"{row.name} has {rtype.fields()[op.unless].label.lower()}. Switch that off first."
 
 
 def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:

@@ -13,6 +13,11 @@ def is_there(session: Session, project_id: str) -> bool:
     return session.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id, PROJECTS.c.deleted_at.is_(None))) is not None
 
 
+def is_open(session: Session, project_id: str) -> bool:
+    """Whether a project is there and is not being deleted."""
+    return is_there(session, project_id) and active_for(session, project_id) is None
+
+
 def refuse_ending(session: Session, project_id: str | None) -> None:
     """Raise NotFound for a project that has been deleted, StateConflict for one that is being deleted.
 

@@ -18,7 +18,7 @@ from portal.kernel.keyset import behind, cursor_of
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
 from portal.kernel.projects import refuse_ending
-from portal.kernel.tables import PROJECTS, lock_users
+from portal.kernel.tables import PROJECTS, USERS, lock_users
 
 ASK = "core.quota.request"
 STATES = ("pending", "approved", "denied", "withdrawn")
@@ -169,6 +169,9 @@ def quota_request_create(ctx: Context, project_id: str, dimension: str, *, limit
     with acting(ctx, ASK, _about(row), target=Target(project_id, ctx.principal.user_id, label=f"quota {dimension}"), details=_wish(row)):
         if ctx.principal.user_id is None:
             raise Forbidden("A request needs somebody who can be told what became of it: sign in as a user.")
+        if ctx.settings.quota_four_eyes and ctx.db.scalar(select(USERS.c.kind).where(USERS.c.id == ctx.principal.user_id)) == "service":
+            # Whoever made the account could decide what it asks for.
+            raise Forbidden("Service accounts ask for nothing here (QUOTA_FOUR_EYES): two people have to agree.", details={"four_eyes": True})
         row.user_id, row.username = ctx.principal.user_id, ctx.principal.username
         # Locked: a limit that is being raised at this moment counts as raised, and two who ask at once come one after the other.
         quota.ensure(ctx.db, project_id, dimension)

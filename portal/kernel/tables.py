@@ -4,7 +4,7 @@ from sqlalchemy import column, select, table
 from sqlalchemy.orm import Session
 
 PROJECTS = table("projects", column("id"), column("name"), column("deleted_at"))
-USERS = table("users", column("id"), column("username"), column("platform_role"), column("is_active"))
+USERS = table("users", column("id"), column("username"), column("kind"), column("platform_role"), column("is_active"))
 
 
 def lock_users(session: Session, *user_ids: str | None) -> None:

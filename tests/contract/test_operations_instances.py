@@ -140,7 +140,7 @@ def test_a_retired_flavor_or_one_with_gpus_is_refused(stage: Stage, database: se
 
 def test_protection_has_to_be_switched_off_first(stage: Stage) -> None:
     row = stage.do(instance_create, name="web", enable_termination_protection=True, **CREATE)
-    with pytest.raises(Conflict, match="protected against termination"):
+    with pytest.raises(Conflict, match="has termination protection"):
         run(stage.ctx, instance_terminate, row.id)
     stage.do(stage.ctx.registry.operation("compute.instance.update"), row.id, enable_termination_protection=False)
     assert stage.do(instance_terminate, row.id).state == "terminated"

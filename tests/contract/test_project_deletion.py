@@ -135,6 +135,17 @@ def test_what_is_in_the_way_is_said_before(full: str, owner: Api, people: People
     assert project_leaving(boss, full).in_the_way == shown[:1]
 
 
+def test_a_protected_instance_is_in_the_way(full: str, owner: Api, worker: TestWorker, database: sessionmaker[Session]) -> None:
+    with database() as session:
+        instance = session.scalars(select(Instance.id).where(Instance.name == "web-1")).one()
+    assert owner("PATCH", f"/compute/instances/{instance}", {"enable_termination_protection": True}).status_code == 200
+    shown = owner.get(f"/projects/{full}/deletion").json["in_the_way"]
+    assert shown == ["Instance web-1 is protected: switch termination protection off first."]
+    assert owner("DELETE", f"/projects/{full}").status_code == 409
+    worker.drain()
+    assert len(owner.get("/compute/instances").json["results"]) == 2
+
+
 def test_nothing_is_made_or_changed_meanwhile(full: str, owner: Api, people: People, worker: TestWorker, database: sessionmaker[Session]) -> None:
     ctx = people.context(owner.user, full)
     assert owner("DELETE", f"/projects/{full}").status_code == 202

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
 from portal.identity.models import User
+from portal.identity.service_accounts import service_account_create
 from portal.kernel.alerts import Alert
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
@@ -346,3 +347,16 @@ def test_limits_of_users_through_the_api(api_for: Callable[..., Api]) -> None:
         assert boss("PUT", path, body).status_code == 400, body
     assert boss("PUT", path, {"limit": None}).json["limit"] is None
     assert api.post("/compute/key-pairs", {"name": "b"}).status_code == 201
+
+
+def test_a_service_account_asks_for_nothing_where_two_have_to_agree(people: People, database: sessionmaker[Session]) -> None:
+    # Whoever made the account would decide what it asks for: one person.
+    made = service_account_create(people.context(people.user("platform_admin")), name="robot", role="developer")
+    with database() as session:
+        robot = session.get_one(User, made.user_id)
+    ctx = people.context(robot)
+    ctx.settings = ctx.settings.model_copy(update={"quota_four_eyes": True})
+    with pytest.raises(Forbidden, match="two people"):
+        ask(ctx)
+    ctx.settings = ctx.settings.model_copy(update={"quota_four_eyes": False})
+    assert ask(ctx).state == "pending"

@@ -22,6 +22,7 @@ from portal.engines.fake import FakeCompute
 from portal.http.request import SESSION_COOKIE
 from portal.identity import sso
 from portal.identity.models import Membership, User, UserSession
+from portal.identity.project_deletion import project_delete
 from portal.identity.providers import Claims, Provider
 from portal.identity.sso import Identity
 from portal.kernel.audit import AuditEntry
@@ -304,6 +305,13 @@ def test_groups_there_are_roles_here(app: Flask, liar: Liar, database: sessionma
     assert roles("builders", "leads", "cloud-admins") == ("platform_admin", ["project_admin"])
     assert roles("builders") == ("", ["developer"])
     assert roles() == ("", [])
+
+
+def test_a_project_that_is_being_deleted_takes_nobody_in(app: Flask, liar: Liar, people: People, database: sessionmaker[Session]) -> None:
+    liar.claims["groups"] = ["builders"]
+    project_delete(people.context(people.admin()), people.project_id)
+    assert enter(app.test_client(), liar).status_code == 303
+    assert user_of(database).memberships == []
 
 
 def test_what_people_gave_stays(app: Flask, liar: Liar, people: People, database: sessionmaker[Session]) -> None:

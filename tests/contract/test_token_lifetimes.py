@@ -7,10 +7,15 @@ import pytest
 from flask import Flask
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.identity.models import ApiToken
+from portal.identity import sign_in
+from portal.identity.accounts import password_change
+from portal.identity.models import ApiToken, User
 from portal.identity.tokens import token_create, token_rotate
+from portal.identity.users import user_update
+from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from tests.support.people import People
+from portal.kernel.errors import Conflict
+from tests.support.people import PASSWORD, People
 from tests.support.web import Api
 
 
@@ -87,3 +92,24 @@ def test_a_restricted_token_learns_nothing_of_its_user(leaked: Callable[..., tup
     assert (me["email"], me["roles"], me["memberships"], me["groups"], me["last_login_at"]) == ("", [], [], [], None)
     assert [each["api_key_id"] for each in thief.get("/auth/keys").json["results"]] == [row.id]
     assert thief.get("/auth/sessions").status_code == 403
+
+
+def test_a_password_that_was_changed_meanwhile_gives_no_token(people: People, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, check = people.user("developer"), sign_in.check
+
+    def changed_after_the_check(ctx: Context, *args: str) -> tuple[User, sign_in.Proof]:
+        found = check(ctx, *args)
+        password_change(people.context(user), PASSWORD, "tulip-violin-anchor")
+        return found
+
+    monkeypatch.setattr(sign_in, "check", changed_after_the_check)
+    given = {"username": user.username, "password": PASSWORD}
+    assert app.test_client().post("/api-token-auth/", json=given).status_code == 401
+
+
+def test_who_was_disabled_meanwhile_makes_no_token(people: People) -> None:
+    user = people.user("developer")
+    ctx = people.context(user)
+    user_update(people.context(people.admin()), user.id, is_active=False)
+    with pytest.raises(Conflict):
+        token_create(ctx, user, "late")
