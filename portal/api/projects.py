@@ -1,6 +1,7 @@
 """Endpoints of projects and their members."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from flask.typing import ResponseReturnValue
@@ -10,7 +11,7 @@ from portal.api import body as io
 from portal.api.core import JOB, show_job
 from portal.api.endpoints import PREFIX, Endpoint
 from portal.api.resources import list_schema, only
-from portal.api.schemas import OWNED, TEXT, WHEN, Input, read, thing
+from portal.api.schemas import LISTED, TEXT, WHEN, Input, read, thing
 from portal.http.request import context
 from portal.identity import projects
 from portal.identity.models import Membership, Project
@@ -76,8 +77,7 @@ def endpoints() -> Iterator[Endpoint]:
                    {200: MEMBER}, (403, 404, 409), body=MemberInput.model_json_schema())  # fmt: skip
     yield Endpoint("DELETE", "/projects/{project_id}/members/{user_id}", "projects.members.delete", member_delete, "Take a user out of a project", tag,
                    {204: None}, (403, 404, 409))  # fmt: skip
-    gone = {"type": "array", "items": thing(label=TEXT, count={"type": "integer"})}
-    leaving = thing(resources={"type": "array", "items": OWNED}, gone=gone, in_the_way={"type": "array", "items": TEXT})
+    leaving = thing(resources=LISTED, gone=LISTED, in_the_way={"type": "array", "items": TEXT})
     yield Endpoint("GET", "/projects/{project_id}/deletion", "projects.deletion", deletion, "What the deletion of a project would do, and what is in its way",
                    tag, {200: leaving}, (403, 404))  # fmt: skip
     yield Endpoint("DELETE", "/projects/{project_id}", "projects.delete", project_remove, "Delete a project with everything in it, by a job", tag, {202: JOB},
@@ -149,9 +149,9 @@ def _show_member(row: Membership) -> dict[str, Any]:
 def deletion(project_id: str) -> ResponseReturnValue:
     """Everything that would go."""
     found = project_leaving(context(), project_id)
-    resources = [{"label": each.label, "count": each.count, "names": list(each.names)} for each in found.resources]
-    gone = [{"label": label, "count": count} for label, count in found.gone]
-    return io.answer({"resources": resources, "gone": gone, "in_the_way": list(found.in_the_way)})
+    return io.answer(
+        {"resources": [asdict(each) for each in found.resources], "gone": [asdict(each) for each in found.gone], "in_the_way": list(found.in_the_way)}
+    )
 
 
 def project_remove(project_id: str) -> ResponseReturnValue:

@@ -1,6 +1,7 @@
 """Endpoints of users, with which administrators let them in and send them out."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from flask import request
@@ -10,7 +11,7 @@ from pydantic import Field
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query
 from portal.api.resources import list_schema, only
-from portal.api.schemas import MAYBE_TEXT, NUMBER, OWNED, TEXT, WHEN, YES, Input, read, thing
+from portal.api.schemas import LISTED, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.listing import flag
 from portal.http.request import context, own_origin
 from portal.identity import factors, users
@@ -62,10 +63,10 @@ def endpoints() -> Iterator[Endpoint]:
     yield Endpoint("PATCH", "/users/{user_id}", "users.patch", user_change, "Disable or enable a user, or change their role on the platform",
                    answers={200: USER}, refuses=(403, 404, 409), body=UserChange.model_json_schema(), **one)  # fmt: skip
     yield Endpoint("DELETE", "/users/{user_id}", "users.delete", user_remove, "Delete a user; another takes over what they own", answers={204: None},
-                   refuses=(403, 404, 409, 429), query=[Query("heir", "User name of whoever takes over what they own.", required=True)], **one)  # fmt: skip
+                   refuses=(403, 404, 409, 429), query=[Query("heir", "User name of whoever takes over what they own, if anything.")], **one)  # fmt: skip
     yield Endpoint("POST", "/users/{user_id}/invite", "users.invite", invite, "Make a link by which the user chooses a password; shown this once",
                    answers={201: thing(code=TEXT, url=TEXT)}, refuses=(403, 404, 409), **at("/{user_id}/invite"))  # fmt: skip
-    leaving = thing(owned={"type": "array", "items": OWNED}, gone={"type": "array", "items": thing(label=TEXT, count=NUMBER)})
+    leaving = thing(owned=LISTED, gone=LISTED)
     yield Endpoint("GET", "/users/{user_id}/deletion", "users.deletion", deletion, "What the deletion of a user would do", answers={200: leaving},
                    refuses=(403, 404), **at("/{user_id}/deletion"))  # fmt: skip
     yield Endpoint("POST", "/users/{user_id}/sign-out", "users.sign-out", sign_out, "End every session of a user", answers={200: thing(ended=NUMBER)},
@@ -125,8 +126,7 @@ def invite(user_id: str) -> ResponseReturnValue:
 def deletion(user_id: str) -> ResponseReturnValue:
     """Everything that would go, and what would change hands."""
     found = user_leaving(context(), user_id)
-    owned = [{"label": each.label, "count": each.count, "names": list(each.names)} for each in found.owned]
-    return io.answer({"owned": owned, "gone": [{"label": label, "count": count} for label, count in found.gone]})
+    return io.answer({"owned": [asdict(each) for each in found.owned], "gone": [asdict(each) for each in found.gone]})
 
 
 def user_remove(user_id: str) -> ResponseReturnValue:

@@ -10,6 +10,7 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from portal.http import refusals
 from portal.http.guard import takes_no_cookie
 from portal.http.request import session_secret
 from portal.kernel.db import DISK_IS_FULL, out_of_service
@@ -28,6 +29,7 @@ def install(app: Flask, render_page: PageRenderer) -> None:
 
     def answer(error: PortalError) -> ResponseReturnValue:
         g.retry_after_s = error.retry_after_s
+        refusals.note(error)
         return as_json(error) if wants_json() else render_page(error)
 
     def portal_error(error: PortalError) -> ResponseReturnValue:

@@ -85,10 +85,17 @@ class Unfinished(StrEnum):
 
 
 def unfinished() -> Unfinished | None:
-    """What whoever is behind a session still has to do; nothing for other credentials."""
+    """What whoever is behind a credential still has to do.
+
+    A token says nothing of factors: it counts for somebody who has one, or whom a provider lets in, not for somebody who needs one and signs in
+    with a password alone.
+    """
     found = signed_in()
-    if found is None or found.session is None:
+    if found is None:
         return None
+    if found.session is None:
+        lacks = found.principal.needs_factor and found.principal.assumed is None and bool(found.user.password_hash)
+        return Unfinished.ENROL if lacks and not factors.devices_of(db.session(), found.user.id) else None
     if found.user.must_change_password:
         return Unfinished.NEW_PASSWORD
     if not found.principal.needs_factor or found.principal.mfa:

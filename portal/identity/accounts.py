@@ -26,7 +26,7 @@ from portal.kernel.projects import is_there
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
 OF_SESSION = "session:"
-ACCESS_PREFIX = "atonix_a_"  # how the access token of a program's session is recognised
+ACCESS_PREFIX = "atonix.a."  # how the access token of a program's session is recognised; no API token has a dot
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
 CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
@@ -75,7 +75,8 @@ def check_password(ctx: Context, username: str, password: str) -> User:
     # Outside of any transaction: argon2 takes 50 ms, and the time must not tell who exists.
     right = passwords.matches(stored, password[: passwords.MAX_LENGTH * 4])
     if user is None or not right or locked:
-        note_failure(ctx, user, username, counts=not locked)
+        # Whoever is nobody here may have typed a password into the wrong field.
+        note_failure(ctx, user, username if user is not None else "unknown", counts=not locked)
         raise Unauthorized(WRONG)
     return user
 

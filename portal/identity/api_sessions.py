@@ -19,7 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Unauthorized
 
-REFRESH_PREFIX = "atonix_r_"
+REFRESH_PREFIX = "atonix.r."
 REFRESH = "identity.session.refresh"
 OVER = "This refresh token is not known, was used, or its session has ended. Sign in again."
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from portal.identity import iam
 from portal.identity.accounts import require_proof
-from portal.identity.deletion import SHOWN, Owned, remove
+from portal.identity.deletion import Listed, listed, remove
 from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
 from portal.kernel import audit, quota_requests
@@ -28,6 +28,7 @@ from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
 from portal.kernel.operations import acting, end, run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_days import QuotaHistory
+from portal.kernel.quota_requests import QuotaRequest
 from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.runner import NotYet
 
@@ -40,10 +41,10 @@ ACCESS = (iam.IamGroup, iam.IamPolicy, iam.IamRole)
 
 @dataclass(frozen=True, slots=True)
 class ProjectLeaving:
-    """Everything that goes with a project, how much of what else ends with it, and what is in the way of its deletion."""
+    """Everything that goes with a project, what else ends with it, and what is in the way of its deletion."""
 
-    resources: Sequence[Owned]
-    gone: Sequence[tuple[str, int]]
+    resources: Sequence[Listed]
+    gone: Sequence[Listed]
     in_the_way: Sequence[str]
 
 
@@ -51,20 +52,17 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
     """What the deletion of a project would do. Raises NotFound or Forbidden."""
     project = project_find(ctx, project_id)
     authorize(ctx, DELETE, project_target(project))
-    resources = []
-    for rtype in _types(ctx):
-        mine = _live(rtype, project_id)
-        if count := _count(ctx, rtype.model, *mine):
-            names = ctx.db.scalars(select(rtype.model.name).where(*mine).order_by(rtype.model.name).limit(SHOWN)).all()
-            resources.append(Owned(rtype.label if count == 1 else rtype.plural, count, names))
-    members = select(Membership.user_id).join(Membership.user).where(Membership.project_id == project_id)
-    waiting = (quota_requests.QuotaRequest.project_id == project_id, quota_requests.QuotaRequest.state == "pending")
-    gone = [
-        ("Memberships", _count(ctx, members.where(User.kind != SERVICE).subquery())),
-        ("Service accounts with their keys", _count(ctx, members.where(User.kind == SERVICE).subquery())),
-        ("Requests for more quota", _count(ctx, quota_requests.QuotaRequest, *waiting)),
+    names = ((rtype, select(rtype.model.name).where(*_live(rtype, project_id))) for rtype in _types(ctx))
+    resources = [found for rtype, query in names if (found := listed(ctx, rtype.label, query, plural=rtype.plural))]
+    members = select(User.username).join(Membership, Membership.user_id == User.id).where(Membership.project_id == project_id)
+    asked = select(QuotaRequest.dimension).where(QuotaRequest.project_id == project_id, QuotaRequest.state == "pending")
+    going = [
+        ("Memberships", members.where(User.kind != SERVICE)),
+        ("Service accounts with their keys", members.where(User.kind == SERVICE)),
+        ("Requests for more quota", asked),
     ]
-    return ProjectLeaving(resources, [(label, count) for label, count in gone if count], _in_the_way(ctx, project))
+    gone = [found for label, query in going if (found := listed(ctx, label, query))]
+    return ProjectLeaving(resources, gone, _in_the_way(ctx, project))
 
 
 def _in_the_way(ctx: Context, project: Project) -> list[str]:

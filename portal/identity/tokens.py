@@ -214,6 +214,31 @@ def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | N
     return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token that is known and does not hold: whose it is, and why."""
+
+    token_id: str
+    username: str
+    why: str
+
+
+def token_behind(session: Session, secret: str) -> Refused | None:
+    """What is known of a secret that was refused, for the audit log; None for one that is no token, or none any more."""
+    hashed = digest(secret)
+    query = select(ApiToken, User).join(User, User.id == ApiToken.user_id)
+    row = session.execute(query.where(or_(ApiToken.token_hash == hashed, ApiToken.previous_hash == hashed))).first()
+    if row is None:
+        return None
+    token, user = row
+    reasons = (
+        (token.previous_hash == hashed, "it was replaced by a new one"), (not user.is_active, "its user is disabled"),
+        (token.expires_at <= now(), "it has expired"), (not token.is_active, "it is switched off"),
+    )  # fmt: skip
+    why = next((text for holds, text in reasons if holds), "what it was made with has ended")
+    return Refused(token.id, user.username, why)
+
+
 def _scopes_of_maker(session: Session, token: ApiToken) -> Sequence[str] | None:
     """What the token that made this one may be used for; None if it ended or is switched off."""
     if not token.origin:

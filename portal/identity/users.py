@@ -9,6 +9,7 @@ from portal.identity import passwords
 from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
 from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession
+from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
@@ -72,10 +73,9 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
     """Disable or enable a user, or change what they are on the platform; whoever is disabled is signed out everywhere."""
     require_proof(ctx)
     user = user_find(ctx, user_id)
-    details = {
-        "before": {"is_active": user.is_active, "platform_role": user.platform_role},
-        "after": {"is_active": is_active, "platform_role": platform_role},
-    }
+    before = {"is_active": user.is_active, "platform_role": user.platform_role}
+    after = {name: value for name, value in {"is_active": is_active, "platform_role": platform_role}.items() if value is not None}
+    details = {"before": {name: before[name] for name in after}, "after": after}
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
         refuse_restricted(ctx, "identity.user.update")
         refuse_beyond(ctx, user)
@@ -95,10 +95,12 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
 
 
 def user_sign_out(ctx: Context, user_id: str) -> int:
-    """End every session of a user; how many there were. Raises Forbidden or NotFound."""
+    """End every session of a user, and what applications hold for them; how many sessions there were. API keys stay. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
     with acting(ctx, "identity.user.sign_out", _about(user), target=EVERYWHERE):
-        return sign_ins_end(ctx.db, user_lock(ctx.db, user.id).id)
+        ended = sign_ins_end(ctx.db, user_lock(ctx.db, user.id).id)
+        end_access(ctx.db, user_id=user.id)
+        return ended
 
 
 def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:

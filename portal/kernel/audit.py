@@ -7,6 +7,7 @@ locked last, so that it is the shortest lock of every transaction.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id, storable
 
 GENESIS = "0" * 64
+USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@?#]*@", re.IGNORECASE)
+QUERY = re.compile(r"(\bhttps?://[^\s?#]*)\?[^\s#]*", re.IGNORECASE)
 SECRET_FIELDS = (
     "password", "passphrase", "secret", "private_key", "api_key", "token", "user_data", "recovery", "authorization", "cookie",
 )  # fmt: skip
@@ -141,7 +144,12 @@ def _masked(key: str, value: object) -> object:
         return {storable(inner): _masked(inner, item) for inner, item in value.items()}
     if isinstance(value, list):
         return [_masked(key, item) for item in value]
-    return storable(value) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+    return storable(_without_credentials(value)) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+
+
+def _without_credentials(text: str) -> str:
+    """Addresses without what lets somebody in: user and password before the host, a signature in the query."""
+    return QUERY.sub(r"\1?…", USERINFO.sub(r"\1…@", text)) if "://" in text else text
 
 
 def _number(value: float) -> object:

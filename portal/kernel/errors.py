@@ -18,6 +18,8 @@ class PortalError(Exception):
         super().__init__(message)
         self.message = message
         self.details: dict[str, object] = dict(details or {})
+        # Whether the audit log tells of it already.
+        self.is_audited = False
 
 
 class InvalidRequest(PortalError):

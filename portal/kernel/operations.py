@@ -100,6 +100,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
             with transaction(ctx.db):
                 status = "denied" if isinstance(error, Forbidden) else "failure"
                 audit.record(ctx, action, subject, status=status, error=error.message, details=error.details)
+            error.is_audited = True
         raise
 
 

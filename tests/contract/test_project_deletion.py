@@ -70,9 +70,9 @@ def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
     assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role"}
-    assert shown["gone"] == [
-        {"label": "Memberships", "count": 2}, {"label": "Service accounts with their keys", "count": 1}, {"label": "Requests for more quota", "count": 1},
-    ]  # fmt: skip
+    gone = {each["label"]: each["names"] for each in shown["gone"]}
+    assert list(gone) == ["Memberships", "Service accounts with their keys", "Requests for more quota"]
+    assert (len(gone["Memberships"]), gone["Service accounts with their keys"], gone["Requests for more quota"]) == (2, ["robot"], ["cpus"])
     assert shown["in_the_way"] == []
     begun = owner("DELETE", f"/projects/{full}")
     assert begun.status_code == 202

@@ -8,8 +8,11 @@ from flask import Flask
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity import sign_in
-from portal.identity.accounts import password_change
+from portal.identity.accounts import ACCESS_PREFIX, password_change
+from portal.identity.api_sessions import REFRESH_PREFIX
+from portal.identity.factors import rules_update
 from portal.identity.models import ApiToken, User
+from portal.identity.passwords import hash_password
 from portal.identity.tokens import token_create, token_rotate
 from portal.identity.users import user_update
 from portal.kernel.context import Context
@@ -113,3 +116,25 @@ def test_who_was_disabled_meanwhile_makes_no_token(people: People) -> None:
     user_update(people.context(people.admin()), user.id, is_active=False)
     with pytest.raises(Conflict):
         token_create(ctx, user, "late")
+
+
+def test_a_token_that_looks_like_another_kind_is_a_token(people: People, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = people.user("developer")
+    monkeypatch.setattr("portal.identity.tokens.secrets.token_urlsafe", lambda _size: "a_3FcJ0mJvR2m8Zr1Yh6QXk4VnT9bWs5LdP7eGuKiAoHc")
+    secret, _ = token_create(people.context(user), user, "unlucky")
+    assert Api(app.test_client(), user, secret).get("/auth/me").status_code == 200
+    assert not secret.startswith((ACCESS_PREFIX, REFRESH_PREFIX))
+
+
+@pytest.mark.parametrize("has_password", [True, False])
+def test_a_token_counts_for_nobody_who_lacks_a_factor_that_is_required(
+    people: People, app: Flask, database: sessionmaker[Session], *, has_password: bool
+) -> None:
+    user = people.user("developer")
+    api = Api(app.test_client(), user, people.token(user))
+    with database() as session, transaction(session):
+        session.get_one(User, user.id).password_hash = hash_password(PASSWORD) if has_password else ""
+    rules_update(people.context(people.user("platform_admin")), ["developer"])
+    # Who comes through a provider only has shown there what that asks for.
+    assert api.get("/compute/instances").status_code == (403 if has_password else 200)
+    assert api.post("/auth/keys", {"name": "more"}).status_code == (403 if has_password else 201)

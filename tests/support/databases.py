@@ -2,16 +2,17 @@
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, update
 from sqlalchemy import inspect as sqlalchemy_inspect
 
 from portal.bootstrap import initialise, migrate
 from portal.engines.ports import Capability, HostCapacity
-from portal.kernel.capabilities import report
-from portal.kernel.db import open_database
+from portal.kernel.capabilities import CapabilityStatus, report
+from portal.kernel.db import now, open_database, transaction
 from portal.settings import Settings
 from tests.support.servers import Postgres
 
@@ -51,6 +52,9 @@ def fill(url: str, directory: Path) -> None:
         migrate(session.get_bind().engine)
         initialise(session, settings)
         report(session, Capability("compute", available=True, detail="in memory"), worker="template", capacity=HOST)
+        # As fresh at the end of a run as at its beginning.
+        with transaction(session):
+            session.execute(update(CapabilityStatus).values(reported_at=now() + timedelta(days=1)))
     sessions.kw["bind"].dispose()
 
 
