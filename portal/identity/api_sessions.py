@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from portal.identity import sign_in
 from portal.identity.access import user_lock
-from portal.identity.accounts import ACCESS_PREFIX, OF_SESSION, principal_of
+from portal.identity.accounts import ACCESS_PREFIX, OF_SESSION, note_failure, principal_of
 from portal.identity.models import SessionRefresh, User, UserSession, digest
 from portal.identity.sign_in import Proof
 from portal.kernel import audit
@@ -53,6 +53,7 @@ def session_refresh(ctx: Context, refresh: str) -> Pair:
     )
     user_id = ctx.db.scalar(query.with_only_columns(UserSession.user_id))
     if user_id is None:
+        note_failure(ctx, None, "refresh token", counts=False, error="unknown or ended refresh token")
         raise Unauthorized(OVER)
     pair, lasts = _pair(ctx)
     with transaction(ctx.db):

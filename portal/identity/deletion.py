@@ -12,7 +12,7 @@ from portal.identity.factors import MfaDevice
 from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import OAuthClient, OAuthConsent, lock_clients_of
 from portal.identity.sso import Identity
-from portal.identity.users import EVERYWHERE, keep_an_admin, user_find
+from portal.identity.users import EVERYWHERE, keep_an_admin, keep_project_admins, user_find
 from portal.kernel import audit, quota, quota_requests
 from portal.kernel.authz import authorize
 from portal.kernel.context import Context
@@ -89,6 +89,7 @@ def user_delete(ctx: Context, user_id: str, heir: str) -> None:
         if user.id == ctx.principal.user_id:
             raise Conflict("Nobody deletes their own account. Another administrator can.")
         refuse_beyond(ctx, user)
+        keep_project_admins(ctx, user)
         heirs = select(User).where(User.username == storable(heir[:254]), User.kind == PERSON, User.is_active.is_(True), User.id != user.id)
         taking = ctx.db.scalars(heirs).first()
         if taking is None and (heir or _owns(ctx, user.id)):

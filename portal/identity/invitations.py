@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from portal.identity import iam, passwords, sign_in
 from portal.identity.access import access_end, user_lock
-from portal.identity.accounts import oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_proof
 from portal.identity.models import Invitation, User, digest
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
@@ -62,6 +62,7 @@ def _invited(ctx: Context, code: str) -> User:
     query = select(User).join(Invitation, Invitation.user_id == User.id).where(Invitation.code_hash == digest(code), Invitation.expires_at > now())
     user = ctx.db.scalars(query.where(User.is_active.is_(True))).first()
     if user is None or not _still_may(ctx, code, user):
+        note_failure(ctx, None, "invitation", counts=False, error="unknown, used or expired link")
         raise Unauthorized(OVER)
     return user
 

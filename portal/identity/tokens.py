@@ -128,6 +128,7 @@ def _lock_owner(ctx: Context, owner: User) -> User:
     """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
     if ctx.principal.assumed is not None:
         raise Forbidden("A session of a role makes no keys: they would outlive it.")
+    refuse_application(ctx)
     row = user_lock(ctx.db, owner.id)
     if not row.is_active:
         raise Conflict(f"{row.username} is disabled. Enable it first.")
@@ -282,6 +283,11 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
             _lock_owner(ctx, owner)
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
+        if overlap_hours and token.previous_until is not None and token.previous_until > now():
+            raise Conflict(
+                f"The secret before this one holds until {token.previous_until:%Y-%m-%d %H:%M} UTC and may be in use. Wait until then, or rotate with "
+                "overlap_hours 0, which ends both.", details={"previous_until": token.previous_until.isoformat()},
+            )  # fmt: skip
         token.previous_hash, token.previous_until = token.token_hash, min(now() + timedelta(hours=overlap_hours), token.expires_at)
         token.token_hash, token.prefix = digest(secret), secret[:12]
         if _maker(ctx) is None:

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, or_, select
 from portal.identity import passwords
 from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
-from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
@@ -20,6 +20,7 @@ from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
+RESERVED = frozenset({"anonymous", "system", "unknown"})
 USERNAME_RULE = "must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."
 EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 EVERYWHERE = Target(None, label="the platform's users")
@@ -90,6 +91,7 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         # A link that was made for what they were does not open what they are.
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
         if not row.is_active:
+            keep_project_admins(ctx, row)
             access_end(ctx.db, row.id)
     return user
 
@@ -125,6 +127,8 @@ def taken_as(ctx: Context, username: str, email: str) -> str:
 
 def _check(user: User) -> None:
     problems = {}
+    if user.username.lower() in RESERVED:
+        problems["username"] = ["is what the audit log calls nobody in particular. Choose another name."]
     if not USERNAME.fullmatch(user.username):
         problems["username"] = [USERNAME_RULE]
     if not EMAIL.fullmatch(user.email) or not is_storable(user.email):
@@ -145,6 +149,20 @@ def keep_an_admin(ctx: Context) -> None:
     ctx.db.flush()
     if is_last_admin(ctx, ""):
         raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
+
+
+def keep_project_admins(ctx: Context, user: User) -> None:
+    """Raise Conflict if a project would be left without anybody who administers it, within the caller's transaction."""
+    administers = select(Membership.project_id).where(Membership.user_id == user.id, Membership.role == "project_admin")
+    others = (
+        select(Membership.project_id)
+        .join(Membership.user)
+        .where(Membership.role == "project_admin", User.kind == PERSON, User.is_active.is_(True), User.id != user.id)
+    )
+    alone = select(Project.name).where(Project.id.in_(administers), Project.id.not_in(others), Project.deleted_at.is_(None)).order_by(Project.name)
+    if names := ctx.db.scalars(alone.limit(4)).all():
+        shown = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"  # noqa: PLR2004 - a handful
+        raise Conflict(f"{user.username} alone administers {shown}. Make somebody else project admin there first, or delete the project.")
 
 
 def is_last_admin(ctx: Context, user_id: str) -> bool:

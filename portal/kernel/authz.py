@@ -318,6 +318,9 @@ def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id:
     of that level are not looked at.
     """
     allowing = [statement for statement in statements if statement.allows]
+    if allowing and (ctx.principal.assumed is not None or ctx.principal.credential.startswith("oauth:")):
+        whose = "A session of a role" if ctx.principal.assumed is not None else "An application"
+        raise Forbidden(f"{whose} gives nobody rights: they would outlive it. Do that as yourself.", details={"actions": []})
     missing = [
         action
         for action, level in ctx.registry.permissions.items()

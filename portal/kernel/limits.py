@@ -129,7 +129,8 @@ def limit_set(
 
 def _refuse_alone(ctx: Context, way: str, details: Mapping[str, object]) -> None:
     """Raise Forbidden for who would raise a limit alone where four eyes are wanted and there is somebody else to look at it."""
-    admins = select(USERS.c.id).where(USERS.c.platform_role == "platform_admin", USERS.c.is_active.is_(True), USERS.c.id != ctx.principal.user_id)
+    # Also one who is disabled: whoever could disable the other for a moment would be alone.
+    admins = select(USERS.c.id).where(USERS.c.platform_role == "platform_admin", USERS.c.id != ctx.principal.user_id)
     if ctx.settings.quota_four_eyes and not ctx.principal.is_system and ctx.db.scalar(admins.limit(1)) is not None:
         raise Forbidden(
             f"Nobody raises a limit alone here (QUOTA_FOUR_EYES): another administrator has to agree. {way}", details={"four_eyes": True, **details}

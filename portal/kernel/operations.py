@@ -17,7 +17,7 @@ from portal.kernel.db import now, out_of_service, transaction
 from portal.kernel.declare import Created, Effect, Operation, Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
 from portal.kernel.ids import new_id
-from portal.kernel.inputs import canonical, inputs_of
+from portal.kernel.inputs import as_understood, canonical, inputs_of, says_something
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
@@ -114,6 +114,8 @@ class _Attempt:
         ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
         self.decided: dict[str, object] = {}
+        # What conditions were shown; an operation that finds out more sets the context's anew.
+        self.authorized: Mapping[str, Any] = ctx.inputs
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
         return idempotency.Fingerprint(self.action, self.ctx.project_id, target or "", self.data)
@@ -129,10 +131,11 @@ class _Attempt:
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
         target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}")
-        self.decided = _decided(authz.authorize(ctx, self.action, target))
-        inputs = self._inputs()
+        inputs = self._authorized_inputs(target)
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
+        for row in made.rows:
+            self._authorize_result(target, row)
         home = None if made.everywhere else project_id
         jobs = [job for row in made.rows if (job := self._insert(row, home, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
@@ -162,8 +165,8 @@ class _Attempt:
         ctx, op, rtype = self.ctx, self.op, self.rtype
         seen = find(ctx, rtype, target)
         self.subject = self._about(seen)
-        self.decided = _decided(authz.authorize(ctx, self.action, authz.target_of(seen)))
-        inputs = self._inputs()
+        before_it = authz.target_of(seen)
+        inputs = self._authorized_inputs(before_it)
         row = find(ctx, rtype, target, lock=True)
         if op.effect is not Effect.REMOVE:
             refuse_ending(ctx.db, row.project_of())
@@ -171,6 +174,7 @@ class _Attempt:
         before = snapshot(rtype, row)
         previous_name = row.name
         op.func(ctx, row, **inputs)
+        self._authorize_result(before_it, row)
         if row.name != previous_name:
             refuse_duplicate(ctx, rtype, row)
         if op.holds and rtype.lifecycle is not None:
@@ -201,8 +205,33 @@ class _Attempt:
             )
         check_ready(self.ctx, self.op, row)
 
-    def _inputs(self) -> dict[str, Any]:
-        return inputs_of(self.ctx, self.op, self.data, strict=self.strict)
+    def _authorized_inputs(self, target: authz.Target) -> dict[str, Any]:
+        """The checked input, if it is allowed. Conditions see it as it is understood: rows by their id however they were named, and defaults.
+
+        What is wrong with it is told only to who may do it with what they wrote.
+        """
+        ctx, problem = self.ctx, None
+        try:
+            inputs = inputs_of(ctx, self.op, self.data, strict=self.strict)
+            ctx.inputs = as_understood(inputs, self.data)
+        except PortalError as error:
+            inputs, problem = {}, error
+        self.decided = _decided(authz.authorize(ctx, self.action, target))
+        if problem is not None:
+            raise problem
+        self.authorized = ctx.inputs
+        return inputs
+
+    def _authorize_result(self, target: authz.Target, row: Any) -> None:
+        """Ask again with what the operation itself filled in or looked up: a size that was left out is one that conditions look at as well."""
+        ctx, filled = self.ctx, {}
+        for name, param in self.op.params.items() if not self.op.partial else ():
+            found = getattr(row, f"{name}_id" if param.ref_model is not None else name, None)
+            if name not in ctx.inputs and says_something(found):
+                filled[name] = found
+        if filled or ctx.inputs is not self.authorized:
+            ctx.inputs = {**ctx.inputs, **filled}
+            authz.authorize(ctx, self.action, target)
 
     def _tell(self, row: Any, job_id: str | None, *, before: dict[str, object], after: dict[str, object]) -> None:
         changed = sorted(name for name in after if after[name] != before.get(name) and name not in {"updated_at", "state_at"})

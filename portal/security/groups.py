@@ -58,6 +58,7 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
     for grant in (grant for role in iam.roles_trusting_group(ctx.db, group) for grant in iam.role_grants(ctx.db, role)):
         refuse_escalation(ctx, grant.statements, grant.project_id)
     found = _user(ctx, group, user)
+    ctx.inputs = {**ctx.inputs, "user": found.id}
     if ctx.db.get(IamGroupMember, (group.id, found.id)) is not None:
         raise Conflict(f"{found.username} is in {group.name} already.")
     ctx.db.add(IamGroupMember(group_id=group.id, user_id=found.id))
@@ -71,8 +72,9 @@ def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, M
     text = storable(user)
     users = select(User.id).where((User.id == text) | (User.username == text))
     gone = delete(IamGroupMember).where(IamGroupMember.group_id == group.id, IamGroupMember.user_id.in_(users)).returning(IamGroupMember.user_id)
-    if ctx.db.scalar(gone) is None:
+    if (user_id := ctx.db.scalar(gone)) is None:
         raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
+    ctx.inputs = {**ctx.inputs, "user": user_id}
     iam.bump(ctx.db)
 
 

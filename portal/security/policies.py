@@ -91,6 +91,7 @@ def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
     """Give the policy to a user, a group or a role."""
     refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
+    ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
     if ctx.db.scalars(select(IamAttachment.id).where(*known)).first() is not None:
         raise Conflict(f"{policy.name} is attached to {principal_id} already.")
@@ -103,6 +104,7 @@ def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
     """Take the policy from a user, a group or a role."""
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
+    ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
     found = ctx.db.scalars(select(IamAttachment).where(*known)).first()
     if found is None:

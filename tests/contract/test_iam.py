@@ -92,6 +92,41 @@ def test_conditions_look_at_the_request(admin: Api, viewer: Api) -> None:
     assert viewer.post("/compute/instances", {"name": "a", "count": 2, "tags": {"env": "test"}, **SMALL}).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("condition", "refused", "allowed"),
+    [
+        # However a row is named, its id is what conditions see; what is left out is what is taken then.
+        ({"StringEquals": {"request.input/flavor": "t3-micro"}}, [{}, {"flavor": "t3.micro"}], [{"flavor": "t3.small"}]),
+        ({"NumericGreaterThan": {"request.input/root_volume_size_gb": 4}}, [{}, {"root_volume_size_gb": 20}], [{"root_volume_size_gb": 4}]),
+        ({"NumericEquals": {"request.input/count": 1}}, [{}, {"count": 1}], [{"count": 2}]),
+        ({"Null": {"request.input/user_data": False}}, [{"user_data": "#!/bin/sh"}], [{}]),
+    ],
+)
+def test_a_denial_holds_however_the_request_is_written(
+    admin: Api, api_for: Callable[..., Api], condition: dict[str, Any], refused: list[dict[str, Any]], allowed: list[dict[str, Any]]
+) -> None:
+    developer = api_for("developer")
+    attach(admin, write(admin, "deny", allow("compute.instance.create", effect="Deny", **condition)), developer.user.id)
+    for number, more in enumerate(refused):
+        assert developer.post("/compute/instances", {"name": f"no-{number}", **SMALL, **more}).status_code == 403, more
+    for number, more in enumerate(allowed):
+        assert developer.post("/compute/instances", {"name": f"yes-{number}", **SMALL, **more}).status_code == 202, more
+
+
+def test_what_is_left_out_is_allowed_as_its_default(admin: Api, viewer: Api) -> None:
+    attach(admin, write(admin, "few", allow("compute.instance.create", NumericLessThanEquals={"request.input/count": 2})), viewer.user.id)
+    assert viewer.post("/compute/instances", {"name": "one", **SMALL}).status_code == 202
+
+
+def test_a_denial_holds_for_a_member_by_id_and_by_name(admin: Api, api_for: Callable[..., Api]) -> None:
+    boss, member = api_for("project_admin"), api_for("viewer").user
+    group = admin.post("/security/groups", {"name": "crew"}).json["id"]
+    deny = allow("security.group.add_member", effect="Deny", StringEquals={"request.input/user": member.id})
+    attach(admin, write(admin, "not-them", deny), boss.user.id)
+    for named in (member.id, member.username):
+        assert boss.post(f"/security/groups/{group}/add-member", {"user": named}).status_code == 403
+
+
 def test_a_field_may_be_kept_from_somebody(admin: Api, api_for: Callable[..., Api], worker: TestWorker) -> None:
     """A policy names fields of a change; what no field is open for (owner, project, state) nobody writes."""
     developer = api_for("developer")

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +22,12 @@ from portal.identity.oauth2 import bearer
 from portal.identity.oauth2.bearer import claims_of
 from portal.identity.oauth2.keys import keys_rotate, public_keys, signing_key
 from portal.identity.oauth2.models import OAuthFamily, OAuthKey
+from portal.identity.projects import member_set
+from portal.identity.service_accounts import service_account_create
+from portal.identity.tokens import token_create
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
+from portal.kernel.errors import Forbidden
 from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.oauth import ISSUER, Application, register
@@ -75,6 +80,20 @@ def test_it_is_a_token_of_rfc_9068(reports: Application, sofa: FlaskClient, user
     published = reports.app.test_client().get("/oauth2/jwks").json["keys"]
     assert [(key["kid"], key["kty"], key["alg"], "d" in key) for key in published] == [(header["kid"], "EC", "ES256", False)]
     jwt.decode(token, ECKey.import_key(published[0]), algorithms=["ES256"])
+
+
+def test_an_application_leaves_nothing_behind_that_outlives_it(people: People) -> None:
+    boss, stranger = people.context(people.user("project_admin")), people.user("viewer")
+    account = service_account_create(boss, name="robot", role="viewer").user
+    boss.principal = replace(boss.principal, credential="oauth:app-1")
+    tried: list[Callable[[], object]] = [
+        lambda: service_account_create(boss, name="backdoor", role="viewer"),
+        lambda: token_create(boss, account, "kept", days=3650),
+        lambda: member_set(boss, people.project_id, stranger.username, "developer"),
+    ]
+    for call in tried:
+        with pytest.raises(Forbidden, match="An application"):
+            call()
 
 
 def test_it_opens_what_its_scopes_and_its_user_both_may(

@@ -208,7 +208,7 @@ def test_nobody_raises_their_own_limit_alone(boss: Context, people: People) -> N
 
 def test_the_only_administrator_has_nobody_to_ask(boss: Context, database: sessionmaker[Session]) -> None:
     with database() as session, transaction(session):
-        session.execute(update(User).where(User.id != boss.principal.user_id).values(is_active=False))
+        session.execute(update(User).where(User.id != boss.principal.user_id).values(platform_role=""))
     assert quota_update(boss, boss.project_id or "", "cpus", 900).limit == 900
 
 

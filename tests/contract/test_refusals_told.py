@@ -15,7 +15,7 @@ from portal.kernel.audit import AuditEntry, masked
 from portal.kernel.db import now, transaction
 from tests.support.effects import entries_since, last_seq
 from tests.support.people import People
-from tests.support.web import Api, browser
+from tests.support.web import Api, browser, csrf_of
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,18 @@ def test_what_was_typed_as_a_name_of_nobody_is_not_kept(app: Flask, database: se
 )
 def test_addresses_are_kept_without_what_lets_somebody_in(address: str, kept: str) -> None:
     assert masked({"source_url": address, "deep": [{"url": f"see {address}"}]}) == {"source_url": kept, "deep": [{"url": f"see {kept}"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [("/invite", {"code": "nonesuch", "new": "tulip-violin-anchor", "again": "tulip-violin-anchor"}, "invitation"),
+     ("/api/v1/auth/refresh", {"refresh_token": "atonix.r.nonesuch"}, "refresh token")],
+)  # fmt: skip
+def test_what_is_tried_at_random_is_told(app: Flask, database: sessionmaker[Session], path: str, body: dict[str, str], name: str) -> None:
+    seq, client = last_seq(database), app.test_client()
+    if path == "/invite":
+        client.post(path, data={**body, "csrf_token": csrf_of(client.get(path))})
+    else:
+        assert client.post(path, json=body).status_code == 401
+    (entry,) = entries_since(database, seq)
+    assert (entry.status, entry.resource_name) == ("failure", name)

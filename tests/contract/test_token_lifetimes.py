@@ -84,7 +84,7 @@ def test_a_token_gives_itself_no_more_time(leaked: Callable[..., tuple[Api, ApiT
     assert rotated.status_code == 200
     assert abs(end_of(rotated.json) - row.expires_at) < timedelta(seconds=1)
     # A person does: as much as it was made for, not what the installation gives.
-    _, fresh = token_rotate(people.context(thief.user), row.id)
+    _, fresh = token_rotate(people.context(thief.user), row.id, overlap_hours=0)
     assert abs(fresh.expires_at - now() - timedelta(days=1)) < timedelta(minutes=1)
 
 
@@ -138,3 +138,15 @@ def test_a_token_counts_for_nobody_who_lacks_a_factor_that_is_required(
     # Who comes through a provider only has shown there what that asks for.
     assert api.get("/compute/instances").status_code == (403 if has_password else 200)
     assert api.post("/auth/keys", {"name": "more"}).status_code == (403 if has_password else 201)
+
+
+def test_a_second_rotation_does_not_end_what_was_promised(leaked: Callable[..., tuple[Api, ApiToken]], people: People, app: Flask) -> None:
+    first, row = leaked()
+    ctx = people.context(first.user)
+    second, _ = token_rotate(ctx, row.id)
+    with pytest.raises(Conflict, match="holds until"):
+        token_rotate(ctx, row.id)
+    assert first.get("/auth/me").status_code == 200
+    third, _ = token_rotate(ctx, row.id, overlap_hours=0)
+    answers = [Api(app.test_client(), first.user, secret).get("/auth/me").status_code for secret in (first.token, second, third)]
+    assert answers == [401, 401, 200]

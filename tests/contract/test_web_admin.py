@@ -61,6 +61,7 @@ def test_the_last_administrator_stays(people: People, app: Flask, database: sess
     with database() as session:
         first = session.scalars(select(User).where(User.platform_role == "platform_admin")).all()
     assert len(first) == 1
+    people.user("project_admin")
     user = people.user("platform_admin")
     client = browser(app, people, user)
     token = csrf_of(client.get("/users"))
