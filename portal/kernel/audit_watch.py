@@ -58,7 +58,6 @@ def audit_standing(ctx: Context) -> Standing:
 def audit_verify(ctx: Context, report: Callable[[str], None]) -> Verdict:
     """Verify every entry, every signature and the files of archives; what was found is noted, and in the log if somebody asked."""
     verdict = verify(ctx.db, trust_of(ctx.settings), files=directory(ctx.settings), report=report)
-    report(f"{verdict.entries:,} entries hold." if verdict.broken_seq is None else f"Broken at entry {verdict.broken_seq:,}: {verdict.problem}.")
     _note(ctx, verdict, is_whole=True)
     return verdict
 

@@ -145,6 +145,30 @@ def test_a_verification_can_be_cancelled_and_then_says_nothing(
     assert log.db.scalar(select(func.count()).select_from(AuditVerification)) == 0
 
 
+def test_a_break_is_kept_although_the_verification_is_cancelled(
+    log: Context, api_for: Callable[..., Api], worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may verify hides nothing by cancelling at the moment when it is found."""
+    forge(log, 6)
+    auditor = api_for("auditor")
+    asked = auditor.post(VERIFY, {}).json["job_id"]
+    whole = verifying.is_whole
+
+    def cancelling(line: object) -> bool:
+        held = whole(line)  # type: ignore[arg-type]
+        if not held:
+            assert auditor.post(f"/jobs/{asked}/cancel", {}).status_code == 202
+        return held
+
+    monkeypatch.setattr(verifying, "is_whole", cancelling)
+    worker.drain()
+    assert (worker.job(asked).state, broken(log)) == ("cancelled", 6)
+    assert log.db.scalar(select(func.count()).select_from(Event).where(Event.type == "security.audit.broken")) == 1
+    assert [each.levelname for each in caplog.records if each.name == "portal.audit"] == ["CRITICAL"]
+    found = select(AuditEntry.status).where(AuditEntry.action == "security.audit.verify").order_by(AuditEntry.seq.desc()).limit(1)
+    assert log.db.scalar(found) == "failure"
+
+
 def test_the_weekly_one_leaves_it_to_who_asked(log: Context, people: People, worker: TestWorker) -> None:
     audit_verify_ask(people.context(people.user("auditor")))
     verify_whole_audit_log(TaskRun(log, worker.runner.engines))
