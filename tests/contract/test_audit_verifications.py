@@ -206,6 +206,22 @@ def test_a_forged_row_makes_no_break_whole(log: Context) -> None:
     assert broken(log) == 2
 
 
+def test_an_old_verification_put_there_again_makes_no_break_whole(log: Context) -> None:
+    """Its signature holds, but says when it was made."""
+    audit_verify(log, quiet)
+    columns = [column for column in AuditVerification.__table__.columns if column.name != "id"]
+    old = dict(log.db.execute(select(*columns)).mappings().one())
+    write(log, 12)
+    audit_watch(log)
+    forge(log, 2)
+    audit_verify(log, quiet)
+    with transaction(log.db):
+        log.db.execute(insert(AuditVerification).values(**old))
+    assert broken(log) == 2
+    found = standing(log.db, trust_of(log.settings))
+    assert (found.newest.to_seq if found.newest else None) == 13
+
+
 def test_what_was_found_broken_stays_so_until_somebody_looks_there_again(log: Context) -> None:
     audit_watch(log)
     forge(log, 2)
