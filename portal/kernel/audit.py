@@ -82,8 +82,8 @@ class AuditEntry(Base):
             ("resource", "resource_id"), ("name", "resource_name"), ("project", "project_id"), ("status", "status"), ("address", "source_ip"),
             ("request", "request_id"), ("time", "timestamp"),
         )),
-        # What somebody ever did, newest first.
-        Index("ix_audit_entries_done", "user_id", "action", "seq"),
+        # What somebody ever did in a project, newest first.
+        Index("ix_audit_entries_done", "user_id", "action", "status", "project_id", "seq"),
     )  # fmt: skip
 
 
