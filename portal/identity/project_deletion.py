@@ -21,7 +21,7 @@ from portal.kernel.alerts import Notice, alert
 from portal.kernel.authz import authorize, reach
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import Effect, Operation
+from portal.kernel.declare import AskedWork, Effect, Operation
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
@@ -32,6 +32,7 @@ from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.runner import NotYet
 
 DELETE = "identity.project.delete"
+DELETING = AskedWork(DELETE, cancelled="What was deleted by then is gone; the project stays with what is left.")
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
 NAMED = 5
@@ -124,7 +125,7 @@ def delete_project(ctx: Context, claim: Claim) -> None:
         _tell_failed(ctx, claim, project, refused)
         raise Conflict(f"What is left of project {project.name} stays. {' '.join(refused)}")
     if left:
-        raise NotYet(f"{left} left")
+        raise NotYet("One thing is left." if left == 1 else f"{left:,} things are left.")
     _finish(ctx, claim, project.id)
 
 
@@ -178,7 +179,7 @@ def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
         job = held(ctx.db, claim)
         project = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
         if any(_count(ctx, rtype.model, *_live(rtype, project_id)) for rtype in _contents(ctx)):
-            raise NotYet("Something was made at the last moment")
+            raise NotYet("Something was made at the last moment.")
         subject = project_subject(project)
         gone = [*_end_accounts(ctx, project_id), *_end_policies(ctx, project_id)]
         for model in (QuotaHistory, Quota):

@@ -22,6 +22,7 @@ from portal.kernel.authz import Target, authorize, decide
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
+from portal.kernel.declare import AskedWork
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from portal.kernel.files import part_of, publish, sha256_of, writing
 from portal.kernel.ids import is_storable, new_id
@@ -31,6 +32,7 @@ from portal.settings import Settings
 
 EXPORT = "security.audit.export"
 JOB_KIND = "security.audit.export"
+EXPORTING = AskedWork(JOB_KIND, cancelled="No file is made.")
 FORMATS = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 KEEP = timedelta(days=7)
 AT_ONCE = 10_000

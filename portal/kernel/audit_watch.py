@@ -15,12 +15,14 @@ from portal.kernel.audit_verify import Since, Verdict, verify
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import AskedWork
 from portal.kernel.errors import Conflict
 from portal.kernel.files import remove_parts
 from portal.kernel.jobs import ACTIVE, Job, JobStep
 from portal.kernel.operations import acting, refusals_audited
 
 VERIFY = "security.audit.verify"
+VERIFYING = AskedWork(VERIFY, cancelled="What was found by then is kept.")
 THE_LOG = audit.Subject("security.audit", "audit-log", "Audit log")
 WHOLE_TASK = "audit-verify-whole"
 PART_KEPT = timedelta(days=1)

@@ -141,7 +141,7 @@ def test_a_verification_can_be_cancelled_and_then_says_nothing(
     monkeypatch.setattr(verifying, "is_whole", cancelling)
     monkeypatch.setattr(verifying, "REPORT_EVERY", 5)
     worker.drain()
-    assert (worker.job(asked).state, worker.job(asked).steps[0].detail) == ("cancelled", "")
+    assert (worker.job(asked).state, worker.job(asked).steps[0].detail) == ("cancelled", "What was found by then is kept.")
     assert log.db.scalar(select(func.count()).select_from(AuditVerification)) == 0
 
 
