@@ -7,6 +7,7 @@ locked last, so that it is the shortest lock of every transaction.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,10 @@ GENESIS = "0" * 64
 SECRET_FIELDS = (
     "password", "passphrase", "secret", "private_key", "api_key", "token", "user_data", "recovery", "authorization", "cookie",
 )  # fmt: skip
+
+HIDDEN = "********"
+# An address: who signs in there, the path, its parameters, and what follows.
+ADDRESS = re.compile(r"://([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")
 
 
 class CanonicalJson(sqlite.JSON):
@@ -111,7 +116,7 @@ def record(
         seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
         credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id)[:64],
         resource_name=storable(subject.name)[:255],
-        project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked({**(details or {}), **_role_of(ctx)}),
+        project_id=subject.project_id, status=status, error_message=_without_keys(storable(error[:2000])), details=masked({**(details or {}), **_role_of(ctx)}),
         source=ctx.source,
         source_ip=ctx.source_ip, user_agent=storable(ctx.user_agent[:255]), request_id=ctx.request_id, previous_hash=head.hash,
     )  # fmt: skip
@@ -129,19 +134,30 @@ def _role_of(ctx: Context) -> dict[str, object]:
 
 
 def masked(details: Mapping[str, object]) -> dict[str, object]:
-    """A copy fit for the log: values of secret fields are replaced, at any depth, and everything is plain JSON."""
+    """A copy fit for the log: values of secret fields and what addresses are signed with are replaced, at any depth, and everything is plain JSON."""
     plain: dict[str, object] = json.loads(json.dumps(details, default=str))
     return {storable(key): _masked(key, value) for key, value in plain.items()}
 
 
 def _masked(key: str, value: object) -> object:
     if any(word in key.lower() for word in SECRET_FIELDS) and value not in (None, "", False, True):
-        return "********"
+        return HIDDEN
     if isinstance(value, dict):
         return {storable(inner): _masked(inner, item) for inner, item in value.items()}
     if isinstance(value, list):
         return [_masked(key, item) for item in value]
-    return storable(value) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+    return _without_keys(storable(value)) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+
+
+def _without_keys(text: str) -> str:
+    """A text in which addresses keep host, path and names of parameters: values of parameters may be signatures or tokens."""
+    return ADDRESS.sub(_address, text)
+
+
+def _address(found: re.Match[str]) -> str:
+    user, where, parameters, rest = found.groups("")
+    names = "&".join(f"{name}={HIDDEN}" if is_named else HIDDEN for name, is_named, _ in (each.partition("=") for each in parameters[1:].split("&")))
+    return f"://{HIDDEN + '@' if user else ''}{where}{'?' + names if parameters else ''}{'#' + HIDDEN if rest else ''}"
 
 
 def _number(value: float) -> object:
