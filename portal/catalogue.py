@@ -4,6 +4,9 @@ from portal.compute.flavors import FLAVOR
 from portal.compute.images import IMAGE
 from portal.compute.instances import INSTANCE
 from portal.compute.key_pairs import KEY_PAIR
+from portal.identity.project_deletion import DELETING
+from portal.kernel.audit_export import EXPORTING
+from portal.kernel.audit_watch import VERIFYING
 from portal.kernel.resource import Registry
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
@@ -62,4 +65,4 @@ EVENTS = {
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
-    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP, ROLE], PERMISSIONS)
+    return Registry([INSTANCE, IMAGE, FLAVOR, KEY_PAIR, POLICY, GROUP, ROLE], PERMISSIONS, [EXPORTING, VERIFYING, DELETING])

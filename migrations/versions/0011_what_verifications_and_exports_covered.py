@@ -22,9 +22,10 @@ def upgrade() -> None:
     ):
         op.add_column("audit_verifications", column)
     json = sa.JSON().with_variant(JSONB(), "postgresql")
+    # An export is as its job is: what went wrong is written by the version before only, and the column goes with the next one.
+    with op.batch_alter_table("audit_exports") as exports:
+        exports.alter_column("error", existing_type=sa.Text(), existing_nullable=False, server_default="")
     op.add_column("audit_exports", sa.Column("covers", json, nullable=False, server_default="{}"))
-    # An export is as its job is.
-    op.drop_column("audit_exports", "error")
     op.add_column("audit_streams", sa.Column("passed_over", sa.Text(), nullable=False, server_default=""))
     op.create_index("ix_audit_entries_done", "audit_entries", ["user_id", "action", "seq"])
 
@@ -32,7 +33,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_audit_entries_done", "audit_entries")
     op.drop_column("audit_streams", "passed_over")
-    op.add_column("audit_exports", sa.Column("error", sa.Text(), nullable=False, server_default=""))
     op.drop_column("audit_exports", "covers")
+    with op.batch_alter_table("audit_exports") as exports:
+        exports.alter_column("error", existing_type=sa.Text(), existing_nullable=False, server_default=None)
     for name in ("signature", "key_id", "broken_id", "checkpoints", "entries", "is_whole", "to_hash"):
         op.drop_column("audit_verifications", name)

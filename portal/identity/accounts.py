@@ -75,13 +75,13 @@ def check_password(ctx: Context, username: str, password: str) -> User:
     # Outside of any transaction: argon2 takes 50 ms, and the time must not tell who exists.
     right = passwords.matches(stored, password[: passwords.MAX_LENGTH * 4])
     if user is None or not right or locked:
-        # Whoever is nobody here may have typed a password into the wrong field.
-        note_failure(ctx, user, username if user is not None else "unknown", counts=not locked)
+        # Where nobody has this name it may be a password that was typed a line too early.
+        note_failure(ctx, user, user.username if user else "unknown user", counts=not locked)
         raise Unauthorized(WRONG)
     return user
 
 
-def note_failure(ctx: Context, user: User | None, username: str, *, counts: bool, error: str = "wrong user name or password, or locked") -> None:
+def note_failure(ctx: Context, user: User | None, shown: str, *, counts: bool, error: str = "wrong user name or password, or locked") -> None:
     """Write a failed sign-in down and, if it `counts`, let the account wait the longer the more there were."""
     with transaction(ctx.db):
         if user is not None and counts:
@@ -89,7 +89,7 @@ def note_failure(ctx: Context, user: User | None, username: str, *, counts: bool
             row.failed_sign_ins += 1
             wait = passwords.delay_after(row.failed_sign_ins)
             row.locked_until = now() + wait if wait else None
-        subject = audit.Subject("identity.user", user.id if user else "", username[:150])
+        subject = audit.Subject("identity.user", user.id if user else "", shown)
         audit.record(ctx, SIGN_IN, subject, status="failure", error=error)
 
 

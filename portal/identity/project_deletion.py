@@ -21,7 +21,7 @@ from portal.kernel.alerts import Notice, alert
 from portal.kernel.authz import authorize, reach
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import Effect, Operation
+from portal.kernel.declare import AskedWork, Effect, Operation
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
@@ -33,6 +33,7 @@ from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.runner import NotYet
 
 DELETE = "identity.project.delete"
+DELETING = AskedWork(DELETE, cancelled="What was deleted by then is gone; the project stays with what is left.")
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
 NAMED = 5
@@ -125,7 +126,7 @@ def delete_project(ctx: Context, claim: Claim) -> None:
         _tell_failed(ctx, claim, project, refused)
         raise Conflict(f"What is left of project {project.name} stays. {' '.join(refused)}")
     if left:
-        raise NotYet(f"{left} {'thing is' if left == 1 else 'things are'} left.")
+        raise NotYet("One thing is left." if left == 1 else f"{left:,} things are left.")
     _finish(ctx, claim, project.id)
 
 

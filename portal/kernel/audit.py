@@ -21,11 +21,13 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id, storable
 
 GENESIS = "0" * 64
-USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@?#]*@", re.IGNORECASE)
-QUERY = re.compile(r"(\bhttps?://[^\s?#]*)\?[^\s#]*", re.IGNORECASE)
 SECRET_FIELDS = (
     "password", "passphrase", "secret", "private_key", "api_key", "token", "user_data", "recovery", "authorization", "cookie",
 )  # fmt: skip
+
+HIDDEN = "********"
+# An address: who signs in there, the path, its parameters, and what follows.
+ADDRESS = re.compile(r"://([^\s/?#]*@)?([^\s?#]*)(\?[^\s#]*)?(#\S*)?")
 
 
 class CanonicalJson(sqlite.JSON):
@@ -85,8 +87,8 @@ class AuditEntry(Base):
             ("resource", "resource_id"), ("name", "resource_name"), ("project", "project_id"), ("status", "status"), ("address", "source_ip"),
             ("request", "request_id"), ("time", "timestamp"),
         )),
-        # What somebody ever did, newest first.
-        Index("ix_audit_entries_done", "user_id", "action", "seq"),
+        # What somebody ever did in a project, newest first.
+        Index("ix_audit_entries_done", "user_id", "action", "status", "project_id", "seq"),
     )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def record(
         seq=head.seq + 1, log_id=new_id("audit"), timestamp=now(), user_id=ctx.principal.user_id, username=ctx.principal.username,
         credential=ctx.principal.credential, action=action, resource_type=subject.type_key, resource_id=storable(subject.id)[:64],
         resource_name=storable(subject.name)[:255],
-        project_id=subject.project_id, status=status, error_message=storable(error[:2000]), details=masked({**(details or {}), **_role_of(ctx)}),
+        project_id=subject.project_id, status=status, error_message=_without_keys(storable(error[:2000])), details=masked({**(details or {}), **_role_of(ctx)}),
         source=ctx.source,
         source_ip=ctx.source_ip, user_agent=storable(ctx.user_agent[:255]), request_id=ctx.request_id, previous_hash=head.hash,
     )  # fmt: skip
@@ -132,24 +134,30 @@ def _role_of(ctx: Context) -> dict[str, object]:
 
 
 def masked(details: Mapping[str, object]) -> dict[str, object]:
-    """A copy fit for the log: values of secret fields are replaced, at any depth, and everything is plain JSON."""
+    """A copy fit for the log: values of secret fields and what addresses are signed with are replaced, at any depth, and everything is plain JSON."""
     plain: dict[str, object] = json.loads(json.dumps(details, default=str))
     return {storable(key): _masked(key, value) for key, value in plain.items()}
 
 
 def _masked(key: str, value: object) -> object:
     if any(word in key.lower() for word in SECRET_FIELDS) and value not in (None, "", False, True):
-        return "********"
+        return HIDDEN
     if isinstance(value, dict):
         return {storable(inner): _masked(inner, item) for inner, item in value.items()}
     if isinstance(value, list):
         return [_masked(key, item) for item in value]
-    return storable(_without_credentials(value)) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
+    return _without_keys(storable(value)) if isinstance(value, str) else _number(value) if isinstance(value, float) else value
 
 
-def _without_credentials(text: str) -> str:
-    """Addresses without what lets somebody in: user and password before the host, a signature in the query."""
-    return QUERY.sub(r"\1?…", USERINFO.sub(r"\1…@", text)) if "://" in text else text
+def _without_keys(text: str) -> str:
+    """A text in which addresses keep host, path and names of parameters: values of parameters may be signatures or tokens."""
+    return ADDRESS.sub(_address, text)
+
+
+def _address(found: re.Match[str]) -> str:
+    user, where, parameters, rest = found.groups("")
+    names = "&".join(f"{name}={HIDDEN}" if is_named else HIDDEN for name, is_named, _ in (each.partition("=") for each in parameters[1:].split("&")))
+    return f"://{HIDDEN + '@' if user else ''}{where}{'?' + names if parameters else ''}{'#' + HIDDEN if rest else ''}"
 
 
 def _number(value: float) -> object:

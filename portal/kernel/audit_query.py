@@ -105,14 +105,18 @@ def page_statement(ctx: Context, query: AuditQuery, limit: int) -> Select[AuditE
     return select(AuditEntry).where(AuditEntry.seq.in_(select(numbers.c.seq))).order_by(AuditEntry.seq.desc())
 
 
-def readable(ctx: Context) -> ColumnElement[bool]:
-    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say."""
+def readable(ctx: Context, of: Columns | None = None) -> ColumnElement[bool]:
+    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say.
+
+    `of` has project and user where that is not asked of each entry.
+    """
+    of = of or Columns(AuditEntry.project_id, AuditEntry.user_id)
     covered = reach(ctx, READ_AUDIT)
     if covered.everything:
         return true()
     own = ctx.principal.user_id is not None and not ctx.principal.is_restricted
-    mine = AuditEntry.user_id == ctx.principal.user_id if own else false()
-    return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
+    mine = of.owner == ctx.principal.user_id if own else false()
+    return or_(covered.where(of), mine)
 
 
 def _numbers(ctx: Context, query: AuditQuery, limit: int) -> Select[int]:

@@ -1,6 +1,7 @@
 """What verifications of the audit log found, signed by who made them: a row that says "whole" is believed only with such a signature.
 
-A row that says "broken" needs none. It stands until a later verification, signed, has looked there again and found the log whole.
+A row that says "broken" needs none. It stands until a later verification, signed, has looked there again and found the log whole. What is later is
+said by the moment, which is signed: a row that is put there once more is as old as it was.
 """
 
 from collections.abc import Mapping
@@ -69,11 +70,11 @@ def open_break(session: Session, trust: Trust, seq: int | None = None) -> AuditV
     """The last verification that found the log broken, at this entry if one is named, where none has looked again and found it whole."""
     row = AuditVerification
     whole = believed(session, trust, row.is_whole.is_(True))
-    found = select(row).where(row.broken_seq.is_not(None), row.id > (whole.id if whole else 0))
+    found = select(row).where(row.broken_seq.is_not(None), *([row.at > whole.at] if whole else []))
     if seq is not None:
         found = found.where(row.broken_seq == seq)
-    for each in session.scalars(found.order_by(row.id.desc()).limit(MOST_LOOKED_AT)):
-        if believed(session, trust, row.id > each.id, row.from_seq <= each.broken_seq, row.to_seq >= each.broken_seq) is None:
+    for each in session.scalars(found.order_by(row.at.desc(), row.id.desc()).limit(MOST_LOOKED_AT)):
+        if believed(session, trust, row.at > each.at, row.from_seq <= each.broken_seq, row.to_seq >= each.broken_seq) is None:
             return each
     return None
 
@@ -81,5 +82,5 @@ def open_break(session: Session, trust: Trust, seq: int | None = None) -> AuditV
 def believed(session: Session, trust: Trust, *conditions: ColumnElement[bool]) -> AuditVerification | None:
     """The newest verification, of those that these conditions name, that found its part whole and is signed."""
     query = select(AuditVerification).where(AuditVerification.broken_seq.is_(None), *conditions)
-    rows = session.scalars(query.order_by(AuditVerification.id.desc()).limit(MOST_LOOKED_AT))
+    rows = session.scalars(query.order_by(AuditVerification.at.desc(), AuditVerification.id.desc()).limit(MOST_LOOKED_AT))
     return next((row for row in rows if trust.is_signed(row.content(), row.key_id, row.signature)), None)

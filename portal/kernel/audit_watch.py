@@ -15,12 +15,14 @@ from portal.kernel.audit_verify import Since, Verdict, verify
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import AskedWork
 from portal.kernel.errors import Conflict
 from portal.kernel.files import remove_parts
 from portal.kernel.jobs import ACTIVE, Job, JobStep
 from portal.kernel.operations import acting, refusals_audited
 
 VERIFY = "security.audit.verify"
+VERIFYING = AskedWork(VERIFY, cancelled="What was found by then is kept.")
 THE_LOG = audit.Subject("security.audit", "audit-log", "Audit log")
 WHOLE_TASK = "audit-verify-whole"
 PART_KEPT = timedelta(days=1)
@@ -58,7 +60,6 @@ def audit_standing(ctx: Context) -> Standing:
 def audit_verify(ctx: Context, report: Callable[[str], None]) -> Verdict:
     """Verify every entry, every signature and the files of archives; what was found is noted, and in the log if somebody asked."""
     verdict = verify(ctx.db, trust_of(ctx.settings), files=directory(ctx.settings), report=report)
-    report(f"{verdict.entries:,} entries hold." if verdict.broken_seq is None else f"Broken at entry {verdict.broken_seq:,}: {verdict.problem}.")
     _note(ctx, verdict, is_whole=True)
     return verdict
 

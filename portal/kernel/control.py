@@ -35,13 +35,19 @@ def visible_jobs(ctx: Context) -> ColumnElement[bool]:
 
 
 def is_cancellable(ctx: Context, job: Job) -> bool:
-    """Operations say so themselves; what was asked for and changes no resource, such as an export, can be stopped anywhere."""
+    """Operations and work that is asked for say so themselves; nothing else can be."""
     op = ctx.registry.operations().get(job.kind)
-    return bool(op.cancelled) if op is not None else not job.kind.startswith("system.")
+    return bool(op.cancelled if op is not None else left_of(ctx, job))
+
+
+def left_of(ctx: Context, job: Job) -> str:
+    """What stays of asked work that is cancelled; empty for an operation, which is undone, and for what cannot be cancelled."""
+    work = ctx.registry.asked.get(job.kind)
+    return work.cancelled if work is not None else ""
 
 
 def job_cancel(ctx: Context, job_id: str) -> Job:
-    """Stop a job: at once if no step has begun, else after the step that is running; what was made is undone."""
+    """Stop a job: at once if no step has begun, else after the step that is running; what an operation made is undone, other work says what stays of it."""
     job, op, rtype, subject, target = _load(ctx, job_id)
     with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "cancel"}):
         job = find_job(ctx, job_id, lock=True)

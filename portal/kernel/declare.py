@@ -48,6 +48,17 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedWork:
+    """A kind of job that somebody asks for and that is no operation on a resource; `cancelled` tells what stays of one that is stopped on the way.
+
+    It is empty where none can be stopped.
+    """
+
+    kind: str
+    cancelled: str
+
+
+@dataclass(frozen=True, slots=True)
 class Param:
     """One input of an operation."""
 

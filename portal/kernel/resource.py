@@ -22,7 +22,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.policy import Columns
 
 if TYPE_CHECKING:
-    from portal.kernel.declare import Operation
+    from portal.kernel.declare import AskedWork, Operation
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")
@@ -251,8 +251,9 @@ def _quantity(quantity: Quantity, row: Any) -> int:
 class Registry:
     """All resource types of an installation; refuses a type that is not complete."""
 
-    def __init__(self, types: Sequence[ResourceType], permissions: Mapping[str, str]) -> None:
-        """`permissions` are those that belong to no type: name → access level."""
+    def __init__(self, types: Sequence[ResourceType], permissions: Mapping[str, str], asked: Sequence["AskedWork"] = ()) -> None:
+        """`permissions` are those that belong to no type: name → access level; `asked` is the work that is no operation of one."""
+        self.asked: Mapping[str, AskedWork] = {work.kind: work for work in asked}
         self._types = {rtype.key: rtype for rtype in types}
         if len(self._types) != len(types):
             msg = "two types have the same service and name"

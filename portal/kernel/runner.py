@@ -16,7 +16,7 @@ from portal.engines.ports import EngineError, Engines
 from portal.kernel import audit, events, quota
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import Effect, Operation, Step
+from portal.kernel.declare import AskedWork, Effect, Operation, Step
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
 from portal.kernel.operations import end, set_state
@@ -90,9 +90,9 @@ class AskedRun:
 
 @dataclass(frozen=True, slots=True)
 class AskedTask:
-    """Work that somebody asked for and that changes no resource: one step, begun anew after a crash. It raises PortalError for what the asker is told."""
+    """How work that somebody asked for is done: one step, begun anew after a crash. It raises PortalError for what the asker is told."""
 
-    kind: str
+    work: AskedWork
     do: Callable[[AskedRun], None]
 
 
@@ -304,7 +304,7 @@ class Runner:
 
         if not problem and not is_cancelled:
             try:
-                report("")
+                report(job.steps[0].detail)
                 with self.sessions() as own:
                     task.do(AskedRun(self.context(own, job), claim, report))
             except NotYet as waiting:
@@ -322,8 +322,9 @@ class Runner:
         with transaction(session):
             job = held(session, claim)
             step = job.steps[0]
-            step.state, step.finished_at = "failed" if problem else "undone" if is_cancelled else "done", now()
-            step.detail = problem[:2000] or step.detail
+            if step.state != "todo" or not is_cancelled:
+                step.state, step.finished_at = "failed" if problem else "stopped" if is_cancelled else "done", now()
+                step.detail = problem[:2000] or " ".join(filter(None, (step.detail, task.work.cancelled if is_cancelled else "")))
             job.error = problem[:2000]
             close(job, "failed" if problem else "cancelled" if is_cancelled else "succeeded")
 

@@ -58,7 +58,7 @@ def index() -> ResponseReturnValue:
         "audit/index.html", page=page, given=given, kept=kept, labels=LABELS, cursor=request.args.get("cursor", ""), opened=opened,
         changes=changes_of(opened) if opened else [], url=_url, streams=streams(ctx.db, ctx.settings) if state.may_verify else [],
         verification=state, signed=newest_checkpoint(ctx.db),
-        may_follow=may_follow, follow=follow, newest=(page.entries[0].seq if page.entries else 0) if follow else None,
+        may_follow=may_follow, follow=follow, is_more=False, newest=(page.entries[0].seq if page.entries else 0) if follow else None,
         covered=covering(ctx.db, trust_of(ctx.settings), opened.seq) if opened else None,
     )  # fmt: skip
 
@@ -72,7 +72,8 @@ def newer() -> ResponseReturnValue:
     if not page.entries and _goes_on(query):
         return "", 204
     newest = (page.entries[0].seq if page.entries else after) if _goes_on(query) else None
-    return render("audit/_rows.html", page=page, kept=_kept(), newest=newest, opened=None, cursor="", url=_url)
+    is_more = page.next_before_seq is not None
+    return render("audit/_rows.html", page=page, kept=_kept(), newest=newest, opened=None, cursor="", url=_url, is_more=is_more)
 
 
 def _goes_on(query: AuditQuery) -> bool:

@@ -28,7 +28,8 @@ def index() -> ResponseReturnValue:
 def show(job_id: str) -> ResponseReturnValue:
     """One job."""
     job = control.find_job(context(), job_id)
-    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=_can_retry(job), resource_url=resource_url(job))
+    left = control.left_of(context(), job)
+    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=_can_retry(job), left=left, resource_url=resource_url(job))
 
 
 @pages.post("/jobs/<job_id>/cancel")

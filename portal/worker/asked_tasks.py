@@ -11,4 +11,4 @@ def delete_project(run: AskedRun) -> None:
     project_deletion.delete_project(run.ctx, run.claim)
 
 
-ASKED = {task.kind: task for task in (EXPORT_TASK, VERIFY_TASK, AskedTask(project_deletion.DELETE, delete_project))}
+ASKED = {task.work.kind: task for task in (EXPORT_TASK, VERIFY_TASK, AskedTask(project_deletion.DELETING, delete_project))}

@@ -9,7 +9,7 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.models import User
 from portal.kernel import audit_export
-from portal.kernel.audit_export import EXPORT, JOB_KIND, KEEP, AuditExport
+from portal.kernel.audit_export import EXPORT, EXPORTING, KEEP, AuditExport
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
@@ -59,4 +59,4 @@ def expire_exports(task: TaskRun) -> None:
             path.unlink(missing_ok=True)
 
 
-EXPORT_TASK = AskedTask(JOB_KIND, export_audit_log)
+EXPORT_TASK = AskedTask(EXPORTING, export_audit_log)

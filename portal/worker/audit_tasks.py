@@ -7,7 +7,7 @@ from portal.kernel.audit_archives import Damaged, directory
 from portal.kernel.audit_sending import stream_on
 from portal.kernel.audit_streams import stream_names
 from portal.kernel.audit_verify import Verdict
-from portal.kernel.audit_watch import THE_LOG, VERIFY, WHOLE_TASK, audit_archive, audit_checkpoint, audit_verify, audit_watch
+from portal.kernel.audit_watch import THE_LOG, VERIFYING, WHOLE_TASK, audit_archive, audit_checkpoint, audit_verify, audit_watch
 from portal.kernel.jobs import active_for
 from portal.kernel.runner import AskedRun, AskedTask, SystemTask, TaskRun
 from portal.worker.audit_receivers import receivers
@@ -36,8 +36,10 @@ def verify_whole_audit_log(task: TaskRun) -> None:
 
 
 def verify_as_asked(run: AskedRun) -> None:
-    """Verify all of it because somebody asked."""
-    _complain(audit_verify(run.ctx, run.report))
+    """Verify all of it because somebody asked; they are told last, for what was found counts although they cancel meanwhile."""
+    found = audit_verify(run.ctx, run.report)
+    _complain(found)
+    run.report(f"{found.entries:,} entries hold." if found.broken_seq is None else f"Broken at entry {found.broken_seq:,}: {found.problem}.")
 
 
 def archive_audit_log(task: TaskRun) -> None:
@@ -71,4 +73,4 @@ AUDIT_TASKS = (
         "audit-stream", "Send copies of the audit log", lambda settings: STREAM_EVERY_S if stream_names(settings) else DAY_S, stream_audit_log
     ),
 )
-VERIFY_TASK = AskedTask(VERIFY, verify_as_asked)
+VERIFY_TASK = AskedTask(VERIFYING, verify_as_asked)

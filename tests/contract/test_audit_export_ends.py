@@ -81,7 +81,8 @@ def test_one_that_runs_is_cancelled_where_it_is_and_leaves_no_file(
     monkeypatch.setattr(audit_export, "REPORT_EVERY", 2)
     worker.drain()
     job = worker.job(asked["job_id"])
-    assert (job.state, job.steps[0].state, told(admin, asked)["state"]) == ("cancelled", "undone", "cancelled")
+    assert (job.state, job.steps[0].state, told(admin, asked)["state"]) == ("cancelled", "stopped", "cancelled")
+    assert job.steps[0].detail == "No file is made."
     assert list(directory(settings).iterdir()) == []
 
 
@@ -97,7 +98,7 @@ def test_the_page_of_the_job_offers_to_cancel(client_for: Callable[..., FlaskCli
     form = {"csrf_token": csrf_of(client.get("/audit/exports")), "format": "csv"}
     assert client.post("/audit/exports", data=form).status_code == 303
     link = client.get("/audit/exports").text.split('href="/jobs/', 1)[1].split('"', 1)[0]
-    assert "Cancel is safe" in client.get(f"/jobs/{link}").text
+    assert "It can be cancelled. No file is made." in client.get(f"/jobs/{link}").text
     assert client.post(f"/jobs/{link}/cancel", data=form).status_code == 303
     assert "Cancelled" in client.get("/audit/exports").text
     with database() as session:

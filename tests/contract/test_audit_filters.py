@@ -149,6 +149,14 @@ def test_the_api_takes_the_same_filters(api_for: Callable[..., Api], people: Peo
     assert api.get(first["next"].removeprefix("http://localhost")).json["results"][0]["seq"] == first["results"][0]["seq"] - 1
 
 
+def test_filters_that_can_find_nothing_are_refused(api_for: Callable[..., Api]) -> None:
+    api = api_for("auditor")
+    for wrong, name in (("status=ok", "status"), ("since=2026-02-01&until=2026-01-01", "until")):
+        answer = api.get(f"/security/audit-logs?{wrong}")
+        assert (answer.status_code, name in answer.text) == (400, True), answer.text
+    assert api.get("/security/audit-logs?status=denied&since=2026-01-01&until=2026-02-01").status_code == 200
+
+
 def test_an_entry_is_opened_on_the_page_with_ways_to_what_belongs_to_it(client_for: Callable[..., FlaskClient], people: People) -> None:
     me = people.context(people.user("developer"))
     with transaction(me.db):

@@ -10,6 +10,7 @@ from portal.kernel import audit_query
 from portal.kernel.audit import Subject, record
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
+from portal.web import audit as pages
 from tests.support.people import People
 from tests.support.web import Api
 
@@ -53,6 +54,22 @@ def test_who_follows_sees_what_comes_and_nothing_twice(doing: Context, client_fo
     assert "action=test." in following
     client_for("viewer").get("/audit")
     assert client.get(following).status_code == 204
+
+
+def test_where_more_came_than_is_shown_a_way_to_the_rest_is(
+    doing: Context, client_for: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MOST_NEWER", 2)
+    client = client_for("auditor")
+    first = asked(client.get("/audit?action=test.*&follow=1").text)
+    write(doing, "one", "two")
+    assert "More came" not in client.get(first).text
+    write(doing, "three", "four")
+    came = client.get(first).text
+    assert [name in came for name in (">one<", ">two<", ">three<", ">four<", "More came")] == [False, False, True, True, True]
+    (rest,) = re.findall(r'href="(/audit\?[^"#]*cursor=\d+)"', came)
+    page = client.get(rest.replace("&amp;", "&")).text
+    assert [">one<" in page, ">two<" in page, ">three<" in page] == [True, True, False]
 
 
 def test_an_empty_list_can_be_followed(doing: Context, client_for: Callable[..., FlaskClient]) -> None:

@@ -141,8 +141,32 @@ def test_a_verification_can_be_cancelled_and_then_says_nothing(
     monkeypatch.setattr(verifying, "is_whole", cancelling)
     monkeypatch.setattr(verifying, "REPORT_EVERY", 5)
     worker.drain()
-    assert (worker.job(asked).state, worker.job(asked).steps[0].detail) == ("cancelled", "")
+    assert (worker.job(asked).state, worker.job(asked).steps[0].detail) == ("cancelled", "What was found by then is kept.")
     assert log.db.scalar(select(func.count()).select_from(AuditVerification)) == 0
+
+
+def test_a_break_is_kept_although_the_verification_is_cancelled(
+    log: Context, api_for: Callable[..., Api], worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may verify hides nothing by cancelling at the moment when it is found."""
+    forge(log, 6)
+    auditor = api_for("auditor")
+    asked = auditor.post(VERIFY, {}).json["job_id"]
+    whole = verifying.is_whole
+
+    def cancelling(line: object) -> bool:
+        held = whole(line)  # type: ignore[arg-type]
+        if not held:
+            assert auditor.post(f"/jobs/{asked}/cancel", {}).status_code == 202
+        return held
+
+    monkeypatch.setattr(verifying, "is_whole", cancelling)
+    worker.drain()
+    assert (worker.job(asked).state, broken(log)) == ("cancelled", 6)
+    assert log.db.scalar(select(func.count()).select_from(Event).where(Event.type == "security.audit.broken")) == 1
+    assert [each.levelname for each in caplog.records if each.name == "portal.audit"] == ["CRITICAL"]
+    found = select(AuditEntry.status).where(AuditEntry.action == "security.audit.verify").order_by(AuditEntry.seq.desc()).limit(1)
+    assert log.db.scalar(found) == "failure"
 
 
 def test_the_weekly_one_leaves_it_to_who_asked(log: Context, people: People, worker: TestWorker) -> None:
@@ -180,6 +204,22 @@ def test_a_forged_row_makes_no_break_whole(log: Context) -> None:
     with transaction(log.db):
         log.db.execute(insert(AuditVerification).values(**forged))
     assert broken(log) == 2
+
+
+def test_an_old_verification_put_there_again_makes_no_break_whole(log: Context) -> None:
+    """Its signature holds, but says when it was made."""
+    audit_verify(log, quiet)
+    columns = [column for column in AuditVerification.__table__.columns if column.name != "id"]
+    old = dict(log.db.execute(select(*columns)).mappings().one())
+    write(log, 12)
+    audit_watch(log)
+    forge(log, 2)
+    audit_verify(log, quiet)
+    with transaction(log.db):
+        log.db.execute(insert(AuditVerification).values(**old))
+    assert broken(log) == 2
+    found = standing(log.db, trust_of(log.settings))
+    assert (found.newest.to_seq if found.newest else None) == 13
 
 
 def test_what_was_found_broken_stays_so_until_somebody_looks_there_again(log: Context) -> None:

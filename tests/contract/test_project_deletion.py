@@ -1,5 +1,6 @@
 """Deleting a project: shown beforehand, taken apart by a job, and gone; what cannot go is named, and nothing is made meanwhile."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -198,13 +199,17 @@ def test_a_worker_that_dies_on_the_way_is_followed_by_another(full: str, owner: 
     assert worker.job(job_id).state == "succeeded"
 
 
-def test_a_deletion_can_be_cancelled_on_the_way(full: str, owner: Api, worker: TestWorker) -> None:
+def test_a_deletion_can_be_cancelled_on_the_way(full: str, owner: Api, people: People, worker: TestWorker) -> None:
     job_id = owner("DELETE", f"/projects/{full}").json["job_id"]
     while worker.job(job_id).steps[0].state == "todo":
         assert worker.run_one()
     assert owner.post(f"/jobs/{job_id}/cancel").status_code == 202
     worker.drain()
-    assert worker.job(job_id).state == "cancelled"
+    step = worker.job(job_id).steps[0]
+    assert (worker.job(job_id).state, step.state) == ("cancelled", "stopped")
+    assert re.fullmatch(r"(\d+ things are|One thing is) left\. What was deleted by then is gone; the project stays with what is left\.", step.detail)
+    page = browser(owner.client.application, people, owner.user).get(f"/jobs/{job_id}").text
+    assert ("stopped" in page, "undone" in page, step.detail in page) == (True, False, True)
     # What had begun is finished; the rest stays, and the project is its members' again.
     assert owner.get(f"/projects/{full}").status_code == 200
     assert owner.post("/compute/key-pairs", {"name": "another"}).status_code == 201

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.http import refusals
 from portal.identity.models import ApiToken
 from portal.identity.users import user_update
-from portal.kernel.audit import AuditEntry, masked
+from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
 from tests.support.effects import entries_since, last_seq
 from tests.support.people import People
@@ -78,22 +78,9 @@ def test_what_was_typed_as_a_name_of_nobody_is_not_kept(app: Flask, database: se
     seq = last_seq(database)
     assert app.test_client().post("/api-token-auth/", json={"username": "my-Secret-Passphrase-77", "password": "x"}).status_code == 401
     (entry,) = entries_since(database, seq)
-    assert (entry.action, entry.resource_name) == ("identity.session.create", "unknown")
+    assert (entry.action, entry.resource_name) == ("identity.session.create", "unknown user")
     with database() as session:
         assert "Passphrase" not in str([vars(each) for each in session.scalars(select(AuditEntry).where(AuditEntry.seq > seq))])
-
-
-@pytest.mark.parametrize(
-    ("address", "kept"),
-    [
-        ("https://images.example.org/a.qcow2?X-Amz-Signature=abc&token=def", "https://images.example.org/a.qcow2?…"),
-        ("https://user:pass@images.example.org/a.qcow2", "https://…@images.example.org/a.qcow2"),
-        ("https://images.example.org/a.qcow2#part", "https://images.example.org/a.qcow2#part"),
-        ("a question? yes", "a question? yes"),
-    ],
-)
-def test_addresses_are_kept_without_what_lets_somebody_in(address: str, kept: str) -> None:
-    assert masked({"source_url": address, "deep": [{"url": f"see {address}"}]}) == {"source_url": kept, "deep": [{"url": f"see {kept}"}]}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
@@ -18,7 +18,7 @@ from portal.kernel.errors import Forbidden, InvalidRequest, NotFound
 from portal.kernel.operations import run
 from portal.kernel.policy_documents import VERSION, parse
 from portal.security.effects import principal_with
-from portal.security.unused import unused
+from portal.security.unused import _done, unused
 from tests.support.audited import statements
 from tests.support.people import People
 from tests.support.web import Api
@@ -141,6 +141,40 @@ def test_what_somebody_did_a_million_times_is_not_read_a_million_times(people: P
         values = dict.fromkeys(set(re.findall(r":(\w+)", statement)), "x")
         plan = " ".join(row[3] for row in boss.db.execute(text("EXPLAIN QUERY PLAN " + statement.replace("?", "'x'")), values))
         assert ("ix_audit_entries_done" in plan, "SCAN audit_entries" in plan) == (True, False), plan
+
+
+@pytest.mark.parametrize("kind", ["another project", "no project", "failed", "long ago"])
+@pytest.mark.parametrize("is_platform", [False, True], ids=["one project", "platform"])
+def test_what_does_not_count_is_not_read(people: People, kind: str, is_platform: bool) -> None:
+    """What was done in another project or in none, failed, or is older than the period costs the same however much of it there is."""
+    user, boss = people.user("developer"), people.context(people.user("project_admin"))
+    if boss.db.get_bind().dialect.name != "sqlite":
+        pytest.skip("only SQLite counts its steps")
+    doing = people.context(user)
+    with transaction(doing.db):
+        audit.record(doing, "compute.key_pair.create", audit.Subject("compute.key_pair", "kp-1", "k", people.project_id), status="failure")
+    entry = dict(boss.db.execute(select(*AuditEntry.__table__.columns).where(AuditEntry.user_id == user.id)).mappings().one())
+    entry |= {
+        "another project": {"status": "success", "project_id": people.project()}, "no project": {"status": "success", "project_id": None},
+        "failed": {}, "long ago": {"status": "success", "timestamp": now() - timedelta(days=200)},
+    }[kind]  # fmt: skip
+    boss.db.rollback()
+
+    def steps_with(many: int) -> int:
+        with transaction(boss.db):
+            top = boss.db.scalar(select(func.max(AuditEntry.seq))) or 0
+            boss.db.execute(insert(AuditEntry), [{**entry, "seq": top + n, "log_id": f"log-{top + n}"} for n in range(1, many + 1)])
+        ticks: list[None] = []
+        counted = boss.db.connection().connection.driver_connection
+        assert counted is not None
+        counted.set_progress_handler(lambda: ticks.append(None), 20)
+        _done(boss, [user.id], None if is_platform else people.project_id)
+        counted.set_progress_handler(None, 0)
+        boss.db.rollback()
+        return len(ticks)
+
+    few = steps_with(20)
+    assert steps_with(2000) < few + 50
 
 
 def test_a_policy_of_very_many_is_refused(api: Api, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
