@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.access import access_end, end_assumed, user_lock
+from portal.identity.access import OF_SESSION, access_end, end_sessions, user_lock
 from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
@@ -25,7 +25,6 @@ from portal.kernel.projects import is_there
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
-OF_SESSION = "session:"
 ACCESS_PREFIX = "atonix_a_"  # how the access token of a program's session is recognised
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
@@ -153,25 +152,17 @@ def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
 def sign_out(ctx: Context, secret: str) -> None:
     """End a session; one that is gone already is no error."""
     with transaction(ctx.db):
-        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
-        if gone:
-            end_assumed(ctx.db, str(ctx.principal.user_id), [gone])
-            audit.record(
-                ctx,
-                "identity.session.delete",
-                audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username),
-                details={"session": gone},
-            )
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            audit.record(ctx, "identity.session.delete", oneself(ctx), details={"session": gone.session_id})
 
 
 def session_replace(ctx: Context, secret: str) -> None:
     """End the session that a browser held before somebody signed in there anew; one that is gone already is no error."""
     with transaction(ctx.db):
-        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id, UserSession.user_id))
-        if (row := gone.first()) is not None:
-            user = ctx.db.get_one(User, row.user_id)
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            user = ctx.db.get_one(User, gone.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
-            audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "replaced": True})
+            audit.record(ctx, "identity.session.delete", about, details={"session": gone.session_id, "replaced": True})
 
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
@@ -192,10 +183,8 @@ def session_revoke(ctx: Context, session_id: str) -> None:
     """End one of the caller's own sessions. Raises NotFound."""
     require_proof(ctx)
     with acting(ctx, "identity.session.delete", oneself(ctx), details={"session": session_id}):
-        own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
-        if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
+        if not end_sessions(ctx.db, UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id):
             raise NotFound("There is no such session of yours.")
-        end_assumed(ctx.db, str(ctx.principal.user_id), [session_id])
 
 
 def may_enter(ctx: Context, project_id: str) -> bool:

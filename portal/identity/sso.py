@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
-from portal.identity.access import admins_lock, end_assumed, user_lock
+from portal.identity.access import admins_lock, end_sessions, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
 from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
@@ -240,19 +240,15 @@ def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
 def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) -> int:
     """End the sessions that a provider says are over: one by its name there, or all of a user; how many there were."""
     ctx.principal = Principal(None, provider.method, "sso")
-    query = select(UserSession).where(UserSession.method == provider.method)
+    these = [UserSession.method == provider.method]
     if sid:
-        query = query.where(UserSession.provider_sid == sid)
+        these.append(UserSession.provider_sid == sid)
     if subject:
         users = select(Identity.user_id).where(Identity.issuer == provider.issuer, Identity.subject == subject)
-        query = query.where(UserSession.user_id.in_(users))
+        these.append(UserSession.user_id.in_(users))
     with transaction(ctx.db):
-        whose = sorted(set(ctx.db.scalars(query.with_only_columns(UserSession.user_id))))
-        ctx.db.scalars(select(User).where(User.id.in_(whose)).order_by(User.id).with_for_update()).all()
-        rows = ctx.db.scalars(query).all()
+        rows = end_sessions(ctx.db, *these)
         for row in rows:
-            ctx.db.delete(row)
-            end_assumed(ctx.db, row.user_id, [row.session_id])
             user = ctx.db.get_one(User, row.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
             audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "provider": provider.name})
