@@ -1,7 +1,8 @@
 """What an account has open, and how that ends.
 
 Lock order of accounts, so that no two transactions wait for each other: applications by id, administrators of the platform by id (where one may be
-lost), the user, then what belongs to the user: sign-ins that were begun, sessions, tokens, factors, identities, invitations; the head of the audit log last.
+lost), the user, then what belongs to the user: sign-ins that were begun, sessions, memberships, places in groups, the roles that these reach, tokens, factors,
+identities, invitations; the head of the audit log last.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from portal.identity.models import PERSON, ApiToken, Challenge, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 
-OF_SESSION = "session:"  # how the credential of a session begins
+OF_SESSION, OF_TOKEN = "session:", "token:"  # how the credential of either begins
 
 
 class EndedSession(NamedTuple):
@@ -54,10 +55,19 @@ def end_sessions(session: Session, *these: ColumnElement[bool]) -> Sequence[Ende
 
 
 def end_tokens(session: Session, *these: ColumnElement[bool]) -> None:
-    """End these tokens within the caller's transaction, by id: two who end some of the same do not wait for each other."""
-    ids = session.scalars(select(ApiToken.id).where(*these).order_by(ApiToken.id).with_for_update()).all()
-    if ids:
+    """End these tokens, what they made and the roles assumed by any of them, within the caller's transaction.
+
+    By id, so that two who end some of the same do not wait for each other.
+    """
+    while ids := session.scalars(select(ApiToken.id).where(*these).order_by(ApiToken.id).with_for_update()).all():
         session.execute(delete(ApiToken).where(ApiToken.id.in_(ids)))
+        these = (ApiToken.origin.in_([OF_TOKEN + each for each in ids]),)
+
+
+def end_assumed_by(session: Session, token_id: str) -> None:
+    """End the roles that were assumed by a token, or by what it made, within the caller's transaction."""
+    made = session.scalars(select(ApiToken.id).where(ApiToken.origin == OF_TOKEN + token_id)).all()
+    end_tokens(session, ApiToken.role_id.is_not(None), ApiToken.origin.in_([OF_TOKEN + each for each in (token_id, *made)]))
 
 
 def access_end(session: Session, user_id: str, *, keep_session: str = "") -> None:

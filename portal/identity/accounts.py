@@ -50,7 +50,7 @@ def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: d
 
 def refuse_beyond(ctx: Context, user: User) -> None:
     """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
-    assumable = [grant for role in iam.roles_trusting(ctx.db, user.id) for grant in iam.role_grants(ctx.db, role)]
+    assumable = iam.role_grants(ctx.db, *iam.roles_trusting(ctx.db, user.id))
     for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id), *assumable):
         refuse_escalation(ctx, statements_of(grant), grant.project_id)
 
@@ -126,20 +126,20 @@ def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn 
 def assumed_by(session: Session, token: ApiToken, user: User, revision: int | None) -> Principal | None:
     """Whoever acts in a role; None unless the role still trusts them and the credential that assumed it holds."""
     role = session.scalars(select(iam.IamRole).where(iam.IamRole.id == token.role_id, iam.IamRole.deleted_at.is_(None))).first()
-    if role is None or not iam.is_trusted(session, role, user.id) or not _holds(session, token.origin):
+    if role is None or not iam.is_trusted(session, role, user.id) or not token_holds(session, token.origin):
         return None
     acting_in = Assumed(role.id, role.name, str(role.project_id), token.name)
     return iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
 
 
-def _holds(session: Session, credential: str) -> bool:
+def token_holds(session: Session, credential: str) -> bool:
     """Whether a token may still be used, and for everything; sessions take what they led to along when they are ended."""
     kind, _, token_id = credential.partition(":")
     if kind != "token":
         return True
     alive = (ApiToken.id == token_id, ApiToken.is_active.is_(True), ApiToken.expires_at > now())
     found = session.scalars(select(ApiToken).where(*alive)).first()
-    return found is not None and not found.scopes and _holds(session, found.origin)
+    return found is not None and not found.scopes and token_holds(session, found.origin)
 
 
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:

@@ -11,9 +11,10 @@ from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, Select, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
+from portal.identity.access import end_tokens
 from portal.identity.models import ApiToken, Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Access, compiled
@@ -165,23 +166,48 @@ def leave_project(session: Session, user_id: str, project_id: str) -> None:
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups)))
     mine = (IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id)
     session.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(policies)))
-    roles = session.scalars(
-        select(IamRole).where(IamRole.project_id == project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.id).with_for_update()
-    ).all()
+    # Whoever comes back is trusted again when somebody says so.
+    roles = _distrust(session, user_id, IamRole.project_id == project_id)
+    end_tokens(session, ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles]))
+    bump(session)
+
+
+def _distrust(session: Session, principal_id: str, *these: ColumnElement[bool]) -> Sequence[IamRole]:
+    """Take a user or a group out of the trust of these roles, which are locked by id; all of them."""
+    roles = session.scalars(select(IamRole).where(IamRole.deleted_at.is_(None), *these).order_by(IamRole.id).with_for_update()).all()
     for role in roles:
-        # Whoever comes back is trusted again when somebody says so.
-        kept = [each for each in role.trusted if each["type"] == "group" or each["id"] != user_id]
+        kept = [each for each in role.trusted if each["id"] != principal_id]
         if len(kept) < len(role.trusted):
             role.trust_policy, role.version = {**role.trust_policy, "principals": kept}, role.version + 1
-    session.execute(delete(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles])))
+    return roles
+
+
+def leave_group(session: Session, group: IamGroup, *who: ColumnElement[bool]) -> Sequence[str]:
+    """Take users (all, unless some are meant) out of a group, and out of what they do in roles by it, within the caller's transaction; their ids."""
+    gone = session.scalars(delete(IamGroupMember).where(IamGroupMember.group_id == group.id, *who).returning(IamGroupMember.user_id)).all()
+    for role in roles_trusting_group(session, group):
+        end_untrusted(session, role)
     bump(session)
+    return gone
+
+
+def end_untrusted(session: Session, role: IamRole) -> None:
+    """End the sessions of whom a role does not trust, within the caller's transaction: nobody comes back into theirs by being trusted again."""
+    end_tokens(session, ApiToken.role_id == role.id, ApiToken.user_id.not_in(_trusted(role)))
 
 
 def forget_user(session: Session, user_id: str) -> None:
-    """Take from a user every group and policy, within the caller's transaction."""
+    """Take from a user every group, policy, role's trust and token, within the caller's transaction."""
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id))
     session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id))
+    _distrust(session, user_id, IamRole.project_id.in_(select(Membership.project_id).where(Membership.user_id == user_id)))
+    end_tokens(session, ApiToken.user_id == user_id)
     bump(session)
+
+
+def forget_group(session: Session, group: IamGroup) -> None:
+    """Take a group out of the trust of its project's roles, within the caller's transaction."""
+    _distrust(session, group.id, IamRole.project_id == group.project_id)
 
 
 def groups_of(session: Session, user_id: str) -> Sequence[IamGroup]:
@@ -213,52 +239,57 @@ def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
     return tuple(found)
 
 
-def role_grants(session: Session, role: IamRole) -> tuple[Grant, ...]:
-    """What a role may do: its policies, in its own project whatever else they count in."""
+def role_grants(session: Session, *roles: IamRole) -> tuple[Grant, ...]:
+    """What roles may do: their policies, each in the role's own project whatever else they count in."""
+    mine = {role.id: role for role in roles}
     rows = session.execute(
-        select(IamPolicy.id, IamPolicy.name, IamPolicy.document)
+        select(IamPolicy.id, IamPolicy.name, IamPolicy.document, IamAttachment.principal_id)
         .join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
-        .where(IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id, IamPolicy.deleted_at.is_(None))
-        .order_by(IamPolicy.id)
+        .where(IamAttachment.principal_type == "role", IamAttachment.principal_id.in_(mine), IamPolicy.deleted_at.is_(None))
+        .order_by(IamPolicy.id, IamAttachment.principal_id)
     )
-    return tuple(Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}") for row in rows)
+    held = [(row, mine[row.principal_id]) for row in rows]
+    return tuple(Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}") for row, role in held)
 
 
-def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
-    """Whether a role trusts a user or service account of its project, by name or through a group."""
-    if not role.trusted or session.get(Membership, (user_id, role.project_id)) is None:
-        return False
-    if any(each["id"] == user_id for each in role.trusted if each["type"] != "group"):
-        return True
-    groups = [each["id"] for each in role.trusted if each["type"] == "group"]
-    mine = select(IamGroupMember.group_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
-    mine = mine.where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups), IamGroup.deleted_at.is_(None))
-    return bool(groups) and session.scalars(mine.limit(1)).first() is not None
-
-
-def users_trusted(session: Session, role: IamRole) -> list[User]:
-    """The active users and service accounts that may assume a role, by name."""
+def _trusted(role: IamRole) -> Select[str]:
+    """Ids of the members of its project that a role trusts, by name or through a group."""
     ids = [each["id"] for each in role.trusted if each["type"] != "group"]
     groups = [each["id"] for each in role.trusted if each["type"] == "group"]
     live = select(IamGroup.id).where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None))
     in_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(live))
-    members = select(Membership.user_id).where(Membership.project_id == role.project_id)
-    query = select(User).where(User.is_active.is_(True), User.id.in_(members), or_(User.id.in_(ids), User.id.in_(in_groups)))
+    named = or_(Membership.user_id.in_(ids), Membership.user_id.in_(in_groups))
+    return select(Membership.user_id).where(Membership.project_id == role.project_id, named)
+
+
+def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
+    """Whether a role trusts a user or service account of its project, by name or through a group."""
+    return bool(role.trusted) and session.scalar(_trusted(role).where(Membership.user_id == user_id)) is not None
+
+
+def users_trusted(session: Session, role: IamRole) -> list[User]:
+    """The active users and service accounts that may assume a role, by name."""
+    query = select(User).where(User.is_active.is_(True), User.id.in_(_trusted(role)))
     return list(session.scalars(query.order_by(User.username)).all())
 
 
-def sessions_in(session: Session, role: IamRole) -> list[tuple[ApiToken, User]]:
-    """The sessions that run in a role, newest first, each with whose it is; those whom it trusts no more act in none."""
-    users = {user.id: user for user in users_trusted(session, role)}
-    query = select(ApiToken).where(ApiToken.role_id == role.id, ApiToken.user_id.in_(users), ApiToken.expires_at > now())
-    return [(token, users[token.user_id]) for token in session.scalars(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
+def running(*these: ColumnElement[bool]) -> Select[ApiToken]:
+    """The sessions that run in roles; whatever ends one deletes its row, but time."""
+    return select(ApiToken).where(ApiToken.role_id.is_not(None), ApiToken.expires_at > now(), *these)
+
+
+def sessions_in(session: Session, role: IamRole, *these: ColumnElement[bool]) -> list[tuple[ApiToken, User]]:
+    """The sessions that run in a role, or some of them, newest first, each with whose it is."""
+    query = running(ApiToken.role_id == role.id, *these).join(User, User.id == ApiToken.user_id).add_columns(User)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
 
 
 def roles_trusting(session: Session, user_id: str) -> list[IamRole]:
     """The roles that a user or service account may assume."""
     projects = select(Membership.project_id).where(Membership.user_id == user_id)
-    rows = session.scalars(select(IamRole).where(IamRole.project_id.in_(projects), IamRole.deleted_at.is_(None)).order_by(IamRole.id))
-    return [role for role in rows.all() if is_trusted(session, role, user_id)]
+    rows = session.scalars(select(IamRole).where(IamRole.project_id.in_(projects), IamRole.deleted_at.is_(None)).order_by(IamRole.id)).all()
+    mine = {("group", group.id) for group in groups_of(session, user_id)} if rows else set()
+    return [role for role in rows if any(each["id"] == user_id or (each["type"], each["id"]) in mine for each in role.trusted)]
 
 
 def roles_trusting_group(session: Session, group: IamGroup) -> list[IamRole]:

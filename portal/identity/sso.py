@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, delete, select
+from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
 from portal.identity.access import admins_lock, end_sessions, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
-from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
+from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_group, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.providers import Claims, Provider
@@ -130,8 +130,8 @@ def _follow_groups(ctx: Context, provider: Provider, claims: Claims, user: User)
     if wanted == before:
         return
     _set_roles(ctx, provider, user, wanted.roles)
-    for group_id in before.groups - wanted.groups:
-        ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group_id, IamGroupMember.user_id == user.id))
+    for group in ctx.db.scalars(select(IamGroup).where(IamGroup.id.in_(before.groups - wanted.groups)).order_by(IamGroup.id)).all():
+        leave_group(ctx.db, group, IamGroupMember.user_id == user.id)
     for group_id in sorted(wanted.groups - before.groups):
         if ctx.db.get(IamGroupMember, (group_id, user.id)) is None:
             ctx.db.add(IamGroupMember(group_id=group_id, user_id=user.id, source=provider.method))

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.access import user_lock
+from portal.identity.access import end_assumed_by, end_tokens, user_lock
 from portal.identity.accounts import (
     SEEN_EVERY,
     SignedIn,
@@ -71,7 +71,7 @@ def token_create(
         valid = [token for token in live if token.expires_at > now()]
         most = limits.user_limit(ctx.db, user.id, API_KEYS)
         if most is not None and len(valid) >= most and (same := [token for token in valid if replace_oldest and token.name == name]):
-            ctx.db.delete(same[0])
+            end_tokens(ctx.db, ApiToken.id == same[0].id)
         elif most is not None and len(valid) >= most:
             raise QuotaExceeded(API_KEYS.name, limit=most, used=len(valid), requested=1, of_user=True)
         days = days or ctx.settings.api_token_days
@@ -184,8 +184,7 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
-        ctx.db.execute(delete(ApiToken).where(ApiToken.origin == f"token:{token.id}"))
-        ctx.db.delete(token)
+        end_tokens(ctx.db, ApiToken.id == token.id)
 
 
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
@@ -236,6 +235,8 @@ def token_update(
         for attribute, value in changes.items():
             if value is not None:
                 setattr(token, attribute, value)
+        if not token.is_active or token.scopes:
+            end_assumed_by(ctx.db, token.id)
     return token
 
 

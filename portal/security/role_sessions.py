@@ -2,21 +2,22 @@
 
 import secrets
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import checked_name, require_proof
-from portal.identity.iam import BUILTIN, IamRole
-from portal.identity.models import ApiToken, User, digest
+from portal.identity.access import user_lock
+from portal.identity.accounts import checked_name, require_proof, token_holds
+from portal.identity.iam import BUILTIN, IamGroupMember, IamRole
+from portal.identity.models import ApiToken, Membership, User, UserSession, digest
 from portal.identity.tokens import TOKEN_PREFIX
 from portal.kernel import audit, events
 from portal.kernel.authz import access_of, authorize, compiled, reach, target_of
 from portal.kernel.context import Context, Grant
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refusals_audited
 from portal.kernel.policy import Statement
@@ -41,6 +42,7 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
     ctx = _with_trust(ctx, role)
     with acting(ctx, ASSUME, _about(role), target=target_of(role), details=details):
         _refuse_indirect(ctx)
+        user, until = _credential_locked(ctx)
         role = _locked(ctx.db, role)
         if role.origin == BUILTIN:
             raise Conflict(f"{role.name} is built in: it is held as a member and not assumed.")
@@ -48,18 +50,40 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
             raise Forbidden(f"{role.name} does not trust you. Whoever manages roles can add you to its trust.")
         # Once more, now that nobody changes the role: it may have become shorter.
         _checked(role, session_name, duration_s)
-        user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
-        running = (ApiToken.user_id == user.id, ApiToken.role_id.is_not(None), ApiToken.expires_at > now())
-        if (ctx.db.scalar(select(func.count()).select_from(ApiToken).where(*running)) or 0) >= MAX_SESSIONS:
+        if (ctx.db.scalar(select(func.count()).select_from(iam.running(ApiToken.user_id == user.id).subquery())) or 0) >= MAX_SESSIONS:
             raise Conflict(f"You act in {MAX_SESSIONS} sessions of roles, which is the most. End one first.", details={"limit": MAX_SESSIONS})
         token = ApiToken(
-            id=new_id("rs"), user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=now() + lasts, scopes=[],
+            id=new_id("rs"), user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], scopes=[],
+            expires_at=min(now() + lasts, until),
             role_id=role.id, origin=ctx.principal.credential, mfa=ctx.principal.mfa,
         )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
         _tell(ctx, ASSUME, role, token)
     return secret, token, role
+
+
+def _credential_locked(ctx: Context) -> tuple[User, datetime]:
+    """The caller, locked before the role, with where they belong, and until when a session in a role may last. Raises Unauthorized for what has ended."""
+    user = user_lock(ctx.db, ctx.principal.user_id)
+    kind, _, credential = ctx.principal.credential.partition(":")
+    until = now() + timedelta(hours=iam.MAX_ROLE_HOURS)
+    if kind == "session":
+        row = (UserSession.session_id == credential, UserSession.user_id == user.id, UserSession.expires_at > now())
+        holds = ctx.db.scalar(select(UserSession.session_id).where(*row)) is not None
+    else:
+        token = ctx.db.get(ApiToken, credential, with_for_update={"read": True}, populate_existing=True)
+        holds = token is not None and token_holds(ctx.db, ctx.principal.credential)
+        until = token.expires_at if token is not None else until
+    if not holds or not user.is_active:
+        raise Unauthorized("What you signed in with has ended meanwhile. Sign in again.")
+    for belongs in (
+        select(Membership.project_id).where(Membership.user_id == user.id),
+        select(IamGroupMember.group_id).where(IamGroupMember.user_id == user.id),
+    ):
+        # Whoever takes them out waits, and finds the session.
+        ctx.db.scalars(belongs.with_for_update(read=True)).all()
+    return user, until
 
 
 def _with_trust(ctx: Context, role: IamRole) -> Context:

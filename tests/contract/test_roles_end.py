@@ -1,19 +1,21 @@
 """Whatever ends the session, the token or the trust that a role was assumed by ends what was assumed, for good and before anything else is said."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from flask import Flask
+from sqlalchemy import update
 
-from portal.http.request import SESSION_COOKIE
 from portal.identity import api_sessions
 from portal.identity.accounts import session_replace, session_revoke, sign_out
-from portal.identity.models import User, UserSession
+from portal.identity.models import ApiToken, User, UserSession
 from portal.identity.sign_in import Proof, sessions_end_others, sign_in
 from portal.identity.sso import sessions_end
+from portal.identity.tokens import token_create, token_revoke, token_user
 from portal.identity.users import user_sign_out
 from portal.kernel.context import Context
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.errors import Unauthorized
 from portal.security.role_sessions import role_assume
 from tests.contract.test_lock_order import STAFF
@@ -21,7 +23,7 @@ from tests.contract.test_roles import admin, assume, is_over, new_role, trust, v
 from tests.support.people import PASSWORD, People
 from tests.support.web import Api
 
-__all__ = ["SESSION_COOKIE", "Unauthorized", "admin", "assume", "transaction", "viewer"]
+__all__ = ["admin", "viewer"]
 
 
 class Entered:
@@ -75,3 +77,125 @@ def test_a_role_ends_with_a_session_whose_refresh_token_was_used_twice(app: Flas
     with pytest.raises(Unauthorized):
         api_sessions.session_refresh(people.context(None), pair.refresh)
     assert is_over(acting)
+
+
+# -- tokens and trust -------------------------------------------------------------------------------------------------------------------------
+
+
+def listed(admin: Api, role: str) -> int:
+    """How many sessions run in a role, as whoever manages it is told."""
+    return int(admin.get(f"/security/roles/{role}/sessions").json["count"])
+
+
+def a_group(admin: Api, viewer: Api) -> str:
+    """A group with somebody in it."""
+    group = str(admin.post("/security/groups", {"name": "ops"}).json["group_id"])
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": viewer.user.id}).status_code == 200
+    return group
+
+
+def test_whoever_is_trusted_again_does_not_come_back_into_what_ended(admin: Api, viewer: Api) -> None:
+    says = trust(("user", viewer.user.id))
+    role = new_role(admin, "keys", "compute.key_pair.*", trusts=says)
+    acting = assume(viewer, role)
+    for trusts in ({"principals": []}, says):
+        assert admin("PATCH", f"/security/roles/{role}", {"trust_policy": trusts}).status_code == 200
+        assert is_over(acting)
+    assert not is_over(assume(viewer, role))
+
+
+def test_whoever_comes_back_to_a_group_does_not_either(admin: Api, viewer: Api) -> None:
+    group = a_group(admin, viewer)
+    role = new_role(admin, "keys", "compute.key_pair.*", trusts=trust(("group", "ops")))
+    acting = assume(viewer, role)
+    assert admin("DELETE", f"/security/groups/{group}/members/{viewer.user.id}").status_code == 204
+    assert admin.post(f"/security/groups/{group}/members", {"user_id": viewer.user.id}).status_code == 200
+    assert is_over(acting)
+    acting = assume(viewer, role)
+    assert admin("DELETE", f"/security/groups/{group}").status_code == 204
+    assert (is_over(acting), listed(admin, role)) == (True, 0)
+    # What was read can be written again.
+    found = admin.get(f"/security/roles/{role}").json["trust_policy"]
+    assert admin("PATCH", f"/security/roles/{role}", {"trust_policy": found}).status_code == 200
+
+
+def test_who_is_trusted_in_another_way_goes_on(admin: Api, viewer: Api) -> None:
+    group = a_group(admin, viewer)
+    acting = assume(viewer, new_role(admin, "keys", "compute.key_pair.*", trusts=trust(("group", "ops"), ("user", viewer.user.id))))
+    assert admin("DELETE", f"/security/groups/{group}/members/{viewer.user.id}").status_code == 204
+    assert not is_over(acting)
+
+
+def test_sessions_that_ended_count_no_more(admin: Api, viewer: Api) -> None:
+    says = trust(("user", viewer.user.id))
+    role, other = (new_role(admin, name, f"compute.{thing}.read", trusts=says) for name, thing in (("one", "instance"), ("two", "key_pair")))
+    for number in range(20):
+        assume(viewer, role, f"session {number}")
+    assert admin("PATCH", f"/security/roles/{role}", {"trust_policy": {"principals": []}}).status_code == 200
+    assume(viewer, other)
+    assert (listed(admin, role), listed(admin, other)) == (0, 1)
+
+
+TOKEN_ENDS: dict[str, tuple[str, dict[str, object] | None]] = {
+    "revoked": ("DELETE", None),
+    "switched off": ("PATCH", {"is_active": False}),
+    "restricted": ("PATCH", {"scopes": ["compute:read"]}),
+}
+
+
+@pytest.mark.parametrize("way", TOKEN_ENDS)
+@pytest.mark.parametrize("is_made_by_it", [False, True], ids=["by itself", "by what it made"])
+def test_what_a_token_assumed_is_gone_with_it(admin: Api, viewer: Api, people: People, way: str, *, is_made_by_it: bool) -> None:
+    role = new_role(admin, "keys", "compute.key_pair.*", trusts=trust(("user", viewer.user.id)))
+    secret, token = token_create(people.context(viewer.user), viewer.user, "first")
+    first = Api(viewer.client, viewer.user, secret)
+    assuming = Api(viewer.client, viewer.user, first.post("/auth/keys", {"name": "second"}).json["key"]) if is_made_by_it else first
+    acting = assume(assuming, role)
+    method, body = TOKEN_ENDS[way]
+    assert viewer(method, f"/api/v1/api-keys/{token.id}", body).status_code in {200, 204}
+    assert (is_over(acting), listed(admin, role)) == (True, 0)
+    assert admin("DELETE", f"/security/roles/{role}").status_code == 204
+
+
+def test_a_session_in_a_role_lasts_no_longer_than_the_token_that_assumed_it(admin: Api, viewer: Api, people: People) -> None:
+    role = new_role(admin, "keys", trusts=trust(("user", viewer.user.id)), max_session_duration_hours=12)
+    with people.sessions() as session, transaction(session):
+        session.execute(update(ApiToken).where(ApiToken.user_id == viewer.user.id).values(expires_at=now() + timedelta(hours=2)))
+    made = viewer.post(f"/security/roles/{role}/assume", {"session_name": "long", "duration": 12 * 3600})
+    assert 7000 < made.json["expires_in"] <= 7200
+
+
+def test_a_deleted_user_is_trusted_no_more(admin: Api, viewer: Api, api_for: Callable[..., Api]) -> None:
+    role = new_role(admin, "keys", trusts=trust(("user", viewer.user.id)))
+    assert api_for("platform_admin")("DELETE", f"/users/{viewer.user.id}?heir={admin.user.username}").status_code == 204
+    assert admin.get(f"/security/roles/{role}").json["trust_policy"] == {"principals": []}
+
+
+# -- what ends while somebody assumes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [
+    lambda ctx, boss: user_sign_out(boss, ctx.principal.user_id),
+    lambda ctx, boss: session_revoke(ctx, ctx.principal.credential.removeprefix("session:")),
+], ids=["signed out everywhere", "signed out"])  # fmt: skip
+def test_nothing_is_assumed_in_a_session_that_ended_meanwhile(
+    admin: Api, viewer: Api, people: People, end: Callable[[Context, Context], object]
+) -> None:
+    role = new_role(admin, "keys", trusts=trust(("user", viewer.user.id)))
+    ctx = people.signed_in(viewer.user)
+    end(ctx, people.context(people.user("platform_admin")))
+    # As when the request had been let in before that.
+    with pytest.raises(Unauthorized):
+        role_assume(ctx, role, "late")
+
+
+def test_nothing_is_assumed_by_a_token_that_ended_meanwhile(admin: Api, viewer: Api, people: People) -> None:
+    role = new_role(admin, "keys", trusts=trust(("user", viewer.user.id)))
+    ctx = people.context(viewer.user)
+    secret, token = token_create(ctx, viewer.user, "brief")
+    found = token_user(ctx.db, secret, source_ip="")
+    assert found is not None
+    ctx.principal = found.principal
+    token_revoke(people.context(viewer.user), token.id)
+    with pytest.raises(Unauthorized):
+        role_assume(ctx, role, "late")
