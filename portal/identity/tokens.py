@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
@@ -40,7 +40,12 @@ OVERLAP_H = 24
 
 
 def _count(session: Session, user_id: str) -> int:
-    return session.scalar(select(func.count()).where(ApiToken.user_id == user_id, ApiToken.expires_at > now())) or 0
+    return session.scalar(select(func.count()).select_from(_keys(user_id).where(ApiToken.expires_at > now()).subquery())) or 0
+
+
+def _keys(user_id: str | None) -> Select[ApiToken]:
+    """The tokens that a user keeps: sessions in roles are none."""
+    return select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None))
 
 
 API_KEYS = quota.declare(quota.Dimension("api_keys", "API keys", "", 20, counted=_count))
@@ -63,8 +68,7 @@ def token_create(
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
         _lock_owner(ctx, user)
-        mine = (ApiToken.user_id == user.id, ApiToken.role_id.is_(None))
-        live = ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at)).all()
+        live = ctx.db.scalars(_keys(user.id).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
@@ -166,13 +170,13 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
     """The caller's own tokens, or those of a service account that the caller was shown, newest first. A restricted token sees itself."""
-    mine = [ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.role_id.is_(None)]
+    mine = _keys(owner.id if owner is not None else ctx.principal.user_id)
     if owner is None:
         refuse_assumed(ctx)
         refuse_application(ctx)
         if ctx.principal.limits:
-            mine.append(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
-    return ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at.desc())).all()
+            mine = mine.where(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
+    return ctx.db.scalars(mine.order_by(ApiToken.created_at.desc())).all()
 
 
 def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
@@ -264,8 +268,8 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
 
 def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
     owner_id = owner.id if owner is not None else ctx.principal.user_id
-    own = (ApiToken.user_id == owner_id, ApiToken.id == storable(token_id), ApiToken.role_id.is_(None))
-    token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
+    own = _keys(owner_id).where(ApiToken.id == storable(token_id))
+    token = ctx.db.scalars(own.with_for_update().execution_options(populate_existing=True)).first()
     if token is None:
         raise NotFound("There is no such token of yours." if owner is None else f"{owner.username} has no such key.")
     return token
