@@ -240,16 +240,26 @@ def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
 
 
 def role_grants(session: Session, *roles: IamRole) -> tuple[Grant, ...]:
-    """What roles may do: their policies, each in the role's own project whatever else they count in."""
+    """What roles may do, in all."""
+    return tuple(grant for grants in grants_by_role(session, roles).values() for grant in grants)
+
+
+def grants_by_role(session: Session, roles: Sequence[IamRole]) -> dict[str, tuple[Grant, ...]]:
+    """What each of some roles may do, by its id: its policies, in the role's own project whatever else they count in."""
     mine = {role.id: role for role in roles}
+    found: dict[str, tuple[Grant, ...]] = dict.fromkeys(mine, ())
+    if not roles:
+        return found
     rows = session.execute(
         select(IamPolicy.id, IamPolicy.name, IamPolicy.document, IamAttachment.principal_id)
         .join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
         .where(IamAttachment.principal_type == "role", IamAttachment.principal_id.in_(mine), IamPolicy.deleted_at.is_(None))
         .order_by(IamPolicy.id, IamAttachment.principal_id)
     )
-    held = [(row, mine[row.principal_id]) for row in rows]
-    return tuple(Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}") for row, role in held)
+    for row in rows:
+        role = mine[row.principal_id]
+        found[role.id] += (Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}"),)
+    return found
 
 
 def _trusted(role: IamRole) -> Select[str]:
@@ -267,10 +277,23 @@ def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
     return bool(role.trusted) and session.scalar(_trusted(role).where(Membership.user_id == user_id)) is not None
 
 
-def users_trusted(session: Session, role: IamRole) -> list[User]:
-    """The active users and service accounts that may assume a role, by name."""
-    query = select(User).where(User.is_active.is_(True), User.id.in_(_trusted(role)))
-    return list(session.scalars(query.order_by(User.username)).all())
+def trusted_by(session: Session, roles: Sequence[IamRole]) -> dict[str, set[str]]:
+    """The ids of the active users and service accounts that may assume each of some roles, by the role's id."""
+    if not any(role.trusted for role in roles):
+        return {role.id: set() for role in roles}
+    groups = {each["id"] for role in roles for each in role.trusted if each["type"] == "group"}
+    members = select(Membership.project_id, Membership.user_id).join(User, User.id == Membership.user_id)
+    members = members.where(User.is_active.is_(True), Membership.project_id.in_({role.project_id for role in roles}))
+    in_groups = select(IamGroupMember.group_id, IamGroupMember.user_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
+    rows = [*session.execute(members), *session.execute(in_groups.where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None)))]
+    inside: dict[str, set[str]] = {}
+    for place, user_id in rows:
+        inside.setdefault(place, set()).add(user_id)
+    return {
+        role.id: inside.get(str(role.project_id), set())
+        & {user_id for each in role.trusted for user_id in (inside.get(each["id"], ()) if each["type"] == "group" else (each["id"],))}
+        for role in roles
+    }
 
 
 def running(*these: ColumnElement[bool]) -> Select[ApiToken]:

@@ -14,7 +14,7 @@ from portal.identity.iam import BUILTIN, IamGroupMember, IamRole
 from portal.identity.models import ApiToken, Membership, User, UserSession, digest
 from portal.identity.tokens import TOKEN_PREFIX
 from portal.kernel import audit, events
-from portal.kernel.authz import access_of, authorize, compiled, reach, target_of
+from portal.kernel.authz import access_of, authorize, compiled, decide, reach, target_of
 from portal.kernel.context import Context, Grant
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
@@ -34,21 +34,20 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
     Raises NotFound for a role that is neither visible nor trusts the caller, InvalidRequest, Forbidden, or Conflict at the limit.
     """
     require_proof(ctx)
-    role = _visible(ctx, role_id)
+    role = role_visible(ctx, role_id)
     name = _checked(role, session_name, duration_s)
     lasts = timedelta(seconds=duration_s or min(USUAL_S, role.max_session_duration_hours * HOUR_S))
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     details = {"session_name": name, "duration_s": int(lasts.total_seconds())}
-    ctx = _with_trust(ctx, role)
+    with refusals_audited(ctx, ASSUME, _about(role)):
+        _refuse_untrusted(ctx, role)
+    ctx = with_trust(ctx, role, trusts=True)
     with acting(ctx, ASSUME, _about(role), target=target_of(role), details=details):
         _refuse_indirect(ctx)
         user, until = _credential_locked(ctx)
         role = _locked(ctx.db, role)
-        if role.origin == BUILTIN:
-            raise Conflict(f"{role.name} is built in: it is held as a member and not assumed.")
-        if not iam.is_trusted(ctx.db, role, str(ctx.principal.user_id)):
-            raise Forbidden(f"{role.name} does not trust you. Whoever manages roles can add you to its trust.")
         # Once more, now that nobody changes the role: it may have become shorter.
+        _refuse_untrusted(ctx, role)
         _checked(role, session_name, duration_s)
         if (ctx.db.scalar(select(func.count()).select_from(iam.running(ApiToken.user_id == user.id).subquery())) or 0) >= MAX_SESSIONS:
             raise Conflict(f"You act in {MAX_SESSIONS} sessions of roles, which is the most. End one first.", details={"limit": MAX_SESSIONS})
@@ -86,11 +85,16 @@ def _credential_locked(ctx: Context) -> tuple[User, datetime]:
     return user, until
 
 
-def _with_trust(ctx: Context, role: IamRole) -> Context:
-    """The context with what the role's trust says to the caller: that they may assume it. What denies that, and the project's boundary, still count."""
+def _refuse_untrusted(ctx: Context, role: IamRole) -> None:
+    if role.origin == BUILTIN:
+        raise Conflict(f"{role.name} is built in: it is held as a member and not assumed.")
     if not iam.is_trusted(ctx.db, role, str(ctx.principal.user_id)):
-        return ctx
-    says = Statement("Trust", allows=True, actions=(ASSUME,), resources=(f"security.role/{role.id}",))
+        raise Forbidden(f"{role.name} does not trust you. Whoever manages roles can add you to its trust.")
+
+
+def with_trust(ctx: Context, role: IamRole, *, trusts: bool) -> Context:
+    """The context in which assuming a role is decided: its trust, and nothing else, says who may. What denies it to them, and boundaries, still count."""
+    says = Statement("Trust", allows=trusts, actions=(ASSUME,), resources=(f"security.role/{role.id}",))
     grants = (*ctx.principal.grants, Grant("trust", role.project_id, f"the trust of role {role.name}", (says,)))
     whole = replace(ctx.principal, grants=grants, limits=tuple(access_of(ctx.principal).limits), access=None)
     return replace(ctx, principal=replace(ctx.principal, access=compiled(whole)))
@@ -114,17 +118,33 @@ def _refuse_indirect(ctx: Context) -> None:
         raise Forbidden("A role is assumed with a session or with a token that is not restricted to scopes.")
 
 
-def _visible(ctx: Context, role_id: str) -> IamRole:
-    """A role that the caller may read, or that trusts them. Raises NotFound."""
+def role_visible(ctx: Context, role_id: str) -> IamRole:
+    """A role that the caller may read, acts in, or is trusted by. Raises NotFound."""
     text = storable(role_id)
     query = select(IamRole).where(or_(IamRole.id == text, IamRole.resource_id == text), IamRole.deleted_at.is_(None))
     role = ctx.db.scalars(query).first()
     if role is None:
         raise _missing(role_id)
     readable = ctx.db.scalars(select(IamRole.id).where(IamRole.id == role.id, reach(ctx, "security.role.read").rows(IamRole))).first()
-    if readable is None and (ctx.principal.assumed is not None or not iam.is_trusted(ctx.db, role, str(ctx.principal.user_id))):
+    if readable is None and not _concerns(ctx, role):
         raise _missing(role_id)
     return role
+
+
+def _concerns(ctx: Context, role: IamRole) -> bool:
+    """Whether a role is the one that the caller acts in, or could."""
+    if ctx.principal.assumed is not None:
+        return ctx.principal.assumed.role_id == role.id
+    return iam.is_trusted(ctx.db, role, str(ctx.principal.user_id))
+
+
+def sessions_shown(ctx: Context, role: IamRole) -> list[tuple[ApiToken, User]]:
+    """The sessions in a role that the caller may know of: all for whoever may end them, their own for everybody else, newest first."""
+    if decide(ctx, END, target_of(role)).allowed:
+        return iam.sessions_in(ctx.db, role)
+    if ctx.principal.assumed is not None:
+        return iam.sessions_in(ctx.db, role, ApiToken.id == ctx.principal.credential.removeprefix("role:"))
+    return iam.sessions_in(ctx.db, role, ApiToken.user_id == ctx.principal.user_id)
 
 
 def _missing(role_id: str) -> NotFound:
