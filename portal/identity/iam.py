@@ -160,7 +160,7 @@ def bump(session: Session) -> None:
 
 
 def leave_project(session: Session, user_id: str, project_id: str) -> None:
-    """Take from a user what groups and policies of a project gave, within the caller's transaction."""
+    """Take from a user what groups and policies of a project gave, within the caller's transaction, which says at its end that something changed."""
     groups = select(IamGroup.id).where(IamGroup.project_id == project_id)
     policies = select(IamPolicy.id).where(IamPolicy.project_id == project_id)
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups)))
@@ -169,7 +169,6 @@ def leave_project(session: Session, user_id: str, project_id: str) -> None:
     # Whoever comes back is trusted again when somebody says so.
     roles = _distrust(session, user_id, IamRole.project_id == project_id)
     end_tokens(session, ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles]))
-    bump(session)
 
 
 def _distrust(session: Session, principal_id: str, *these: ColumnElement[bool]) -> Sequence[IamRole]:
@@ -183,11 +182,10 @@ def _distrust(session: Session, principal_id: str, *these: ColumnElement[bool]) 
 
 
 def leave_group(session: Session, group: IamGroup, *who: ColumnElement[bool]) -> Sequence[str]:
-    """Take users (all, unless some are meant) out of a group, and out of what they do in roles by it, within the caller's transaction; their ids."""
+    """Take users out of a group, and out of what they do in roles by it, as `leave_project` does; their ids."""
     gone = session.scalars(delete(IamGroupMember).where(IamGroupMember.group_id == group.id, *who).returning(IamGroupMember.user_id)).all()
     for role in roles_trusting_group(session, group):
         end_untrusted(session, role)
-    bump(session)
     return gone
 
 
@@ -206,8 +204,12 @@ def forget_user(session: Session, user_id: str) -> None:
 
 
 def forget_group(session: Session, group: IamGroup) -> None:
-    """Take a group out of the trust of its project's roles, within the caller's transaction."""
-    _distrust(session, group.id, IamRole.project_id == group.project_id)
+    """Take everybody out of a group, and the group out of the trust of roles, with the sessions that came by it, within the caller's transaction."""
+    session.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
+    session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
+    for role in _distrust(session, group.id, IamRole.id.in_([role.id for role in roles_trusting_group(session, group)])):
+        end_untrusted(session, role)
+    bump(session)
 
 
 def groups_of(session: Session, user_id: str) -> Sequence[IamGroup]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from portal.identity import iam
 from portal.identity.iam import IamAttachment, IamGroup, IamGroupMember, IamPolicy
@@ -72,6 +72,7 @@ def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, M
     users = select(User.id).where((User.id == text) | (User.username == text))
     if not iam.leave_group(ctx.db, group, IamGroupMember.user_id.in_(users)):
         raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
+    iam.bump(ctx.db)
 
 
 def group_members(ctx: Context, group: IamGroup) -> Sequence[tuple[User, datetime]]:
@@ -93,8 +94,6 @@ def _user(ctx: Context, group: IamGroup, named: str) -> User:
 def group_delete(ctx: Context, group: IamGroup) -> None:
     """Delete a group; its members lose what they held through it, and are free of what it denied them."""
     _refuse_relief(ctx, group)
-    ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
-    iam.leave_group(ctx.db, group)
     iam.forget_group(ctx.db, group)
 
 
