@@ -8,7 +8,6 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.access import user_lock
 from portal.identity.accounts import checked_name, require_proof, token_holds
 from portal.identity.iam import BUILTIN, IamGroupMember, IamRole
 from portal.identity.models import ApiToken, Membership, User, UserSession, role_digest
@@ -64,7 +63,8 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
 
 def _credential_locked(ctx: Context) -> tuple[User, datetime]:
     """The caller, locked before the role, with where they belong, and until when a session in a role may last. Raises Unauthorized for what has ended."""
-    user = user_lock(ctx.db, ctx.principal.user_id)
+    # Not against rows that merely name them: whoever changes a role may write one.
+    user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update={"key_share": True}, populate_existing=True)
     kind, _, credential = ctx.principal.credential.partition(":")
     until = now() + timedelta(hours=iam.MAX_ROLE_HOURS)
     if kind == "session":
