@@ -11,11 +11,9 @@ from portal.api.endpoints import Endpoint
 from portal.api.resources import aliases, list_schema, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.request import context
-from portal.identity import iam
 from portal.kernel.db import now
 from portal.kernel.fields import ONE_LINE
-from portal.kernel.lookup import find
-from portal.security.role_sessions import NAME_MAX, SHORTEST_S, role_assume, role_session_end
+from portal.security.role_sessions import NAME_MAX, SHORTEST_S, role_assume, role_session_end, role_visible, sessions_shown
 from portal.security.roles import ROLE
 
 SESSION = thing(
@@ -66,7 +64,7 @@ def sessions(role_id: str) -> ResponseReturnValue:
         {"session_id": token.id, "session_name": token.name, "user_id": user.id, "username": user.username, "mfa": token.mfa,
          "created_at": io.moment(token.created_at), "expires_at": io.moment(token.expires_at), "last_used_at": io.moment(token.last_used_at),
          "last_used_ip": token.last_used_ip}
-        for token, user in iam.sessions_in(ctx.db, find(ctx, ROLE, role_id))
+        for token, user in sessions_shown(ctx, role_visible(ctx, role_id))
     ]  # fmt: skip
     return io.answer(io.page_of(shown, count=len(shown)))
 
@@ -74,5 +72,5 @@ def sessions(role_id: str) -> ResponseReturnValue:
 def session_end(role_id: str, session_id: str) -> ResponseReturnValue:
     """End one."""
     ctx = context()
-    role_session_end(ctx, find(ctx, ROLE, role_id), session_id)
+    role_session_end(ctx, role_visible(ctx, role_id), session_id)
     return io.empty()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.access import access_end, end_assumed, user_lock
+from portal.identity.access import OF_SESSION, access_end, end_sessions, user_lock
 from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
@@ -25,7 +25,6 @@ from portal.kernel.projects import is_there
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
-OF_SESSION = "session:"
 ACCESS_PREFIX = "atonix.a."  # how the access token of a program's session is recognised; no API token has a dot
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
@@ -51,7 +50,7 @@ def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: d
 
 def refuse_beyond(ctx: Context, user: User) -> None:
     """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
-    assumable = [grant for role in iam.roles_trusting(ctx.db, user.id) for grant in iam.role_grants(ctx.db, role)]
+    assumable = iam.role_grants(ctx.db, *iam.roles_trusting(ctx.db, user.id))
     for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id), *assumable):
         refuse_escalation(ctx, statements_of(grant), grant.project_id)
 
@@ -128,20 +127,20 @@ def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn 
 def assumed_by(session: Session, token: ApiToken, user: User, revision: int | None) -> Principal | None:
     """Whoever acts in a role; None unless the role still trusts them and the credential that assumed it holds."""
     role = session.scalars(select(iam.IamRole).where(iam.IamRole.id == token.role_id, iam.IamRole.deleted_at.is_(None))).first()
-    if role is None or not iam.is_trusted(session, role, user.id) or not _holds(session, token.origin):
+    if role is None or not iam.is_trusted(session, role, user.id) or not token_holds(session, token.origin):
         return None
     acting_in = Assumed(role.id, role.name, str(role.project_id), token.name)
     return iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
 
 
-def _holds(session: Session, credential: str) -> bool:
+def token_holds(session: Session, credential: str) -> bool:
     """Whether a token may still be used, and for everything; sessions take what they led to along when they are ended."""
     kind, _, token_id = credential.partition(":")
     if kind != "token":
         return True
     alive = (ApiToken.id == token_id, ApiToken.is_active.is_(True), ApiToken.expires_at > now())
     found = session.scalars(select(ApiToken).where(*alive)).first()
-    return found is not None and not found.scopes and _holds(session, found.origin)
+    return found is not None and not found.scopes and token_holds(session, found.origin)
 
 
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
@@ -154,25 +153,17 @@ def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
 def sign_out(ctx: Context, secret: str) -> None:
     """End a session; one that is gone already is no error."""
     with transaction(ctx.db):
-        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
-        if gone:
-            end_assumed(ctx.db, str(ctx.principal.user_id), [gone])
-            audit.record(
-                ctx,
-                "identity.session.delete",
-                audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username),
-                details={"session": gone},
-            )
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            audit.record(ctx, "identity.session.delete", oneself(ctx), details={"session": gone.session_id})
 
 
 def session_replace(ctx: Context, secret: str) -> None:
     """End the session that a browser held before somebody signed in there anew; one that is gone already is no error."""
     with transaction(ctx.db):
-        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id, UserSession.user_id))
-        if (row := gone.first()) is not None:
-            user = ctx.db.get_one(User, row.user_id)
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            user = ctx.db.get_one(User, gone.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
-            audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "replaced": True})
+            audit.record(ctx, "identity.session.delete", about, details={"session": gone.session_id, "replaced": True})
 
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
@@ -193,10 +184,8 @@ def session_revoke(ctx: Context, session_id: str) -> None:
     """End one of the caller's own sessions. Raises NotFound."""
     require_proof(ctx)
     with acting(ctx, "identity.session.delete", oneself(ctx), details={"session": session_id}):
-        own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
-        if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
+        if not end_sessions(ctx.db, UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id):
             raise NotFound("There is no such session of yours.")
-        end_assumed(ctx.db, str(ctx.principal.user_id), [session_id])
 
 
 def may_enter(ctx: Context, project_id: str) -> bool:

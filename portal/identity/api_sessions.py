@@ -10,8 +10,8 @@ from datetime import timedelta
 from sqlalchemy import select, update
 
 from portal.identity import sign_in
-from portal.identity.access import user_lock
-from portal.identity.accounts import ACCESS_PREFIX, OF_SESSION, note_failure, principal_of
+from portal.identity.access import OF_SESSION, end_sessions, user_lock
+from portal.identity.accounts import ACCESS_PREFIX, note_failure, principal_of
 from portal.identity.models import SessionRefresh, User, UserSession, digest
 from portal.identity.sign_in import Proof
 from portal.kernel import audit
@@ -70,8 +70,9 @@ def session_refresh(ctx: Context, refresh: str) -> Pair:
             ctx.db.add(SessionRefresh(token_hash=digest(pair.refresh), session_id=found.session_id))
             audit.record(ctx, REFRESH, about, details={"session": found.session_id})
         else:
-            ctx.db.delete(found)
-            audit.record(ctx, REFRESH, about, status="failure", error="a refresh token was used twice", details={"session": found.session_id})
+            session_id = found.session_id
+            end_sessions(ctx.db, UserSession.session_id == session_id)
+            audit.record(ctx, REFRESH, about, status="failure", error="a refresh token was used twice", details={"session": session_id})
     if not is_first:
         raise Unauthorized(OVER)
     return pair

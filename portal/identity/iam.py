@@ -11,9 +11,10 @@ from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Index, Select, String, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
+from portal.identity.access import end_tokens
 from portal.identity.models import ApiToken, Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Access, compiled
@@ -159,28 +160,55 @@ def bump(session: Session) -> None:
 
 
 def leave_project(session: Session, user_id: str, project_id: str) -> None:
-    """Take from a user what groups and policies of a project gave, within the caller's transaction."""
+    """Take from a user what groups and policies of a project gave, within the caller's transaction, which says at its end that something changed."""
     groups = select(IamGroup.id).where(IamGroup.project_id == project_id)
     policies = select(IamPolicy.id).where(IamPolicy.project_id == project_id)
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups)))
     mine = (IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id)
     session.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(policies)))
-    roles = session.scalars(
-        select(IamRole).where(IamRole.project_id == project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.id).with_for_update()
-    ).all()
+    # Whoever comes back is trusted again when somebody says so.
+    roles = _distrust(session, user_id, IamRole.project_id == project_id)
+    end_tokens(session, ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles]))
+
+
+def _distrust(session: Session, principal_id: str, *these: ColumnElement[bool]) -> Sequence[IamRole]:
+    """Take a user or a group out of the trust of these roles, which are locked by id; all of them."""
+    roles = session.scalars(select(IamRole).where(IamRole.deleted_at.is_(None), *these).order_by(IamRole.id).with_for_update()).all()
     for role in roles:
-        # Whoever comes back is trusted again when somebody says so.
-        kept = [each for each in role.trusted if each["type"] == "group" or each["id"] != user_id]
+        kept = [each for each in role.trusted if each["id"] != principal_id]
         if len(kept) < len(role.trusted):
             role.trust_policy, role.version = {**role.trust_policy, "principals": kept}, role.version + 1
-    session.execute(delete(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.in_([role.id for role in roles])))
-    bump(session)
+    return roles
+
+
+def leave_group(session: Session, group: IamGroup, *who: ColumnElement[bool]) -> Sequence[str]:
+    """Take users out of a group, and out of what they do in roles by it, as `leave_project` does; their ids."""
+    gone = session.scalars(delete(IamGroupMember).where(IamGroupMember.group_id == group.id, *who).returning(IamGroupMember.user_id)).all()
+    for role in roles_trusting_group(session, group):
+        end_untrusted(session, role)
+    return gone
+
+
+def end_untrusted(session: Session, role: IamRole) -> None:
+    """End the sessions of whom a role does not trust, within the caller's transaction: nobody comes back into theirs by being trusted again."""
+    end_tokens(session, ApiToken.role_id == role.id, ApiToken.user_id.not_in(_trusted(role)))
 
 
 def forget_user(session: Session, user_id: str) -> None:
-    """Take from a user every group and policy, within the caller's transaction."""
+    """Take from a user every group, policy, role's trust and token, within the caller's transaction."""
     session.execute(delete(IamGroupMember).where(IamGroupMember.user_id == user_id))
     session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "user", IamAttachment.principal_id == user_id))
+    _distrust(session, user_id, IamRole.project_id.in_(select(Membership.project_id).where(Membership.user_id == user_id)))
+    end_tokens(session, ApiToken.user_id == user_id)
+    bump(session)
+
+
+def forget_group(session: Session, group: IamGroup) -> None:
+    """Take everybody out of a group, and the group out of the trust of roles, with the sessions that came by it, within the caller's transaction."""
+    session.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
+    session.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
+    for role in _distrust(session, group.id, IamRole.id.in_([role.id for role in roles_trusting_group(session, group)])):
+        end_untrusted(session, role)
     bump(session)
 
 
@@ -213,52 +241,80 @@ def grants_of(session: Session, user_id: str) -> tuple[Grant, ...]:
     return tuple(found)
 
 
-def role_grants(session: Session, role: IamRole) -> tuple[Grant, ...]:
-    """What a role may do: its policies, in its own project whatever else they count in."""
+def role_grants(session: Session, *roles: IamRole) -> tuple[Grant, ...]:
+    """What roles may do, in all."""
+    return tuple(grant for grants in grants_by_role(session, roles).values() for grant in grants)
+
+
+def grants_by_role(session: Session, roles: Sequence[IamRole]) -> dict[str, tuple[Grant, ...]]:
+    """What each of some roles may do, by its id: its policies, in the role's own project whatever else they count in."""
+    mine = {role.id: role for role in roles}
+    found: dict[str, tuple[Grant, ...]] = dict.fromkeys(mine, ())
+    if not roles:
+        return found
     rows = session.execute(
-        select(IamPolicy.id, IamPolicy.name, IamPolicy.document)
+        select(IamPolicy.id, IamPolicy.name, IamPolicy.document, IamAttachment.principal_id)
         .join(IamAttachment, IamAttachment.policy_id == IamPolicy.id)
-        .where(IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id, IamPolicy.deleted_at.is_(None))
-        .order_by(IamPolicy.id)
+        .where(IamAttachment.principal_type == "role", IamAttachment.principal_id.in_(mine), IamPolicy.deleted_at.is_(None))
+        .order_by(IamPolicy.id, IamAttachment.principal_id)
     )
-    return tuple(Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}") for row in rows)
+    for row in rows:
+        role = mine[row.principal_id]
+        found[role.id] += (Grant(row.id, role.project_id, row.name, statements_in(row.document), f"role {role.name}"),)
+    return found
 
 
-def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
-    """Whether a role trusts a user or service account of its project, by name or through a group."""
-    if not role.trusted or session.get(Membership, (user_id, role.project_id)) is None:
-        return False
-    if any(each["id"] == user_id for each in role.trusted if each["type"] != "group"):
-        return True
-    groups = [each["id"] for each in role.trusted if each["type"] == "group"]
-    mine = select(IamGroupMember.group_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
-    mine = mine.where(IamGroupMember.user_id == user_id, IamGroupMember.group_id.in_(groups), IamGroup.deleted_at.is_(None))
-    return bool(groups) and session.scalars(mine.limit(1)).first() is not None
-
-
-def users_trusted(session: Session, role: IamRole) -> list[User]:
-    """The active users and service accounts that may assume a role, by name."""
+def _trusted(role: IamRole) -> Select[str]:
+    """Ids of the members of its project that a role trusts, by name or through a group."""
     ids = [each["id"] for each in role.trusted if each["type"] != "group"]
     groups = [each["id"] for each in role.trusted if each["type"] == "group"]
     live = select(IamGroup.id).where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None))
     in_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(live))
-    members = select(Membership.user_id).where(Membership.project_id == role.project_id)
-    query = select(User).where(User.is_active.is_(True), User.id.in_(members), or_(User.id.in_(ids), User.id.in_(in_groups)))
-    return list(session.scalars(query.order_by(User.username)).all())
+    named = or_(Membership.user_id.in_(ids), Membership.user_id.in_(in_groups))
+    return select(Membership.user_id).where(Membership.project_id == role.project_id, named)
 
 
-def sessions_in(session: Session, role: IamRole) -> list[tuple[ApiToken, User]]:
-    """The sessions that run in a role, newest first, each with whose it is; those whom it trusts no more act in none."""
-    users = {user.id: user for user in users_trusted(session, role)}
-    query = select(ApiToken).where(ApiToken.role_id == role.id, ApiToken.user_id.in_(users), ApiToken.expires_at > now())
-    return [(token, users[token.user_id]) for token in session.scalars(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
+def is_trusted(session: Session, role: IamRole, user_id: str) -> bool:
+    """Whether a role trusts a user or service account of its project, by name or through a group."""
+    return bool(role.trusted) and session.scalar(_trusted(role).where(Membership.user_id == user_id)) is not None
+
+
+def trusted_by(session: Session, roles: Sequence[IamRole]) -> dict[str, set[str]]:
+    """The ids of the active users and service accounts that may assume each of some roles, by the role's id."""
+    if not any(role.trusted for role in roles):
+        return {role.id: set() for role in roles}
+    groups = {each["id"] for role in roles for each in role.trusted if each["type"] == "group"}
+    members = select(Membership.project_id, Membership.user_id).join(User, User.id == Membership.user_id)
+    members = members.where(User.is_active.is_(True), Membership.project_id.in_({role.project_id for role in roles}))
+    in_groups = select(IamGroupMember.group_id, IamGroupMember.user_id).join(IamGroup, IamGroup.id == IamGroupMember.group_id)
+    rows = [*session.execute(members), *session.execute(in_groups.where(IamGroup.id.in_(groups), IamGroup.deleted_at.is_(None)))]
+    inside: dict[str, set[str]] = {}
+    for place, user_id in rows:
+        inside.setdefault(place, set()).add(user_id)
+    return {
+        role.id: inside.get(str(role.project_id), set())
+        & {user_id for each in role.trusted for user_id in (inside.get(each["id"], ()) if each["type"] == "group" else (each["id"],))}
+        for role in roles
+    }
+
+
+def running(*these: ColumnElement[bool]) -> Select[ApiToken]:
+    """The sessions that run in roles; whatever ends one deletes its row, but time."""
+    return select(ApiToken).where(ApiToken.role_id.is_not(None), ApiToken.expires_at > now(), *these)
+
+
+def sessions_in(session: Session, role: IamRole, *these: ColumnElement[bool]) -> list[tuple[ApiToken, User]]:
+    """The sessions that run in a role, or some of them, newest first, each with whose it is."""
+    query = running(ApiToken.role_id == role.id, *these).join(User, User.id == ApiToken.user_id).add_columns(User)
+    return [(row[0], row[1]) for row in session.execute(query.order_by(ApiToken.created_at.desc(), ApiToken.id))]
 
 
 def roles_trusting(session: Session, user_id: str) -> list[IamRole]:
     """The roles that a user or service account may assume."""
     projects = select(Membership.project_id).where(Membership.user_id == user_id)
-    rows = session.scalars(select(IamRole).where(IamRole.project_id.in_(projects), IamRole.deleted_at.is_(None)).order_by(IamRole.id))
-    return [role for role in rows.all() if is_trusted(session, role, user_id)]
+    rows = session.scalars(select(IamRole).where(IamRole.project_id.in_(projects), IamRole.deleted_at.is_(None)).order_by(IamRole.id)).all()
+    mine = {("group", group.id) for group in groups_of(session, user_id)} if rows else set()
+    return [role for role in rows if any(each["id"] == user_id or (each["type"], each["id"]) in mine for each in role.trusted)]
 
 
 def roles_trusting_group(session: Session, group: IamGroup) -> list[IamRole]:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, delete, select
+from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
-from portal.identity.access import admins_lock, end_assumed, user_lock
+from portal.identity.access import admins_lock, end_sessions, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
-from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
+from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_group, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.providers import Claims, Provider
@@ -131,8 +131,8 @@ def _follow_groups(ctx: Context, provider: Provider, claims: Claims, user: User)
     if wanted == before:
         return
     _set_roles(ctx, provider, user, wanted.roles)
-    for group_id in before.groups - wanted.groups:
-        ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group_id, IamGroupMember.user_id == user.id))
+    for group in ctx.db.scalars(select(IamGroup).where(IamGroup.id.in_(before.groups - wanted.groups)).order_by(IamGroup.id)).all():
+        leave_group(ctx.db, group, IamGroupMember.user_id == user.id)
     for group_id in sorted(wanted.groups - before.groups):
         if ctx.db.get(IamGroupMember, (group_id, user.id)) is None:
             ctx.db.add(IamGroupMember(group_id=group_id, user_id=user.id, source=provider.method))
@@ -242,19 +242,15 @@ def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
 def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) -> int:
     """End the sessions that a provider says are over: one by its name there, or all of a user; how many there were."""
     ctx.principal = Principal(None, provider.method, "sso")
-    query = select(UserSession).where(UserSession.method == provider.method)
+    these = [UserSession.method == provider.method]
     if sid:
-        query = query.where(UserSession.provider_sid == sid)
+        these.append(UserSession.provider_sid == sid)
     if subject:
         users = select(Identity.user_id).where(Identity.issuer == provider.issuer, Identity.subject == subject)
-        query = query.where(UserSession.user_id.in_(users))
+        these.append(UserSession.user_id.in_(users))
     with transaction(ctx.db):
-        whose = sorted(set(ctx.db.scalars(query.with_only_columns(UserSession.user_id))))
-        ctx.db.scalars(select(User).where(User.id.in_(whose)).order_by(User.id).with_for_update()).all()
-        rows = ctx.db.scalars(query).all()
+        rows = end_sessions(ctx.db, *these)
         for row in rows:
-            ctx.db.delete(row)
-            end_assumed(ctx.db, row.user_id, [row.session_id])
             user = ctx.db.get_one(User, row.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
             audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "provider": provider.name})

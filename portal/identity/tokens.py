@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.access import user_lock
+from portal.identity.access import end_assumed_by, end_tokens, user_lock
 from portal.identity.accounts import (
     SEEN_EVERY,
     SignedIn,
@@ -23,7 +23,7 @@ from portal.identity.accounts import (
     refuse_beyond,
     require_proof,
 )
-from portal.identity.models import SERVICE, ApiToken, User, digest
+from portal.identity.models import SERVICE, ApiToken, User, digest, role_digest
 from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
@@ -40,7 +40,12 @@ OVERLAP_H = 24
 
 
 def _count(session: Session, user_id: str) -> int:
-    return session.scalar(select(func.count()).where(ApiToken.user_id == user_id, ApiToken.expires_at > now())) or 0
+    return session.scalar(select(func.count()).select_from(_keys(user_id).where(ApiToken.expires_at > now()).subquery())) or 0
+
+
+def _keys(user_id: str | None) -> Select[ApiToken]:
+    """The tokens that a user keeps: sessions in roles are none."""
+    return select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None))
 
 
 API_KEYS = quota.declare(quota.Dimension("api_keys", "API keys", "", 20, counted=_count))
@@ -65,15 +70,14 @@ def token_create(
         owner = _lock_owner(ctx, user)
         if checked_hash and owner.password_hash != checked_hash:
             raise Unauthorized("The password was changed meanwhile. Sign in again.")
-        mine = (ApiToken.user_id == user.id, ApiToken.role_id.is_(None))
-        live = ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at)).all()
+        live = ctx.db.scalars(_keys(user.id).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
         valid = [token for token in live if token.expires_at > now()]
         most = limits.user_limit(ctx.db, user.id, API_KEYS)
         if most is not None and len(valid) >= most and (same := [token for token in valid if replace_oldest and token.name == name]):
-            ctx.db.delete(same[0])
+            end_tokens(ctx.db, ApiToken.id == same[0].id)
         elif most is not None and len(valid) >= most:
             raise QuotaExceeded(API_KEYS.name, limit=most, used=len(valid), requested=1, of_user=True)
         days = days or ctx.settings.api_token_days
@@ -170,13 +174,13 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
     """The caller's own tokens, or those of a service account that the caller was shown, newest first. A restricted token sees itself."""
-    mine = [ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.role_id.is_(None)]
+    mine = _keys(owner.id if owner is not None else ctx.principal.user_id)
     if owner is None:
         refuse_assumed(ctx)
         refuse_application(ctx)
         if ctx.principal.limits:
-            mine.append(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
-    return ctx.db.scalars(select(ApiToken).where(*mine).order_by(ApiToken.created_at.desc())).all()
+            mine = mine.where(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
+    return ctx.db.scalars(mine.order_by(ApiToken.created_at.desc())).all()
 
 
 def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
@@ -188,14 +192,13 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
-        ctx.db.execute(delete(ApiToken).where(ApiToken.origin == f"token:{token.id}"))
-        ctx.db.delete(token)
+        end_tokens(ctx.db, ApiToken.id == token.id)
 
 
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
     """Who is behind an API token; None if it is unknown, switched off, expired or of a disabled user. After a rotation the old secret holds a while."""
     hashed, moment = digest(secret), now()
-    is_this = or_(ApiToken.token_hash == hashed, and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
+    is_this = or_(ApiToken.token_hash.in_((hashed, role_digest(secret))), and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
     row = behind(session, ApiToken, is_this)
     if row is None or row[0].expires_at <= moment or not row[0].is_active:
         return None
@@ -265,6 +268,8 @@ def token_update(
         for attribute, value in changes.items():
             if value is not None:
                 setattr(token, attribute, value)
+        if not token.is_active or token.scopes:
+            end_assumed_by(ctx.db, token.id)
     return token
 
 
@@ -297,8 +302,8 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
 
 def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
     owner_id = owner.id if owner is not None else ctx.principal.user_id
-    own = (ApiToken.user_id == owner_id, ApiToken.id == storable(token_id), ApiToken.role_id.is_(None))
-    token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
+    own = _keys(owner_id).where(ApiToken.id == storable(token_id))
+    token = ctx.db.scalars(own.with_for_update().execution_options(populate_existing=True)).first()
     if token is None:
         raise NotFound("There is no such token of yours." if owner is None else f"{owner.username} has no such key.")
     return token

@@ -72,7 +72,7 @@ def holding(ctx: Context, policy: IamPolicy) -> Select[str]:
     given = select(IamAttachment.principal_id).where(IamAttachment.policy_id == policy.id)
     of_users = given.where(IamAttachment.principal_type == "user")
     of_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(given.where(IamAttachment.principal_type == "group")))
-    by_role = {user.id for role in _roles_with(ctx, policy) for user in iam.users_trusted(ctx.db, role)}
+    by_role = set().union(*iam.trusted_by(ctx.db, _roles_with(ctx, policy)).values())
     return select(User.id).where(User.is_active.is_(True), or_(User.id.in_(of_users.union(of_groups)), User.id.in_(by_role)))
 
 

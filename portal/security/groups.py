@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from portal.identity import iam
 from portal.identity.iam import IamAttachment, IamGroup, IamGroupMember, IamPolicy
@@ -55,7 +55,7 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
     refuse_escalation(ctx, _of_role(group.role), group.project_id)
     for policy in _policies_of(ctx, group):
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
-    for grant in (grant for role in iam.roles_trusting_group(ctx.db, group) for grant in iam.role_grants(ctx.db, role)):
+    for grant in iam.role_grants(ctx.db, *iam.roles_trusting_group(ctx.db, group)):
         refuse_escalation(ctx, grant.statements, grant.project_id)
     found = _user(ctx, group, user)
     ctx.inputs = {**ctx.inputs, "user": found.id}
@@ -71,10 +71,9 @@ def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, M
     _refuse_relief(ctx, group)
     text = storable(user)
     users = select(User.id).where((User.id == text) | (User.username == text))
-    gone = delete(IamGroupMember).where(IamGroupMember.group_id == group.id, IamGroupMember.user_id.in_(users)).returning(IamGroupMember.user_id)
-    if (user_id := ctx.db.scalar(gone)) is None:
+    if not (gone := iam.leave_group(ctx.db, group, IamGroupMember.user_id.in_(users))):
         raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
-    ctx.inputs = {**ctx.inputs, "user": user_id}
+    ctx.inputs = {**ctx.inputs, "user": gone[0]}
     iam.bump(ctx.db)
 
 
@@ -97,9 +96,7 @@ def _user(ctx: Context, group: IamGroup, named: str) -> User:
 def group_delete(ctx: Context, group: IamGroup) -> None:
     """Delete a group; its members lose what they held through it, and are free of what it denied them."""
     _refuse_relief(ctx, group)
-    ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
-    ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
-    iam.bump(ctx.db)
+    iam.forget_group(ctx.db, group)
 
 
 group_update = update_operation(IamGroup, needs="manage", also=("role",), before=_before_update)

@@ -11,6 +11,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from portal.identity import iam
+from portal.identity.access import end_tokens
 from portal.identity.iam import BUILTIN, CUSTOM, IamAttachment, IamGroup, IamPolicy, IamRole
 from portal.identity.models import PERSON, SERVICE, ApiToken, Membership, User
 from portal.kernel import fields as f
@@ -125,6 +126,8 @@ def _before_update(ctx: Context, role: Any, changes: dict[str, Any]) -> None:
             ctx.db.flush()
             for grant in iam.role_grants(ctx.db, role):
                 refuse_escalation(ctx, grant.statements, grant.project_id)
+        role.trust_policy = trust
+        iam.end_untrusted(ctx.db, role)
     iam.bump(ctx.db)
 
 
@@ -150,7 +153,7 @@ def role_delete(ctx: Context, role: IamRole, *, force: Annotated[bool, FORCE] = 
             f"{running} {'sessions run' if running > 1 else 'session runs'} in {role.name}. End them first, or delete it with force.",
             details={"sessions": running},
         )
-    ctx.db.execute(delete(ApiToken).where(ApiToken.role_id == role.id))
+    end_tokens(ctx.db, ApiToken.role_id == role.id)
     ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id))
     iam.bump(ctx.db)
 

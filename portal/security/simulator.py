@@ -10,17 +10,17 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
-from portal.kernel.authz import Decision, Step, Target, authorize, decide, target_of, trace
+from portal.kernel.authz import Decision, Step, Target, authorize, compiled, decide, target_of, trace
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.lookup import find
+from portal.security.role_sessions import ASSUME, with_trust
 from portal.security.roles import ROLE
 
 SIMULATE = "security.iam.simulate"
 # How many users are asked about at once; each takes a decision of its own.
 MAX_USERS = 500
-MAX_ROLES = 200
 # What a role is named by, where users are named, too.
 ROLE_ID, ROLE_NAME = "role-", "role/"
 
@@ -66,6 +66,9 @@ def simulate(ctx: Context, question: Question) -> Answer:
     target = target_named(ctx, question.resource, question.action)
     somebody = _somebody_named(ctx, question.user, target)
     seen = _as(ctx, somebody, question)
+    if question.action == ASSUME:
+        role = _role_named(ctx, target)
+        seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
     return Answer(_name(somebody), target, decide(seen, question.action, target), trace(seen, question.action, target))
 
 
@@ -82,9 +85,16 @@ def target_named(ctx: Context, resource: str, action: str) -> Target:
     return target_of(find(ctx, rtype, row_id))
 
 
+def _role_named(ctx: Context, target: Target) -> IamRole:
+    """The role that is to be assumed. Raises InvalidRequest where none is named: which one trusts whom decides."""
+    if not target.id:
+        raise InvalidRequest.fields({"resource": [f"Whether somebody may {ASSUME} is up to the role: name one, such as security.role/role-0123."]})
+    return ctx.db.get_one(IamRole, target.id)
+
+
 def role_principal(ctx: Context, role: IamRole, revision: int | None, *, mfa: bool = False) -> Principal:
     """Somebody who acts in a role, or who holds it in the current project if it is built in."""
-    nobody = Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
+    nobody = _acting_in(role, mfa=mfa)
     if role.origin == BUILTIN:
         return iam.with_access(ctx.db, replace(nobody, grants=(Grant(role.name, ctx.project_id),)), revision)
     return iam.with_role(ctx.db, nobody, role, revision)
@@ -155,10 +165,14 @@ def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Ab
     if after:
         query = query.where(User.username > storable(after))
     users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS + 1)).all()
-    asked, roles = users[:MAX_USERS], _roles_that_can(ctx, action, target)
+    assumed = _role_named(ctx, target) if action == ASSUME else None
+    trusted_by_it = iam.trusted_by(ctx.db, [assumed])[assumed.id] if assumed is not None else set()
+    # From within a role none is assumed.
+    asked, roles = users[:MAX_USERS], [] if assumed is not None else _roles_that_can(ctx, action, target)
     found = []
     for user in asked:
-        decision = decide(_as(ctx, user, Question(user.id, action)), action, target)
+        seen = _as(ctx, user, Question(user.id, action))
+        decision = decide(with_trust(seen, assumed, trusts=user.id in trusted_by_it) if assumed is not None else seen, action, target)
         if decision.allowed:
             found.append(Holder(user, decision))
         else:
@@ -168,14 +182,34 @@ def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Ab
 
 def _roles_that_can(ctx: Context, action: str, target: Target) -> list[tuple[IamRole, Decision, set[str]]]:
     """The project's roles that may do it, each with what decides and the ids of those whom it trusts."""
-    roles = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name).limit(MAX_ROLES)
-    answers = [(role, decide(_as(ctx, role, Question(role.id, action)), action, target)) for role in ctx.db.scalars(roles).all()]
-    return [(role, decision, {user.id for user in iam.users_trusted(ctx.db, role)}) for role, decision in answers if decision.allowed]
+    query = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name)
+    roles = ctx.db.scalars(query).all()
+    grants, trusted, limits = iam.grants_by_role(ctx.db, roles), iam.trusted_by(ctx.db, roles), iam.boundaries(ctx.db)
+    found = []
+    for role in roles:
+        whole = replace(_acting_in(role), grants=grants[role.id], limits=limits)
+        decision = decide(replace(ctx, principal=replace(whole, access=compiled(whole)), inputs={}), action, target)
+        if decision.allowed:
+            found.append((role, decision, trusted[role.id]))
+    return found
+
+
+def _acting_in(role: IamRole, *, mfa: bool = False) -> Principal:
+    return Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
-    """The decision for every action on something, or in the project. Raises Forbidden, InvalidRequest or NotFound."""
+    """The decision for every action on something, or in the project, where no role is named that could be assumed.
+
+    Raises Forbidden, InvalidRequest or NotFound.
+    """
     target = target_named(ctx, resource, "")
     somebody = _somebody_named(ctx, named, target)
     seen, prefix = _as(ctx, somebody, Question(somebody.id, "")), f"{resource.partition('/')[0]}." if resource else ""
-    return [decide(seen, action, target) for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]
+    actions = [action for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]
+    if prefix == f"{ROLE.key}.":
+        role = _role_named(ctx, target)
+        seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
+    else:
+        actions = [action for action in actions if action != ASSUME]
+    return [decide(seen, action, target) for action in actions]

@@ -14,10 +14,9 @@ from portal.identity.iam import CUSTOM, IamRole
 from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
-from portal.kernel.lookup import find
 from portal.kernel.policy_documents import statements_in
-from portal.security.role_sessions import END, HOUR_S, SHORTEST_S, role_assume, role_session_end
-from portal.security.roles import ROLE, builtin_document, trusted_names
+from portal.security.role_sessions import END, HOUR_S, SHORTEST_S, role_assume, role_session_end, role_visible, sessions_shown
+from portal.security.roles import builtin_document, trusted_names
 from portal.web.derived import Tab
 from portal.web.page import field_errors, form_status, go, render
 
@@ -36,10 +35,9 @@ def _load_trust(ctx: Context, role: IamRole) -> Mapping[str, Any]:
 
 
 def _load_sessions(ctx: Context, role: IamRole) -> Mapping[str, Any]:
-    me = ctx.principal.user_id
-    may_end = decide(ctx, END, target_of(role)).allowed
-    rows = [(token, user, may_end or user.id == me) for token, user in iam.sessions_in(ctx.db, role)]
-    return {"sessions": rows, "may_assume": role.origin == CUSTOM and iam.is_trusted(ctx.db, role, str(me))}
+    sees_all = decide(ctx, END, target_of(role)).allowed
+    may_assume = role.origin == CUSTOM and iam.is_trusted(ctx.db, role, str(ctx.principal.user_id))
+    return {"sessions": sessions_shown(ctx, role), "sees_all": sees_all, "may_assume": may_assume}
 
 
 TABS = {
@@ -76,8 +74,9 @@ def assume(role_id: str) -> ResponseReturnValue:
 def end(role_id: str, session_id: str) -> ResponseReturnValue:
     """End a session."""
     ctx = context()
-    role_session_end(ctx, find(ctx, ROLE, role_id), session_id)
-    return go(f"{BASE}/{role_id}/sessions", "The session has ended.")
+    role = role_visible(ctx, role_id)
+    role_session_end(ctx, role, session_id)
+    return go(f"{BASE}/{role.id}/sessions", "The session has ended.")
 
 
 def _seconds(text: str) -> int | None:
@@ -88,7 +87,7 @@ def _seconds(text: str) -> int | None:
 
 def _form(role_id: str, status: int, *, error: PortalError | None = None, given: Mapping[str, str] | None = None) -> ResponseReturnValue:
     ctx = context()
-    role: IamRole = find(ctx, ROLE, role_id)
+    role = role_visible(ctx, role_id)
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
     lengths = [
         (SHORTEST_S, "15 minutes"),

@@ -10,17 +10,19 @@ from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity import factors, sign_in, sso
-from portal.identity.accounts import password_change, session_renew
+from portal.identity.accounts import password_change, session_renew, session_revoke, sign_out
 from portal.identity.deletion import user_delete
 from portal.identity.factors import MfaDevice
+from portal.identity.iam import IamRole
 from portal.identity.invitations import invitation_accept, user_invite
-from portal.identity.models import ApiToken, Challenge, Invitation, User, UserSession
+from portal.identity.models import ApiToken, Challenge, Invitation, Membership, User, UserSession, digest
 from portal.identity.providers import Claims, GroupRule, Provider
 from portal.identity.sso import Identity
 from portal.identity.tokens import token_create
 from portal.identity.users import user_sign_out, user_update
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.security.role_sessions import role_assume
 from tests.support.people import PASSWORD, People
 from tests.support.servers import until
 
@@ -75,6 +77,10 @@ class Full:
         with database() as session, transaction(session):
             session.add(UserSession(id_hash="x" * 64, session_id="test", user_id=self.user.id, expires_at=now().replace(year=2099)))
             session.add(Identity(user_id=self.user.id, provider="staff", issuer=STAFF.issuer, subject="u-1"))
+            # Given by the provider, which does not give it any more.
+            session.add(Membership(user_id=self.user.id, project_id=people.project_id, role="viewer", source=STAFF.method))
+            says = {"principals": [{"type": "user", "id": self.user.id}]}
+            session.add(IamRole(id="role-x", name="x", project_id=people.project_id, trust_policy=says))
         device, secret, _ = factors.totp_begin(self.ctx, "phone")
         self.totp = pyotp.TOTP(secret)
         factors.totp_confirm(self.ctx, device.id, self.totp.at(now(), counter_offset=-1))
@@ -82,8 +88,10 @@ class Full:
         self.invitation = user_invite(self.boss, self.user.id)
         self.challenge = sign_in.sign_in(people.context(None), self.user.username, PASSWORD).secret
         self.waiting, self.waiting_secret, _ = factors.totp_begin(self.ctx, "tablet")
-        with database() as session:
+        with database() as session, transaction(session):
             self.identity = session.scalars(select(Identity.id)).one()
+            # With the first app it got another secret.
+            session.scalars(select(UserSession).where(UserSession.session_id == "test")).one().id_hash = digest("cookie")
 
 
 def renew(ctx: Context) -> None:
@@ -106,6 +114,9 @@ ACTS: dict[str, Callable[[Full], object]] = {
     "sign out": lambda full: user_sign_out(full.boss, full.user.id),
     "end other sessions": lambda full: sign_in.sessions_end_others(full.ctx, ""),
     "come from a provider": lambda full: sso.enter(full.people.context(None), STAFF, Claims(STAFF.issuer, "u-1")),
+    "assume a role": lambda full: role_assume(full.ctx, "role-x", "night shift"),
+    "leave the browser": lambda full: sign_out(full.ctx, "cookie"),
+    "revoke a session": lambda full: session_revoke(full.ctx, "test"),
     "unlink": lambda full: sso.identity_unlink(full.ctx, full.identity),
 }  # fmt: skip
 
@@ -114,7 +125,9 @@ ACTS: dict[str, Callable[[Full], object]] = {
 def test_the_user_is_locked_before_what_belongs_to_them(people: People, database: sessionmaker[Session], act: str) -> None:
     full = Full(people, database)
     mine = select(User).where(User.id == full.user.id)
-    refuse_out_of_order(database, mine, [select(model).where(model.user_id == full.user.id) for model in THEIRS], lambda: ACTS[act](full))
+    theirs = select(Membership.role).where(Membership.user_id == full.user.id)
+    later = [theirs, *(select(model).where(model.user_id == full.user.id) for model in THEIRS), select(IamRole).where(IamRole.id == "role-x")]
+    refuse_out_of_order(database, mine, later, lambda: ACTS[act](full))
 
 
 @pytest.mark.parametrize(

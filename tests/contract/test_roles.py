@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.accounts import session_revoke
-from portal.identity.models import ApiToken, UserSession
+from portal.identity.models import ApiToken
 from portal.identity.tokens import token_user
 from portal.identity.users import user_sign_out, user_update
 from portal.kernel.audit import AuditEntry
@@ -119,7 +119,7 @@ def test_a_second_factor_is_the_one_of_the_session_that_assumed(admin: Api, view
     role = new_role(admin, "careful", trusts=trust(("user", viewer.user.id)))
     attach(admin, write(admin, "with-factor", document), role, "role")
     assert assume(viewer, role).post("/compute/key-pairs", {"name": "one"}).status_code == 403
-    ctx = people.context(viewer.user)
+    ctx = people.signed_in(viewer.user)
     ctx.principal = replace(ctx.principal, mfa=True)
     secret, _, _ = role_assume(ctx, role, "with factor")
     found = token_user(people.context(None).db, secret, source_ip="")
@@ -222,14 +222,11 @@ def test_it_ends_with_the_token_that_assumed_it(viewer: Api, role: str, people: 
 
 
 def test_it_ends_with_the_browser_session_that_assumed_it(app: Flask, viewer: Api, role: str, people: People) -> None:
-    ctx = people.context(viewer.user)
+    ctx = people.signed_in(viewer.user)
     secret, _, _ = role_assume(ctx, role, "from the console")
     acting = Api(app.test_client(), viewer.user, secret)
     assert not is_over(acting)
-    with people.sessions() as session:
-        session.add(UserSession(id_hash="x", session_id="test", user_id=viewer.user.id, expires_at=now() + timedelta(hours=1)))
-        session.commit()
-    session_revoke(people.context(viewer.user), "test")
+    session_revoke(ctx, ctx.principal.credential.removeprefix("session:"))
     assert is_over(acting)
 
 

@@ -255,7 +255,7 @@ def test_deleting_and_assuming_at_once_leave_no_session(people: People, admin: A
         return attempt(lambda: run(people.context(admin.user), role_delete, role, {"force": True}))
 
     def assume_it() -> str:
-        return attempt(lambda: role_assume(people.context(admin.user), role, "race")[0])
+        return attempt(lambda: role_assume(people.signed_in(admin.user), role, "race")[0])
 
     results = race([delete, *[assume_it] * 4])
     assert results[0] == "done"
