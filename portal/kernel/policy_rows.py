@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, String, and_, bindparam, false, literal, literal_column, not_, or_, true
+from sqlalchemy import Boolean, ColumnElement, String, and_, bindparam, case, false, literal, literal_column, not_, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -140,11 +140,21 @@ def is_of_rows(need: Condition) -> bool:
 def rows_of(entries: Iterable[Entry], columns: Columns, asked: Asked) -> ColumnElement[bool]:
     """The rows of a type for which all of what one entry needs holds, in one of its projects (None: anywhere); true or false for each, never NULL."""
     parts = defaultdict(list)
-    for scopes, needs in _joined(entries):
-        parts[scopes].append(and_(true(), *(_rows(need, columns, asked) for need in sorted(needs, key=str))))
+    joined = _joined(entries)
+    for scopes, needs in joined:
+        parts[scopes].append(_all_of(sorted(needs, key=str), columns, asked, is_one_of_many=len(joined) > BREADTH))
     return _either([
         found if None in scopes else and_(in_project(columns, scopes), found) for scopes, there in parts.items() for found in [_either(there)]
     ])  # fmt: skip
+
+
+def _all_of(needs: Sequence[Condition], columns: Columns, asked: Asked, *, is_one_of_many: bool) -> ColumnElement[bool]:
+    tagged = [_rows(need, columns, asked) for need in needs if need.key.startswith("resource.tag/")]
+    own = [_rows(need, columns, asked) for need in needs if not need.key.startswith("resource.tag/")]
+    if is_one_of_many and own and tagged:
+        # SQLite looks for the tags of every one of them otherwise, at a cost that grows with the square of their number.
+        return case((and_(true(), *own), and_(true(), *tagged)), else_=false())
+    return and_(true(), *own, *tagged)
 
 
 def in_project(columns: Columns, projects: Collection[str | None]) -> ColumnElement[bool]:
