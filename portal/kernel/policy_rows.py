@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, String, and_, bindparam, case, false, literal, literal_column, not_, or_, true
+from sqlalchemy import Boolean, ColumnElement, String, and_, bindparam, case, false, literal_column, not_, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -17,7 +17,9 @@ from portal.kernel.tags import ResourceTag
 
 # A database refuses a deep expression; a long one is written in groups of so many.
 BREADTH = 30
-TAG_VALUE = literal_column(f"{ResourceTag.__tablename__}.value", String())
+TAG = "resource.tag/"
+_tag_key = literal_column(f"{ResourceTag.__tablename__}.key", String())
+_tag_value = literal_column(f"{ResourceTag.__tablename__}.value", String())
 Entry = tuple[frozenset[str | None], frozenset[Condition]]
 
 
@@ -70,7 +72,7 @@ class _IsLikeOne(FunctionElement[bool]):
 
 
 class _IsTagged(FunctionElement[bool]):
-    """An id whose resource has a tag with a key for whose value (`TAG_VALUE`) something holds."""
+    """An id whose resource has a tag for which something holds of `_tag_key` and `_tag_value`."""
 
     name = "is_tagged"
     type = Boolean()
@@ -112,9 +114,9 @@ def _like_one(element: _IsLikeOne, compiler: Any, **more: Any) -> str:
 
 @compiles(_IsTagged)
 def _is_tagged(element: _IsTagged, compiler: Any, **more: Any) -> str:
-    row_id, key, holds = (compiler.process(each, **more) for each in element.clauses)
+    row_id, holds = (compiler.process(each, **more) for each in element.clauses)
     tags = ResourceTag.__tablename__
-    return f"EXISTS (SELECT 1 FROM {tags} WHERE {tags}.resource_id = {row_id} AND {tags}.key = {key} AND ({holds}))"  # noqa: S608 - as above
+    return f"EXISTS (SELECT 1 FROM {tags} WHERE {tags}.resource_id = {row_id} AND ({holds}))"  # noqa: S608 - as above
 
 
 @compiles(_AnyOf)
@@ -141,16 +143,24 @@ def rows_of(entries: Iterable[Entry], columns: Columns, asked: Asked) -> ColumnE
     """The rows of a type for which all of what one entry needs holds, in one of its projects (None: anywhere); true or false for each, never NULL."""
     parts = defaultdict(list)
     joined = _joined(entries)
+    tags = defaultdict(list)
     for scopes, needs in joined:
-        parts[scopes].append(_all_of(sorted(needs, key=str), columns, asked, is_one_of_many=len(joined) > BREADTH))
+        alone = next(iter(needs)) if len(needs) == 1 else None
+        if alone is not None and alone.key.startswith(TAG) and alone.operator in {"StringEquals", "StringLike"} and columns.id is not None:
+            tags[scopes].append(_tag(alone, asked))
+        else:
+            parts[scopes].append(_all_of(sorted(needs, key=str), columns, asked, is_one_of_many=len(joined) > BREADTH))
+    for scopes, wanted in tags.items():
+        # One look at the tags of a row for all that ask for nothing else.
+        parts[scopes].append(_IsTagged(columns.id, _either(wanted)))
     return _either([
         found if None in scopes else and_(in_project(columns, scopes), found) for scopes, there in parts.items() for found in [_either(there)]
     ])  # fmt: skip
 
 
 def _all_of(needs: Sequence[Condition], columns: Columns, asked: Asked, *, is_one_of_many: bool) -> ColumnElement[bool]:
-    tagged = [_rows(need, columns, asked) for need in needs if need.key.startswith("resource.tag/")]
-    own = [_rows(need, columns, asked) for need in needs if not need.key.startswith("resource.tag/")]
+    tagged = [_rows(need, columns, asked) for need in needs if need.key.startswith(TAG)]
+    own = [_rows(need, columns, asked) for need in needs if not need.key.startswith(TAG)]
     if is_one_of_many and own and tagged:
         # SQLite looks for the tags of every one of them otherwise, at a cost that grows with the square of their number.
         return case((and_(true(), *own), and_(true(), *tagged)), else_=false())
@@ -238,7 +248,11 @@ def _tagged_rows(need: Condition, key: str, columns: Columns, asked: Asked) -> C
     if columns.id is None:
         return true() if need.holds(None, asked) else false()
     if need.operator == "Null":
-        there = _IsTagged(columns.id, literal(key), true())
+        there = _IsTagged(columns.id, _tag_key == key)
         return not_(there) if need.values[0] == "true" else there
-    found = _IsTagged(columns.id, literal(key), _any_wanted(need, TAG_VALUE, asked))
+    found = _IsTagged(columns.id, _tag(need, asked))
     return not_(found) if OPERATORS[need.operator].negated else found
+
+
+def _tag(need: Condition, asked: Asked) -> ColumnElement[bool]:
+    return and_(_tag_key == need.key.removeprefix(TAG), _any_wanted(need, _tag_value, asked))

@@ -169,6 +169,11 @@ def test_a_list_can_be_filtered_by_very_many_statements(ctx: Context, conditions
     """SQLite refuses an expression that is deeper than 1,000."""
     assert names(ctx, several(1200, *conditions)) == {"web-1", "web-2"}
     everything = Statement("All", True, ("*",))
+    tagged = [
+        Statement(f"T{n}", True, ("*",), (), (Condition("StringEquals", f"resource.tag/{'env' if n == 7 else n}", ("prod", "test")),))
+        for n in range(1200)
+    ]
+    assert names(ctx, tagged) == set(NAMES[:4])
     assert names(ctx, [everything, *several(1200, *conditions, allows=False)]) == {"db_1", "a[b]c"}
 
 
