@@ -1,6 +1,6 @@
-"""The language of IAM policies: statements, decided for one resource or turned into SQL with the same meaning.
+"""The language of IAM policies: what a statement says of one resource. `policy_index` decides by many, `policy_rows` says the same in SQL.
 
-A key that is not known makes a positive comparison fail and a negative one (`…Not…`) hold; the SQL says the same.
+A key that is not known makes a positive comparison fail and a negative one (`…Not…`) hold.
 """
 
 import ipaddress
@@ -11,12 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
-
-from sqlalchemy import Boolean, ColumnElement, String, and_, exists, false, literal, not_, or_, true
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement as Expression
-
-from portal.kernel.tags import ResourceTag
 
 LEVELS = ("read", "audit", "write", "delete", "manage", "platform")
 KEYS = {
@@ -81,37 +75,23 @@ class Columns:
 # -- patterns --------------------------------------------------------------------------------------------------------------------------------
 
 
+def glob(text: str) -> str:
+    """A pattern as a regular expression for `match`: `*` is any text, `?` any one character. It never tries the same place twice."""
+    first, *more = ("".join("." if c == "?" else re.escape(c) for c in part) for part in re.split(r"\*+", text))
+    if not more:
+        return first + r"\Z"
+    return first + "".join(f"(?>.*?{part})" for part in more[:-1]) + f".*{more[-1]}" + r"\Z"
+
+
 @lru_cache(maxsize=4096)
 def pattern(text: str) -> re.Pattern[str]:
-    """`*` is any text, `?` any one character; everything else is itself."""
-    return re.compile("".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in text), re.DOTALL)
+    """A pattern, ready for use."""
+    return re.compile(glob(text), re.DOTALL)
 
 
 def is_like(text: str, wanted: str) -> bool:
     """Whether a text matches a pattern."""
-    return pattern(wanted).fullmatch(text) is not None
-
-
-class Like(Expression[bool]):
-    """A column that matches a pattern, case-sensitively on every database."""
-
-    inherit_cache = False
-    type = Boolean()
-
-    def __init__(self, column: Expression[Any], wanted: str) -> None:
-        self.column, self.wanted = column, wanted
-
-
-@compiles(Like, "sqlite")
-def _glob(element: Like, compiler: Any, **more: Any) -> str:
-    text = element.wanted.replace("[", "[[]")
-    return f"({compiler.process(element.column, **more)} GLOB {compiler.process(literal(text, String()), **more)})"
-
-
-@compiles(Like)
-def _like(element: Like, compiler: Any, **more: Any) -> str:
-    escaped = re.sub(r"[\\%_]", lambda found: "\\" + found.group(), element.wanted).replace("*", "%").replace("?", "_")
-    return f"({compiler.process(element.column, **more)} LIKE {compiler.process(literal(escaped, String()), **more)} ESCAPE '\\')"
+    return pattern(wanted).match(text) is not None
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------------------------------
@@ -241,28 +221,37 @@ def filled(values: Iterable[str], asked: Asked) -> list[str]:
     return found
 
 
-def of_request(key: str, asked: Asked) -> Any:
-    """What is known under a key that is not the resource's; None if nothing is."""
+@lru_cache(maxsize=4096)
+def known_of(key: str) -> Callable[[Target, Asked], Any]:
+    """What looks up what is known under a key; it answers None if nothing is."""
     kind, _, name = key.partition("/")
-    if kind == "request.tag":
-        return asked.tags.get(name)
-    if kind == "request.input":
-        return asked.inputs.get(name)
-    return {
-        "request.ip": asked.ip or None, "request.time": asked.at, "principal.id": asked.principal_id, "principal.name": asked.principal_name or None,
-        "principal.mfa": asked.mfa, "principal.credential": asked.credential or None,
-    }[kind]  # fmt: skip
+    if kind in NAMED:
+        named = NAMED[kind]
+        return lambda target, asked: named(target, asked).get(name)
+    return LOOKUPS[kind]
 
 
-def of_resource(key: str, target: Target) -> Any:
-    """What is known of the target under a key of the resource; None if nothing is."""
-    kind, _, name = key.partition("/")
-    if kind == "resource.tag":
-        return target.tags.get(name)
-    return {
-        "resource.id": target.id or None, "resource.name": target.name or None, "resource.project": target.project_id,
-        "resource.owner": target.owner_id, "resource.shared": target.shared,
-    }[kind]  # fmt: skip
+# What is known under many names, and what is known under one. `TARGET_ID` is what `Resource` compares with: known of every target.
+NAMED: Mapping[str, Callable[[Target, Asked], Mapping[str, Any]]] = {
+    "resource.tag": lambda target, _asked: target.tags,
+    "request.tag": lambda _target, asked: asked.tags,
+    "request.input": lambda _target, asked: asked.inputs,
+}
+TARGET_ID = "resource"
+LOOKUPS: Mapping[str, Callable[[Target, Asked], Any]] = {
+    TARGET_ID: lambda target, _asked: target.id,
+    "resource.id": lambda target, _asked: target.id or None,
+    "resource.name": lambda target, _asked: target.name or None,
+    "resource.project": lambda target, _asked: target.project_id,
+    "resource.owner": lambda target, _asked: target.owner_id,
+    "resource.shared": lambda target, _asked: target.shared,
+    "request.ip": lambda _target, asked: asked.ip or None,
+    "request.time": lambda _target, asked: asked.at,
+    "principal.id": lambda _target, asked: asked.principal_id,
+    "principal.name": lambda _target, asked: asked.principal_name or None,
+    "principal.mfa": lambda _target, asked: asked.mfa,
+    "principal.credential": lambda _target, asked: asked.credential or None,
+}
 
 
 # -- statements ------------------------------------------------------------------------------------------------------------------------------
@@ -292,18 +281,9 @@ class Statement:
         if self.resources and not any(_names(wanted, type_key, target.id) for wanted in self.resources):
             return f"Resource is {', '.join(self.resources)}"
         for condition in self.conditions:
-            known = of_resource(condition.key, target) if condition.key.startswith("resource.") else of_request(condition.key, asked)
-            if not condition.holds(known, asked):
+            if not condition.holds(known_of(condition.key)(target, asked), asked):
                 return f"Condition {condition.operator} {condition.key} {', '.join(condition.values)} does not hold"
         return ""
-
-    def where(self, type_key: str, columns: Columns, asked: Asked) -> ColumnElement[bool]:
-        """The rows of a type that it applies to; true or false for each, never NULL."""
-        parts: list[ColumnElement[bool]] = []
-        if self.resources:
-            parts.append(or_(false(), *(_named_rows(wanted, type_key, columns) for wanted in self.resources)))
-        parts += [_held_rows(condition, columns, asked) for condition in self.conditions]
-        return and_(true(), *parts)
 
 
 def covers(wanted: str, action: str, level: str) -> bool:
@@ -317,65 +297,3 @@ def covers(wanted: str, action: str, level: str) -> bool:
 def _names(wanted: str, type_key: str, target_id: str) -> bool:
     kind, _, wanted_id = wanted.partition("/")
     return is_like(type_key, kind) and is_like(target_id, wanted_id)
-
-
-def _named_rows(wanted: str, type_key: str, columns: Columns) -> ColumnElement[bool]:
-    kind, _, wanted_id = wanted.partition("/")
-    if columns.id is None or not is_like(type_key, kind):
-        return true() if columns.id is None and _names(wanted, type_key, "") else false()
-    return true() if wanted_id == "*" else _like_or_equal(columns.id, wanted_id)
-
-
-def _like_or_equal(column: Any, wanted: str) -> ColumnElement[bool]:
-    found: ColumnElement[bool] = Like(column, wanted) if "*" in wanted or "?" in wanted else column == wanted
-    return found
-
-
-def _held_rows(condition: Condition, columns: Columns, asked: Asked) -> ColumnElement[bool]:
-    kind, _, name = condition.key.partition("/")
-    if not kind.startswith("resource."):
-        return true() if condition.holds(of_request(condition.key, asked), asked) else false()
-    if kind == "resource.tag":
-        return _tagged_rows(condition, name, columns, asked)
-    column = {
-        "resource.id": columns.id, "resource.name": columns.name, "resource.project": columns.project, "resource.owner": columns.owner,
-        "resource.shared": columns.shared,
-    }[kind]  # fmt: skip
-    if kind == "resource.shared":
-        return _bool_rows(condition, column)
-    if column is None:
-        return true() if condition.holds(None, asked) else false()
-    if condition.operator == "Null":
-        is_absent: ColumnElement[bool] = column.is_(None)
-        return is_absent if condition.values[0] == "true" else not_(is_absent)
-    found = and_(column.is_not(None), _any_wanted(condition, column, asked))
-    return not_(found) if OPERATORS[condition.operator].negated else found
-
-
-def _any_wanted(condition: Condition, column: Any, asked: Asked) -> ColumnElement[bool]:
-    is_pattern = condition.operator in {"StringLike", "StringNotLike"}
-    values = filled(condition.values, asked)
-    return or_(false(), *(_like_or_equal(column, value) if is_pattern else column == value for value in values))
-
-
-def _bool_rows(condition: Condition, column: Any) -> ColumnElement[bool]:
-    """`resource.shared` is known of every row: false where the table has no such thing."""
-    if condition.operator == "Null":
-        return true() if condition.values[0] == "false" else false()
-    wanted = {value == "true" for value in condition.values}
-    if len(wanted) > 1:
-        return true()
-    if column is None:
-        return false() if True in wanted else true()
-    found: ColumnElement[bool] = column.is_(True in wanted)
-    return found
-
-
-def _tagged_rows(condition: Condition, key: str, columns: Columns, asked: Asked) -> ColumnElement[bool]:
-    if columns.id is None:
-        return true() if condition.holds(None, asked) else false()
-    there = exists().where(ResourceTag.resource_id == columns.id, ResourceTag.key == key)
-    if condition.operator == "Null":
-        return not_(there) if condition.values[0] == "true" else there
-    found = there.where(_any_wanted(condition, ResourceTag.value, asked))
-    return not_(found) if OPERATORS[condition.operator].negated else found

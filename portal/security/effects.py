@@ -10,11 +10,12 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy, IamRole
 from portal.identity.models import Project, User
-from portal.kernel.authz import Access, Rules, Target, access_of, compiled, decide
+from portal.kernel.authz import Access, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
 from portal.kernel.lookup import find
 from portal.kernel.policy import Statement
 from portal.kernel.policy_documents import Problem
+from portal.kernel.policy_rules import Rules
 from portal.security.advice import Advice, actions_of, advice, impossible
 from portal.security.policies import POLICY
 from portal.security.simulator import SIMULATE, role_principal

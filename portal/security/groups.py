@@ -18,6 +18,7 @@ from portal.kernel.ids import storable
 from portal.kernel.policy import Statement
 from portal.kernel.policy_documents import statements_in
 from portal.kernel.resource import Column, ResourceType
+from portal.security.bounds import refuse_excess
 
 MEMBER = f.FieldInfo(f.Line(254, min_length=1), "User", "Name or id of a member of the project.")
 
@@ -63,6 +64,7 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
         raise Conflict(f"{found.username} is in {group.name} already.")
     ctx.db.add(IamGroupMember(group_id=group.id, user_id=found.id))
     iam.bump(ctx.db)
+    refuse_excess(ctx, [found.id])
 
 
 @operation(IamGroup, "remove_member", label="Remove member", needs="manage", icon="x")

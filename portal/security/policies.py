@@ -19,6 +19,7 @@ from portal.kernel.ids import storable
 from portal.kernel.policy import Statement
 from portal.kernel.policy_documents import VERSION, PolicyError, parse, statements_in
 from portal.kernel.resource import Column, ResourceType
+from portal.security.bounds import holders_by, holders_through, refuse_excess
 
 EXAMPLE = {
     "Version": VERSION,
@@ -63,16 +64,18 @@ def policy_create(
 
 def _before_update(ctx: Context, policy: Any, changes: dict[str, Any]) -> None:
     """A changed document is a new version and counts at once, and who changes it must hold all that it allows."""
+    iam.bump(ctx.db)
     if "document" in changes:
         _keep_version(ctx, policy, changes["document"])
-    iam.bump(ctx.db)
 
 
 def _keep_version(ctx: Context, policy: IamPolicy, document: dict[str, Any]) -> None:
     refuse_escalation(ctx, checked(ctx, document), policy.project_id)
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     policy.number += 1
+    policy.document = document
     ctx.db.add(IamPolicyVersion(policy_id=policy.id, number=policy.number, document=document, username=ctx.principal.username))
+    refuse_excess(ctx, holders_through(ctx, policy))
 
 
 @operation(IamPolicy, "restore", label="Restore version", needs="manage", icon="redo")
@@ -81,9 +84,8 @@ def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NU
     version = ctx.db.get(IamPolicyVersion, (policy.id, number))
     if version is None:
         raise InvalidRequest.fields({"number": [f"There is no version {number}; the newest is {policy.number}."]})
-    _keep_version(ctx, policy, version.document)
-    policy.document = version.document
     iam.bump(ctx.db)
+    _keep_version(ctx, policy, version.document)
 
 
 @operation(IamPolicy, "attach", label="Attach", needs="manage", icon="plus")
@@ -97,6 +99,7 @@ def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
         raise Conflict(f"{policy.name} is attached to {principal_id} already.")
     ctx.db.add(IamAttachment(policy_id=policy.id, principal_type=principal_type, principal_id=holder, created_by=ctx.principal.username))
     iam.bump(ctx.db)
+    refuse_excess(ctx, holders_by(ctx, principal_type, holder))
 
 
 @operation(IamPolicy, "detach", label="Detach", needs="manage", icon="x")

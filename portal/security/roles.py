@@ -22,6 +22,7 @@ from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.policy_documents import as_document, statements_in
 from portal.kernel.resource import Column, ResourceType
+from portal.security.bounds import refuse_excess, refuse_excess_of
 
 TRUST_TYPES = ("user", "service_account", "group")
 MAX_PRINCIPALS = 100
@@ -112,12 +113,14 @@ def role_create(
         description=description, tags=tags or {}, origin=CUSTOM,
     )  # fmt: skip
     _attach(ctx, role, policies)
+    refuse_excess_of(name, policies)
     return role
 
 
 def _before_update(ctx: Context, role: Any, changes: dict[str, Any]) -> None:
     """Whoever is trusted anew is given what the role may do; what it is given or freed of counts for all whom it trusts."""
     _refuse_builtin(role)
+    iam.bump(ctx.db)
     if "permission_policies" in changes:
         _set_policies(ctx, role, changes.pop("permission_policies") or [])
     if "trust_policy" in changes:
@@ -128,7 +131,6 @@ def _before_update(ctx: Context, role: Any, changes: dict[str, Any]) -> None:
                 refuse_escalation(ctx, grant.statements, grant.project_id)
         role.trust_policy = trust
         iam.end_untrusted(ctx.db, role)
-    iam.bump(ctx.db)
 
 
 def _set_policies(ctx: Context, role: IamRole, names: Sequence[str]) -> None:
@@ -139,7 +141,7 @@ def _set_policies(ctx: Context, role: IamRole, names: Sequence[str]) -> None:
     mine = (IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id)
     ctx.db.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(have.keys() - wanted.keys())))
     _attach(ctx, role, [wanted[policy_id] for policy_id in sorted(wanted.keys() - have.keys())])
-    ctx.db.flush()
+    refuse_excess(ctx, [role.id])
     ctx.db.expire(role, ["attached", "attachments"])
 
 
