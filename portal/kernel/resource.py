@@ -274,9 +274,6 @@ class Registry:
             raise TypeError(msg)
         self.permissions[f"{rtype.key}.read"] = "read"
         self.permissions.update({f"{rtype.key}.{verb}": level for verb, level in rtype.extra_permissions.items()})
-        if rtype.tenancy is not Tenancy.PLATFORM and not any(op.effect == "remove" and not op.internal for op in rtype.operations):
-            msg = f"{rtype.key} has no operation that removes a row: projects with one could not be deleted"
-            raise TypeError(msg)
         for op in rtype.operations:
             if op.model is not rtype.model or op.verb == "read":
                 msg = f"operation {op.verb} does not belong to {rtype.key}"
@@ -288,6 +285,9 @@ class Registry:
             op.check(rtype)
             self.permissions[name] = op.needs
             self._operations[name] = op
+        if rtype.tenancy is not Tenancy.PLATFORM and not any(op.effect == "remove" and not op.internal for op in rtype.operations):
+            msg = f"{rtype.key} has no operation that removes a row: projects with one could not be deleted"
+            raise TypeError(msg)
 
     def __iter__(self) -> Iterator[ResourceType]:
         return iter(self._types.values())
