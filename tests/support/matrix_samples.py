@@ -68,6 +68,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         assert answer.status_code in {200, 201, 202}, answer.json
         return answer.json or {}
 
+    member = people.user("viewer", project_id)
     export = made("/security/audit-logs/export", {})["export_id"]
     machine = {"flavor": "t3-micro", "image": "atonix-tiny"}
     several = {
@@ -100,7 +101,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "request_id": made("/quota-requests", {"resource_type": "instances", "limit": 500, "reason": "More machines are needed."})["request_id"],
         "account_key_id": keys[0]["id"], "other_account_key_id": keys[1]["id"],
         "role_session_id": sessions[0]["session_id"], "other_role_session_id": sessions[1]["session_id"], **several,
-        "token_id": owner.get("/auth/keys").json["results"][0]["id"], "member": people.user("viewer", project_id).id,
+        "token_id": owner.get("/auth/keys").json["results"][0]["id"], "member": member.id, "member_name": member.username,
         "project_name": owner.get(f"/projects/{project_id}").json["name"], **_own(owner.user.id, people, client, name),
     }  # fmt: skip
 
@@ -141,7 +142,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/compute/instances/<instance_id>/resize": {"flavor": "t3-small"},
         "POST /api/v1/compute/key-pairs/bulk-action": {"action": "delete", "ids": [ids["bulk_key_pair_id"]]},
         "POST /api/v1/oauth-clients": {"name": f"{new}-api", **client},
-        "POST /api/v1/projects": {"name": f"{new}-api"}, "POST /api/v1/projects/<project_id>/members": {"username": ids["member"], "role": "developer"},
+        "POST /api/v1/projects": {"name": f"{new}-api"}, "POST /api/v1/projects/<project_id>/members": {"username": ids["member_name"], "role": "developer"},
         "POST /api/v1/quota-requests": {"resource_type": "cpus", "limit": 500, "reason": "More processors are needed."},
         "POST /api/v1/quota-requests/<request_id>/decide": decision, "POST /quotas/requests/<request_id>/decide": decision,
         "POST /api/v1/security/groups/<group_id>/add-member": {"user": ids["member"]},
@@ -152,8 +153,8 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/security/users": {"username": f"{new}-api", "email": f"{new}-api@example.org"},
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
         "POST /projects/<project_id>/delete": {"confirm": ids["project_name"]},
-        "POST /projects/<project_id>/members": {"username": ids["member"], "role": "viewer"},
-        "POST /quotas/<dimension>": {"limit": "600"}, "POST /quotas/users": {"username": ids["user_id"], "dimension": "instances", "limit": "50"},
+        "POST /projects/<project_id>/members": {"username": ids["member_name"], "role": "viewer"},
+        "POST /quotas/<dimension>": {"limit": "20"}, "POST /quotas/users": {"username": ids["user_id"], "dimension": "instances", "limit": "50"},
         "POST /quotas/requests/new": {"dimension": "memory_gb", "limit": "9000", "reason": "More memory is needed."},
         "POST /security/applications": {"name": new, **client, "redirect_uris": CALLBACK, "scopes": "compute:read"},
         "POST /security/roles/<role_id>/assume": {"session_name": "mine"},
