@@ -90,33 +90,33 @@ class _AnyOf(FunctionElement[bool]):
 @compiles(_IsOneOf, "sqlite")
 def _one_of_sqlite(element: _IsOneOf, compiler: Any, **more: Any) -> str:
     column, wanted = (compiler.process(each, **more) for each in element.clauses)
-    return f"({column} IN (SELECT value FROM json_each({wanted})))"  # noqa: S608 - of parameters and columns
+    return f"({column} IN (SELECT value FROM json_each({wanted})))"  # noqa: S608  # nosec B608 - of parameters and columns
 
 
 @compiles(_IsOneOf)
 def _one_of(element: _IsOneOf, compiler: Any, **more: Any) -> str:
     column, wanted = (compiler.process(each, **more) for each in element.clauses)
-    return f"({column} IN (SELECT json_array_elements_text(CAST({wanted} AS json))))"
+    return f"({column} IN (SELECT json_array_elements_text(CAST({wanted} AS json))))"  # nosec B608 - of parameters and columns
 
 
 @compiles(_IsLikeOne, "sqlite")
 def _like_one_sqlite(element: _IsLikeOne, compiler: Any, **more: Any) -> str:
     column, wanted = (compiler.process(each, **more) for each in element.clauses)
-    return f"EXISTS (SELECT 1 FROM json_each({wanted}) AS wanted WHERE {column} GLOB wanted.value)"  # noqa: S608 - of parameters and columns
+    return f"EXISTS (SELECT 1 FROM json_each({wanted}) AS wanted WHERE {column} GLOB wanted.value)"  # noqa: S608  # nosec B608 - of parameters and columns
 
 
 @compiles(_IsLikeOne)
 def _like_one(element: _IsLikeOne, compiler: Any, **more: Any) -> str:
     column, wanted = (compiler.process(each, **more) for each in element.clauses)
     texts = f"json_array_elements_text(CAST({wanted} AS json))"
-    return f"EXISTS (SELECT 1 FROM {texts} AS wanted(value) WHERE {column} LIKE wanted.value ESCAPE '\\')"  # noqa: S608 - of parameters and columns
+    return f"EXISTS (SELECT 1 FROM {texts} AS wanted(value) WHERE {column} LIKE wanted.value ESCAPE '\\')"  # noqa: S608  # nosec B608 - of parameters and columns
 
 
 @compiles(_IsTagged)
 def _is_tagged(element: _IsTagged, compiler: Any, **more: Any) -> str:
     row_id, holds = (compiler.process(each, **more) for each in element.clauses)
     tags = ResourceTag.__tablename__
-    return f"EXISTS (SELECT 1 FROM {tags} WHERE {tags}.resource_id = {row_id} AND ({holds}))"  # noqa: S608 - as above
+    return f"EXISTS (SELECT 1 FROM {tags} WHERE {tags}.resource_id = {row_id} AND ({holds}))"  # noqa: S608  # nosec B608 - as above
 
 
 @compiles(_AnyOf)
