@@ -9,6 +9,8 @@ PYTEST := $(PY) -m pytest
 COVERAGE ?= 90
 # Processes for the quick tiers.
 JOBS ?= $(shell nproc)
+# Who has done their tests takes over from those who have not.
+PARALLEL := -n $(JOBS) --dist worksteal
 # More arguments for pytest: make test-unit ARGS="-k quota -x"
 ARGS ?=
 measured = COVERAGE_FILE=.coverage.$(1) $(PYTEST) --cov --cov-report=
@@ -39,23 +41,23 @@ setup-dev: ## set-up plus linters, test tools, a browser, PostgreSQL, RabbitMQ a
 .PHONY: test
 test: setup-dev ## all tests: SQLite and PostgreSQL, a real guest, a real browser; then the coverage
 	@rm -f .coverage .coverage.*
-	$(call measured,unit) -n $(JOBS) tests/unit tests/contract
-	TEST_DATABASE=postgresql $(call measured,postgresql) -n $(JOBS) tests/contract
+	$(call measured,unit) $(PARALLEL) tests/unit tests/contract
+	TEST_DATABASE=postgresql $(call measured,postgresql) $(PARALLEL) tests/contract
 	$(call measured,integration) tests/integration
 	$(call measured,e2e) tests/e2e
 	@$(MAKE) coverage
 
 .PHONY: test-unit
 test-unit: setup-dev ## unit tests only: seconds
-	$(PYTEST) -n $(JOBS) tests/unit $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/unit $(ARGS)
 
 .PHONY: test-contract
 test-contract: setup-dev ## what every resource type promises, on SQLite
-	$(PYTEST) -n $(JOBS) tests/contract $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/contract $(ARGS)
 
 .PHONY: test-postgresql
 test-postgresql: setup-dev ## the same promises on a PostgreSQL that the tests start themselves
-	TEST_DATABASE=postgresql $(PYTEST) -n $(JOBS) tests/contract $(ARGS)
+	TEST_DATABASE=postgresql $(PYTEST) $(PARALLEL) tests/contract $(ARGS)
 
 .PHONY: test-integration
 test-integration: setup-dev ## with real engines: boots guests

@@ -49,7 +49,7 @@ def rows(count: int, projects: list[str]) -> Iterator[list[Any]]:
             projects[resource % len(projects)], f"req-{seq // 3:016x}", f"r-{resource:012x}", f"name-{resource}", kind, seq, "api",
             f"10.{user % 200}.{user // 200}.7", status, f"{at:%Y-%m-%d %H:%M:%S}.000000", "curl/8.5", f"usr-{user:012x}", f"user-{user}",
         ]  # fmt: skip
-        previous = hash_of(line)
+        previous = hash_of(line, details)
         line.append(previous)
         yield line
 

@@ -11,6 +11,7 @@ import portal.kernel.audit_archives
 import portal.kernel.audit_checkpoints
 import portal.kernel.audit_export
 import portal.kernel.audit_streams
+import portal.kernel.audit_verifications
 import portal.kernel.capabilities
 import portal.kernel.quota_history
 import portal.kernel.quota_requests  # noqa: F401 - all tables must be known

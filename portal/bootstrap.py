@@ -1,4 +1,4 @@
-"""What a fresh installation begins with: tables, a project, its first administrator, flavors and images. Safe to run at every start."""
+"""What a fresh installation begins with: tables, a project, its first administrator, flavors, images and built-in roles. Safe to run at every start."""
 
 import secrets
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from portal.identity.passwords import hash_password
 from portal.kernel import quota
 from portal.kernel.db import transaction
 from portal.kernel.ids import new_id
+from portal.security.roles import seed_roles
 from portal.settings import ROOT, Settings
 
 DEFAULT_PROJECT = "default"
@@ -69,6 +70,7 @@ def initialise(session: Session, settings: Settings) -> FirstAdmin | None:
             quota.ensure(session, project.id, dimension)
         seed_flavors(session)
         seed_images(session)
+        seed_roles(session)
         return _first_admin(session, settings, project)
 
 
@@ -82,6 +84,8 @@ def _first_admin(session: Session, settings: Settings, project: Project) -> Firs
         email=settings.admin_email,
         password_hash=hash_password(password),
         platform_role="platform_admin",
+        # One that was printed is in scrollbacks and journals.
+        must_change_password=not given,
         default_project_id=project.id,
     )
     session.add(user)

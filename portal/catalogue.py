@@ -5,6 +5,9 @@ from portal.compute.images import IMAGE
 from portal.compute.instance_steps import Machines
 from portal.compute.instances import INSTANCE
 from portal.compute.key_pairs import KEY_PAIR
+from portal.identity.project_deletion import DELETING
+from portal.kernel.audit_export import EXPORTING
+from portal.kernel.audit_watch import VERIFYING
 from portal.kernel.resource import Registry
 from portal.networking.elastic_ips import ELASTIC_IP
 from portal.networking.gateways import INTERNET_GATEWAY, NAT_GATEWAY
@@ -17,6 +20,7 @@ from portal.networking.subnets import SUBNET
 from portal.networking.vpc import VPC
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
+from portal.security.roles import ROLE
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -65,11 +69,13 @@ EVENTS = {
     "core.quota.request.approved": "A request was approved, and the limit set.",
     "core.quota.request.denied": "A request was denied.",
     "core.quota.request.withdrawn": "Whoever asked took the request back.",
+    "security.role.assume": "Somebody began to act in a role.",
+    "security.role.end_session": "A session in a role was ended before its time.",
 }
 
 
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, POLICY, GROUP]
-    return Registry(types, PERMISSIONS, networks=GuestNetworks(), machines=Machines())
+    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, POLICY, GROUP, ROLE]
+    return Registry(types, PERMISSIONS, [EXPORTING, VERIFYING, DELETING], networks=GuestNetworks(), machines=Machines())

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "no such table" in said or "does not exist" in said:
             print("The database has no tables of this portal, or older ones. Make them with: portal migrate", file=sys.stderr)
         else:
-            print(f"The database does not answer: {said}", file=sys.stderr)
+            print(f"The database of {_database_named(settings)} does not answer: {said}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(settings.data_dir):
             raise
         print(f"DATA_DIR={str(settings.data_dir)!r} cannot be used: {error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def _database_named(settings: Settings) -> str:
+    """The settings that name the database, with where it is; no user, password or option of it."""
+    url = make_url(settings.database())
+    if url.get_backend_name() == "sqlite":
+        return "DATABASE_URL" if settings.database_url else "DATA_DIR"
+    named = "DATABASE_URL" if settings.database_url else "DB_HOST, DB_PORT and DB_NAME"
+    return f"{named} ({url.host}:{url.port or 5432}/{url.database})"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     add("settings", _settings, "Print every setting with its value and source; secrets are masked.")
     add("health", _health, "Ask the running web server whether it is alive.")
     add("docs", _docs, "Write the generated pages of docs/.")
-    audit = add("audit", _audit, "Verify the audit log, or sign it with a fresh key from now on.")
-    audit.add_argument("what", choices=["verify", "rotate-key"])
+    audit = add("audit", _audit, "Verify the audit log or a file of it, list its signed checkpoints, or sign it with a fresh key from now on.")
+    audit.add_argument("what", choices=["verify", "checkpoints", "rotate-key"])
+    audit.add_argument("--file", type=Path, help="Verify this archive or export (JSON lines) instead, without the database.")
+    audit.add_argument("--checkpoints", type=Path, help="With --file: what `portal audit checkpoints` wrote.")
+    audit.add_argument("--key", action="append", default=[], help="With --file: a public key in base64 that you trust; else the host's own.")
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
     audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
     user = add("user", _user, "Manage users on the command line.")
@@ -101,6 +114,7 @@ def _prepare(settings: Settings) -> None:
         print(f"First administrator: user {made.username}, e-mail {made.email}", flush=True)
         if made.generated:
             print(f"Password (shown only now): {made.password}", flush=True)
+            print("Sign in to the console with it and choose your own.", flush=True)
 
 
 def _keep_to_oneself(settings: Settings) -> None:
@@ -196,6 +210,7 @@ def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
 def _audit(settings: Settings, args: argparse.Namespace) -> int:
     from portal.kernel.audit_archives import directory
     from portal.kernel.audit_keys import key_rotate, trust_of
+    from portal.kernel.audit_offline import signed_checkpoints
     from portal.kernel.audit_verify import Since, verify
 
     if args.what == "rotate-key":
@@ -204,6 +219,13 @@ def _audit(settings: Settings, args: argparse.Namespace) -> int:
             return 1
         print(f"Checkpoints are signed by {key_rotate(settings)} from now on.")
         return 0
+    if args.what == "checkpoints":
+        with _session(settings) as session:
+            for each in signed_checkpoints(session):
+                print(json.dumps(each))
+        return 0
+    if args.file is not None:
+        return _audit_file(settings, args)
     trust, files = trust_of(settings), directory(settings) if args.archives else None
     with _session(settings) as session:
         verdict = verify(session, trust, since=Since.CHECKPOINT if args.since_checkpoint else Since.BEGINNING, files=files)
@@ -214,6 +236,28 @@ def _audit(settings: Settings, args: argparse.Namespace) -> int:
     signatures = f", {verdict.checkpoints} signed checkpoints" if trust.keys else "; this host has no audit key, so no signature was checked"
     since = f" after entry {verdict.from_seq - 1}" if verdict.from_seq > 1 else ""
     print(f"The audit log holds: {verdict.entries} entries{since}{signatures}.")
+    return 0
+
+
+def _audit_file(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.kernel.audit_keys import trust_in, trust_of
+    from portal.kernel.audit_offline import verify_file
+
+    try:
+        trust = trust_in(args.key) if args.key else trust_of(settings)
+    except ValueError:
+        print("--key must be a public key: 32 bytes in base64.", file=sys.stderr)
+        return 2
+    found = verify_file(args.file, trust, args.checkpoints)
+    if found.problem:
+        where = f"entry {found.broken_seq} {found.problem}" if found.broken_seq is not None else found.problem
+        print(f"{args.file} does not hold: {where}. {found.entries} entries before it hold.", file=sys.stderr)
+        return 1
+    gaps = f", with {found.gaps} gaps between them" if found.gaps else ", without a gap"
+    covered = f"{found.covered} of them are covered by {found.signatures} signatures" if found.signatures else "no signature was checked"
+    if found.signed_to > found.last_seq:
+        covered += f"; it ends before entry {found.signed_to}, which is signed, too"
+    print(f"{args.file} holds: {found.entries} entries, {found.first_seq} to {found.last_seq}{gaps}; {covered}.")
     return 0
 
 

@@ -20,7 +20,7 @@ PYTHON_LEVELS = {"warn": "WARNING", "fatal": "CRITICAL"}
 EXTRA = ("request_id", "user_id", "duration_ms", "status_code", "method", "path", "job_id", "kind", "worker")
 SECRET = re.compile(
     r"""(?ix)
-    (atonix_[A-Za-z0-9_-]{8,}
+    (atonix(?:_|\.[ar]\.)[A-Za-z0-9_-]{8,}
     | (?:password|passwd|secret|secret_key|token|api[_-]?key|private_key|user_data|authorization|cookie|session) \\?["']? \s*[:=]\s*
       (?:(?:token|bearer|apikey|basic)\s+)?)
     # What is in quotation marks ends with them, anything else at the next space or separator.
@@ -37,7 +37,7 @@ def redact(text: str) -> str:
     """Mask what looks like a secret: tokens, `password=…`, user information in URLs."""
 
     def mask(found: re.Match[str]) -> str:
-        return "atonix_********" if found[1].lower().startswith("atonix_") else f"{found[1]}********"
+        return "atonix_********" if found[1].lower().startswith(("atonix_", "atonix.")) else f"{found[1]}********"
 
     text = KEY_BLOCK.sub(r"\1********\2", DETAIL.sub("DETAIL: ********\n", text))
     return USERINFO.sub(r"://\1:********@", SECRET.sub(mask, text))

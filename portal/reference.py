@@ -1,16 +1,18 @@
 """The generated pages of docs/reference: what the code declares, as tables. A test fails if one of them is not what `portal docs` would write."""
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from portal.catalogue import EVENTS, build_registry
 from portal.http import exporter, probes
+from portal.http.errors import body_of
 from portal.kernel.authz import LEVELS, ROLES, role_matrix
 from portal.kernel.declare import Operation
 from portal.kernel.errors import ERRORS, PortalError, QuotaExceeded, StateConflict
-from portal.kernel.quota import DIMENSIONS
+from portal.kernel.limits import user_dimensions
 from portal.kernel.resource import ResourceType
 from portal.settings import ROOT, Settings
 from portal.worker.tasks import TASKS
@@ -70,10 +72,8 @@ def errors_page() -> str:
         "The API answers every refusal with the same body, the console with the same words. `message` names cause, limit and way out; `details` maps "
         "a field or fact to its explanation; `request_id` is in the log."
     )
-    sample = (
-        '```json\n{"error": {"code": "QUOTA_EXCEEDED", "message": "…", "details": {"dimension": "cpus", "limit": 400, "used": 399, "requested": 2}, '
-        '"request_id": "req-…", "timestamp": "…"}}\n```'
-    )
+    shown = body_of(QuotaExceeded("cpus", limit=400, used=399, requested=2), "req-5f0c1d2e3a4b")
+    sample = f"```json\n{json.dumps(shown, indent=2)}\n```"
     return _page("Errors", text, sample, _table(("Status", "Code", "When"), rows))
 
 
@@ -104,9 +104,11 @@ def metrics_page() -> str:
 def resources_page() -> str:
     """Every resource type: fields, operations, states."""
     parts = [text for rtype in build_registry() for text in _resource(rtype)]
-    dimensions = _table(
-        ("Quota", "Meaning", "Default"), [(f"`{d.name}`", f"{d.label} {d.unit}".strip(), f"{d.default:,}") for d in DIMENSIONS.values()]
-    )
+    rows = [
+        (f"`{d.name}`", f"{d.label} {d.unit}".strip(), f"{d.default:,} per {'project' if d.counted is None else 'user'}")
+        for d in user_dimensions().values()
+    ]
+    dimensions = _table(("Quota", "Meaning", "Default"), rows)
     return _page("Resource types", *parts, "## Quotas", dimensions)
 
 

@@ -178,6 +178,7 @@ class Settings(BaseSettings):
         "key and keeps it in DATA_DIR/audit_key.",
     )
     audit_checkpoint_minutes: int = Field(15, ge=1, le=1440, description="How often the end of the audit log is signed, if something was written.")
+    audit_verify_days: int = Field(7, ge=1, le=90, description="How often, in days, the whole audit log is verified, files of archives included.")
     audit_retention_days: int = Field(
         0,
         ge=0,
@@ -239,7 +240,10 @@ class Settings(BaseSettings):
     terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances are kept.")
     stop_timeout_s: int = Field(30, ge=0, le=600, description="How long a guest may take to shut down before the plug is pulled.")
     sso_config: str = Field("", description="YAML file that describes providers of single sign-on; docs/sign-in.md shows one.")
-    quota_four_eyes: bool = Field(True, description="Nobody decides their own request for a higher quota.")
+    quota_four_eyes: bool = Field(
+        True,
+        description="Nobody decides their own request for a higher quota, or raises a limit without one while another administrator could approve.",
+    )
     session_idle_minutes: int = Field(60, ge=1, le=10_080, description="A session ends after this long without a request.")
     session_absolute_hours: int = Field(12, ge=1, le=720, description="A session ends after this long in any case.")
     confirm_minutes: int = Field(15, ge=1, le=1440, description="Dangerous actions ask again who one is if the last proof is older than this.")

@@ -1,5 +1,6 @@
 """Fixtures of all tests: a database of one's own, people, the fake engine, a worker. What they give is described in tests/support."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,3 +136,9 @@ def engines(fake: FakeCompute, network: RecordingNetwork) -> Engines:
 def worker(database: sessionmaker[Session], settings: Settings, registry: Registry, engines: Engines) -> TestWorker:
     """Runs jobs when the test says so: `worker.drain()`."""
     return TestWorker(database, Runner(database, registry, settings, engines, TASKS, asked=ASKED))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported to itself: it stays to the end, and the collector went through all of it again and again."""
+    gc.collect()
+    gc.freeze()

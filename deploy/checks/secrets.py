@@ -21,7 +21,7 @@ FORMS = {
     "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s*[A-Za-z0-9+/=]{16}"),
     "cloud access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "platform token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{40,}|glpat-[\w-]{20,}|xox[abprs]-[\w-]{20,}|npm_[A-Za-z0-9]{36})\b"),
-    "portal token": re.compile(r"\batonix_[A-Za-z0-9_-]{24,}\b"),
+    "portal token": re.compile(r"\batonix(?:_|\.[ar]\.)[A-Za-z0-9_-]{24,}"),
     "signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
     "password in a URL": re.compile(r"\b[a-z][a-z0-9+]*://[^\s/:@$\"'{}]+:(?![*$<{%])[^\s/:@\"'{}]{8,}@"),
     "assigned secret": re.compile(

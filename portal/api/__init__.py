@@ -15,6 +15,7 @@ from portal.api import (
     projects,
     quotas,
     resources,
+    roles,
     security,
     service_accounts,
     users,
@@ -33,9 +34,8 @@ def install(app: Flask) -> None:
 
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]),
-        *factors.endpoints(), *users.endpoints(), *projects.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(),
-        *security.endpoints(), *resources.endpoints_of(registry),
+        *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
+        *networking.endpoints(), *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

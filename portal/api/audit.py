@@ -1,6 +1,7 @@
 """Endpoints of the audit log: entries by filter, one entry, verification, exports."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, request, stream_with_context
@@ -9,11 +10,11 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.resources import PAGING, link, list_schema, only
-from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
+from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
 from portal.http.audit_filters import MEANINGS, NAMES, audit_query, send_export
 from portal.http.listing import paging
 from portal.http.request import context
-from portal.kernel.audit import AuditEntry
+from portal.kernel.audit import AuditEntry, plain
 from portal.kernel.audit_export import (
     AT_ONCE,
     FORMATS,
@@ -24,18 +25,20 @@ from portal.kernel.audit_export import (
     audit_export_open,
     audit_exports,
 )
-from portal.kernel.audit_query import audit_count, audit_entries, audit_entry
-from portal.kernel.audit_watch import audit_verify
+from portal.kernel.audit_query import COUNTED, audit_count, audit_entries, audit_entry
+from portal.kernel.audit_watch import audit_standing, audit_verify_ask, verification_under_way
 from portal.kernel.errors import InvalidRequest
 
-ENTRY = thing(
-    log_id=TEXT, seq=NUMBER, timestamp=WHEN, user_id=MAYBE_TEXT, username=TEXT, credential=TEXT, action=TEXT, resource_type=TEXT, resource_id=TEXT,
-    resource_name=TEXT, project_id=MAYBE_TEXT, status=TEXT, error_message=TEXT, details={"type": "object"}, source=TEXT, source_ip=TEXT,
-    user_agent=TEXT, request_id=TEXT, entry_hash=TEXT, previous_hash=TEXT,
-)  # fmt: skip
+# What is told of an entry is what is kept of it.
+ENTRY = thing(**{
+    column.key: {"type": "object"} if column.key == "details" else WHEN if column.key == "timestamp" else NUMBER if column.key == "seq"
+    else MAYBE_TEXT if column.nullable else TEXT for column in AuditEntry.__table__.columns
+})  # fmt: skip
 VERDICT = thing(
-    entries=NUMBER, is_intact={"type": "boolean"}, broken_seq={"type": ["integer", "null"]}, first_broken_id=MAYBE_TEXT, problem=TEXT, checkpoints=NUMBER,
+    entries=NUMBER, is_intact={"type": ["boolean", "null"], "description": "null: never verified as a whole."}, broken_seq=MAYBE, first_broken_id=MAYBE_TEXT,
+    problem=TEXT, checkpoints=NUMBER, from_seq=NUMBER, to_seq=NUMBER, verified_at=WHEN, job_id={**MAYBE_TEXT, "description": "The job that verifies now."},
 )  # fmt: skip
+VERIFYING = thing(job_id=TEXT, status=TEXT)
 EXPORTED = thing(
     export_id=TEXT, format=TEXT, state=TEXT, entries=NUMBER, size_bytes=NUMBER, sha256=TEXT, error=TEXT, job_id=TEXT, created_at=WHEN, expires_at=WHEN,
     filters={"type": "object"}, file=MAYBE_TEXT,
@@ -48,7 +51,7 @@ FILTERS = [Query(name, text) for name, text in MEANINGS.items()]
 def endpoints() -> Iterator[Endpoint]:
     """All of them."""
     query = [*FILTERS, Query("user", "The same as username."), Query("cursor", "From `next`.", NUMBER), *PAGING[:1]]
-    yield Endpoint("GET", LOGS, "audit.list", entries, "The audit log, newest first", "Security", {200: list_schema(ENTRY)}, query=query,
+    yield Endpoint("GET", LOGS, "audit.list", entries, f"The audit log, newest first; `count` goes up to {COUNTED:,}", "Security", {200: list_schema(ENTRY)}, query=query,
                    aliases=("/api/security/audit-logs",))  # fmt: skip
     text: Schema = {"type": "string", "enum": list(FORMATS), "default": "jsonl"}
     yield Endpoint("GET", f"{LOGS}/export", "audit.export.now", export_now, f"At most {AT_ONCE:,} entries as a file", "Security", {200: None}, (403,),
@@ -56,14 +59,17 @@ def endpoints() -> Iterator[Endpoint]:
     asked: Schema = {"type": "object", "additionalProperties": False, "properties": {"format": text, **{name: {"type": "string"} for name in NAMES}}}
     yield Endpoint("POST", f"{LOGS}/export", "audit.export", export, "Have a job write any number of entries to a file", "Security", {202: ASKED},
                    (403, 409, 412), body=asked, body_required=False)  # fmt: skip
-    yield Endpoint("GET", "/security/audit-exports", "audit.exports", exports, "My exports", "Security", {200: list_schema(EXPORTED)})
-    yield Endpoint("GET", "/security/audit-exports/{export_id}", "audit.exports.get", exported, "One export", "Security", {200: EXPORTED}, (404,))
+    yield Endpoint("GET", "/security/audit-exports", "audit.exports", exports, "My newest exports, at most 50", "Security",
+                   {200: list_schema(EXPORTED)}, (403,))  # fmt: skip
+    yield Endpoint("GET", "/security/audit-exports/{export_id}", "audit.exports.get", exported, "One export", "Security",
+                   {200: EXPORTED}, (403, 404))  # fmt: skip
     yield Endpoint("GET", "/security/audit-exports/{export_id}/file", "audit.exports.file", file, "The file of an export, packed with gzip", "Security",
                    {200: None}, (403, 404, 409, 412))  # fmt: skip
     yield Endpoint("GET", f"{LOGS}/{{log_id}}", "audit.get", entry, "One entry", "Security", {200: ENTRY}, (403, 404))
-    for method in ("GET", "POST"):
-        yield Endpoint(method, f"{LOGS}/verify", f"audit.verify.{method.lower()}", verification, "Walk the chain of hashes from its beginning", "Security",
-                       {200: VERDICT}, (403,))  # fmt: skip
+    yield Endpoint("GET", f"{LOGS}/verify", "audit.verify.get", verification, "What the last verification of the whole log found", "Security",
+                   {200: VERDICT}, (403,))  # fmt: skip
+    yield Endpoint("POST", f"{LOGS}/verify", "audit.verify.post", verify, "Have a job verify the whole log, archives included", "Security",
+                   {202: VERIFYING}, (403, 409))  # fmt: skip
 
 
 def entries() -> ResponseReturnValue:
@@ -75,7 +81,9 @@ def entries() -> ResponseReturnValue:
     ctx = context()
     page = audit_entries(ctx, query)
     following = link(str(page.next_before_seq)) if page.next_before_seq else None
-    return io.answer(io.page_of([show_entry(each) for each in page.entries], count=audit_count(ctx, query), following=following))
+    return io.answer(
+        io.page_of([show_entry(each) for each in page.entries], count=audit_count(ctx, replace(query, before_seq=None)), following=following)
+    )
 
 
 def entry(log_id: str) -> ResponseReturnValue:
@@ -84,14 +92,27 @@ def entry(log_id: str) -> ResponseReturnValue:
 
 
 def verification() -> ResponseReturnValue:
-    """Check the whole chain."""
-    if request.method == "POST":
-        io.read_object()
-    found = audit_verify(context())
-    return io.answer({
-        "entries": found.entries, "is_intact": found.broken_seq is None, "broken_seq": found.broken_seq, "first_broken_id": found.broken_id or None,
-        "problem": found.problem, "checkpoints": found.checkpoints,
-    })  # fmt: skip
+    """Where the log is broken, else when it was found whole."""
+    ctx = context()
+    found, job = audit_standing(ctx), verification_under_way(ctx.db)
+    row = found.broken or found.whole
+    answer: dict[str, Any] = {
+        "entries": 0, "is_intact": None, "broken_seq": None, "first_broken_id": None, "problem": "", "checkpoints": 0, "from_seq": 0, "to_seq": 0,
+        "verified_at": None, "job_id": job.id if job else None,
+    }  # fmt: skip
+    if row is not None:
+        answer |= {
+            "entries": row.entries, "is_intact": row.broken_seq is None, "broken_seq": row.broken_seq, "first_broken_id": row.broken_id or None,
+            "problem": row.problem, "checkpoints": row.checkpoints, "from_seq": row.from_seq, "to_seq": row.to_seq, "verified_at": io.moment(row.at),
+        }  # fmt: skip
+    return io.answer(answer)
+
+
+def verify() -> ResponseReturnValue:
+    """Begin to verify all of it."""
+    io.read_object()
+    job = audit_verify_ask(context())
+    return io.answer({"job_id": job.id, "status": job.state}, 202)
 
 
 def export_now() -> ResponseReturnValue:
@@ -143,10 +164,4 @@ def show_export(row: AuditExport) -> dict[str, Any]:
 
 def show_entry(entry: AuditEntry) -> dict[str, Any]:
     """An entry with its place in the chain."""
-    return {
-        "log_id": entry.log_id, "seq": entry.seq, "timestamp": io.moment(entry.timestamp), "user_id": entry.user_id, "username": entry.username,
-        "credential": entry.credential, "action": entry.action, "resource_type": entry.resource_type, "resource_id": entry.resource_id,
-        "resource_name": entry.resource_name, "project_id": entry.project_id, "status": entry.status, "error_message": entry.error_message,
-        "details": entry.details, "source": entry.source, "source_ip": entry.source_ip, "user_agent": entry.user_agent, "request_id": entry.request_id,
-        "entry_hash": entry.entry_hash, "previous_hash": entry.previous_hash,
-    }  # fmt: skip
+    return {**plain(entry), "timestamp": io.moment(entry.timestamp)}

@@ -10,7 +10,7 @@ from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, listed, ref
-from portal.api.schemas import TEXT, WHEN, thing
+from portal.api.schemas import NUMBER, TEXT, WHEN, thing
 from portal.compute.flavors import FLAVOR
 from portal.compute.images import IMAGE, upload
 from portal.compute.instances import INSTANCE
@@ -24,13 +24,13 @@ from portal.kernel.errors import InvalidRequest
 from portal.kernel.lookup import find
 from portal.kernel.operations import acting
 
-NUMBER: Schema = {"type": "number"}
+FIGURE: Schema = {"type": "number"}
 MAX_LINES = 10_000
 MAX_OUTPUT_BYTES = 1 << 20
 FIGURES = (
     "cpu_usage_percent", "memory_usage_percent", "disk_usage_percent", "network_in_bytes", "network_out_bytes", "io_read_bytes", "io_write_bytes",
 )  # fmt: skip
-POINT = thing(timestamp=WHEN, interval_s=NUMBER, **dict.fromkeys(FIGURES, NUMBER))
+POINT = thing(timestamp=WHEN, interval_s=FIGURE, **dict.fromkeys(FIGURES, FIGURE))
 
 
 def endpoints() -> Iterator[Endpoint]:
@@ -50,15 +50,15 @@ def endpoints() -> Iterator[Endpoint]:
                    body={"type": "string", "format": "binary"}, media="application/octet-stream", is_large=True, aliases=aliases(IMAGE, "/{image_id}/file"))  # fmt: skip
     item = "/{instance_id}"
     hours = Query("hours", "How far back, up to 168.", {"type": "integer", "minimum": 1, "maximum": 168, "default": 24})
-    statistics = thing(min=NUMBER, avg=NUMBER, max=NUMBER)
-    metrics_answer = thing(instance_id=TEXT, hours=NUMBER, sample_count={"type": "integer"}, points={"type": "array", "items": POINT},
+    statistics = thing(min=FIGURE, avg=FIGURE, max=FIGURE)
+    metrics_answer = thing(instance_id=TEXT, hours=FIGURE, sample_count=NUMBER, points={"type": "array", "items": POINT},
                            summary={"type": "object", "additionalProperties": statistics})  # fmt: skip
     yield Endpoint("GET", f"/compute/instances{item}/metrics", "compute.instances.metrics", metrics, "Measurements, oldest first", "Instances",
                    {200: metrics_answer}, (404,), query=[hours], aliases=aliases(INSTANCE, f"{item}/metrics"))  # fmt: skip
     lines = Query(
         "lines", f"How many of the last lines, up to {MAX_LINES:,}.", {"type": "integer", "minimum": 1, "maximum": MAX_LINES, "default": 200}
     )
-    output = thing(instance_id=TEXT, text=TEXT, lines={"type": "integer"}, captured_at=WHEN)
+    output = thing(instance_id=TEXT, text=TEXT, lines=NUMBER, captured_at=WHEN)
     yield Endpoint("GET", f"/compute/instances{item}/console-output", "compute.instances.console-output", console_output,
                    "The last lines that the machine wrote to its serial console", "Instances", {200: output}, (403, 404), query=[lines],
                    aliases=aliases(INSTANCE, f"{item}/console-output"))  # fmt: skip

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 
+from flask import make_response
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint
 from portal.api.schemas import TEXT, Input, read, thing
-from portal.http.request import context
-from portal.identity import factors, sign_in, users
+from portal.http.request import context, give_session, token_from_header
+from portal.identity import accounts, factors, sign_in, users
 from portal.kernel.authz import authorize
 from portal.kernel.errors import Forbidden, InvalidRequest, Unauthorized
 
@@ -70,7 +71,11 @@ def confirm(user_id: str, device_id: str) -> ResponseReturnValue:
     """Its first code."""
     given: FirstCode = read(FirstCode)
     _oneself(user_id)
-    return io.answer({"recovery_codes": factors.totp_confirm(context(), device_id, given.code)})
+    activated = factors.totp_confirm(context(), device_id, given.code)
+    response = make_response(io.answer({"recovery_codes": activated.codes}))
+    if activated.session_secret and token_from_header() is None:
+        give_session(response, activated.session_secret)
+    return response
 
 
 def reset(user_id: str) -> ResponseReturnValue:
@@ -94,6 +99,7 @@ def rules_set() -> ResponseReturnValue:
 
 
 def _oneself(user_id: str) -> None:
+    accounts.refuse_assumed(context())
     if user_id != context().principal.user_id:
         raise Forbidden("An app is set up by whoever holds the phone: you can do that for yourself only.")
 

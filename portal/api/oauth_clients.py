@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.resources import list_schema, only
-from portal.api.schemas import TEXT, WHEN, read, thing
+from portal.api.schemas import MAYBE_TEXT, TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.identity.oauth2.clients import (
     Registration,
@@ -28,10 +28,10 @@ BASE = "/oauth-clients"
 ONE = f"{BASE}/{{client_id}}"
 TEXTS: Schema = {"type": "array", "items": TEXT}
 CLIENT = thing(
-    client_id=TEXT, id=TEXT, name=TEXT, owner=TEXT, redirect_uris=TEXTS, grants=TEXTS, scopes=TEXTS, service_account_id={"type": ["string", "null"]},
-    is_public={"type": "boolean"}, created_at=WHEN,
+    client_id=TEXT, id=TEXT, name=TEXT, owner=TEXT, redirect_uris=TEXTS, grants=TEXTS, scopes=TEXTS, service_account_id=MAYBE_TEXT,
+    is_public=YES, created_at=WHEN,
 )  # fmt: skip
-SECRET: Schema = {**CLIENT, "properties": {**CLIENT["properties"], "client_secret": {"type": ["string", "null"]}}}
+SECRET: Schema = {**CLIENT, "properties": {**CLIENT["properties"], "client_secret": MAYBE_TEXT}}
 ALLOWED = thing(client_id=TEXT, name=TEXT, owner=TEXT, scopes=TEXTS, created_at=WHEN, last_used_at=WHEN)
 Scope = Annotated[str, StringConstraints(max_length=64)]
 Address = Annotated[str, StringConstraints(max_length=1000)]

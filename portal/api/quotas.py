@@ -9,15 +9,15 @@ from pydantic import Field
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.resources import list_schema, only
+from portal.api.resources import PAGING, link, list_schema, only
 from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
-from portal.http.listing import flag
-from portal.http.request import context
+from portal.http.listing import flag, paging
+from portal.http.request import context, current_project
 from portal.kernel import alerts, limits, quota_history, quota_requests
 from portal.kernel.alerts import Alert
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.limits import QuotaLine, UserLimit
-from portal.kernel.quota_requests import STATES, QuotaRequest, Verdict
+from portal.kernel.quota_requests import STATES, QuotaRequest, RequestDecision, RequestsQuery
 
 FIGURES: dict[str, Schema] = {
     "resource_type": TEXT, "label": TEXT, "unit": TEXT, "limit": MAYBE, "used": NUMBER, "reserved": NUMBER, "available": MAYBE,
@@ -91,7 +91,7 @@ def _request_endpoints(tag: str) -> Iterator[Endpoint]:
     project = Query("project_id", "Only of this project.")
     base, one = "/quota-requests", "/quota-requests/{request_id}"
     yield Endpoint("GET", base, "quota-requests.list", requests, "Requests for higher limits: one's own, and those of one's projects", tag,
-                   {200: list_schema(REQUEST)}, query=(state, project))  # fmt: skip
+                   {200: list_schema(REQUEST)}, query=(state, project, *PAGING[:2]))  # fmt: skip
     yield Endpoint("POST", base, "quota-requests.create", request_create, "Ask for a higher limit of the current project", tag, {201: REQUEST}, (403, 404, 409),
                    body=RequestInput.model_json_schema())  # fmt: skip
     yield Endpoint("GET", one, "quota-requests.get", request_get, "One request", tag, {200: REQUEST}, (404,))
@@ -116,24 +116,17 @@ def _alert_endpoints(tag: str) -> Iterator[Endpoint]:
 # -- limits ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def _project() -> str:
-    project_id = context().project_id
-    if project_id is None:
-        raise InvalidRequest("Choose a project first: you are a member of none.")
-    return project_id
-
-
 def quotas() -> ResponseReturnValue:
     """All limits."""
     only("user_id")
     user = request.args.get("user_id", "")
-    lines = limits.user_lines(context(), user) if user else limits.quota_lines(context(), _project())
+    lines = limits.user_lines(context(), user) if user else limits.quota_lines(context(), current_project())
     return io.answer(io.page_of([show_quota(line) for line in lines], count=len(lines)))
 
 
 def quota(resource_type: str) -> ResponseReturnValue:
     """One limit."""
-    ctx, project_id = context(), _project()
+    ctx, project_id = context(), current_project()
     line = next((line for line in limits.quota_lines(ctx, project_id) if line.dimension == resource_type), None)
     if line is None:
         raise NotFound(f"There is no quota {resource_type[:80]}.")
@@ -144,7 +137,9 @@ def quota(resource_type: str) -> ResponseReturnValue:
 def quota_put(resource_type: str) -> ResponseReturnValue:
     """Set a limit."""
     given: LimitInput = read(LimitInput)
-    return io.answer(show_quota(limits.quota_update(context(), _project(), resource_type, given.limit, warning_threshold=given.warning_threshold)))
+    return io.answer(
+        show_quota(limits.quota_update(context(), current_project(), resource_type, given.limit, warning_threshold=given.warning_threshold))
+    )
 
 
 def user_quota_put(user_id: str, resource_type: str) -> ResponseReturnValue:
@@ -171,17 +166,19 @@ def _user_limit(found: UserLimit) -> dict[str, Any]:
 
 def requests() -> ResponseReturnValue:
     """Requests that the caller may see."""
-    only("state", "status", "project_id")
+    only("state", "status", "project_id", "cursor", "limit", "page_size")
     args = request.args
+    limit, _ = paging(args)
     state = args.get("state") or args.get("status", "")
-    found = quota_requests.quota_requests(context(), state=state, project_id=args.get("project_id", ""))
-    return io.answer(io.page_of([_request(each.request) for each in found], count=len(found)))
+    query = RequestsQuery((state,) if state else (), args.get("project_id", ""), cursor=args.get("cursor", ""), limit=limit)
+    page = quota_requests.quota_requests(context(), query)
+    return io.answer(io.page_of([_request(each.request) for each in page.found], count=len(page.found), following=link(page.next_cursor)))
 
 
 def request_create() -> ResponseReturnValue:
     """Ask for more."""
     given: RequestInput = read(RequestInput)
-    made = quota_requests.quota_request_create(context(), _project(), given.resource_type, limit=given.limit, reason=given.reason)
+    made = quota_requests.quota_request_create(context(), current_project(), given.resource_type, limit=given.limit, reason=given.reason)
     return io.answer(_request(made), 201)
 
 
@@ -195,8 +192,8 @@ def request_decide(request_id: str) -> ResponseReturnValue:
     given: DecisionInput = read(DecisionInput)
     if given.decision not in {"approve", "deny"}:
         raise InvalidRequest.fields({"decision": ["must be approve or deny."]})
-    verdict = Verdict(given.decision == "approve", given.limit, given.note)
-    return io.answer(_request(quota_requests.quota_request_decide(context(), request_id, verdict)))
+    decision = RequestDecision(given.decision == "approve", given.limit, given.note)
+    return io.answer(_request(quota_requests.quota_request_decide(context(), request_id, decision)))
 
 
 def request_withdraw(request_id: str) -> ResponseReturnValue:

@@ -59,7 +59,7 @@ def schema_of(rtype: ResourceType) -> dict[str, Any]:
             properties[RENAMED.get(name, name)] = _field_schema(rtype, name, info)
     properties.update({alias: properties[name] for alias, name in rtype.aliases.items() if name in properties})
     properties["version"] = {"type": "integer"}
-    properties.update(dict.fromkeys(rtype.show, ANY_OF_OUR_VALUES))
+    properties.update({name: rtype.shapes.get(name, ANY_OF_OUR_VALUES) for name in rtype.show})
     return {"type": "object", "title": rtype.label, "description": rtype.summary, "properties": properties, "required": sorted(properties)}
 
 

@@ -134,7 +134,10 @@ class _Type:
             verb = op.verb.replace("_", "-")
             if op.effect is Effect.REMOVE:
                 gone: Mapping[int, Schema | None] = done if op.steps else {204: None}
-                yield self._item("DELETE", "delete", self._changing(op), op.summary, gone, refuses=(409, 412), if_match=True)
+                own = schema if op.verb == "delete" else None
+                yield self._item(
+                    "DELETE", "delete", self._changing(op), op.summary, gone, refuses=(409, 412), if_match=True, body=own, body_required=False
+                )
             if op.verb != "delete":
                 yield self._item("POST", verb, self._changing(op), op.summary, done, rest=f"/{verb}", body=schema, body_required=required,
                                  refuses=(409, 412), if_match=True, idempotent=True)  # fmt: skip

@@ -36,5 +36,5 @@ def thing(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": sorted(properties)}
 
 
-# What a user or a project owns of one type: how many, and the names of the first.
-OWNED = thing(label=TEXT, count=NUMBER, names={"type": "array", "items": TEXT})
+# What a deletion concerns, kind by kind: how many of it, and the names of the first.
+LISTED: Schema = {"type": "array", "items": thing(label=TEXT, count=NUMBER, names={"type": "array", "items": TEXT})}

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.resources import aliases, list_schema, only
-from portal.api.schemas import TEXT, WHEN, YES, read, thing
+from portal.api.resources import PAGING, aliases, link, list_schema, only
+from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
@@ -25,19 +25,19 @@ from portal.security.unused import PERIOD, unused
 Short = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 MEMBER = thing(user_id=TEXT, username=TEXT, created_at=WHEN)
 ATTACHMENT = thing(principal_type=TEXT, principal_id=TEXT, principal_name=TEXT, created_by=TEXT, created_at=WHEN)
-VERSION = thing(number={"type": "integer"}, document={"type": "object"}, username=TEXT, created_at=WHEN)
-STEP = thing(policy=TEXT, via=TEXT, project_id={"type": ["string", "null"]}, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
+VERSION = thing(number=NUMBER, document={"type": "object"}, username=TEXT, created_at=WHEN)
+STEP = thing(policy=TEXT, via=TEXT, project_id=MAYBE_TEXT, statement=TEXT, effect=TEXT, applies=YES, mismatch=TEXT)
 DECISION = thing(action=TEXT, decision={"type": "string", "enum": ["allow", "deny"]}, policy=TEXT, statement=TEXT, because=TEXT)
 SIMULATION = {**DECISION, "properties": {**DECISION["properties"], "path": {"type": "array", "items": STEP}, "user": TEXT, "resource": TEXT}}
 PROBLEM = thing(path=TEXT, message=TEXT)
 ACTIONS: Schema = {"type": "array", "items": TEXT}
 EFFECT = thing(user_id=TEXT, username=TEXT, gained=ACTIONS, lost=ACTIONS, changed=ACTIONS)
 REVIEW = thing(
-    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders={"type": "integer"},
+    is_valid=YES, problems={"type": "array", "items": PROBLEM}, warnings={"type": "array", "items": PROBLEM}, holders=NUMBER, compared=NUMBER,
     effects={"type": ["array", "null"], "items": EFFECT},
 )  # fmt: skip
-UNUSED = thing(subject=TEXT, days={"type": "integer"}, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
-HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT)
+UNUSED = thing(subject=TEXT, days=NUMBER, used=ACTIONS, unused=ACTIONS, document={"type": ["object", "null"]})
+HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT, via=TEXT)
 
 
 class Circumstances(BaseModel):
@@ -53,7 +53,7 @@ class SimulationInput(BaseModel):
     """A question to the simulator."""
 
     model_config = ConfigDict(extra="forbid")
-    user: Short = Field(description="Name or id.")
+    user: Short = Field(description="Name or id; of a role its id or role/name.")
     action: Short
     resource: Short = Field("", description="Type and id, such as compute.instance/i-0123; nothing for the project.")
     context: Circumstances = Field(default_factory=Circumstances)
@@ -95,10 +95,10 @@ def endpoints() -> Iterator[Endpoint]:
                    "What is wrong or odd about a document, and what it would change for those who hold the policy", POLICY.plural, {200: REVIEW}, (403, 404),
                    body=DocumentInput.model_json_schema(), aliases=aliases(POLICY, "/validate"))  # fmt: skip
     named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
-    yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Everybody who may do an action", POLICY.plural, {200: list_schema(HOLDER)}, (403, 404),
-                   query=(Query("action", "Such as compute.instance.stop.", required=True), named))  # fmt: skip
+    yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Who may do an action, among 500 users at a time", POLICY.plural,
+                   {200: list_schema(HOLDER)}, (403, 404), query=(Query("action", "Such as compute.instance.stop.", required=True), named, PAGING[1]))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
-                   {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id.", required=True), named))  # fmt: skip
+                   {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id; of a role its id or role/name.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
                    "What a user or a policy may do and nobody did for 90 days; reading is not audited and never called unused", POLICY.plural,
                    {200: UNUSED}, (403, 404), query=(Query("user", "Name or id; nothing means oneself."), Query("policy", "Id or name.")))  # fmt: skip
@@ -158,7 +158,7 @@ def simulation() -> ResponseReturnValue:
     around = given.context
     found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
     path = [_step(step) for step in found.path]
-    return io.answer({**_decision(found.decision), "path": path, "user": found.user.username, "resource": given.resource})
+    return io.answer({**_decision(found.decision), "path": path, "user": found.name, "resource": given.resource})
 
 
 def validation() -> ResponseReturnValue:
@@ -167,7 +167,16 @@ def validation() -> ResponseReturnValue:
     found = review(context(), given.document, given.policy_id)
     effects = None if found.effects is None else [asdict(each) for each in found.effects]
     problems, warnings = ([asdict(each) for each in part] for part in (found.problems, found.warnings))
-    return io.answer({"is_valid": not problems, "problems": problems, "warnings": warnings, "holders": found.holders, "effects": effects})
+    return io.answer(
+        {
+            "is_valid": not problems,
+            "problems": problems,
+            "warnings": warnings,
+            "holders": found.holders,
+            "compared": found.compared,
+            "effects": effects,
+        }
+    )
 
 
 def _decision(decision: Decision) -> dict[str, Any]:
@@ -185,11 +194,21 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def who() -> ResponseReturnValue:
-    """Everybody who may."""
+    """Who may, of the users of a page."""
+    only("action", "resource", "cursor")
     ctx, action = context(), request.args.get("action", "")
-    found = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action))
-    shown = [{"user_id": user.id, "username": user.username, "policy": each.policy, "statement": each.statement} for user, each in found]
-    return io.answer(io.page_of(shown, count=len(shown)))
+    able = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action), after=request.args.get("cursor", ""))
+    shown = [
+        {
+            "user_id": each.user.id,
+            "username": each.user.username,
+            "policy": each.decision.policy,
+            "statement": each.decision.statement,
+            "via": each.via,
+        }
+        for each in able.found
+    ]
+    return io.answer(io.page_of(shown, count=len(shown), following=link(able.next_after)))
 
 
 def what() -> ResponseReturnValue:

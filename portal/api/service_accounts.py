@@ -10,7 +10,7 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.identity import TOKEN, NewToken, Rotation, show_token
 from portal.api.resources import list_schema, only
-from portal.api.schemas import TEXT, WHEN, read, thing
+from portal.api.schemas import TEXT, WHEN, YES, read, thing
 from portal.http.request import context
 from portal.identity import tokens
 from portal.identity.models import Membership
@@ -26,7 +26,7 @@ from portal.identity.service_accounts import (
 TAG = "Service accounts"
 BASE = "/service-accounts"
 ONE = f"{BASE}/{{service_account_id}}"
-ACCOUNT = thing(service_account_id=TEXT, id=TEXT, name=TEXT, project_id=TEXT, role=TEXT, is_active={"type": "boolean"}, created_at=WHEN)
+ACCOUNT = thing(service_account_id=TEXT, id=TEXT, name=TEXT, project_id=TEXT, role=TEXT, is_active=YES, created_at=WHEN)
 WITH_KEY: Schema = {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}
 
 

@@ -52,10 +52,16 @@ def refuse_if_full(ctx: Context, flavor: Flavor, *, count: int, disk_gb: int) ->
             f"Instances cannot run here: {status.reason} {status.remedy}".strip(), details={"reason": status.reason, "remedy": status.remedy}
         )
     room, given = host_limits(ctx.settings, status.facts), promised(ctx)
+    if disk_gb and room.disk_gib < 1:
+        free, kept = int(status.facts["disk_free_gib"]), ctx.settings.disk_reserved_gib
+        raise Conflict(
+            f"The host has no room: the disk under DATA_DIR has {free:,} GiB free, and {kept:,} GiB of it are kept free (DISK_RESERVED_GIB). "
+            "Terminate an instance or delete an image; an administrator can free space there or keep less free.",
+            details={"what": "disk", "setting": "DISK_RESERVED_GIB", "limit": room.disk_gib, "used": 0, "requested": 1},
+        )
     for what, unit, limit, used, wanted in (
         ("vCPU", "", room.vcpus, given.vcpus, flavor.vcpus * count),
         ("memory", " MiB", room.memory_mib, given.memory_mib, flavor.memory_mb * count),
-        ("disk", " GiB", room.disk_gib, 0, 1 if disk_gb else 0),
     ):
         if used + wanted > limit:
             raise Conflict(

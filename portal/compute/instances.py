@@ -19,7 +19,7 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.db import Base, now
 from portal.kernel.declare import Created, Effect, lock_operations, operation, update_operation
-from portal.kernel.errors import Conflict, InvalidRequest
+from portal.kernel.errors import InvalidRequest
 from portal.kernel.guests import Placement
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.operations import set_state
@@ -228,14 +228,10 @@ def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image
 
 @operation(Instance, "terminate", label="Terminate", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True,
            steps=steps.TERMINATE, when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error",
-           finish=steps.terminated)  # fmt: skip
+           finish=steps.terminated, unless="enable_termination_protection")  # fmt: skip
 def instance_terminate(ctx: Context, instance: Instance) -> None:
     """Remove the machine and its root disk for good."""
-    del ctx
-    if instance.enable_termination_protection:
-        raise Conflict(
-            f"{instance.name} is protected against termination. Switch the protection off first.", details={"enable_termination_protection": True}
-        )
+    del ctx, instance
 
 
 @operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running",

@@ -20,7 +20,7 @@ def install(app: Flask) -> None:
         log.log(
             level, "%s %s %s", request.method, request.path, response.status_code,
             extra={
-                "request_id": g.get("request_id", ""), "user_id": found.user.id if found else None, "method": request.method, "path": request.path,
+                "request_id": g.get("request_id", ""), "user_id": found.principal.user_id if found else None, "method": request.method, "path": request.path,
                 "status_code": response.status_code, "duration_ms": round((time.perf_counter() - g.started) * 1000, 1) if "started" in g else None,
             },
         )  # fmt: skip

@@ -14,6 +14,7 @@ from portal.kernel.errors import InvalidRequest
 TIMES = ("since", "until")
 NAMES = (*FILTERS, *TIMES)
 LONGEST = 255
+OUTCOMES = ("success", "failure", "denied")
 MEANINGS = {
     "user_id": "Only what this user did.", "username": "Only what somebody of this name did.", "resource_type": "Such as compute.instance.",
     "credential": "Only what was done with this session, token or job, as entries name it.", "resource_id": "Only what concerns this resource.",
@@ -31,7 +32,12 @@ def audit_query(args: Mapping[str, str], *, limit: int) -> AuditQuery:
         if len(value) > LONGEST:
             raise InvalidRequest.fields({name: [f"must have at most {LONGEST} characters; this has {len(value)}."]})
     before = whole(args, "cursor", 0, low=0, high=2**62)
-    return AuditQuery(**given, since=moment(args, "since"), until=moment(args, "until"), before_seq=before or None, limit=limit)
+    if given["status"] and given["status"] not in OUTCOMES:
+        raise InvalidRequest.fields({"status": [f"must be one of {', '.join(OUTCOMES)}."]})
+    since, until = moment(args, "since"), moment(args, "until")
+    if since is not None and until is not None and until < since:
+        raise InvalidRequest.fields({"until": ["must not be before since."]})
+    return AuditQuery(**given, since=since, until=until, before_seq=before or None, after_seq=None, limit=limit)
 
 
 def moment(args: Mapping[str, str], name: str) -> datetime | None:

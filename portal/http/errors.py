@@ -10,6 +10,7 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from portal.http import refusals
 from portal.http.guard import takes_no_cookie
 from portal.http.request import session_secret
 from portal.kernel.db import DISK_IS_FULL, out_of_service
@@ -28,6 +29,7 @@ def install(app: Flask, render_page: PageRenderer) -> None:
 
     def answer(error: PortalError) -> ResponseReturnValue:
         g.retry_after_s = error.retry_after_s
+        refusals.note(error)
         return as_json(error) if wants_json() else render_page(error)
 
     def portal_error(error: PortalError) -> ResponseReturnValue:
@@ -71,10 +73,14 @@ def wants_json() -> bool:
     )
 
 
-def as_json(error: PortalError) -> ResponseReturnValue:
+def body_of(error: PortalError, request_id: str) -> dict[str, object]:
     """The error body of the API: code, message, details per field, request id."""
-    body = {"error": error.code, "message": error.message, "details": error.details, "request_id": g.get("request_id", "")}
-    response = jsonify(body)
+    return {"error": error.code, "message": error.message, "details": error.details, "request_id": request_id}
+
+
+def as_json(error: PortalError) -> ResponseReturnValue:
+    """The answer of the API to an error."""
+    response = jsonify(body_of(error, g.get("request_id", "")))
     response.status_code = error.status
     if isinstance(error, Unauthorized):
         by_bearer = request.headers.get("Authorization", "").lower().startswith("bearer ")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
 
-from portal.http.request import context, session_secret, signed_in, unfinished
+from portal.http.request import context, session_secret, signed_in, token_from_header, unfinished
 from portal.kernel.authz import Target, authorize
 from portal.kernel.errors import Forbidden, Unauthorized
 
@@ -82,7 +82,7 @@ def install(app: Flask) -> None:
             raise RuntimeError(msg)
         if request.path.startswith("/api"):
             _refuse_unfinished()
-        elif found.session is None:
+        elif found.session is None or token_from_header() is not None:
             raise Forbidden("Pages are for whoever sits at a browser and has signed in there. With a token, use the API.")
         if rule is not Access.SIGNED_IN:
             ctx = context()

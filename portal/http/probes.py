@@ -13,8 +13,10 @@ from sqlalchemy import func, select, text
 from portal.http.guard import Access, access
 from portal.http.request import portal_settings
 from portal.kernel.audit import AuditHead
-from portal.kernel.audit_checkpoints import newest_checkpoint, newest_verification
+from portal.kernel.audit_checkpoints import newest_checkpoint
+from portal.kernel.audit_keys import trust_of
 from portal.kernel.audit_streams import streams
+from portal.kernel.audit_verifications import standing
 from portal.kernel.capabilities import capabilities
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
@@ -34,9 +36,16 @@ ERRORS = Counter("http_errors_total", "Total HTTP errors", ["method", "endpoint"
 AUDIT_ENTRIES = Gauge("portal_audit_entries", "Number of the newest entry of the audit log", multiprocess_mode="mostrecent")
 AUDIT_VERIFIED = Gauge("portal_audit_verified_entry", "Entry up to which the audit log was verified", multiprocess_mode="mostrecent")
 AUDIT_SIGNED = Gauge("portal_audit_signed_entry", "Entry of the newest signed checkpoint", multiprocess_mode="mostrecent")
-AUDIT_BROKEN = Gauge("portal_audit_broken", "1 if the newest verification found the audit log broken", multiprocess_mode="mostrecent")
+AUDIT_BROKEN = Gauge(
+    "portal_audit_broken", "1 while the audit log is broken, by a verification that none has refuted", multiprocess_mode="mostrecent"
+)
+AUDIT_WHOLE = Gauge(
+    "portal_audit_verified_timestamp_seconds",
+    "When the whole audit log was last verified and found whole; 0 for never",
+    multiprocess_mode="mostrecent",
+)
 AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
-AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN)
+AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN, AUDIT_WHOLE)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
 
@@ -129,13 +138,14 @@ def metrics() -> ResponseReturnValue:
 
 def _measure_audit() -> None:
     session = db.session()
-    head, verified, signed = session.get(AuditHead, 1), newest_verification(session), newest_checkpoint(session)
+    head, found, signed = session.get(AuditHead, 1), standing(session, trust_of(portal_settings())), newest_checkpoint(session)
     for stream, lag in streams(session, portal_settings()):
         AUDIT_LAG.labels(stream.name).set(lag)
     AUDIT_ENTRIES.set(head.seq if head else 0)
-    AUDIT_VERIFIED.set(verified.to_seq if verified else 0)
+    AUDIT_VERIFIED.set(found.newest.to_seq if found.newest else 0)
     AUDIT_SIGNED.set(signed.seq if signed else 0)
-    AUDIT_BROKEN.set(1 if verified and verified.broken_seq is not None else 0)
+    AUDIT_WHOLE.set(found.whole.at.timestamp() if found.whole else 0)
+    AUDIT_BROKEN.set(1 if found.broken else 0)
 
 
 def exposition() -> Response:

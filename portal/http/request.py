@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
+from werkzeug import Response
 
 from portal.identity import accounts, factors, tokens
-from portal.identity.accounts import SignedIn
+from portal.identity.accounts import ACCESS_PREFIX, SignedIn
 from portal.identity.oauth2.bearer import bearer_user, looks_like_one
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
-from portal.kernel.errors import NotFound, Unavailable
+from portal.kernel.errors import InvalidRequest, NotFound, Unavailable
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 
@@ -64,12 +65,11 @@ def _load_user(_request: object) -> LoginUser | None:
 def signed_in() -> SignedIn | None:
     """Who is behind the request's credential. A token header, even a wrong one, wins over the cookie."""
     if "signed_in" not in g:
-        settings = portal_settings()
         token = token_from_header()
         if token is not None:
             g.signed_in = _behind_token(token)
         elif secret := session_secret():
-            g.signed_in = accounts.session_user(db.session(), secret, idle=timedelta(minutes=settings.session_idle_minutes))
+            g.signed_in = None if secret.startswith(ACCESS_PREFIX) else _behind_session(secret)
         else:
             g.signed_in = None
     found: SignedIn | None = g.signed_in
@@ -85,10 +85,17 @@ class Unfinished(StrEnum):
 
 
 def unfinished() -> Unfinished | None:
-    """What whoever is behind a session still has to do; nothing for other credentials."""
+    """What whoever is behind a credential still has to do.
+
+    A token says nothing of factors: it counts for somebody who has one, or whom a provider lets in, not for somebody who needs one and signs in
+    with a password alone.
+    """
     found = signed_in()
-    if found is None or found.session is None:
+    if found is None:
         return None
+    if found.session is None:
+        lacks = found.principal.needs_factor and found.principal.assumed is None and bool(found.user.password_hash)
+        return Unfinished.ENROL if lacks and not factors.devices_of(db.session(), found.user.id) else None
     if found.user.must_change_password:
         return Unfinished.NEW_PASSWORD
     if not found.principal.needs_factor or found.principal.mfa:
@@ -96,7 +103,13 @@ def unfinished() -> Unfinished | None:
     return Unfinished.FACTOR if factors.devices_of(db.session(), found.user.id) else Unfinished.ENROL
 
 
+def _behind_session(secret: str) -> SignedIn | None:
+    return accounts.session_user(db.session(), secret, idle=timedelta(minutes=portal_settings().session_idle_minutes))
+
+
 def _behind_token(token: str) -> SignedIn | None:
+    if token.startswith(ACCESS_PREFIX):
+        return _behind_session(token)
     if not looks_like_one(token) or not request.headers.get("Authorization", "").lower().startswith("bearer "):
         return tokens.token_user(db.session(), token, source_ip=source_ip())
     try:
@@ -144,6 +157,12 @@ def session_cookie_name() -> str:
     return SESSION_COOKIE if request.is_secure or host in LOOPBACK_NAMES or request.host in LOOPBACK_NAMES else PLAIN_SESSION_COOKIE
 
 
+def give_session(response: Response, secret: str) -> None:
+    """Give the browser the secret of its session."""
+    name, age_s = session_cookie_name(), portal_settings().session_absolute_hours * 3600
+    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
+
+
 def session_secret() -> str:
     """Value of the session cookie."""
     return request.cookies.get(session_cookie_name(), "")
@@ -178,6 +197,8 @@ def _project(ctx: Context, found: SignedIn | None) -> str | None:
     if found is None:
         return None
     named = request.headers.get("X-Project", "")
+    if found.principal.assumed is not None and named in {"", found.principal.assumed.project_id}:
+        return found.principal.assumed.project_id
     if named:
         if not accounts.may_enter(ctx, named):
             raise NotFound(f"There is no project {named[:80]} here.")
@@ -187,3 +208,11 @@ def _project(ctx: Context, found: SignedIn | None) -> str | None:
         if any(grant.project_id in {None, current} for grant in found.principal.grants):
             return current
     return accounts.home_project(found.user)
+
+
+def current_project() -> str:
+    """Id of the project that the request is about. Raises InvalidRequest for a member of none."""
+    project_id = context().project_id
+    if project_id is None:
+        raise InvalidRequest("Choose a project first: you are a member of none. An administrator can add you to one.")
+    return project_id

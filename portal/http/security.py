@@ -110,13 +110,16 @@ def allow_inline_style(incoming: Request) -> None:
 
 def _who() -> str:
     found = signed_in()
-    return found.user.id if found else f"address:{source_ip()}"
+    return str(found.principal.user_id) if found else f"address:{source_ip()}"
 
 
 def _limits(app: Flask, settings: Settings) -> None:
+    # Processes that count each for itself share what one caller has.
+    counting = settings.web_workers if settings.rate_limit_storage.startswith("memory:") else 1
+
     def allowed() -> str:
         limit = settings.rate_limit_per_minute if signed_in() else settings.rate_limit_anonymous_per_minute
-        return f"{limit or 10**9} per minute"
+        return f"{max(1, limit // counting) if limit else 10**9} per minute"
 
     def free() -> bool:
         return request.endpoint in {"static", "probes.health", "probes.healthz", "probes.ready", "probes.metrics"}

@@ -15,6 +15,7 @@ from requests import RequestException
 
 from portal.http.request import own_origin
 from portal.identity.providers import Claims, Provider, claims_of, providers_load
+from portal.kernel.db import db
 from portal.kernel.errors import NotFound, Unauthorized, Unavailable
 from portal.kernel.ids import is_storable
 from portal.settings import Settings
@@ -22,6 +23,8 @@ from portal.settings import Settings
 TIMEOUT_S = 10
 LEEWAY_S = 60
 LIFETIME_S = 600
+REFETCH_S = 60
+FETCHED_AT = "_keys_fetched_at"
 LOGOUT_TYPE = "logout+jwt"
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # Signatures by keys of which only the public half is published: neither "none" nor a shared secret.
@@ -65,6 +68,8 @@ def provider_named(name: str) -> Provider:
 
 def _client(provider: Provider) -> Any:
     """Authlib's client; what it knows of an OpenID provider is fetched and checked once. Raises Unavailable."""
+    # Whatever was read is done with: no transaction waits for the provider.
+    db.session().rollback()
     client = getattr(current_app.extensions["portal_sso"][0], provider.name)
     if provider.kind == "oidc":
         try:
@@ -97,7 +102,8 @@ def come_back(provider: Provider, *, by: str, issuer: str) -> tuple[Claims, str,
     if note is None or note["at"] + LIFETIME_S < time.time() or (note["purpose"] != "enter" and note["by"] != by):
         raise Unauthorized("This sign-in took too long, or was begun in another browser. Begin again.")
     client = _client(provider)
-    if issuer and provider.kind == "oidc" and issuer != provider.issuer:
+    says_who = provider.kind == "oidc" and client.server_metadata.get("authorization_response_iss_parameter_supported") is True
+    if (issuer or says_who) and provider.kind == "oidc" and issuer != provider.issuer:
         raise Unauthorized("Another provider answered than was asked. Begin again.")
     given, token = _fetched(provider, client)
     if not isinstance(given, dict):
@@ -155,7 +161,7 @@ def logout_claims(provider: Provider, token: str) -> dict[str, Any]:
     client = _client(provider)
     try:
         return _checked_logout(provider, client, token)
-    except (JoseError, ValueError, TypeError, RequestException):
+    except (JoseError, ValueError, TypeError, RuntimeError, RequestException):
         raise Unauthorized("This is no logout token of the provider.") from None
 
 
@@ -164,7 +170,10 @@ def _checked_logout(provider: Provider, client: Any, token: str) -> dict[str, An
     try:
         read = jwt.decode(token, KeySet.import_key_set(client.fetch_jwk_set()), registry=registry)
     except InvalidKeyIdError:
-        # Its keys may have changed since they were fetched.
+        # Its keys may have changed since they were fetched; but anybody can send a token with a strange key.
+        if time.monotonic() - client.server_metadata.get(FETCHED_AT, -REFETCH_S) < REFETCH_S:
+            raise
+        client.server_metadata[FETCHED_AT] = time.monotonic()
         read = jwt.decode(token, KeySet.import_key_set(client.fetch_jwk_set(force=True)), registry=registry)
     rules = jwt.JWTClaimsRegistry(
         leeway=LEEWAY_S, iss={"essential": True, "value": provider.issuer}, aud={"essential": True, "value": provider.client_id},

@@ -2,20 +2,21 @@
 
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.models import PERSON, ApiToken, Invitation, Membership, User, UserSession, digest
-from portal.identity.oauth2.models import OAuthFamily, end_access
+from portal.identity.access import OF_SESSION, access_end, end_sessions, user_lock
+from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
+from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
-from portal.kernel.context import Context, Grant, Principal
+from portal.kernel.context import Assumed, Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import ConfirmationRequired, Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
@@ -24,6 +25,7 @@ from portal.kernel.projects import is_there
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
+ACCESS_PREFIX = "atonix.a."  # how the access token of a program's session is recognised; no API token has a dot
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
 CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
@@ -48,7 +50,8 @@ def principal_of(user: User, credential: str, *, mfa: bool = False, proved_at: d
 
 def refuse_beyond(ctx: Context, user: User) -> None:
     """Raise Forbidden unless the caller may do, without condition, all that another may: who takes a key of an account acts as the account."""
-    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id)):
+    assumable = iam.role_grants(ctx.db, *iam.roles_trusting(ctx.db, user.id))
+    for grant in (*principal_of(user, "").grants, *iam.grants_of(ctx.db, user.id), *assumable):
         refuse_escalation(ctx, statements_of(grant), grant.project_id)
 
 
@@ -71,20 +74,21 @@ def check_password(ctx: Context, username: str, password: str) -> User:
     # Outside of any transaction: argon2 takes 50 ms, and the time must not tell who exists.
     right = passwords.matches(stored, password[: passwords.MAX_LENGTH * 4])
     if user is None or not right or locked:
-        note_failure(ctx, user, username, counts=not locked)
+        # Where nobody has this name it may be a password that was typed a line too early.
+        note_failure(ctx, user, user.username if user else "unknown user", counts=not locked)
         raise Unauthorized(WRONG)
     return user
 
 
-def note_failure(ctx: Context, user: User | None, username: str, *, counts: bool, error: str = "wrong user name or password, or locked") -> None:
+def note_failure(ctx: Context, user: User | None, shown: str, *, counts: bool, error: str = "wrong user name or password, or locked") -> None:
     """Write a failed sign-in down and, if it `counts`, let the account wait the longer the more there were."""
     with transaction(ctx.db):
         if user is not None and counts:
-            row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
+            row = user_lock(ctx.db, user.id)
             row.failed_sign_ins += 1
             wait = passwords.delay_after(row.failed_sign_ins)
             row.locked_until = now() + wait if wait else None
-        subject = audit.Subject("identity.user", user.id if user else "", username[:150])
+        subject = audit.Subject("identity.user", user.id if user else "", shown)
         audit.record(ctx, SIGN_IN, subject, status="failure", error=error)
 
 
@@ -104,17 +108,39 @@ def behind(session: Session, credential: type[CredentialT], is_this: ColumnEleme
 
 
 def session_user(session: Session, secret: str, *, idle: timedelta) -> SignedIn | None:
-    """Who is behind a session cookie; None if it is unknown, expired, idle for too long or of a disabled user."""
+    """Who is behind a session cookie, or a program's access token; None if it is unknown, expired, idle for too long or of a disabled user."""
     row, moment = behind(session, UserSession, UserSession.id_hash == digest(secret)), now()
     if row is None:
         return None
     found, user, revision = row
     if found.expires_at <= moment or found.last_seen_at + idle <= moment:
         return None
+    # What a program holds is worth nothing in a cookie, and a cookie's value nothing in a header.
+    if secret.startswith(ACCESS_PREFIX) != (found.access_expires_at is not None) or (found.access_expires_at or found.expires_at) <= moment:
+        return None
     if moment - found.last_seen_at > SEEN_EVERY and not _touch(session, found.id_hash, moment):
         return None
-    principal = principal_of(user, f"session:{found.session_id}", mfa=found.mfa_at is not None, proved_at=found.proved_at)
+    principal = principal_of(user, OF_SESSION + found.session_id, mfa=found.mfa_at is not None, proved_at=found.proved_at)
     return SignedIn(user, iam.with_access(session, principal, revision), found)
+
+
+def assumed_by(session: Session, token: ApiToken, user: User, revision: int | None) -> Principal | None:
+    """Whoever acts in a role; None unless the role still trusts them and the credential that assumed it holds."""
+    role = session.scalars(select(iam.IamRole).where(iam.IamRole.id == token.role_id, iam.IamRole.deleted_at.is_(None))).first()
+    if role is None or not iam.is_trusted(session, role, user.id) or not token_holds(session, token.origin):
+        return None
+    acting_in = Assumed(role.id, role.name, str(role.project_id), token.name)
+    return iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
+
+
+def token_holds(session: Session, credential: str) -> bool:
+    """Whether a token may still be used, and for everything; sessions take what they led to along when they are ended."""
+    kind, _, token_id = credential.partition(":")
+    if kind != "token":
+        return True
+    alive = (ApiToken.id == token_id, ApiToken.is_active.is_(True), ApiToken.expires_at > now())
+    found = session.scalars(select(ApiToken).where(*alive)).first()
+    return found is not None and not found.scopes and token_holds(session, found.origin)
 
 
 def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
@@ -127,27 +153,38 @@ def _touch(session: Session, id_hash: str, moment: datetime) -> bool:
 def sign_out(ctx: Context, secret: str) -> None:
     """End a session; one that is gone already is no error."""
     with transaction(ctx.db):
-        gone = ctx.db.execute(delete(UserSession).where(UserSession.id_hash == digest(secret)).returning(UserSession.session_id)).scalar()
-        if gone:
-            audit.record(
-                ctx,
-                "identity.session.delete",
-                audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username),
-                details={"session": gone},
-            )
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            audit.record(ctx, "identity.session.delete", oneself(ctx), details={"session": gone.session_id})
+
+
+def session_replace(ctx: Context, secret: str) -> None:
+    """End the session that a browser held before somebody signed in there anew; one that is gone already is no error."""
+    with transaction(ctx.db):
+        for gone in end_sessions(ctx.db, UserSession.id_hash == digest(secret)):
+            user = ctx.db.get_one(User, gone.user_id)
+            about = audit.Subject("identity.user", user.id, user.username)
+            audit.record(ctx, "identity.session.delete", about, details={"session": gone.session_id, "replaced": True})
 
 
 def sessions_of(ctx: Context) -> Sequence[UserSession]:
-    """The caller's own sessions, newest first."""
+    """The caller's own sessions, newest first. Raises Forbidden for a credential that stands for less than the user."""
+    refuse_assumed(ctx)
+    refuse_restricted(ctx, "identity.session.read")
     query = select(UserSession).where(UserSession.user_id == ctx.principal.user_id, UserSession.expires_at > now())
     return ctx.db.scalars(query.order_by(UserSession.last_seen_at.desc())).all()
 
 
+def refuse_assumed(ctx: Context) -> None:
+    """Raise Forbidden for a session in a role: what concerns the account of its user is not its own."""
+    if ctx.principal.assumed is not None:
+        raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} does not see what is its user's own.")
+
+
 def session_revoke(ctx: Context, session_id: str) -> None:
     """End one of the caller's own sessions. Raises NotFound."""
+    require_proof(ctx)
     with acting(ctx, "identity.session.delete", oneself(ctx), details={"session": session_id}):
-        own = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id)
-        if ctx.db.execute(delete(UserSession).where(*own).returning(UserSession.session_id)).scalar() is None:
+        if not end_sessions(ctx.db, UserSession.user_id == ctx.principal.user_id, UserSession.session_id == session_id):
             raise NotFound("There is no such session of yours.")
 
 
@@ -173,7 +210,7 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
     with refusals_audited(ctx, CHANGE_PASSWORD, oneself(ctx)):
         refuse_restricted(ctx, CHANGE_PASSWORD)
     user = ctx.db.get_one(User, ctx.principal.user_id)
-    passwords.check_strength(new, field="new", username=user.username)
+    passwords.check_strength(ctx.settings, new, field="new", username=user.username, email=user.email)
     if hmac.compare_digest(old.encode("utf-8", "surrogatepass"), new.encode()):
         raise InvalidRequest.fields({"new": ["must differ from the present one."]})
     try:
@@ -182,18 +219,15 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         raise InvalidRequest.fields({"old": ["is not your present password, or the account is locked for a while after too many tries."]}) from None
     fresh = passwords.hash_password(new)
     with acting(ctx, CHANGE_PASSWORD, oneself(ctx)):
-        row = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
+        row = user_lock(ctx.db, ctx.principal.user_id)
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
-        ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id, UserSession.session_id != keep_session))
-        ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
-        ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
-        end_access(ctx.db, user_id=row.id)
+        access_end(ctx.db, row.id, keep_session=keep_session)
 
 
 def require_proof(ctx: Context) -> None:
     """Raise ConfirmationRequired unless who acts in a session has proved lately who they are; what is no session has no person to ask."""
     who = ctx.principal
-    if not who.credential.startswith("session:"):
+    if not who.credential.startswith(OF_SESSION):
         return
     if who.proved_at is None or who.proved_at + timedelta(minutes=ctx.settings.confirm_minutes) <= now():
         raise ConfirmationRequired("Confirm that it is you; your last proof of that is too old for this.")
@@ -201,29 +235,38 @@ def require_proof(ctx: Context) -> None:
 
 def require_person(ctx: Context) -> None:
     """Raise Forbidden for what is no session: a token alone never changes how its user signs in. Then as `require_proof`."""
-    if not ctx.principal.credential.startswith("session:"):
+    if not ctx.principal.credential.startswith(OF_SESSION):
         raise Forbidden("How you sign in is changed in the console, by whoever has signed in there; a token alone does not.")
     require_proof(ctx)
 
 
 def note_proof(ctx: Context, *, is_factor: bool) -> None:
     """Write down, within the caller's transaction, that whoever is behind the session has just proved who they are."""
-    session_id = ctx.principal.credential.partition(":")[2]
-    mine = (UserSession.session_id == session_id, UserSession.user_id == ctx.principal.user_id)
-    ctx.db.execute(update(UserSession).where(*mine).values({"proved_at": now(), **({"mfa_at": now()} if is_factor else {})}))
+    user = user_lock(ctx.db, ctx.principal.user_id)
+    ctx.db.execute(update(UserSession).where(_this_session(ctx)).values({"proved_at": now(), **({"mfa_at": now()} if is_factor else {})}))
     if is_factor:
         # Not for a password alone: wrong codes of whoever knows it must go on counting.
-        ctx.db.execute(update(User).where(User.id == ctx.principal.user_id).values(failed_sign_ins=0, locked_until=None))
+        user.failed_sign_ins, user.locked_until = 0, None
     audit.record(ctx, "identity.session.confirm", oneself(ctx), details={"second_factor": is_factor})
 
 
 def session_renew(ctx: Context, *, is_factor: bool) -> str:
-    """Note a proof and give the session another secret, within the caller's transaction; who holds the old one is out. The new cookie's value."""
+    """Note a proof and give the session another secret, within the caller's transaction; who holds the old one is out.
+
+    The new cookie's value; empty for a credential that is no session.
+    """
     note_proof(ctx, is_factor=is_factor)
-    secret, session_id = secrets.token_urlsafe(32), ctx.principal.credential.partition(":")[2]
-    mine = (UserSession.session_id == session_id, UserSession.user_id == ctx.principal.user_id)
-    ctx.db.execute(update(UserSession).where(*mine).values(id_hash=digest(secret)).execution_options(synchronize_session=False))
+    if not ctx.principal.credential.startswith(OF_SESSION):
+        return ""
+    secret = secrets.token_urlsafe(32)
+    # A program refreshes its tokens instead: the one that it holds is over.
+    over = {"id_hash": digest(secret), "access_expires_at": case((UserSession.access_expires_at.is_not(None), now()))}
+    ctx.db.execute(update(UserSession).where(_this_session(ctx)).values(over).execution_options(synchronize_session=False))
     return secret
+
+
+def _this_session(ctx: Context) -> ColumnElement[bool]:
+    return and_(UserSession.session_id == ctx.principal.credential.removeprefix(OF_SESSION), UserSession.user_id == ctx.principal.user_id)
 
 
 def checked_name(name: str, *, longest: int) -> str:
@@ -237,10 +280,3 @@ def checked_name(name: str, *, longest: int) -> str:
 def oneself(ctx: Context) -> audit.Subject:
     """The caller as the subject of an audit entry."""
     return audit.Subject("identity.user", ctx.principal.user_id or "", ctx.principal.username)
-
-
-def preferences_update(ctx: Context, changes: Mapping[str, bool | list[str]]) -> None:
-    """Keep how the caller likes the console; nobody else is concerned, so it is not audited."""
-    with transaction(ctx.db):
-        user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
-        user.preferences = {**user.preferences, **changes}

@@ -1,11 +1,11 @@
 """What an administrator does to accounts from the command line, where no session is needed because the machine is theirs."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal.identity import factors, passwords
-from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
-from portal.identity.oauth2.models import end_access
+from portal.identity.access import access_end, user_lock
+from portal.identity.models import PERSON, User
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.errors import NotFound
@@ -17,22 +17,19 @@ from portal.settings import Settings
 def set_password(session: Session, settings: Settings, username: str, password: str) -> None:
     """Set a user's password; their sessions, tokens and the access of applications end. Raises NotFound or InvalidRequest."""
     user = _user(session, username)
-    passwords.check_strength(password, field="password", username=user.username)
+    passwords.check_strength(settings, password, field="password", username=user.username, email=user.email)
     fresh = passwords.hash_password(password)
     with acting(_context(session, settings), "identity.user.set_password", _about(user)):
-        row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
+        row = user_lock(session, user.id)
         row.password_hash, row.failed_sign_ins, row.locked_until = fresh, 0, None
-        session.execute(delete(Invitation).where(Invitation.user_id == row.id))
-        session.execute(delete(UserSession).where(UserSession.user_id == row.id))
-        session.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
-        end_access(session, user_id=row.id)
+        access_end(session, row.id)
 
 
 def unlock(session: Session, settings: Settings, username: str) -> None:
     """End the lock after wrong passwords. Raises NotFound."""
     user = _user(session, username)
     with acting(_context(session, settings), "identity.user.unlock", _about(user)):
-        row = session.get_one(User, user.id, with_for_update=True, populate_existing=True)
+        row = user_lock(session, user.id)
         row.failed_sign_ins, row.locked_until = 0, None
 
 

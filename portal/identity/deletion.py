@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 
 from portal.identity import iam
+from portal.identity.access import admins_lock, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
 from portal.identity.factors import MfaDevice
-from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import OAuthClient, OAuthConsent, lock_clients_of
 from portal.identity.sso import Identity
-from portal.identity.users import EVERYWHERE, keep_an_admin, user_find
+from portal.identity.users import EVERYWHERE, keep_an_admin, keep_project_admins, user_find
 from portal.kernel import audit, quota, quota_requests
 from portal.kernel.authz import authorize
 from portal.kernel.context import Context
@@ -19,12 +20,12 @@ from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.operations import acting, refuse_restricted
 
-SHOWN = 20
+SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
-    """What a user owns of one type: how many, and the names of the first."""
+class Listed:
+    """What goes, or changes hands, of one kind: how many, and the names of the first."""
 
     label: str
     count: int
@@ -33,10 +34,10 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """Everything that the deletion of a user concerns: what goes over to an heir, and how much of what else goes away, by its name."""
+    """Everything that the deletion of a user concerns: what goes over to an heir, and what else goes away."""
 
-    owned: Sequence[Owned]
-    gone: Sequence[tuple[str, int]]
+    owned: Sequence[Listed]
+    gone: Sequence[Listed]
 
 
 def user_leaving(ctx: Context, user_id: str) -> Leaving:
@@ -45,23 +46,37 @@ def user_leaving(ctx: Context, user_id: str) -> Leaving:
     authorize(ctx, "identity.user.delete", EVERYWHERE)
     owned = []
     for rtype in ctx.registry:
-        mine = (rtype.model.owner_id == user.id, rtype.model.deleted_at.is_(None))
-        if count := ctx.db.scalar(select(func.count()).select_from(rtype.model).where(*mine)):
-            names = ctx.db.scalars(select(rtype.model.name).where(*mine).order_by(rtype.model.name).limit(SHOWN)).all()
-            owned.append(Owned(rtype.label if count == 1 else rtype.plural, count, names))
-    gone = [
-        ("Memberships", Membership.user_id), ("Memberships of groups", iam.IamGroupMember.user_id), ("Sessions", UserSession.user_id),
-        ("API tokens", ApiToken.user_id), ("Applications that they registered", OAuthClient.owner_id), ("Applications that act for them", OAuthConsent.user_id),
-        ("Apps and passkeys", MfaDevice.user_id), ("Linked accounts", Identity.user_id),
-    ]  # fmt: skip
-    counts = [(label, ctx.db.scalar(select(func.count()).where(column == user.id)) or 0) for label, column in gone]
-    attached = (iam.IamAttachment.principal_type == "user", iam.IamAttachment.principal_id == user.id)
-    counts.append(("Attached policies", ctx.db.scalar(select(func.count()).select_from(iam.IamAttachment).where(*attached)) or 0))
-    return Leaving(owned, [(label, count) for label, count in counts if count])
+        names = select(rtype.model.name).where(rtype.model.owner_id == user.id, rtype.model.deleted_at.is_(None))
+        if found := listed(ctx, rtype.label, names, plural=rtype.plural):
+            owned.append(found)
+    groups = select(iam.IamGroup.name).join(iam.IamGroupMember, iam.IamGroupMember.group_id == iam.IamGroup.id)
+    consented = select(OAuthClient.name).join(OAuthConsent, OAuthConsent.client_id == OAuthClient.id)
+    held = select(iam.IamPolicy.name).join(iam.IamAttachment, iam.IamAttachment.policy_id == iam.IamPolicy.id)
+    going = [
+        ("Memberships", select(Project.name).join(Membership, Membership.project_id == Project.id).where(Membership.user_id == user.id)),
+        ("Memberships of groups", groups.where(iam.IamGroupMember.user_id == user.id)),
+        ("Sessions", select(UserSession.source_ip).where(UserSession.user_id == user.id)),
+        ("API tokens", select(ApiToken.name).where(ApiToken.user_id == user.id)),
+        ("Applications that they registered", select(OAuthClient.name).where(OAuthClient.owner_id == user.id)),
+        ("Applications that act for them", consented.where(OAuthConsent.user_id == user.id)),
+        ("Apps and passkeys", select(MfaDevice.name).where(MfaDevice.user_id == user.id)),
+        ("Linked accounts", select(Identity.email).where(Identity.user_id == user.id)),
+        ("Attached policies", held.where(iam.IamAttachment.principal_type == "user", iam.IamAttachment.principal_id == user.id)),
+    ]
+    return Leaving(owned, [found for label, names in going if (found := listed(ctx, label, names))])
+
+
+def listed(ctx: Context, label: str, names: Select[str], *, plural: str = "") -> Listed | None:
+    """What a query names, in alphabetical order; None where it names nothing."""
+    count = ctx.db.scalar(select(func.count()).select_from(names.subquery())) or 0
+    if not count:
+        return None
+    first = ctx.db.scalars(names.order_by(names.selected_columns[0]).limit(SHOWN)).all()
+    return Listed(plural if plural and count > 1 else label, count, first)
 
 
 def user_delete(ctx: Context, user_id: str, heir: str) -> None:
-    """Delete a user; what they own goes over to the heir, a user by name. Their entries in the audit log stay.
+    """Delete a user; what they own, if anything, goes over to the heir, a user by name. Their entries in the audit log stay.
 
     Raises NotFound, InvalidRequest for an heir who is none, QuotaExceeded where the heir may not own that much, Forbidden for somebody who may do
     more than the caller, and Conflict for oneself or the last administrator.
@@ -74,12 +89,19 @@ def user_delete(ctx: Context, user_id: str, heir: str) -> None:
         if user.id == ctx.principal.user_id:
             raise Conflict("Nobody deletes their own account. Another administrator can.")
         refuse_beyond(ctx, user)
+        keep_project_admins(ctx, user)
         heirs = select(User).where(User.username == storable(heir[:254]), User.kind == PERSON, User.is_active.is_(True), User.id != user.id)
         taking = ctx.db.scalars(heirs).first()
-        if taking is None:
-            raise InvalidRequest.fields({"heir": [f"There is no active user {heir[:80]} who could take over what {user.username} owns."]})
-        remove(ctx, user.id, heir_id=taking.id)
+        if taking is None and (heir or _owns(ctx, user.id)):
+            problem = f"There is no active user {heir[:80]} who could take over" if heir else "Name the user who takes over"
+            raise InvalidRequest.fields({"heir": [f"{problem} what {user.username} owns."]})
+        remove(ctx, user.id, heir_id=taking.id if taking is not None else None)
         keep_an_admin(ctx)
+
+
+def _owns(ctx: Context, user_id: str) -> bool:
+    mine = (select(rtype.model.id).where(rtype.model.owner_id == user_id, rtype.model.deleted_at.is_(None)) for rtype in ctx.registry)
+    return any(ctx.db.scalar(query.limit(1)) is not None for query in mine)
 
 
 def remove(ctx: Context, user_id: str, *, heir_id: str | None) -> None:
@@ -87,7 +109,8 @@ def remove(ctx: Context, user_id: str, *, heir_id: str | None) -> None:
     for rtype in sorted(ctx.registry, key=lambda rtype: rtype.key):
         ctx.db.execute(update(rtype.model).where(rtype.model.owner_id == user_id).values(owner_id=heir_id))
     lock_clients_of(ctx.db, user_id)
-    user = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+    admins_lock(ctx.db)
+    user = user_lock(ctx.db, user_id)
     iam.forget_user(ctx.db, user_id)
     quota_requests.withdraw_all(ctx.db, user_id=user_id)
     quota.hand_over(ctx.db, user_id, heir_id)

@@ -2,15 +2,17 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import pyotp
 from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from portal.identity.accounts import checked_name, note_proof, oneself, refuse_beyond, require_person, require_proof
+from portal.identity.access import sign_ins_end, user_lock
+from portal.identity.accounts import checked_name, oneself, refuse_beyond, require_person, require_proof, session_renew
 from portal.identity.iam import MfaRule, bump
-from portal.identity.models import User, UserSession, digest
+from portal.identity.models import User, digest
 from portal.identity.sealed import seal, unseal
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target
@@ -62,12 +64,20 @@ class RecoveryCode(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """What taking a device into use gives: recovery codes with the first one, and the session's new secret, empty where there is no session."""
+
+    codes: list[str]
+    session_secret: str
+
+
 def devices_of(session: Session, user_id: str | None, device_type: str = "") -> Sequence[MfaDevice]:
     """What a user has confirmed, oldest first."""
     query = select(MfaDevice).where(MfaDevice.user_id == user_id, MfaDevice.confirmed_at.is_not(None))
     if device_type:
         query = query.where(MfaDevice.device_type == device_type)
-    return session.scalars(query.order_by(MfaDevice.created_at, MfaDevice.id)).all()
+    return session.scalars(query.order_by(MfaDevice.created_at, MfaDevice.id).execution_options(populate_existing=True)).all()
 
 
 def recovery_left(session: Session, user_id: str | None) -> int:
@@ -89,7 +99,7 @@ def totp_begin(ctx: Context, name: str, *, with_password: bool = False) -> tuple
     device = MfaDevice(user_id=user.id, device_type=TOTP, name=checked_name(name, longest=NAME_MAX), sealed_secret=seal(ctx.settings, secret))
     with acting(ctx, "identity.mfa.begin", oneself(ctx), details={"device_type": TOTP, "name": device.name}):
         refuse_too_many(ctx)
-        ctx.db.execute(delete(MfaDevice).where(MfaDevice.user_id == user.id, MfaDevice.confirmed_at.is_(None)))
+        ctx.db.execute(delete(MfaDevice).where(MfaDevice.user_id == ctx.principal.user_id, MfaDevice.confirmed_at.is_(None)))
         ctx.db.add(device)
         ctx.db.flush()
     return device, secret, pyotp.TOTP(secret).provisioning_uri(name=user.username, issuer_name=ISSUER)
@@ -105,11 +115,12 @@ def totp_again(ctx: Context, device_id: str) -> tuple[MfaDevice, str, str]:
     return device, secret, pyotp.TOTP(secret).provisioning_uri(name=ctx.principal.username, issuer_name=ISSUER)
 
 
-def totp_confirm(ctx: Context, device_id: str, code: str) -> list[str]:
-    """Take an app into use with its first code; gives recovery codes if it is the user's first factor. Raises NotFound or InvalidRequest."""
+def totp_confirm(ctx: Context, device_id: str, code: str) -> Activated:
+    """Take an app into use with its first code. Raises NotFound, Conflict or InvalidRequest."""
     require_proof(ctx)
     with acting(ctx, "identity.mfa.create", oneself(ctx), details={"device": device_id[:64], "device_type": TOTP}):
-        device = _own(ctx, device_id, lock=True)
+        user_lock(ctx.db, ctx.principal.user_id)
+        device = _own(ctx, device_id)
         if device.confirmed_at is not None:
             raise Conflict("This app is in use already.")
         if not _totp_fits(ctx, device, code):
@@ -117,12 +128,13 @@ def totp_confirm(ctx: Context, device_id: str, code: str) -> list[str]:
         return activate(ctx, device)
 
 
-def activate(ctx: Context, device: MfaDevice) -> list[str]:
-    """Let a device count from now on, within the caller's transaction, also for the present session; gives recovery codes with the first one."""
+def activate(ctx: Context, device: MfaDevice) -> Activated:
+    """Let a device count from now on, within the caller's transaction that has locked the user, also for the present session."""
     is_first = not devices_of(ctx.db, ctx.principal.user_id)
     device.confirmed_at = device.last_used_at = now()
-    note_proof(ctx, is_factor=True)
-    return _fresh_codes(ctx) if is_first else []
+    # What was a session with one factor becomes one with two: not for whoever has a copy of its cookie.
+    secret = session_renew(ctx, is_factor=True)
+    return Activated(_fresh_codes(ctx) if is_first else [], secret)
 
 
 def _totp_fits(ctx: Context, device: MfaDevice, code: str) -> bool:
@@ -142,10 +154,9 @@ def _totp_fits(ctx: Context, device: MfaDevice, code: str) -> bool:
 
 
 def code_fits(ctx: Context, user_id: str, code: str) -> str:
-    """Which factor a code is of, `totp` or `recovery`, within the caller's transaction; empty for a wrong one. A code works once."""
+    """Which factor a code is of, `totp` or `recovery`; empty for a wrong one. A code works once: the caller's transaction has locked the user."""
     code = "".join(code.split())
-    query = select(MfaDevice).where(MfaDevice.user_id == user_id, MfaDevice.device_type == TOTP, MfaDevice.confirmed_at.is_not(None))
-    for device in ctx.db.scalars(query.order_by(MfaDevice.id).with_for_update().execution_options(populate_existing=True)):
+    for device in devices_of(ctx.db, user_id, TOTP):
         if _totp_fits(ctx, device, code):
             return TOTP
     hashed = digest(storable(code.replace("-", "").lower()))
@@ -157,6 +168,7 @@ def recovery_renew(ctx: Context) -> list[str]:
     """New recovery codes in place of the old ones, shown this once. Raises Conflict for a user without a device."""
     require_person(ctx)
     with acting(ctx, "identity.mfa.renew_recovery_codes", oneself(ctx)):
+        user_lock(ctx.db, ctx.principal.user_id)
         if not devices_of(ctx.db, ctx.principal.user_id):
             raise Conflict("Recovery codes stand in for a lost device; add an app or a passkey first.")
         return _fresh_codes(ctx)
@@ -176,7 +188,8 @@ def device_remove(ctx: Context, device_id: str) -> None:
     """Forget one of the caller's own devices; with the last one the recovery codes go. Raises NotFound."""
     require_person(ctx)
     with acting(ctx, "identity.mfa.delete", oneself(ctx), details={"device": device_id[:64]}):
-        ctx.db.delete(_own(ctx, device_id, lock=True))
+        user_lock(ctx.db, ctx.principal.user_id)
+        ctx.db.delete(_own(ctx, device_id))
         ctx.db.flush()
         if not devices_of(ctx.db, ctx.principal.user_id):
             ctx.db.execute(delete(RecoveryCode).where(RecoveryCode.user_id == ctx.principal.user_id))
@@ -189,7 +202,9 @@ def factors_reset(ctx: Context, user: User) -> None:
     with acting(ctx, "identity.mfa.reset", about, target=Target(None, label="the platform's users")):
         refuse_restricted(ctx, "identity.mfa.reset")
         refuse_beyond(ctx, user)
-        for model in (MfaDevice, RecoveryCode, UserSession):
+        user_lock(ctx.db, user.id)
+        sign_ins_end(ctx.db, user.id)
+        for model in (MfaDevice, RecoveryCode):
             ctx.db.execute(delete(model).where(model.user_id == user.id))
 
 
@@ -200,16 +215,14 @@ def users_with_factors(session: Session) -> set[str]:
 
 def refuse_too_many(ctx: Context) -> None:
     """Raise Conflict at the limit; locks the user, so that two at once do not both pass."""
-    ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True)
+    user_lock(ctx.db, ctx.principal.user_id)
     if len(devices_of(ctx.db, ctx.principal.user_id)) >= MAX_DEVICES:
         raise Conflict(f"You have {MAX_DEVICES} apps and passkeys, which is the most. Remove one first.", details={"limit": MAX_DEVICES})
 
 
-def _own(ctx: Context, device_id: str, *, lock: bool = False) -> MfaDevice:
+def _own(ctx: Context, device_id: str) -> MfaDevice:
     query = select(MfaDevice).where(MfaDevice.user_id == ctx.principal.user_id, MfaDevice.id == storable(device_id))
-    if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
-    device = ctx.db.scalars(query).first()
+    device = ctx.db.scalars(query.execution_options(populate_existing=True)).first()
     if device is None:
         raise NotFound("There is no such device of yours.")
     return device

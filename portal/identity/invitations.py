@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import delete, select
 
 from portal.identity import iam, passwords, sign_in
-from portal.identity.accounts import oneself, principal_of, refuse_beyond, require_proof
-from portal.identity.models import ApiToken, Invitation, User, UserSession, digest
-from portal.identity.oauth2.models import end_access
+from portal.identity.access import access_end, user_lock
+from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.models import Invitation, User, digest
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
 from portal.kernel import audit
@@ -34,7 +34,7 @@ def user_invite(ctx: Context, user_id: str) -> str:
         refuse_restricted(ctx, "identity.user.invite")
         # Whoever holds the code becomes that user.
         refuse_beyond(ctx, user)
-        if not ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True).is_active:
+        if not user_lock(ctx.db, user.id).is_active:
             raise Conflict(f"{user.username} is disabled. Enable the account first.")
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == user.id))
         ctx.db.add(Invitation(code_hash=digest(code), user_id=user.id, created_by=str(ctx.principal.user_id), expires_at=now() + LIFETIME))
@@ -44,19 +44,17 @@ def user_invite(ctx: Context, user_id: str) -> str:
 def invitation_accept(ctx: Context, code: str, password: str) -> Step:
     """Choose a password with a code and go on signing in; sessions and tokens from before end. Raises Unauthorized or InvalidRequest."""
     user = _invited(ctx, code)
-    passwords.check_strength(password, field="new", username=user.username)
+    passwords.check_strength(ctx.settings, password, field="new", username=user.username, email=user.email)
     ctx.db.rollback()
     fresh = passwords.hash_password(password)
     ctx.principal = principal_of(user, "invitation")
     with acting(ctx, "identity.user.accept_invitation", oneself(ctx)):
+        row = user_lock(ctx.db, user.id)
         used = delete(Invitation).where(Invitation.code_hash == digest(code), Invitation.expires_at > now()).returning(Invitation.user_id)
         if ctx.db.scalar(used) is None:
             raise Unauthorized(OVER)
-        row = ctx.db.get_one(User, user.id, with_for_update=True, populate_existing=True)
         row.password_hash, row.must_change_password, row.failed_sign_ins, row.locked_until = fresh, False, 0, None
-        for model in (UserSession, ApiToken):
-            ctx.db.execute(delete(model).where(model.user_id == row.id))
-        end_access(ctx.db, user_id=row.id)
+        access_end(ctx.db, row.id)
     return sign_in.enter(ctx, user, Proof("invitation"))
 
 
@@ -64,6 +62,7 @@ def _invited(ctx: Context, code: str) -> User:
     query = select(User).join(Invitation, Invitation.user_id == User.id).where(Invitation.code_hash == digest(code), Invitation.expires_at > now())
     user = ctx.db.scalars(query.where(User.is_active.is_(True))).first()
     if user is None or not _still_may(ctx, code, user):
+        note_failure(ctx, None, "invitation", counts=False, error="unknown, used or expired link")
         raise Unauthorized(OVER)
     return user
 

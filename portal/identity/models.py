@@ -18,6 +18,11 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def role_digest(secret: str) -> str:
+    """The same of a session in a role, marked by what no digest has: a version that knows no roles finds no token of the user's by it."""
+    return f"r:{digest(secret)[2:]}"
+
+
 class User(Base):
     """Who acts: a person who signs in, or a service account, which belongs to its default project and has keys only.
 
@@ -99,6 +104,37 @@ class UserSession(Base):
     # When the user last proved who they are, and when with a second factor.
     proved_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     mfa_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of a session that a program holds, whose access token stands in the cookie's place; it is worth nothing in a cookie.
+    access_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class SessionRefresh(Base):
+    """A refresh token of a session, known as its SHA-256: good once. A used one is kept as long as the session, so that a second use is noticed."""
+
+    __tablename__ = "session_refresh_tokens"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.session_id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Challenge(Base):
+    """A step of signing in or of proving something that was begun; its secret is known only as SHA-256."""
+
+    __tablename__ = "sign_in_challenges"
+
+    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str] = mapped_column(String(16))
+    # Random bytes in base64url that a passkey signs.
+    challenge: Mapped[str] = mapped_column(Text)
+    # How the first step was made, and what came of it.
+    method: Mapped[str] = mapped_column(String(64), default="password")
+    provider_sid: Mapped[str] = mapped_column(String(255), default="")
+    sealed_id_token: Mapped[str] = mapped_column(Text, default="")
+    tries: Mapped[int] = mapped_column(default=0)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class ApiToken(Base):
@@ -121,6 +157,13 @@ class ApiToken(Base):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_ip: Mapped[str] = mapped_column(String(64), default="")
+    # How long it was made for.
+    days: Mapped[int] = mapped_column(default=90, server_default="90")
+    # The credential that made it, with which it ends if that is a token or it is a session in a role.
+    origin: Mapped[str] = mapped_column(String(96), default="")
+    # Of a session in a role: which role, and whether what assumed it had shown a second factor. The name is the session's.
+    role_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    mfa: Mapped[bool] = mapped_column(default=False)
 
     __table_args__ = (Index("ix_api_tokens_user", "user_id", "created_at"),)
 

@@ -68,8 +68,8 @@ def passkey_begin(ctx: Context, site: Site) -> Asked:
     return Asked(secret, options_to_json(options))
 
 
-def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str) -> list[str]:
-    """Keep the passkey that an authenticator made; gives recovery codes if it is the user's first factor. Raises InvalidRequest or Conflict."""
+def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str) -> factors.Activated:
+    """Keep the passkey that an authenticator made, and take it into use. Raises InvalidRequest or Conflict."""
     require_person(ctx)
     row = sign_in.challenge_take(ctx, secret, PASSKEY_NEW)
     if row.user_id != ctx.principal.user_id:
@@ -90,9 +90,9 @@ def passkey_create(ctx: Context, site: Site, secret: str, name: str, answer: str
         factors.refuse_too_many(ctx)
         if ctx.db.scalar(select(MfaDevice.id).where(MfaDevice.credential_id == device.credential_id)) is not None:
             raise Conflict("This passkey is registered already.")
-        codes = factors.activate(ctx, device)
+        activated = factors.activate(ctx, device)
         ctx.db.add(device)
-    return codes
+    return activated
 
 
 def passkey_ask(ctx: Context, site: Site) -> Asked:
@@ -123,8 +123,12 @@ def passkey_enter(ctx: Context, site: Site, secret: str, answer: str) -> Step:
 
 def passkey_second(ctx: Context, site: Site, secret: str, answer: str) -> Step:
     """The second step of a sign-in with a passkey. Raises Unauthorized."""
-    row = sign_in.challenge_take(ctx, secret, SECOND)
-    _check(ctx, site, row.challenge, answer, row.user_id)
+    row = sign_in.challenge_of(ctx, secret, SECOND)
+    try:
+        _check(ctx, site, row.challenge, answer, row.user_id)
+    except Unauthorized:
+        sign_in.challenge_take(ctx, secret, SECOND)
+        raise
     return sign_in.second_by_passkey(ctx, row)
 
 

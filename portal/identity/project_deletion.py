@@ -13,37 +13,39 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from portal.identity import iam
 from portal.identity.accounts import require_proof
-from portal.identity.deletion import SHOWN, Owned, remove
-from portal.identity.models import SERVICE, Membership, Project, User, UserSession
+from portal.identity.deletion import Listed, listed, remove
+from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
 from portal.kernel import audit, quota_requests
 from portal.kernel.alerts import Notice, alert
 from portal.kernel.authz import authorize, reach
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import Effect, Operation
+from portal.kernel.declare import AskedWork, Effect, Operation
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
 from portal.kernel.operations import acting, end, run
 from portal.kernel.quota import Quota
-from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.quota_days import QuotaHistory
+from portal.kernel.quota_requests import QuotaRequest
 from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.runner import NotYet
 
 DELETE = "identity.project.delete"
+DELETING = AskedWork(DELETE, cancelled="What was deleted by then is gone; the project stays with what is left.")
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
 NAMED = 5
-ACCESS = (iam.IamGroup, iam.IamPolicy)
+ACCESS = (iam.IamGroup, iam.IamPolicy, iam.IamRole)
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectLeaving:
-    """Everything that goes with a project, how much of what else ends with it, and what is in the way of its deletion."""
+    """Everything that goes with a project, what else ends with it, and what is in the way of its deletion."""
 
-    resources: Sequence[Owned]
-    gone: Sequence[tuple[str, int]]
+    resources: Sequence[Listed]
+    gone: Sequence[Listed]
     in_the_way: Sequence[str]
 
 
@@ -51,20 +53,17 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
     """What the deletion of a project would do. Raises NotFound or Forbidden."""
     project = project_find(ctx, project_id)
     authorize(ctx, DELETE, project_target(project))
-    resources = []
-    for rtype in _types(ctx):
-        mine = _live(rtype, project_id)
-        if count := _count(ctx, rtype.model, *mine):
-            names = ctx.db.scalars(select(rtype.model.name).where(*mine).order_by(rtype.model.name).limit(SHOWN)).all()
-            resources.append(Owned(rtype.label if count == 1 else rtype.plural, count, names))
-    members = select(Membership.user_id).join(Membership.user).where(Membership.project_id == project_id)
-    waiting = (quota_requests.QuotaRequest.project_id == project_id, quota_requests.QuotaRequest.state == "pending")
-    gone = [
-        ("Memberships", _count(ctx, members.where(User.kind != SERVICE).subquery())),
-        ("Service accounts with their keys", _count(ctx, members.where(User.kind == SERVICE).subquery())),
-        ("Requests for more quota", _count(ctx, quota_requests.QuotaRequest, *waiting)),
+    names = ((rtype, select(rtype.model.name).where(*_live(rtype, project_id))) for rtype in _types(ctx))
+    resources = [found for rtype, query in names if (found := listed(ctx, rtype.label, query, plural=rtype.plural))]
+    members = select(User.username).join(Membership, Membership.user_id == User.id).where(Membership.project_id == project_id)
+    asked = select(QuotaRequest.dimension).where(QuotaRequest.project_id == project_id, QuotaRequest.state == "pending")
+    going = [
+        ("Memberships", members.where(User.kind != SERVICE)),
+        ("Service accounts with their keys", members.where(User.kind == SERVICE)),
+        ("Requests for more quota", asked),
     ]
-    return ProjectLeaving(resources, [(label, count) for label, count in gone if count], _in_the_way(ctx, project))
+    gone = [found for label, query in going if (found := listed(ctx, label, query))]
+    return ProjectLeaving(resources, gone, _in_the_way(ctx, project))
 
 
 def _in_the_way(ctx: Context, project: Project) -> list[str]:
@@ -74,6 +73,9 @@ def _in_the_way(ctx: Context, project: Project) -> list[str]:
         if locked := _names(ctx, rtype, *mine, model.locked.is_(True)):
             found.append(f"{locked} locked against changes: unlock first.")
         op = _removal(rtype)
+        if op.unless and (protected := _names(ctx, rtype, *mine, getattr(model, op.unless).is_(True))):
+            label = rtype.fields()[op.unless].label.lower()
+            found.append(f"{protected} protected: switch {label} off first.")
         allowed = reach(ctx, ctx.registry.name_of(op)).rows(model)
         if kept := _names(ctx, rtype, *mine, ~allowed):
             found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
@@ -124,7 +126,7 @@ def delete_project(ctx: Context, claim: Claim) -> None:
         _tell_failed(ctx, claim, project, refused)
         raise Conflict(f"What is left of project {project.name} stays. {' '.join(refused)}")
     if left:
-        raise NotYet(f"{left} left")
+        raise NotYet("One thing is left." if left == 1 else f"{left:,} things are left.")
     _finish(ctx, claim, project.id)
 
 
@@ -180,7 +182,7 @@ def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
         job = held(ctx.db, claim)
         project = ctx.db.get_one(Project, project_id, with_for_update=True, populate_existing=True)
         if any(_count(ctx, rtype.model, *_live(rtype, project_id)) for rtype in _contents(ctx)):
-            raise NotYet("Something was made at the last moment")
+            raise NotYet("Something was made at the last moment.")
         subject = project_subject(project)
         gone = [*_end_accounts(ctx, project_id), *_end_policies(ctx, project_id)]
         for model in (QuotaHistory, Quota):
@@ -191,7 +193,7 @@ def _finish(ctx: Context, claim: Claim, project_id: str) -> None:
         iam.bump(ctx.db)
         if job.user_id is not None and ctx.db.get(User, job.user_id) is not None:
             alert(ctx, job.user_id, Notice(f"Project {subject.name} is deleted", "", "info", "identity.project", project_id))
-        audit.record(ctx, f"{DELETE}.succeeded", subject, details={"job_id": job.id, "gone": gone[:ROUND]})
+        audit.record(ctx, f"{DELETE}.succeeded", subject, details={"job_id": job.id, "gone": gone[:ROUND], "gone_count": len(gone)})
 
 
 def _end_accounts(ctx: Context, project_id: str) -> Iterator[str]:
@@ -209,12 +211,13 @@ def _end_accounts(ctx: Context, project_id: str) -> Iterator[str]:
 
 
 def _end_policies(ctx: Context, project_id: str) -> Iterator[str]:
-    """End groups and policies within the caller's transaction, whoever holds them; their names."""
+    """End groups, policies and roles with their sessions within the caller's transaction, whoever holds them; their names."""
     for rtype in (rtype for rtype in _types(ctx) if rtype.model in ACCESS):
         for row in ctx.db.scalars(select(rtype.model).where(*_live(rtype, project_id)).order_by(rtype.model.id)).all():
             held_by = (iam.IamAttachment.principal_id == row.id) | (iam.IamAttachment.policy_id == row.id)
             ctx.db.execute(delete(iam.IamAttachment).where(held_by))
             ctx.db.execute(delete(iam.IamGroupMember).where(iam.IamGroupMember.group_id == row.id))
+            ctx.db.execute(delete(ApiToken).where(ApiToken.role_id == row.id))
             end(ctx, row)
             yield row.name
 

@@ -146,6 +146,7 @@ def member_remove(ctx: Context, project_id: str, user_id: str) -> None:
         _keep_an_admin(ctx, held, "")
         ctx.db.delete(held)
         iam.leave_project(ctx.db, user_id, project.id)
+        iam.bump(ctx.db)
 
 
 def project_locked(ctx: Context, project: Project) -> Project:

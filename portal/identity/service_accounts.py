@@ -5,13 +5,13 @@ Nobody makes, strengthens or takes a key of an account that may do more than the
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import joinedload
 
+from portal.identity.access import access_end, user_lock
 from portal.identity.accounts import account_target, refuse_beyond
 from portal.identity.deletion import remove
-from portal.identity.models import SERVICE, ApiToken, Membership, User
-from portal.identity.oauth2.models import end_access
+from portal.identity.models import SERVICE, Membership, User
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.users import USERNAME, USERNAME_RULE, taken_as
 from portal.kernel import audit
@@ -75,7 +75,7 @@ def service_account_update(ctx: Context, account_id: str, *, role: str | None = 
     before = {"role": found.role, "is_active": found.user.is_active}
     details = {"before": before, "after": {"role": None if role is None else role[:32], "is_active": is_active}}
     with acting(ctx, "identity.service_account.update", _about(found.user), target=account_target(found.user), details=details):
-        user = ctx.db.get_one(User, found.user_id, with_for_update=True, populate_existing=True)
+        user = user_lock(ctx.db, found.user_id)
         held = ctx.db.get_one(Membership, (found.user_id, found.project_id), populate_existing=True)
         if role is not None:
             _check_role(ctx, role, held.project_id)
@@ -85,8 +85,7 @@ def service_account_update(ctx: Context, account_id: str, *, role: str | None = 
             refuse_beyond(ctx, user)
         user.is_active = user.is_active if is_active is None else is_active
         if not user.is_active:
-            ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
-            end_access(ctx.db, user_id=user.id)
+            access_end(ctx.db, user.id)
     return held
 
 

@@ -5,18 +5,28 @@ tries. The session's secret is made at the end, so that nobody can fix it before
 """
 
 import secrets
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
-from sqlalchemy import ForeignKey, String, Text, delete, select, update
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import delete, select, update
 
 from portal.identity import factors, iam, passwords
-from portal.identity.accounts import SIGN_IN, SignedIn, check_password, home_project, note_failure, oneself, principal_of, session_renew
-from portal.identity.models import PERSON, User, UserSession, digest
+from portal.identity.access import sign_ins_end, user_lock
+from portal.identity.accounts import (
+    SIGN_IN,
+    SignedIn,
+    check_password,
+    home_project,
+    note_failure,
+    oneself,
+    principal_of,
+    require_proof,
+    session_renew,
+)
+from portal.identity.models import PERSON, Challenge, User, UserSession, digest
 from portal.kernel import audit
 from portal.kernel.context import Context
-from portal.kernel.db import Base, UtcDateTime, now, transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.errors import Forbidden, Unauthorized
 from portal.kernel.operations import acting
 
@@ -27,24 +37,6 @@ WRONG_CODE = "The code is wrong or was used before. Codes of an app change every
 OVER = "This sign-in took too long or had too many wrong codes. Begin again."
 
 
-class Challenge(Base):
-    """A step of signing in or of proving something that was begun; its secret is known only as SHA-256."""
-
-    __tablename__ = "sign_in_challenges"
-
-    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
-    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    purpose: Mapped[str] = mapped_column(String(16))
-    # Random bytes in base64url that a passkey signs.
-    challenge: Mapped[str] = mapped_column(Text)
-    # How the first step was made, and what came of it.
-    method: Mapped[str] = mapped_column(String(64), default="password")
-    provider_sid: Mapped[str] = mapped_column(String(255), default="")
-    sealed_id_token: Mapped[str] = mapped_column(Text, default="")
-    tries: Mapped[int] = mapped_column(default=0)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
-
-
 @dataclass(frozen=True, slots=True)
 class Proof:
     """How somebody showed who they are: `method` is password, passkey or the name of a provider; `mfa` if that was more than one factor."""
@@ -52,6 +44,8 @@ class Proof:
     method: str
     mfa: bool = False
     password: str = ""
+    # What the password was checked against.
+    password_hash: str = ""
     provider_sid: str = ""
     sealed_id_token: str = ""
 
@@ -67,43 +61,43 @@ class Step:
 def sign_in(ctx: Context, username: str, password: str, *, code: str = "") -> Step:
     """The first step with a password, and the second at once if a code came along. Raises Unauthorized."""
     user = check_password(ctx, username, password)
-    step = enter(ctx, user, Proof("password", password=password))
+    step = enter(ctx, user, Proof("password", password=password, password_hash=user.password_hash))
     return second_step(ctx, step.secret, code) if code and step.signed_in is None else step
 
 
-def check(ctx: Context, username: str, password: str, code: str) -> User:
-    """The user with this password and, where they have a second factor, this code: for what opens no session. Raises Unauthorized or Forbidden."""
+def check(ctx: Context, username: str, password: str, code: str) -> tuple[User, Proof]:
+    """The user with this password and, where they have a second factor, this code, at once: for programs. Raises Unauthorized or Forbidden."""
     user = check_password(ctx, username, password)
+    proof = Proof("api", password=password, password_hash=user.password_hash)
     if factors.devices_of(ctx.db, user.id):
         if not code:
             raise Unauthorized(
                 "This account has a second factor: send a code of its app, or a recovery code, as otp.", details={"otp": ["is required."]}
             )
         with transaction(ctx.db):
-            factor = factors.code_fits(ctx, user.id, code)
-            if factor == "recovery":
-                audit.record(ctx, "identity.mfa.use_recovery_code", audit.Subject("identity.user", user.id, user.username))
+            factor = _code_fits(ctx, _trying(ctx, user.id), code)
         if not factor:
             note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
             raise Unauthorized(WRONG_CODE)
+        proof = replace(proof, mfa=True)
     elif iam.with_access(ctx.db, principal_of(user, ""), ctx.db.scalar(select(iam.REVISION))).needs_factor:
         raise Forbidden("One of your roles asks for a second factor. Sign in to the console and add one; then tokens can be had.")
-    return user
+    return user, proof
 
 
 def enter(ctx: Context, user: User, proof: Proof) -> Step:
     """Go on after the first proof: to a session, or to the second factor where the user has one and the proof was a single one."""
     if not proof.mfa and factors.devices_of(ctx.db, user.id):
-        secret = challenge_begin(ctx, SECOND, user.id, proof)[0]
-        return Step(secret)
+        return Step(challenge_begin(ctx, SECOND, user.id, proof)[0])
     secret = secrets.token_urlsafe(32)
     with transaction(ctx.db):
-        found = _open(ctx, user.id, proof, secret)
+        found = open_session(ctx, user.id, proof, secret)
     return Step(secret, found)
 
 
-def _open(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
-    row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+def open_session(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
+    """Open a session under a secret, within the caller's transaction. Raises Unauthorized for who is disabled, or whose password is another now."""
+    row = _locked(ctx, user_id, proof)
     if row.kind != PERSON:
         raise Unauthorized("A service account does not sign in; it has keys.")
     if not row.is_active:
@@ -124,6 +118,14 @@ def _open(ctx: Context, user_id: str, proof: Proof, secret: str) -> SignedIn:
     return SignedIn(row, ctx.principal, session)
 
 
+def _locked(ctx: Context, user_id: str, proof: Proof) -> User:
+    """The user, locked. Raises Unauthorized where the password was changed after it was checked."""
+    row = user_lock(ctx.db, user_id)
+    if proof.password_hash and row.password_hash != proof.password_hash:
+        raise Unauthorized(OVER)
+    return row
+
+
 # -- challenges ------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +138,9 @@ def challenge_begin(ctx: Context, purpose: str, user_id: str | None, proof: Proo
         method=proof.method, provider_sid=proof.provider_sid[:255], sealed_id_token=proof.sealed_id_token,
     )  # fmt: skip
     with transaction(ctx.db):
+        if user_id is not None:
+            # What ends the sign-ins of a user ends this one too, or comes before it and is seen.
+            _locked(ctx, user_id, proof)
         ctx.db.add(row)
     return secret, row
 
@@ -154,10 +159,14 @@ def challenge_take(ctx: Context, secret: str, purpose: str) -> Challenge:
     """Use a challenge up, so that an answer counts once. Raises Unauthorized."""
     row = challenge_of(ctx, secret, purpose)
     with transaction(ctx.db):
-        gone = delete(Challenge).where(Challenge.id_hash == row.id_hash).returning(Challenge.id_hash)
-        if ctx.db.scalar(gone) is None:
-            raise Unauthorized(OVER)
+        _use_up(ctx, row)
     return row
+
+
+def _use_up(ctx: Context, row: Challenge) -> None:
+    gone = delete(Challenge).where(Challenge.id_hash == row.id_hash).returning(Challenge.id_hash)
+    if ctx.db.scalar(gone) is None:
+        raise Unauthorized(OVER)
 
 
 # -- the second step -------------------------------------------------------------------------------------------------------------------------
@@ -165,22 +174,17 @@ def challenge_take(ctx: Context, secret: str, purpose: str) -> Challenge:
 
 def second_step(ctx: Context, secret: str, code: str) -> Step:
     """Finish a sign-in with a code of an app or a recovery code. Raises Unauthorized; wrong codes count like wrong passwords."""
-    row = challenge_of(ctx, secret, SECOND)
-    user = ctx.db.get_one(User, row.user_id)
-    if user.locked_until is not None and user.locked_until > now():
-        raise Unauthorized(OVER)
-    fresh = secrets.token_urlsafe(32)
+    row, fresh = challenge_of(ctx, secret, SECOND), secrets.token_urlsafe(32)
     with transaction(ctx.db):
+        user = _trying(ctx, row.user_id)
         # The challenge is used up by whoever is first, in the transaction that opens the session.
         took = update(Challenge).where(Challenge.id_hash == digest(secret), Challenge.tries < MAX_TRIES).values(tries=Challenge.tries + 1)
         if ctx.db.scalar(took.returning(Challenge.tries)) is None:
             raise Unauthorized(OVER)
-        factor = factors.code_fits(ctx, user.id, code)
+        factor = _code_fits(ctx, user, code)
         if factor:
             ctx.db.execute(delete(Challenge).where(Challenge.id_hash == digest(secret)))
-            found = _open(ctx, user.id, _with_factor(row), fresh)
-            if factor == "recovery":
-                audit.record(ctx, "identity.mfa.use_recovery_code", oneself(ctx))
+            found = open_session(ctx, user.id, _with_factor(row), fresh)
     if not factor:
         note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
         raise Unauthorized(WRONG_CODE)
@@ -188,11 +192,29 @@ def second_step(ctx: Context, secret: str, code: str) -> Step:
 
 
 def second_by_passkey(ctx: Context, row: Challenge) -> Step:
-    """Finish a sign-in whose challenge a passkey has signed and `challenge_take` has used up."""
+    """Finish a sign-in whose challenge a passkey has signed; it is used up in the transaction that opens the session. Raises Unauthorized."""
     fresh = secrets.token_urlsafe(32)
     with transaction(ctx.db):
-        found = _open(ctx, str(row.user_id), _with_factor(row), fresh)
+        user_lock(ctx.db, row.user_id)
+        _use_up(ctx, row)
+        found = open_session(ctx, str(row.user_id), _with_factor(row), fresh)
     return Step(fresh, found)
+
+
+def _trying(ctx: Context, user_id: str | None) -> User:
+    """The user, locked, so that of many tries at once each sees those before it. Raises Unauthorized for one who has to wait."""
+    user = user_lock(ctx.db, user_id)
+    if user.locked_until is not None and user.locked_until > now():
+        raise Unauthorized("Too many tries. Wait a while.")
+    return user
+
+
+def _code_fits(ctx: Context, user: User, code: str) -> str:
+    """As `factors.code_fits`; a used recovery code is written down."""
+    factor = factors.code_fits(ctx, user.id, code)
+    if factor == "recovery":
+        audit.record(ctx, "identity.mfa.use_recovery_code", audit.Subject("identity.user", user.id, user.username))
+    return factor
 
 
 def _with_factor(row: Challenge) -> Proof:
@@ -211,10 +233,8 @@ def confirm(ctx: Context, *, password: str = "", code: str = "") -> str:
         check_password(ctx, user.username, password)
         with transaction(ctx.db):
             return session_renew(ctx, is_factor=False)
-    if user.locked_until is not None and user.locked_until > now():
-        raise Unauthorized("Too many tries. Wait a while.")
     with transaction(ctx.db):
-        secret = session_renew(ctx, is_factor=True) if factors.code_fits(ctx, user.id, code) else ""
+        secret = session_renew(ctx, is_factor=True) if _code_fits(ctx, _trying(ctx, user.id), code) else ""
     if not secret:
         note_failure(ctx, user, user.username, counts=True, error="wrong second factor")
         raise Unauthorized(WRONG_CODE)
@@ -223,6 +243,6 @@ def confirm(ctx: Context, *, password: str = "", code: str = "") -> str:
 
 def sessions_end_others(ctx: Context, keep_session: str) -> int:
     """End every session of the caller but one; how many there were."""
+    require_proof(ctx)
     with acting(ctx, "identity.session.delete_others", oneself(ctx)):
-        others = (UserSession.user_id == ctx.principal.user_id, UserSession.session_id != keep_session)
-        return len(ctx.db.scalars(delete(UserSession).where(*others).returning(UserSession.session_id)).all())
+        return sign_ins_end(ctx.db, user_lock(ctx.db, ctx.principal.user_id).id, keep_session=keep_session)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, select
+from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.identity import factors, sign_in
+from portal.identity.access import admins_lock, end_sessions, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
-from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_project
+from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_group, leave_project
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.providers import Claims, Provider
@@ -24,6 +25,7 @@ from portal.kernel.db import Base, UtcDateTime, now, transaction
 from portal.kernel.errors import Conflict, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
+from portal.kernel.projects import is_open
 
 TRIES = 3
 
@@ -62,7 +64,10 @@ def enter(ctx: Context, provider: Provider, claims: Claims, id_token: str = "") 
     for left in reversed(range(TRIES)):
         try:
             with transaction(ctx.db):
-                user = _user(ctx, provider, claims)
+                known = _known(ctx, claims)
+                if any(rule.platform_role for rule in provider.groups) or (known and known.role_source == provider.method):
+                    admins_lock(ctx.db)
+                user = _user(ctx, provider, claims, known)
                 _follow_groups(ctx, provider, claims, user)
             break
         except IntegrityError:
@@ -73,15 +78,23 @@ def enter(ctx: Context, provider: Provider, claims: Claims, id_token: str = "") 
     return sign_in.enter(ctx, user, Proof(provider.method, mfa=claims.mfa, provider_sid=claims.sid, sealed_id_token=sealed))
 
 
-def _user(ctx: Context, provider: Provider, claims: Claims) -> User:
-    known = select(Identity).where(Identity.issuer == claims.issuer, Identity.subject == claims.subject).with_for_update()
-    identity = ctx.db.scalars(known.execution_options(populate_existing=True)).first()
+def _known(ctx: Context, claims: Claims) -> User | None:
+    return ctx.db.scalars(select(User).join(Identity, Identity.user_id == User.id).where(_is_of(claims))).first()
+
+
+def _is_of(claims: Claims) -> ColumnElement[bool]:
+    return and_(Identity.issuer == claims.issuer, Identity.subject == claims.subject)
+
+
+def _user(ctx: Context, provider: Provider, claims: Claims, known: User | None) -> User:
+    user = _new_user(ctx, provider, claims) if known is None else user_lock(ctx.db, known.id)
+    # Looked for with the user locked: the link may have been taken away meanwhile.
+    identity = ctx.db.scalars(select(Identity).where(_is_of(claims), Identity.user_id == user.id)).first()
+    if identity is None and known is not None:
+        raise Unauthorized(f"Your link with {provider.label} was taken away a moment ago.")
     if identity is None:
-        user = _new_user(ctx, provider, claims)
         identity = Identity(user_id=user.id, provider=provider.name, issuer=claims.issuer, subject=claims.subject)
         ctx.db.add(identity)
-    else:
-        user = ctx.db.get_one(User, identity.user_id, with_for_update=True, populate_existing=True)
     identity.email, identity.last_used_at = storable(claims.email), now()
     ctx.db.flush()
     return user
@@ -118,8 +131,8 @@ def _follow_groups(ctx: Context, provider: Provider, claims: Claims, user: User)
     if wanted == before:
         return
     _set_roles(ctx, provider, user, wanted.roles)
-    for group_id in before.groups - wanted.groups:
-        ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group_id, IamGroupMember.user_id == user.id))
+    for group in ctx.db.scalars(select(IamGroup).where(IamGroup.id.in_(before.groups - wanted.groups)).order_by(IamGroup.id)).all():
+        leave_group(ctx.db, group, IamGroupMember.user_id == user.id)
     for group_id in sorted(wanted.groups - before.groups):
         if ctx.db.get(IamGroupMember, (group_id, user.id)) is None:
             ctx.db.add(IamGroupMember(group_id=group_id, user_id=user.id, source=provider.method))
@@ -175,7 +188,8 @@ def _set_roles(ctx: Context, provider: Provider, user: User, roles: dict[str, st
             leave_project(ctx.db, user.id, project_id)
         elif row.source == provider.method:
             row.role = roles[project_id]
-    for project_id in roles.keys() - have.keys():
+    # A project that is being deleted takes nobody in.
+    for project_id in [each for each in roles.keys() - have.keys() if is_open(ctx.db, each)]:
         ctx.db.add(Membership(user_id=user.id, project_id=project_id, role=roles[project_id], source=provider.method))
 
 
@@ -195,7 +209,7 @@ def identity_link(ctx: Context, provider: Provider, claims: Claims) -> None:
     """Let the caller sign in as whom the provider vouches for, too. Raises Conflict if that is a user here already."""
     require_person(ctx)
     with acting(ctx, "identity.link.create", oneself(ctx), details={"provider": provider.name, "subject": claims.subject}):
-        taken = ctx.db.scalar(select(Identity.user_id).where(Identity.issuer == claims.issuer, Identity.subject == claims.subject))
+        taken = ctx.db.scalar(select(Identity.user_id).where(_is_of(claims)))
         if taken is not None:
             mine = "is linked already" if taken == ctx.principal.user_id else "belongs to another user here"
             raise Conflict(f"This account of {provider.label} {mine}.")
@@ -207,7 +221,7 @@ def identity_unlink(ctx: Context, identity_id: str) -> None:
     """End that. Raises NotFound, or Conflict where the caller could not sign in any more."""
     require_person(ctx)
     with acting(ctx, "identity.link.delete", oneself(ctx), details={"identity": identity_id[:64]}):
-        user = ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True, populate_existing=True)
+        user = user_lock(ctx.db, ctx.principal.user_id)
         mine = identities_of(ctx)
         found = next((row for row in mine if row.id == identity_id), None)
         if found is None:
@@ -219,8 +233,7 @@ def identity_unlink(ctx: Context, identity_id: str) -> None:
 
 def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
     """Take a fresh sign-in at a linked provider as proof of who the caller is. The session's new secret. Raises Unauthorized if it was somebody else."""
-    mine = (Identity.user_id == ctx.principal.user_id, Identity.issuer == claims.issuer, Identity.subject == claims.subject)
-    if ctx.db.scalar(select(Identity.id).where(*mine)) is None:
+    if ctx.db.scalar(select(Identity.id).where(_is_of(claims), Identity.user_id == ctx.principal.user_id)) is None:
         raise Unauthorized(f"You signed in at {provider.label} as somebody who is not linked to this account.")
     with transaction(ctx.db):
         return session_renew(ctx, is_factor=claims.mfa)
@@ -229,16 +242,15 @@ def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
 def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) -> int:
     """End the sessions that a provider says are over: one by its name there, or all of a user; how many there were."""
     ctx.principal = Principal(None, provider.method, "sso")
-    query = select(UserSession).where(UserSession.method == provider.method)
+    these = [UserSession.method == provider.method]
     if sid:
-        query = query.where(UserSession.provider_sid == sid)
+        these.append(UserSession.provider_sid == sid)
     if subject:
         users = select(Identity.user_id).where(Identity.issuer == provider.issuer, Identity.subject == subject)
-        query = query.where(UserSession.user_id.in_(users))
+        these.append(UserSession.user_id.in_(users))
     with transaction(ctx.db):
-        rows = ctx.db.scalars(query).all()
+        rows = end_sessions(ctx.db, *these)
         for row in rows:
-            ctx.db.delete(row)
             user = ctx.db.get_one(User, row.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
             audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "provider": provider.name})

@@ -3,37 +3,61 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, checked_name, oneself, principal_of, refuse_beyond, require_proof
-from portal.identity.models import SERVICE, ApiToken, User, digest
-from portal.kernel import audit
+from portal.identity.access import end_assumed_by, end_tokens, user_lock
+from portal.identity.accounts import (
+    SEEN_EVERY,
+    SignedIn,
+    account_target,
+    assumed_by,
+    behind,
+    checked_name,
+    oneself,
+    principal_of,
+    refuse_assumed,
+    refuse_beyond,
+    require_proof,
+)
+from portal.identity.models import SERVICE, ApiToken, User, digest, role_digest
+from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded, Unauthorized
 from portal.kernel.ids import storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_application
 from portal.kernel.policy import LEVELS, Statement
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
-MAX_TOKENS = 20
 MAX_SCOPES = 50
 TOKEN_NAME_MAX = 255
 OVERLAP_H = 24
 
 
+def _count(session: Session, user_id: str) -> int:
+    return session.scalar(select(func.count()).select_from(_keys(user_id).where(ApiToken.expires_at > now()).subquery())) or 0
+
+
+def _keys(user_id: str | None) -> Select[ApiToken]:
+    """The tokens that a user keeps: sessions in roles are none."""
+    return select(ApiToken).where(ApiToken.user_id == user_id, ApiToken.role_id.is_(None))
+
+
+API_KEYS = quota.declare(quota.Dimension("api_keys", "API keys", "", 20, counted=_count))
+
+
 def token_create(
-    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False
+    ctx: Context, user: User, name: str, *, scopes: Sequence[str] = (), days: int | None = None, replace_oldest: bool = False, checked_hash: str = ""
 ) -> tuple[str, ApiToken]:  # fmt: skip
     """Make a token of the caller's own, or of a service account; gives its text, which is shown once, and the row.
 
-    Without scopes it may do everything that its user may. Raises InvalidRequest, Forbidden for a token that makes a stronger one, and Conflict at
-    the limit, unless the oldest of its name may go.
+    Without scopes it may do everything that its user may. What a token makes ends with it. Raises InvalidRequest, Forbidden for a token that makes a
+    stronger one or was made by another, and QuotaExceeded at the limit, unless the oldest of its name may go.
     """
     require_proof(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -43,21 +67,47 @@ def token_create(
     with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
-        _lock_owner(ctx, user)
-        live = ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at)).all()
+        owner = _lock_owner(ctx, user)
+        if checked_hash and owner.password_hash != checked_hash:
+            raise Unauthorized("The password was changed meanwhile. Sign in again.")
+        live = ctx.db.scalars(_keys(user.id).order_by(ApiToken.created_at)).all()
         for token in live:
             if token.expires_at <= now():
                 ctx.db.delete(token)
         valid = [token for token in live if token.expires_at > now()]
-        if len(valid) >= MAX_TOKENS and (same := [token for token in valid if replace_oldest and token.name == name]):
-            ctx.db.delete(same[0])
-        elif len(valid) >= MAX_TOKENS:
-            raise Conflict(f"There are {MAX_TOKENS} tokens already, which is the most. Revoke one first.", details={"limit": MAX_TOKENS})
-        expires = now() + timedelta(days=days or ctx.settings.api_token_days)
-        token = ApiToken(user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=expires, scopes=list(scopes))
+        most = limits.user_limit(ctx.db, user.id, API_KEYS)
+        if most is not None and len(valid) >= most and (same := [token for token in valid if replace_oldest and token.name == name]):
+            end_tokens(ctx.db, ApiToken.id == same[0].id)
+        elif most is not None and len(valid) >= most:
+            raise QuotaExceeded(API_KEYS.name, limit=most, used=len(valid), requested=1, of_user=True)
+        days = days or ctx.settings.api_token_days
+        token = ApiToken(
+            user_id=user.id, name=name, token_hash=digest(secret), prefix=secret[:12], expires_at=_end(ctx, days), scopes=list(scopes), days=days,
+            origin=ctx.principal.credential if _maker(ctx) else "",
+        )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
     return secret, token
+
+
+def _maker(ctx: Context) -> ApiToken | None:
+    """The token that is about to make another, or to replace a secret; None for a person. Whoever finds one must not keep what it led to."""
+    kind, _, token_id = ctx.principal.credential.partition(":")
+    if kind != "token":
+        return None
+    if (maker := ctx.db.get(ApiToken, token_id, populate_existing=True)) is None:
+        raise Unauthorized("This token has ended.")
+    return maker
+
+
+def _end(ctx: Context, days: int) -> datetime:
+    """When a new token ends: not after the token that makes it. Raises Forbidden for one that was made by a token itself."""
+    end, maker = now() + timedelta(days=days), _maker(ctx)
+    if maker is None:
+        return end
+    if maker.origin:
+        raise Forbidden("This token was made by another token and makes none. Sign in, or use a token that you made yourself.")
+    return min(end, maker.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +128,17 @@ def _act(ctx: Context, verb: str, owner: User | None) -> _Act:
     return _Act(f"identity.service_account.{verb}_key", about, account_target(owner))
 
 
-def _lock_owner(ctx: Context, owner: User) -> None:
+def _lock_owner(ctx: Context, owner: User) -> User:
     """Lock the owner; who takes a key of a service account must be able to do all that it may, as it is now. Raises Forbidden or Conflict."""
-    row = ctx.db.get_one(User, owner.id, with_for_update=True, populate_existing=True)
+    if ctx.principal.assumed is not None:
+        raise Forbidden("A session of a role makes no keys: they would outlive it.")
+    refuse_application(ctx)
+    row = user_lock(ctx.db, owner.id)
+    if not row.is_active:
+        raise Conflict(f"{row.username} is disabled. Enable it first.")
     if row.id != ctx.principal.user_id:
-        if not row.is_active:
-            raise Conflict(f"{row.username} is disabled. Enable it first.")
         refuse_beyond(ctx, row)
+    return row
 
 
 def check_scopes(ctx: Context, scopes: Sequence[str]) -> None:
@@ -119,9 +173,14 @@ def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
 
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
-    """The caller's own tokens, or those of a service account that the caller was shown, newest first."""
-    user_id = owner.id if owner is not None else ctx.principal.user_id
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user_id).order_by(ApiToken.created_at.desc())).all()
+    """The caller's own tokens, or those of a service account that the caller was shown, newest first. A restricted token sees itself."""
+    mine = _keys(owner.id if owner is not None else ctx.principal.user_id)
+    if owner is None:
+        refuse_assumed(ctx)
+        refuse_application(ctx)
+        if ctx.principal.limits:
+            mine = mine.where(ApiToken.id == ctx.principal.credential.removeprefix("token:"))
+    return ctx.db.scalars(mine.order_by(ApiToken.created_at.desc())).all()
 
 
 def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> None:
@@ -133,22 +192,63 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
-        ctx.db.delete(token)
+        end_tokens(ctx.db, ApiToken.id == token.id)
 
 
 def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | None:
     """Who is behind an API token; None if it is unknown, switched off, expired or of a disabled user. After a rotation the old secret holds a while."""
     hashed, moment = digest(secret), now()
-    is_this = or_(ApiToken.token_hash == hashed, and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
+    is_this = or_(ApiToken.token_hash.in_((hashed, role_digest(secret))), and_(ApiToken.previous_hash == hashed, ApiToken.previous_until > moment))
     row = behind(session, ApiToken, is_this)
     if row is None or row[0].expires_at <= moment or not row[0].is_active:
         return None
     token, user, revision = row
+    in_role = None
+    if token.role_id is not None and (in_role := assumed_by(session, token, user, revision)) is None:
+        return None
     if token.last_used_at is None or moment - token.last_used_at > SEEN_EVERY:
         with transaction(session):
             session.execute(update(ApiToken).where(ApiToken.id == token.id).values(last_used_at=moment, last_used_ip=source_ip))
-    limits = (scopes_limit(token.scopes),) if token.scopes else ()
+    if in_role is not None:
+        return SignedIn(user, in_role)
+    makers = _scopes_of_maker(session, token)
+    if makers is None:
+        return None
+    limits = tuple(scopes_limit(scopes) for scopes in (token.scopes, makers) if scopes)
     return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token that is known and does not hold: whose it is, and why."""
+
+    token_id: str
+    username: str
+    why: str
+
+
+def token_behind(session: Session, secret: str) -> Refused | None:
+    """What is known of a secret that was refused, for the audit log; None for one that is no token, or none any more."""
+    hashed = digest(secret)
+    query = select(ApiToken, User).join(User, User.id == ApiToken.user_id)
+    row = session.execute(query.where(or_(ApiToken.token_hash == hashed, ApiToken.previous_hash == hashed))).first()
+    if row is None:
+        return None
+    token, user = row
+    reasons = (
+        (token.previous_hash == hashed, "it was replaced by a new one"), (not user.is_active, "its user is disabled"),
+        (token.expires_at <= now(), "it has expired"), (not token.is_active, "it is switched off"),
+    )  # fmt: skip
+    why = next((text for holds, text in reasons if holds), "what it was made with has ended")
+    return Refused(token.id, user.username, why)
+
+
+def _scopes_of_maker(session: Session, token: ApiToken) -> Sequence[str] | None:
+    """What the token that made this one may be used for; None if it ended or is switched off."""
+    if not token.origin:
+        return ()
+    maker = session.get(ApiToken, token.origin.removeprefix("token:"), populate_existing=True)
+    return maker.scopes if maker is not None and maker.is_active and maker.expires_at > now() else None
 
 
 def token_update(
@@ -168,11 +268,15 @@ def token_update(
         for attribute, value in changes.items():
             if value is not None:
                 setattr(token, attribute, value)
+        if not token.is_active or token.scopes:
+            end_assumed_by(ctx.db, token.id)
     return token
 
 
 def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H, owner: User | None = None) -> tuple[str, ApiToken]:
-    """Give one of the caller's own tokens, or of a service account, a new secret, shown once, and a new lifetime; the old one holds for some hours.
+    """Give one of the caller's own tokens, or of a service account, a new secret, shown once; the old one holds for some hours.
+
+    Asked for by a person, it also begins its lifetime anew; a token gives no more time than there was.
 
     Raises NotFound or Forbidden.
     """
@@ -184,15 +288,22 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
             _lock_owner(ctx, owner)
         token = _own(ctx, token_id, owner)
         _refuse_stronger(ctx, token.scopes)
+        if overlap_hours and token.previous_until is not None and token.previous_until > now():
+            raise Conflict(
+                f"The secret before this one holds until {token.previous_until:%Y-%m-%d %H:%M} UTC and may be in use. Wait until then, or rotate with "
+                "overlap_hours 0, which ends both.", details={"previous_until": token.previous_until.isoformat()},
+            )  # fmt: skip
         token.previous_hash, token.previous_until = token.token_hash, min(now() + timedelta(hours=overlap_hours), token.expires_at)
         token.token_hash, token.prefix = digest(secret), secret[:12]
-        token.expires_at = now() + timedelta(days=ctx.settings.api_token_days)
+        if _maker(ctx) is None:
+            token.expires_at = now() + timedelta(days=token.days)
     return secret, token
 
 
 def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
-    own = (ApiToken.user_id == (owner.id if owner is not None else ctx.principal.user_id), ApiToken.id == storable(token_id))
-    token = ctx.db.scalars(select(ApiToken).where(*own).with_for_update().execution_options(populate_existing=True)).first()
+    owner_id = owner.id if owner is not None else ctx.principal.user_id
+    own = _keys(owner_id).where(ApiToken.id == storable(token_id))
+    token = ctx.db.scalars(own.with_for_update().execution_options(populate_existing=True)).first()
     if token is None:
         raise NotFound("There is no such token of yours." if owner is None else f"{owner.username} has no such key.")
     return token
@@ -201,4 +312,4 @@ def _own(ctx: Context, token_id: str, owner: User | None) -> ApiToken:
 def scopes_limit(scopes: Sequence[str]) -> Limit:
     """What a token's scopes allow: `compute:read`, `*:write`, or `admin` for everything that its user may do."""
     actions = tuple("*" if scope == "admin" else scope for scope in scopes)
-    return Limit("The scopes of this token", (Statement("Scopes", allows=True, actions=actions),))
+    return Limit("The token's scope", (Statement("Scopes", allows=True, actions=actions),))

@@ -6,28 +6,39 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
+from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
-from portal.identity.models import PERSON, ApiToken, Invitation, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Invitation, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
 from portal.kernel.authz import ROLES, Target, authorize, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
-from portal.kernel.ids import is_storable, new_id
+from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
+RESERVED = frozenset({"anonymous", "system", "unknown"})
 USERNAME_RULE = "must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."
 EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
 EVERYWHERE = Target(None, label="the platform's users")
 
 
-def users_list(ctx: Context) -> Sequence[User]:
-    """All people, by name. Raises Forbidden."""
+def users_list(ctx: Context, *, active: bool | None = None, role: str = "", search: str = "") -> Sequence[User]:
+    """All people, or those who fit, by name. Raises Forbidden, or InvalidRequest for what is no role."""
     authorize(ctx, "identity.user.read", EVERYWHERE)
-    return ctx.db.scalars(select(User).where(User.kind == PERSON).order_by(User.username)).all()
+    query = select(User).where(User.kind == PERSON)
+    if active is not None:
+        query = query.where(User.is_active.is_(active))
+    if role:
+        if role not in ROLES:
+            raise InvalidRequest.fields({"role": [f"{role[:40]!r} is no role; there are {', '.join(ROLES)}."]})
+        query = query.where(or_(User.platform_role == role, User.memberships.any(Membership.role == role)))
+    if search:
+        query = query.where(or_(*(column.icontains(storable(search[:255]), autoescape=True) for column in (User.username, User.email))))
+    return ctx.db.scalars(query.order_by(User.username)).all()
 
 
 def user_find(ctx: Context, user_id: str) -> User:
@@ -51,7 +62,7 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
             refuse_restricted(ctx, "identity.user.create")
         _refuse_higher(ctx, platform_role)
         if password:
-            passwords.check_strength(password, field="password", username=username)
+            passwords.check_strength(ctx.settings, password, field="password", username=username, email=email)
         if name := taken_as(ctx, username, email):
             raise Conflict(f"{name}: is taken by another user.", details={name: ["is taken by another user"]})
         user.password_hash = passwords.hash_password(password) if password else ""
@@ -63,14 +74,14 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
     """Disable or enable a user, or change what they are on the platform; whoever is disabled is signed out everywhere."""
     require_proof(ctx)
     user = user_find(ctx, user_id)
-    details = {
-        "before": {"is_active": user.is_active, "platform_role": user.platform_role},
-        "after": {"is_active": is_active, "platform_role": platform_role},
-    }
+    before = {"is_active": user.is_active, "platform_role": user.platform_role}
+    after = {name: value for name, value in {"is_active": is_active, "platform_role": platform_role}.items() if value is not None}
+    details = {"before": {name: before[name] for name in after}, "after": after}
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
         refuse_restricted(ctx, "identity.user.update")
         refuse_beyond(ctx, user)
-        row = ctx.db.get_one(User, user_id, with_for_update=True, populate_existing=True)
+        admins_lock(ctx.db)
+        row = user_lock(ctx.db, user_id)
         row.is_active = row.is_active if is_active is None else is_active
         if platform_role is not None:
             row.platform_role, row.role_source = platform_role, ""
@@ -80,17 +91,18 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
         # A link that was made for what they were does not open what they are.
         ctx.db.execute(delete(Invitation).where(Invitation.user_id == row.id))
         if not row.is_active:
-            ctx.db.execute(delete(UserSession).where(UserSession.user_id == row.id))
-            ctx.db.execute(delete(ApiToken).where(ApiToken.user_id == row.id))
-            end_access(ctx.db, user_id=row.id)
+            keep_project_admins(ctx, row)
+            access_end(ctx.db, row.id)
     return user
 
 
 def user_sign_out(ctx: Context, user_id: str) -> int:
-    """End every session of a user; how many there were. Raises Forbidden or NotFound."""
+    """End every session of a user, and what applications hold for them; how many sessions there were. API keys stay. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
     with acting(ctx, "identity.user.sign_out", _about(user), target=EVERYWHERE):
-        return len(ctx.db.scalars(delete(UserSession).where(UserSession.user_id == user.id).returning(UserSession.session_id)).all())
+        ended = sign_ins_end(ctx.db, user_lock(ctx.db, user.id).id)
+        end_access(ctx.db, user_id=user.id)
+        return ended
 
 
 def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
@@ -103,7 +115,7 @@ def sessions_of_user(ctx: Context, user_id: str) -> Sequence[UserSession]:
 def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
     """The tokens of a user, without their secrets. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
-    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id).order_by(ApiToken.created_at.desc())).all()
+    return ctx.db.scalars(select(ApiToken).where(ApiToken.user_id == user.id, ApiToken.role_id.is_(None)).order_by(ApiToken.created_at.desc())).all()
 
 
 def taken_as(ctx: Context, username: str, email: str) -> str:
@@ -115,6 +127,8 @@ def taken_as(ctx: Context, username: str, email: str) -> str:
 
 def _check(user: User) -> None:
     problems = {}
+    if user.username.lower() in RESERVED:
+        problems["username"] = ["is what the audit log calls nobody in particular. Choose another name."]
     if not USERNAME.fullmatch(user.username):
         problems["username"] = [USERNAME_RULE]
     if not EMAIL.fullmatch(user.email) or not is_storable(user.email):
@@ -131,17 +145,24 @@ def _refuse_higher(ctx: Context, platform_role: str | None) -> None:
 
 
 def keep_an_admin(ctx: Context) -> None:
-    """Raise Conflict, within the caller's transaction, if nobody would be left to administer the platform."""
+    """Raise Conflict if nobody would be left to administer the platform, within the caller's transaction, which began with `admins_lock`."""
     ctx.db.flush()
-    # All of them are locked: two administrators who disable each other at once must not both succeed.
-    left = ctx.db.scalars(
-        select(User.id)
-        .where(User.platform_role == "platform_admin", User.is_active.is_(True), User.kind == PERSON)
-        .order_by(User.id)
-        .with_for_update()
-    ).first()
-    if left is None:
+    if is_last_admin(ctx, ""):
         raise Conflict("This is the last platform admin. Make somebody else platform admin first.")
+
+
+def keep_project_admins(ctx: Context, user: User) -> None:
+    """Raise Conflict if a project would be left without anybody who administers it, within the caller's transaction."""
+    administers = select(Membership.project_id).where(Membership.user_id == user.id, Membership.role == "project_admin")
+    others = (
+        select(Membership.project_id)
+        .join(Membership.user)
+        .where(Membership.role == "project_admin", User.kind == PERSON, User.is_active.is_(True), User.id != user.id)
+    )
+    alone = select(Project.name).where(Project.id.in_(administers), Project.id.not_in(others), Project.deleted_at.is_(None)).order_by(Project.name)
+    if names := ctx.db.scalars(alone.limit(4)).all():
+        shown = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"  # noqa: PLR2004 - a handful
+        raise Conflict(f"{user.username} alone administers {shown}. Make somebody else project admin there first, or delete the project.")
 
 
 def is_last_admin(ctx: Context, user_id: str) -> bool:

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_query import HIGHEST, MAX_LIMIT, READ_AUDIT
 from portal.kernel.authz import Target, decide, reach, target_of
 from portal.kernel.context import Context
 from portal.kernel.control import visible_jobs
-from portal.kernel.errors import InvalidRequest
 from portal.kernel.events import Event
-from portal.kernel.ids import is_storable
 from portal.kernel.jobs import ACTIVE, Job
+from portal.kernel.keyset import behind, cursor_of
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
 
@@ -45,17 +44,10 @@ def jobs_page(ctx: Context, query: JobsQuery) -> JobsPage:
     """A page of the jobs that the caller may see. Raises InvalidRequest for a cursor that is none."""
     statement = _jobs(ctx, query)
     if query.cursor:
-        at, _, job_id = query.cursor.partition("~")
-        try:
-            place = datetime.fromisoformat(at)
-        except ValueError:
-            place = None
-        if place is None or place.tzinfo is None or not is_storable(job_id):
-            raise InvalidRequest.fields({"cursor": ["is not one that this list gave."]})
-        statement = statement.where(or_(Job.created_at < place, and_(Job.created_at == place, Job.id < job_id)))
+        statement = statement.where(behind(query.cursor, Job.created_at, Job.id))
     rows = ctx.db.scalars(statement.order_by(Job.created_at.desc(), Job.id.desc()).limit(query.limit + 1)).all()
     shown = rows[: query.limit]
-    return JobsPage(shown, f"{shown[-1].created_at.isoformat()}~{shown[-1].id}" if len(rows) > query.limit else "")
+    return JobsPage(shown, cursor_of(shown[-1].created_at, shown[-1].id) if len(rows) > query.limit else "")
 
 
 def jobs_counts(ctx: Context) -> Mapping[str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, Text, delete, func, select, update
+from sqlalchemy import ForeignKey, Index, ScalarSelect, String, Text, delete, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.kernel.context import Context
@@ -13,7 +13,7 @@ from portal.kernel.errors import Forbidden, NotFound
 from portal.kernel.ids import new_id, storable
 
 SEVERITIES = ("info", "warning", "critical")
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 
 
 class Alert(Base):
@@ -64,13 +64,13 @@ def alerts(ctx: Context, *, severity: str = "", is_read: bool | None = None) -> 
         query = query.where(Alert.severity == severity)
     if is_read is not None:
         query = query.where(Alert.is_read.is_(is_read))
-    return ctx.db.scalars(query.order_by(Alert.created_at.desc(), Alert.id.desc()).limit(MOST_SHOWN)).all()
+    return ctx.db.scalars(query.order_by(Alert.created_at.desc(), Alert.id.desc()).limit(MAX_SHOWN)).all()
 
 
-def unread(ctx: Context) -> int:
-    """How many the caller has not read, counted up to the number that is shown."""
-    some = select(Alert.id).where(Alert.user_id == ctx.principal.user_id, Alert.is_read.is_(False)).limit(MOST_SHOWN)
-    return ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0
+def unread(ctx: Context) -> ScalarSelect[int]:
+    """How many the caller has not read, counted up to the number that is shown: a part of a query."""
+    some = select(Alert.id).where(Alert.user_id == ctx.principal.user_id, Alert.is_read.is_(False)).limit(MAX_SHOWN)
+    return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
 
 # Reading and dismissing concern nobody but the user, so they are not audited.
@@ -102,6 +102,6 @@ def alert_dismiss(ctx: Context, alert_id: str) -> None:
 
 
 def _me(ctx: Context) -> str:
-    if ctx.principal.user_id is None or ctx.principal.limits:
+    if ctx.principal.user_id is None or ctx.principal.is_restricted:
         raise Forbidden("Alerts are for their user alone: sign in, or use a token that is not restricted to scopes.")
     return ctx.principal.user_id

@@ -5,10 +5,8 @@ the table, in a file, or in both.
 """
 
 import gzip
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +18,18 @@ from portal.kernel import audit
 from portal.kernel.audit import GENESIS, AuditEntry, canonical
 from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_keys import Signer, Trust
-from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIMESTAMP, Line, is_whole, lines_after
-from portal.kernel.audit_streams import entry_of, streams
+from portal.kernel.audit_lines import DETAILS, FIELDS, HASH, PREVIOUS, SEQ, TIMESTAMP, Line, entry_of, is_whole, lines_after
+from portal.kernel.audit_query import CLOCK_SLACK
+from portal.kernel.audit_streams import streams
 from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now, transaction
+from portal.kernel.files import part_of, publish, sha256_of, write_whole, writing
 from portal.settings import Settings
 
 # One file, and one transaction that deletes: others want to write meanwhile.
 MOST = 20_000
+# How a packed file begins.
+GZIP = b"\x1f\x8b"
 ARCHIVE = "security.audit.archive"
 
 
@@ -78,12 +80,26 @@ def archives(session: Session) -> Sequence[AuditArchive]:
     return session.scalars(select(AuditArchive).order_by(AuditArchive.first_seq)).all()
 
 
-def archives_end(session: Session, trust: Trust, *, files: Path | None = None) -> Archived:
-    """Where the archives end, if they are signed and follow each other; with `files`, every file is read as well."""
-    seq, previous = 0, GENESIS
-    for row in archives(session):
+def archive_of(session: Session, seq: int) -> AuditArchive | None:
+    """The archive that has an entry."""
+    return session.scalars(select(AuditArchive).where(AuditArchive.first_seq <= seq, AuditArchive.last_seq >= seq)).first()
+
+
+def archives_end(
+    session: Session, trust: Trust, *, files: Path | None = None, report: Callable[[str], None] | None = None, is_short: bool = False
+) -> Archived:
+    """Where the archives end, if they are signed and follow each other; with `files`, every file is read as well.
+
+    `is_short` looks at the last one alone: that is enough to know where to go on. `report` is told which file is being read.
+    """
+    newest = select(AuditArchive).order_by(AuditArchive.first_seq.desc()).limit(1)
+    rows = session.scalars(newest).all() if is_short else archives(session)
+    seq, previous = (rows[0].first_seq - 1, rows[0].first_previous_hash) if rows and is_short else (0, GENESIS)
+    for row in rows:
         problem = _problem_of(row, seq, previous, trust)
         if not problem and files is not None:
+            if report is not None:
+                report(f"Archived entries {row.first_seq:,} to {row.last_seq:,}.")
             problem = problem_of_file(row, files / row.file)
         if problem:
             return Archived(seq, previous, row.first_seq, problem)
@@ -106,20 +122,23 @@ def problem_of_file(row: AuditArchive, path: Path) -> str:
     """What is wrong with a file; empty if it has every entry, as it was written."""
     if not path.is_file():
         return f"archive {row.file} is not there"
-    if _sha256(path) != row.sha256:
+    if sha256_of(path) != row.sha256:
         return f"archive {row.file} was changed"
     try:
-        end = _walked(_read(path), row.first_seq, row.first_previous_hash)
+        end = _walked(lines_of(path), row.first_seq, row.first_previous_hash)
     except (Damaged, OSError, EOFError, ValueError, KeyError) as error:
         return f"archive {row.file} does not hold: {error}"
     return "" if end == (row.last_seq, row.last_hash) else f"archive {row.file} ends with another entry than its manifest says"
 
 
-def archive_next(ctx: Context, key: Signer, trust: Trust) -> AuditArchive | None:
-    """Move the oldest entries that are old enough, signed and copied into an archive; None if there are none. Raises Damaged."""
+def archive_next(ctx: Context, key: Signer, trust: Trust, *, is_first: bool = True) -> AuditArchive | None:
+    """Move the oldest entries that are old enough, signed and copied into an archive; None if there are none. Raises Damaged.
+
+    The archives before are looked at only for the first of several.
+    """
     session, home = ctx.db, directory(ctx.settings)
     session.rollback()
-    start = archives_end(session, trust)
+    start = archives_end(session, trust, is_short=not is_first)
     if start.broken_seq is not None:
         raise Damaged(start.problem)
     last = min(_newest_allowed(ctx), start.seq + MOST)
@@ -128,15 +147,16 @@ def archive_next(ctx: Context, key: Signer, trust: Trust) -> AuditArchive | None
         return None
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"audit-{start.seq + 1:012d}-{last:012d}.jsonl.gz"
-    part = home / f".{name}.{os.getpid()}"
+    part = part_of(home / name)
     end = _write(part, lines_after(session, start.seq, until=last), start)
     session.rollback()
     row = AuditArchive(
-        first_seq=start.seq + 1, last_seq=end[0], first_previous_hash=start.hash, last_hash=end[1], file=name, sha256=_sha256(part), at=now(),
+        first_seq=start.seq + 1, last_seq=end[0], first_previous_hash=start.hash, last_hash=end[1], file=name, sha256=sha256_of(part), at=now(),
         key_id=key.key_id,
     )  # fmt: skip
     row.signature = key.sign(row.content())
     if problem := problem_of_file(row, part):
+        part.unlink(missing_ok=True)
         raise Damaged(problem)
     manifest = {**row.content(), "public_key": key.public, "signature": row.signature}
     _publish(home, part, name, json.dumps(manifest, indent=1))
@@ -154,28 +174,22 @@ def _newest_allowed(ctx: Context) -> int:
     """The last entry that may go: old enough, covered by a checkpoint, and taken by every receiver of copies."""
     session, before = ctx.db, now() - timedelta(days=ctx.settings.audit_retention_days)
     signed = newest_checkpoint(session)
-    young = session.scalar(select(AuditEntry.seq).where(AuditEntry.timestamp >= before).order_by(AuditEntry.seq).limit(1))
-    head = session.get(audit.AuditHead, 1)
-    old = (young - 1) if young is not None else (head.seq if head else 0)
-    return min([old, signed.seq if signed else 0, *(row.last_seq for row, _ in streams(session, ctx.settings))])
+    # The newest of the old ones, by the index of times; those before it in the log are at most so much younger as clocks differ.
+    older = select(AuditEntry.seq).where(AuditEntry.timestamp < before - CLOCK_SLACK)
+    old = session.scalar(older.order_by(AuditEntry.timestamp.desc(), AuditEntry.seq.desc()).limit(1))
+    return min([old or 0, signed.seq if signed else 0, *(row.last_seq for row, _ in streams(session, ctx.settings))])
 
 
 def _write(part: Path, lines: Iterator[Line], start: Archived) -> tuple[int, str]:
     """Write entries, walking the chain; number and hash of the last."""
-    part.unlink(missing_ok=True)
-    with part.open("xb") as out:
-        part.chmod(0o600)
-        with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
+    with writing(part) as out, gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
 
-            def kept() -> Iterator[Line]:
-                for line in lines:
-                    packed.write((json.dumps(entry_of(line), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-                    yield line
+        def kept() -> Iterator[Line]:
+            for line in lines:
+                packed.write((json.dumps(entry_of(line), ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+                yield line
 
-            end = _walked(kept(), start.seq + 1, start.hash)
-        out.flush()
-        os.fsync(out.fileno())
-    return end
+        return _walked(kept(), start.seq + 1, start.hash)
 
 
 def _walked(lines: Iterable[Line], seq: int, previous: str) -> tuple[int, str]:
@@ -188,8 +202,11 @@ def _walked(lines: Iterable[Line], seq: int, previous: str) -> tuple[int, str]:
     return seq - 1, previous
 
 
-def _read(path: Path) -> Iterator[Line]:
-    with gzip.open(path, "rt", encoding="utf-8", errors="surrogatepass") as packed:
+def lines_of(path: Path) -> Iterator[Line]:
+    """The entries of a file, packed or not, as the database would give them."""
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP)) == GZIP
+    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8", errors="surrogatepass") as packed:
         for text in packed:
             found = json.loads(text)
             line = [found[name] for name in FIELDS]
@@ -197,22 +214,7 @@ def _read(path: Path) -> Iterator[Line]:
             yield [*line, found["entry_hash"]]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _publish(home: Path, part: Path, name: str, manifest: str) -> None:
     """Give file and manifest their names, so that both are on the disk."""
-    beside = part.with_name(f"{part.name}.json")
-    with beside.open("w") as out:
-        out.write(manifest)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(home / f"{name}.json")
-    part.replace(home / name)
-    handle = os.open(home, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(home / f"{name}.json", manifest.encode())
+    publish(part, home / name)

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Integer, String, Text, func, or_, select
+from sqlalchemy import BigInteger, Integer, String, select, true
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel.audit_keys import Anchor, Signer, Trust, keep_anchor
 from portal.kernel.db import Base, UtcDateTime, now, transaction
 from portal.settings import Settings
+
+# Checkpoints that are read at once, looking back for one that is good.
+PAGE = 50
 
 log = logging.getLogger("portal.audit")
 
@@ -47,20 +50,6 @@ class AuditKey(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class AuditVerification(Base):
-    """When the log was verified, from where to where, and what was found."""
-
-    __tablename__ = "audit_verifications"
-
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    from_seq: Mapped[int] = mapped_column(BigInteger)
-    to_seq: Mapped[int] = mapped_column(BigInteger)
-    broken_seq: Mapped[int | None] = mapped_column(BigInteger)
-    problem: Mapped[str] = mapped_column(Text)
-    username: Mapped[str] = mapped_column(String(255))
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What a checkpoint says of an entry, or why it is not to be believed."""
@@ -80,39 +69,54 @@ def newest_checkpoint(session: Session) -> AuditCheckpoint | None:
     return session.scalars(select(AuditCheckpoint).order_by(AuditCheckpoint.number.desc()).limit(1)).first()
 
 
-def newest_verification(session: Session) -> AuditVerification | None:
-    """The last one; one that found the log broken, for as long as none has looked there again and found it whole."""
-    latest = select(func.max(AuditVerification.id)).scalar_subquery()
-    worst = select(func.max(AuditVerification.id)).where(AuditVerification.broken_seq.is_not(None)).scalar_subquery()
-    rows = session.scalars(
-        select(AuditVerification).where(or_(AuditVerification.id == latest, AuditVerification.id == worst)).order_by(AuditVerification.id)
-    ).all()
-    if len(rows) < 2:  # noqa: PLR2004 - the newest one is the broken one, or none is broken
-        return rows[0] if rows else None
-    broken, newest = rows
-    again = (AuditVerification.id > broken.id, AuditVerification.broken_seq.is_(None), AuditVerification.from_seq <= broken.broken_seq)
-    return newest if session.scalars(select(AuditVerification.id).where(*again).limit(1)).first() is not None else broken
+def marks_of(found: Sequence[AuditCheckpoint], trust: Trust, *, first: int = 1) -> dict[int, Mark]:
+    """Entry number → what was signed of it. One that is missing, changed or not in order is a problem at the entry of the next that is there.
 
-
-def marks_of(found: Sequence[AuditCheckpoint], trust: Trust) -> dict[int, Mark]:
-    """Entry number → what was signed of it. One that is missing, changed or not in order is a problem at the entry of the next that is there."""
-    marks: dict[int, Mark] = {}
-    for place, each in enumerate(found, start=1):
-        problem = ""
-        if each.number != place:
-            problem = f"checkpoint {place} is missing"
-        elif trust.keys and each.key_id not in trust.keys:
-            problem = f"checkpoint {each.number} is signed with the key {each.key_id[:16]}…, which this host does not know"
-        elif trust.keys and not trust.is_signed(each.content(), each.key_id, each.signature):
-            problem = f"the signature of checkpoint {each.number} is wrong"
-        marks[each.seq] = Mark(each.number, each.hash, problem)
+    `first` is the number that the first one must have; the host's own newest checkpoint must be among them unless it has a lower one.
+    """
+    marks = {each.seq: Mark(each.number, each.hash, _problem_of(each, place, trust)) for place, each in enumerate(found, start=first)}
     anchor = trust.anchor
-    if anchor is not None:
+    if anchor is not None and anchor.number >= first:
         mark = marks.get(anchor.seq)
         if mark is None or (not mark.problem and (mark.number, mark.hash) != (anchor.number, anchor.hash)):
-            problem = f"checkpoint {anchor.number}, which this host keeps outside the database, is not in it"
-            marks[anchor.seq] = Mark(anchor.number, anchor.hash, problem)
+            marks[anchor.seq] = _forgotten(anchor)
     return marks
+
+
+def marks_since(session: Session, trust: Trust, reached: int | None = None) -> tuple[dict[int, Mark], int]:
+    """The same from the last checkpoint on that is good (and not beyond the entry that was reached), and its entry: 0 if none is."""
+    found: list[AuditCheckpoint] = []
+    while page := session.scalars(
+        select(AuditCheckpoint)
+        .where(AuditCheckpoint.number < found[-1].number if found else true())
+        .order_by(AuditCheckpoint.number.desc())
+        .limit(PAGE)
+    ).all():
+        for each in page:
+            found.append(each)
+            if (reached is None or each.seq <= reached) and not _problem_of(each, each.number, trust):
+                marks = marks_of(found[::-1], trust, first=each.number)
+                anchor = trust.anchor
+                if anchor is not None and anchor.number < each.number:
+                    row = session.get(AuditCheckpoint, anchor.number)
+                    if row is None or (row.seq, row.hash) != (anchor.seq, anchor.hash):
+                        marks[anchor.seq] = _forgotten(anchor)
+                return marks, each.seq
+    return marks_of(found[::-1], trust), 0
+
+
+def _problem_of(each: AuditCheckpoint, place: int, trust: Trust) -> str:
+    if each.number != place:
+        return f"checkpoint {place} is missing"
+    if trust.keys and each.key_id not in trust.keys:
+        return f"checkpoint {each.number} is signed with the key {each.key_id[:16]}…, which this host does not know"
+    if trust.keys and not trust.is_signed(each.content(), each.key_id, each.signature):
+        return f"the signature of checkpoint {each.number} is wrong"
+    return ""
+
+
+def _forgotten(anchor: Anchor) -> Mark:
+    return Mark(anchor.number, anchor.hash, f"checkpoint {anchor.number}, which this host keeps outside the database, is not in it")
 
 
 def checkpoint(session: Session, settings: Settings, key: Signer, *, seq: int, entry_hash: str) -> AuditCheckpoint | None:

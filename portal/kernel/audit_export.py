@@ -5,42 +5,40 @@ A file is written under another name first and gets its own when it is whole; on
 
 import csv
 import gzip
-import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import BigInteger, Index, String, Text, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import BigInteger, Column, Index, Select, String, Text, select
+from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from portal.kernel import audit
-from portal.kernel.audit import AuditEntry
-from portal.kernel.audit_query import AuditQuery, audit_count, audit_entries
+from portal.kernel.audit import FIELDS, AuditEntry, plain
+from portal.kernel.audit_query import READ_AUDIT, AuditQuery, audit_count, audit_entries
 from portal.kernel.authz import Target, authorize, decide
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
+from portal.kernel.declare import AskedWork
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from portal.kernel.ids import new_id
+from portal.kernel.files import part_of, publish, sha256_of, writing
+from portal.kernel.ids import is_storable, new_id
 from portal.kernel.jobs import ACTIVE, Job, JobStep
 from portal.kernel.operations import acting, refusals_audited
 from portal.settings import Settings
 
 EXPORT = "security.audit.export"
 JOB_KIND = "security.audit.export"
+EXPORTING = AskedWork(JOB_KIND, cancelled="No file is made.")
 FORMATS = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 KEEP = timedelta(days=7)
 AT_ONCE = 10_000
 BATCH = 1000
-MOST_WAITING = 3
-COLUMNS = (
-    "seq", "log_id", "timestamp", "user_id", "username", "credential", "action", "resource_type", "resource_id", "resource_name", "project_id", "status",
-    "error_message", "details", "source", "source_ip", "user_agent", "request_id", "previous_hash", "entry_hash",
-)  # fmt: skip
+MOST_WAITING, MOST_LISTED = 3, 50
+REPORT_EVERY = 10_000
 
 
 class AuditExport(Base):
@@ -60,14 +58,25 @@ class AuditExport(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     entries: Mapped[int] = mapped_column(BigInteger, default=0)
     sha256: Mapped[str] = mapped_column(String(64), default="")
-    error: Mapped[str] = mapped_column(Text, default="")
+    # Project ("" for none) → whether the file tells of others there, not of the owner alone.
+    covers: Mapped[dict[str, bool]] = mapped_column(JsonColumn, default=dict)
+    job_state: Mapped[str | None] = column_property(select(Job.state).where(Job.id == job_id).correlate_except(Job).scalar_subquery())
+    job_error: Mapped[str | None] = column_property(select(Job.error).where(Job.id == job_id).correlate_except(Job).scalar_subquery())
 
-    __table_args__ = (Index("ix_audit_exports_user", "user_id", "created_at"),)
+    # `error` is the version before's: this one neither reads nor writes it, so that it can go with the next.
+    __table_args__ = (Index("ix_audit_exports_user", "user_id", "created_at"), Column("error", Text, nullable=False, server_default=""))
 
     @property
     def state(self) -> str:
-        """`waiting`, `ready` or `failed`."""
-        return "failed" if self.error else "ready" if self.file else "waiting"
+        """`waiting`, `ready`, `cancelled` or `failed`: as its job ended, however that was."""
+        if self.file:
+            return "ready"
+        return "waiting" if self.job_state in ACTIVE else "cancelled" if self.job_state == "cancelled" else "failed"
+
+    @property
+    def error(self) -> str:
+        """Why there is no file; empty unless it failed."""
+        return self.job_error or "" if self.state == "failed" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,7 @@ class Written:
     size_bytes: int
     entries: int
     sha256: str
+    covers: Mapping[str, bool]
 
 
 def audit_export_ask(ctx: Context, query: AuditQuery, format_: str) -> AuditExport:
@@ -86,8 +96,7 @@ def audit_export_ask(ctx: Context, query: AuditQuery, format_: str) -> AuditExpo
     about = audit.Subject("security.audit_export", name=format_, project_id=ctx.project_id)
     given = {name: value for name, value in _plain(query).items() if value}
     with acting(ctx, EXPORT, about, target=_target(ctx.project_id), details={"format": format_, "filters": given}):
-        if ctx.principal.limits or ctx.principal.user_id is None:
-            raise Forbidden("A token that is restricted to scopes starts no export; sign in, or use a token that is not.")
+        _refuse_restricted(ctx)
         waiting = ctx.db.scalars(select(AuditExport.id).join(Job, Job.id == AuditExport.job_id).where(
             AuditExport.user_id == ctx.principal.user_id, Job.state.in_(ACTIVE))).all()  # fmt: skip
         if len(waiting) >= MOST_WAITING:
@@ -109,14 +118,17 @@ def audit_export_ask(ctx: Context, query: AuditQuery, format_: str) -> AuditExpo
 
 
 def audit_exports(ctx: Context) -> Sequence[AuditExport]:
-    """The caller's own, newest first."""
-    mine = select(AuditExport).where(AuditExport.user_id == ctx.principal.user_id)
-    return ctx.db.scalars(mine.order_by(AuditExport.created_at.desc()).limit(50)).all()
+    """The caller's own, newest first. Raises Forbidden."""
+    with refusals_audited(ctx, EXPORT, audit.Subject("security.audit_export", project_id=ctx.project_id)):
+        _refuse_restricted(ctx)
+    return ctx.db.scalars(_mine(ctx).order_by(AuditExport.created_at.desc()).limit(MOST_LISTED)).all()
 
 
 def audit_export_find(ctx: Context, export_id: str) -> AuditExport:
-    """One of the caller's own. Raises NotFound."""
-    row = next((each for each in audit_exports(ctx) if each.id == export_id), None)
+    """One of the caller's own. Raises NotFound or Forbidden."""
+    with refusals_audited(ctx, EXPORT, audit.Subject("security.audit_export", export_id, project_id=ctx.project_id)):
+        _refuse_restricted(ctx)
+    row = ctx.db.scalars(_mine(ctx).where(AuditExport.id == export_id)).first() if is_storable(export_id) else None
     if row is None:
         raise NotFound(f"There is no export {export_id[:80]} of yours.")
     return row
@@ -128,8 +140,10 @@ def audit_export_open(ctx: Context, export_id: str) -> tuple[AuditExport, Path]:
     path = directory(ctx.settings) / row.file
     with acting(ctx, EXPORT, audit.Subject("security.audit_export", row.id, row.format, row.project_id), target=_target(row.project_id),
                 details={"download": True, "entries": row.entries, "sha256": row.sha256}):  # fmt: skip
-        if ctx.principal.limits:
-            raise Forbidden("A token that is restricted to scopes reads no export; sign in, or use a token that is not.")
+        for project, of_others in row.covers.items():
+            authorize(ctx, EXPORT, _target(project or None))
+            if of_others:
+                authorize(ctx, READ_AUDIT, _target(project or None))
         if row.state != "ready":
             raise Conflict(f"The export is {row.state}. {row.error}".strip())
         if (row.expires_at or now()) <= now() or not path.is_file():
@@ -151,40 +165,27 @@ def audit_export_now(ctx: Context, query: AuditQuery, format_: str) -> Iterator[
     return lines(ctx, query, format_)
 
 
-def lines(ctx: Context, query: AuditQuery, format_: str) -> Iterator[str]:
-    """The text of an export, newest entry first."""
-    return _csv(_all(ctx, query)) if format_ == "csv" else (json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in _all(ctx, query))
+def lines(ctx: Context, query: AuditQuery, format_: str, covers: dict[str, bool] | None = None) -> Iterator[str]:
+    """The text of an export, newest entry first; `covers` is told which projects are in it."""
+    entries = _all(ctx, query, {} if covers is None else covers)
+    return _csv(entries) if format_ == "csv" else (json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in entries)
 
 
-def plain(entry: AuditEntry) -> dict[str, object]:
-    """An entry as plain values, moments in ISO 8601."""
-    return {name: entry.timestamp.isoformat() if name == "timestamp" else getattr(entry, name) for name in COLUMNS}
-
-
-def write(ctx: Context, row: AuditExport) -> Written:
-    """Write the file of an export: under a name that nobody looks for until it is whole and on the disk."""
+def write(ctx: Context, row: AuditExport, report: Callable[[str], None]) -> Written:
+    """Write the file of an export: under a name that nobody looks for until it is whole and on the disk. `report` is told how far it has got."""
     home = directory(ctx.settings)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"{row.id}-{new_id('part')}.{row.format}.gz"
-    part, count, hashed = home / f".{name}", 0, hashlib.sha256()
-    try:
-        with part.open("xb") as out:
-            part.chmod(0o600)
-            with gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
-                for line in lines(ctx, _query_of(row), row.format):
-                    packed.write(line.encode("utf-8", "surrogatepass"))
-                    count += 1
-            out.flush()
-            os.fsync(out.fileno())
-        with part.open("rb") as written:
-            while block := written.read(1 << 20):
-                hashed.update(block)
-        size = part.stat().st_size
-        part.rename(home / name)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return Written(name, size, count - (row.format == "csv"), hashed.hexdigest())
+    path, count, covers = home / f"{row.id}-{new_id('part')}.{row.format}.gz", 0, dict[str, bool]()
+    part = part_of(path)
+    with writing(part) as out, gzip.GzipFile(fileobj=out, mode="wb", mtime=0, filename="") as packed:
+        for line in lines(ctx, _query_of(row), row.format, covers):
+            packed.write(line.encode("utf-8", "surrogatepass"))
+            count += 1
+            if count % REPORT_EVERY == 0:
+                report(f"{count:,} entries written.")
+    hashed, size = sha256_of(part), part.stat().st_size
+    publish(part, path)
+    return Written(path.name, size, count - (row.format == "csv"), hashed, covers)
 
 
 def directory(settings: Settings) -> Path:
@@ -192,7 +193,17 @@ def directory(settings: Settings) -> Path:
     return settings.data_dir / "exports"
 
 
-def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
+def _mine(ctx: Context) -> Select[AuditExport]:
+    return select(AuditExport).where(AuditExport.user_id == ctx.principal.user_id)
+
+
+def _refuse_restricted(ctx: Context) -> None:
+    """What a file holds was read with all that its owner may do, their own doings included."""
+    if ctx.principal.is_restricted or ctx.principal.user_id is None:
+        raise Forbidden("A token that is restricted to scopes neither starts nor reads exports; sign in, or use a token that is not.")
+
+
+def _all(ctx: Context, query: AuditQuery, covers: dict[str, bool]) -> Iterator[AuditEntry]:
     query, may = replace(query, limit=BATCH), dict[str | None, bool]()
     while True:
         page = audit_entries(ctx, query)
@@ -201,6 +212,8 @@ def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
             if entry.project_id not in may:
                 may[entry.project_id] = decide(ctx, EXPORT, _target(entry.project_id)).allowed
             if may[entry.project_id]:
+                where = entry.project_id or ""
+                covers[where] = covers.get(where, False) or entry.user_id != ctx.principal.user_id
                 yield entry
         ctx.db.expunge_all()
         ctx.db.rollback()
@@ -212,7 +225,7 @@ def _all(ctx: Context, query: AuditQuery) -> Iterator[AuditEntry]:
 def _csv(entries: Iterable[AuditEntry]) -> Iterator[str]:
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(COLUMNS)
+    writer.writerow(FIELDS)
     for entry in entries:
         yield _taken(out)
         values = {**plain(entry), "details": json.dumps(entry.details, ensure_ascii=False)}
@@ -237,7 +250,7 @@ def _target(project_id: str | None) -> Target:
 
 
 def _plain(query: AuditQuery) -> dict[str, object]:
-    kept = {name: value for name, value in asdict(query).items() if name not in {"limit", "before_seq"}}
+    kept = {name: value for name, value in asdict(query).items() if name not in {"limit", "before_seq", "after_seq"}}
     return {name: value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value for name, value in kept.items()}
 
 

@@ -8,16 +8,15 @@ import base64
 import binascii
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from portal.kernel.audit import canonical
+from portal.kernel.files import part_of, sync_directory, write_whole, writing
 from portal.settings import Settings
 
 KEY_FILE = "audit_key"
@@ -88,13 +87,15 @@ def signer(settings: Settings) -> Signer:
     path = settings.data_dir / KEY_FILE
     if not settings.audit_signing_key.get_secret_value() and not path.exists():
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        fresh = _written(path, [base64.b64encode(Ed25519PrivateKey.generate().private_bytes_raw()).decode()])
+        fresh = part_of(path)
+        with writing(fresh) as out:
+            out.write(_text_of([_secret(Ed25519PrivateKey.generate())]))
         try:
-            os.link(fresh, path)
-        except FileExistsError:
-            pass
+            with suppress(FileExistsError):
+                path.hardlink_to(fresh)
         finally:
             fresh.unlink()
+        sync_directory(path.parent)
     return Signer(_private(_lines(settings)[0]))
 
 
@@ -105,22 +106,23 @@ def trust_of(settings: Settings) -> Trust:
     return Trust({fingerprint(key): key for key in keys}, _anchor(settings))
 
 
+def trust_in(public_keys: Sequence[str]) -> Trust:
+    """Trust in these public keys, in base64, and in nothing else. Raises ValueError."""
+    keys = [Ed25519PublicKey.from_public_bytes(base64.b64decode(line, validate=True)) for line in public_keys]
+    return Trust({fingerprint(key): key for key in keys})
+
+
 def key_rotate(settings: Settings) -> str:
     """Sign with a fresh key from now on and keep believing the old one; gives the new fingerprint."""
     old, lines = signer(settings), _lines(settings)
     fresh = Ed25519PrivateKey.generate()
-    path = settings.data_dir / KEY_FILE
-    written = _written(path, [base64.b64encode(fresh.private_bytes_raw()).decode(), old.public, *lines[1:]])
-    written.replace(path)
-    _sync_directory(path.parent)
+    write_whole(settings.data_dir / KEY_FILE, _text_of([_secret(fresh), old.public, *lines[1:]]))
     return fingerprint(fresh.public_key())
 
 
 def keep_anchor(settings: Settings, anchor: Anchor) -> None:
     """Note the newest checkpoint outside the database."""
-    path = settings.data_dir / ANCHOR_FILE
-    _written(path, [json.dumps({"number": anchor.number, "seq": anchor.seq, "hash": anchor.hash})]).replace(path)
-    _sync_directory(path.parent)
+    write_whole(settings.data_dir / ANCHOR_FILE, _text_of([json.dumps({"number": anchor.number, "seq": anchor.seq, "hash": anchor.hash})]))
 
 
 def _anchor(settings: Settings) -> Anchor | None:
@@ -145,20 +147,9 @@ def _text(key: Ed25519PublicKey) -> str:
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 
-def _written(path: Path, lines: list[str]) -> Path:
-    """A file beside the one meant, whole and on the disk."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fresh.touch(mode=0o600)
-    with fresh.open("w") as out:
-        out.write("".join(f"{line}\n" for line in lines))
-        out.flush()
-        os.fsync(out.fileno())
-    return fresh
+def _secret(key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.private_bytes_raw()).decode()
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _text_of(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -25,18 +25,18 @@ _dump: Callable[[object, int], Iterable[str]] = c_make_encoder(None, None, _q, N
 Line = Sequence[Any]
 
 
-def lines_after(session: Session, seq: int, *, until: int | None = None) -> Iterator[Line]:
+def lines_after(session: Session, seq: int, *, until: int | None = None, most: int | None = None) -> Iterator[Line]:
     """Columns of the entries after a number, in `FIELDS` order with the hash behind them; `details` and `timestamp` are text."""
-    return chain.from_iterable(_read(session, seq, until))
+    return chain.from_iterable(_read(session, seq, until, most))
 
 
-def _read(session: Session, seq: int, until: int | None) -> Iterator[list[Line]]:
+def _read(session: Session, seq: int, until: int | None, most: int | None) -> Iterator[list[Line]]:
     columns = [getattr(AuditEntry, name) for name in FIELDS]
     if session.get_bind().dialect.name == "postgresql":
         columns[DETAILS] = cast(AuditEntry.details, Text)
         # As SQLite keeps it: making a moment of each would cost a tenth of everything.
         columns[TIMESTAMP] = func.to_char(func.timezone("UTC", AuditEntry.timestamp), "YYYY-MM-DD HH24:MI:SS.US")
-    statement = select(*columns, AuditEntry.entry_hash).where(AuditEntry.seq > seq).order_by(AuditEntry.seq)
+    statement = select(*columns, AuditEntry.entry_hash).where(AuditEntry.seq > seq).order_by(AuditEntry.seq).limit(most)
     if until is not None:
         statement = statement.where(AuditEntry.seq <= until)
     sql = str(statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
@@ -67,24 +67,20 @@ def _ahead(batches: Iterator[list[Line]]) -> Iterator[list[Line]]:
             pool.submit(batches.close)  # type: ignore[attr-defined]
 
 
-def hash_of(line: Line) -> str:
-    """The hash that an entry must have whose details are canonical JSON."""
-    return _hash(line, line[DETAILS])
-
-
 def is_whole(line: Line) -> bool:
     """Whether an entry has the hash that it must have. SQLite keeps details as they are hashed; elsewhere, and in old entries, they are parsed first."""
     try:
         details: str = line[DETAILS]
-        if '": ' not in details and _hash(line, details) == line[HASH]:
+        if '": ' not in details and hash_of(line, details) == line[HASH]:
             return True
         content, end = _scan(details, 0)
-        return bool(end == len(details) and _hash(line, "".join(_dump(content, 0))) == line[HASH])
+        return bool(end == len(details) and hash_of(line, "".join(_dump(content, 0))) == line[HASH])
     except (ValueError, TypeError, StopIteration, RecursionError):
         return False
 
 
-def _hash(line: Line, details: str) -> str:
+def hash_of(line: Line, details: str) -> str:
+    """The hash that an entry must have whose details are this canonical JSON."""
     # Written out because it runs for each of millions of entries; a test compares it with `audit.digest`.
     (action, credential, _, error, log_id, previous, project, request, resource, name, kind, seq, source, address, status, _, agent, user,
      username) = line[:HASH]  # fmt: skip
@@ -101,3 +97,10 @@ def moment_of(line: Line) -> str:
     """When it was written, in ISO 8601 as it is hashed."""
     at = line[TIMESTAMP]
     return f"{at[:10]}T{at[11:19]}{'' if at[19:] in ('', '.000000') else at[19:]}+00:00"
+
+
+def entry_of(line: Line) -> dict[str, object]:
+    """An entry as receivers and archives get it: all of its fields, the hash included."""
+    found = dict(zip(FIELDS, line, strict=False))
+    details: object = json.loads(line[DETAILS])
+    return {"seq": line[SEQ], **found, FIELDS[DETAILS]: details, FIELDS[TIMESTAMP]: moment_of(line), "entry_hash": line[HASH]}

@@ -20,6 +20,8 @@ from portal.kernel.policy import Columns
 
 READ_AUDIT = "security.audit.read"
 MAX_LIMIT = 1000
+# Counting goes no further: there may be more.
+COUNTED = 1000
 HIGHEST = 2**63 - 1
 # SQLite takes 500 SELECTs in one UNION.
 MAX_BRANCHES = 400
@@ -46,7 +48,8 @@ ACTIONS = text(
 class AuditQuery:
     """Which entries of the audit log are asked for; empty means all.
 
-    `action` may end with `*`. `search` is a whole name, id or address, or a part of an action. `before_seq` is where a page begins.
+    `action` may end with `*`. `search` is a whole name, id or address, or a part of an action. `before_seq` is where a page begins, `after_seq` what
+    the reader has already.
     """
 
     resource_id: str = ""
@@ -63,6 +66,7 @@ class AuditQuery:
     until: datetime | None = None
     search: str = ""
     before_seq: int | None = None
+    after_seq: int | None = None
     limit: int = 50
 
 
@@ -82,7 +86,7 @@ def audit_entries(ctx: Context, query: AuditQuery) -> AuditPage:
     return AuditPage(rows[:limit], rows[limit - 1].seq if more else None)
 
 
-def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = 1000) -> int:
+def audit_count(ctx: Context, query: AuditQuery, *, at_most: int = COUNTED) -> int:
     """How many entries a query covers, counted up to a bound."""
     return ctx.db.scalar(select(func.count()).select_from(_numbers(ctx, query, at_most).subquery())) or 0
 
@@ -101,14 +105,18 @@ def page_statement(ctx: Context, query: AuditQuery, limit: int) -> Select[AuditE
     return select(AuditEntry).where(AuditEntry.seq.in_(select(numbers.c.seq))).order_by(AuditEntry.seq.desc())
 
 
-def readable(ctx: Context) -> ColumnElement[bool]:
-    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say."""
+def readable(ctx: Context, of: Columns | None = None) -> ColumnElement[bool]:
+    """What the caller may read of others, and all that is their own; a restricted token reads what its scopes say.
+
+    `of` has project and user where that is not asked of each entry.
+    """
+    of = of or Columns(AuditEntry.project_id, AuditEntry.user_id)
     covered = reach(ctx, READ_AUDIT)
     if covered.everything:
         return true()
-    own = ctx.principal.user_id is not None and not ctx.principal.limits
-    mine = AuditEntry.user_id == ctx.principal.user_id if own else false()
-    return or_(covered.where(Columns(AuditEntry.project_id, AuditEntry.user_id)), mine)
+    own = ctx.principal.user_id is not None and not ctx.principal.is_restricted
+    mine = of.owner == ctx.principal.user_id if own else false()
+    return or_(covered.where(of), mine)
 
 
 def _numbers(ctx: Context, query: AuditQuery, limit: int) -> Select[int]:
@@ -116,7 +124,7 @@ def _numbers(ctx: Context, query: AuditQuery, limit: int) -> Select[int]:
     own, is_narrow = _own_branches(ctx), any(getattr(query, name) for name in NARROW)
     # SQLite knows nothing of how often values occur: it must not leave the few entries of a project for the many of an outcome.
     is_told = own is not None and not is_narrow and ctx.db.get_bind().dialect.name == "sqlite"
-    common = [*_exact(query, by_index=not is_told), *_between(ctx.db, query)]
+    common = [*_exact(query, by_index=not is_told), *between(ctx.db, query)]
     if query.search:
         branches = _searched(ctx, query, own)
     elif own is not None and not is_narrow:
@@ -126,6 +134,8 @@ def _numbers(ctx: Context, query: AuditQuery, limit: int) -> Select[int]:
         common.append(readable(ctx))
     if query.before_seq is not None:
         common.append(AuditEntry.seq < max(0, min(query.before_seq, HIGHEST)))
+    if query.after_seq is not None:
+        common.append(AuditEntry.seq > max(0, min(query.after_seq, HIGHEST)))
     walks = [_walk([*common, branch], limit) for branch in branches]
     if len(walks) == 1:
         return walks[0]
@@ -153,7 +163,7 @@ def _exact(query: AuditQuery, *, by_index: bool) -> list[ColumnElement[bool]]:
     return parts
 
 
-def _between(session: Session, query: AuditQuery) -> list[ColumnElement[bool]]:
+def between(session: Session, query: AuditQuery) -> list[ColumnElement[bool]]:
     """A span of time is a span of numbers, looked up first: so that an old day is found as fast as today."""
     parts: list[ColumnElement[bool]] = []
     at, seq = AuditEntry.timestamp, AuditEntry.seq
@@ -208,7 +218,7 @@ def _own_branches(ctx: Context) -> list[ColumnElement[bool]] | None:
     covered, grants = reach(ctx, READ_AUDIT), ctx.principal.grants
     if covered.everything or any(grant.project_id is None for grant in grants):
         return None
-    is_somebody = ctx.principal.user_id is not None and not ctx.principal.limits
+    is_somebody = ctx.principal.user_id is not None and not ctx.principal.is_restricted
     found = [AuditEntry.user_id == ctx.principal.user_id] if is_somebody else []
     for project in sorted({grant.project_id for grant in grants if grant.project_id is not None}):
         there = AuditEntry.project_id == project

@@ -1,18 +1,20 @@
 """Verification of the audit log: every entry is there, as it was written, in its place, and what was signed of it holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal.kernel.audit import GENESIS, AuditHead
 from portal.kernel.audit_archives import archives_end
-from portal.kernel.audit_checkpoints import AuditVerification, Mark, checkpoints, marks_of
+from portal.kernel.audit_checkpoints import Mark, checkpoints, marks_of, marks_since
 from portal.kernel.audit_keys import Trust
 from portal.kernel.audit_lines import HASH, LOG_ID, PREVIOUS, SEQ, Line, is_whole, lines_after
+from portal.kernel.audit_verifications import believed
+
+REPORT_EVERY = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,22 @@ class Since(StrEnum):
     VERIFICATION = "verification"
 
 
-def verify(session: Session, trust: Trust | None = None, *, since: Since = Since.BEGINNING, files: Path | None = None) -> Verdict:
+def _nobody(_said: str) -> None:
+    """Nobody wants to know how far it has got."""
+
+
+def verify(
+    session: Session,
+    trust: Trust | None = None,
+    *,
+    since: Since = Since.BEGINNING,
+    files: Path | None = None,
+    report: Callable[[str], None] = _nobody,
+) -> Verdict:
     """Walk the chain from the end of the archives and name the first broken entry; with `files`, their directory, the archives are read as well.
 
-    Without `trust`, signatures are not checked.
+    Without `trust`, signatures are not checked. What does not begin at the first entry does not look at what was signed of those before either.
+    `report` is told how far it has got, in words.
     """
     session.rollback()
     if session.get_bind().dialect.name == "postgresql":
@@ -51,29 +65,27 @@ def verify(session: Session, trust: Trust | None = None, *, since: Since = Since
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     trust = trust or Trust()
     try:
-        marks = marks_of(checkpoints(session), trust)
-        archived = archives_end(session, trust, files=files)
+        marks, begin = _marks(session, trust, since)
+        archived = archives_end(session, trust, files=files, report=report, is_short=since is not Since.BEGINNING)
         if archived.broken_seq is not None:
             return Verdict(0, archived.broken_seq, archived.problem, to_seq=archived.seq)
-        start = max((archived.seq, archived.hash), _start(session, marks, since))
-        return _walk(session, start, marks, len(marks) if trust.keys else 0)
+        start = max((archived.seq, archived.hash), (begin, marks[begin].hash) if begin else (0, GENESIS))
+        return _walk(session, start, marks, len(marks) if trust.keys else 0, report)
     finally:
         session.rollback()
 
 
-def _start(session: Session, marks: Mapping[int, Mark], since: Since) -> tuple[int, str]:
-    """Number and hash of the entry behind which to begin."""
+def _marks(session: Session, trust: Trust, since: Since) -> tuple[dict[int, Mark], int]:
+    """What was signed of the entries that are to be looked at, and the entry behind which to begin."""
     if since is Since.BEGINNING:
-        return 0, GENESIS
-    reached = max(marks, default=0)
-    if since is Since.VERIFICATION:
-        whole = select(AuditVerification.to_seq).where(AuditVerification.broken_seq.is_(None)).order_by(AuditVerification.to_seq.desc()).limit(1)
-        reached = session.scalar(whole) or 0
-    seq = max((seq for seq, mark in marks.items() if seq <= reached and not mark.problem), default=0)
-    return (seq, marks[seq].hash) if seq else (0, GENESIS)
+        return marks_of(checkpoints(session), trust), 0
+    if since is Since.CHECKPOINT:
+        return marks_since(session, trust)
+    newest = believed(session, trust)
+    return marks_since(session, trust, newest.to_seq if newest else 0)
 
 
-def _walk(session: Session, start: tuple[int, str], marks: Mapping[int, Mark], signed: int) -> Verdict:
+def _walk(session: Session, start: tuple[int, str], marks: Mapping[int, Mark], signed: int, report: Callable[[str], None]) -> Verdict:
     head = session.get(AuditHead, 1)
     first, previous = start
     # The checkpoints up to the start stand for the entries there; that one of them is gone or wrong is seen all the same.
@@ -88,6 +100,8 @@ def _walk(session: Session, start: tuple[int, str], marks: Mapping[int, Mark], s
         if problem := _problem_of(line, previous) or (mark is not None and _problem_of_mark(mark, line, last_mark)):
             return Verdict(seq - first, line[SEQ], problem, line[LOG_ID], first + 1, seq)
         previous, seq = line[HASH], line[SEQ]
+        if seq % REPORT_EVERY == 0:
+            report(f"{seq:,} of {head.seq if head else 0:,} entries.")
         last_mark = seq if mark is not None else last_mark
     if problem := _problem_at_end(head, marks, seq, previous):
         return Verdict(seq - first, seq + 1, problem, "", first + 1, seq)

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, not_, or_, true
+from sqlalchemy import ColumnElement, and_, not_, or_, true
 
 from portal.kernel.context import Context, Grant, Limit, Principal
 from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
 from portal.kernel.policy import LEVELS, Asked, Columns, Condition, Statement, Target
+from portal.kernel.policy_index import Rule
+from portal.kernel.policy_rows import in_project
+from portal.kernel.policy_rules import Rules, RuleSet
 from portal.kernel.resource import Resource
 
 __all__ = [
@@ -81,19 +84,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A statement as the principal holds it: whose it is, and in which project it counts (None: everywhere)."""
-
-    statement: Statement
-    grant: Grant
-
-    @property
-    def scope(self) -> str | None:
-        """The project in which it counts."""
-        return self.grant.project_id
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
     """One statement that was looked at on the way to a decision: why it did not apply, empty if it did."""
 
@@ -105,116 +95,37 @@ class Step:
     mismatch: str
 
 
-class RuleSet:
-    """The rules of one effect for one action, arranged so that those which cannot apply are not looked at."""
-
-    def __init__(self, type_key: str, rules: Sequence[Rule]) -> None:
-        """All rules must speak of the action."""
-        self.type_key, self.rules = type_key, rules
-        self._plain: dict[str | None, Rule] = {}
-        self._by_id: dict[tuple[str | None, str], list[Rule]] = {}
-        self._rest: dict[str | None, list[Rule]] = {}
-        for rule in rules:
-            ids = _exact_ids(rule.statement, type_key)
-            if rule.statement.is_plain:
-                self._plain.setdefault(rule.scope, rule)
-            elif ids is None:
-                self._rest.setdefault(rule.scope, []).append(rule)
-            for each in ids or ():
-                self._by_id.setdefault((rule.scope, each), []).append(rule)
-
-    def first(self, target: Target, asked: Asked) -> Rule | None:
-        """A rule that applies to a target."""
-        for scope in (None, target.project_id) if target.project_id is not None else (None,):
-            if (plain := self._plain.get(scope)) is not None:
-                return plain
-            for rules in (self._by_id.get((scope, target.id), ()), self._rest.get(scope, ())):
-                for rule in rules:
-                    if not rule.statement.mismatch(self.type_key, target, asked):
-                        return rule
-        return None
-
-    def where(self, columns: Columns, asked: Asked) -> ColumnElement[bool]:
-        """The rows that a rule applies to; never NULL."""
-        if None in self._plain:
-            return true()
-        parts = [_in_project(columns, list(self._plain))] if self._plain else []
-        for rule in self.rules:
-            if not rule.statement.is_plain and rule.scope not in self._plain:
-                there = [] if rule.scope is None else [_in_project(columns, [rule.scope])]
-                parts.append(and_(true(), *there, rule.statement.where(self.type_key, columns, asked)))
-        return or_(false(), *parts)
-
-    def is_whole(self, project_id: str | None) -> bool:
-        """Whether a rule without conditions covers a project (None: everything)."""
-        return None in self._plain or (project_id is not None and project_id in self._plain)
-
-
-def _exact_ids(statement: Statement, type_key: str) -> list[str] | None:
-    """The ids that a statement names, None unless it names nothing else; of other types there are none here."""
-    found = []
-    for resource in statement.resources:
-        kind, _, wanted = resource.partition("/")
-        if set("*?") & set(resource):
-            return None
-        if kind == type_key:
-            found.append(wanted)
-    return found if statement.resources else None
-
-
-def _in_project(columns: Columns, projects: Sequence[str | None]) -> ColumnElement[bool]:
-    if columns.project is None:
-        return false()
-    return and_(columns.project.is_not(None), columns.project.in_([each for each in projects if each is not None]))
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Everything that a principal's grants, or one limit, say of an action."""
-
-    denies: RuleSet
-    allows: RuleSet
-
-    def decide(self, target: Target, asked: Asked) -> tuple[bool, Rule | None]:
-        """(allowed, the rule that decided); nothing that applies means no."""
-        denied = self.denies.first(target, asked) if self.denies.rules else None
-        if denied is not None:
-            return False, denied
-        allowed = self.allows.first(target, asked)
-        return allowed is not None, allowed
-
-    def where(self, columns: Columns, asked: Asked) -> ColumnElement[bool]:
-        """The rows for which `decide` says yes."""
-        allowed = self.allows.where(columns, asked)
-        return and_(allowed, not_(self.denies.where(columns, asked))) if self.denies.rules else allowed
-
-    def is_whole(self, project_id: str | None) -> bool:
-        """Whether every row of a project (None: every row) is allowed without a look at it."""
-        return not self.denies.rules and self.allows.is_whole(project_id)
-
-
 class Access:
-    """What a principal may do, compiled once per action and then kept."""
+    """What a principal may do, compiled once per action and then kept; actions of a type for which the same statements count share it."""
 
     def __init__(self, grants: Sequence[Grant], limits: Sequence[Limit]) -> None:
         """`limits` must all allow what a grant allows."""
         self.grants, self.limits = grants, limits
+        self._parts = [[Rule(statement, grant) for grant in part for statement in statements_of(grant)] for part in (
+            grants, *([Grant(limit.label, None, statements=limit.statements)] for limit in limits)
+        )]  # fmt: skip
         self._of_action: dict[str, tuple[Rules, tuple[tuple[Limit, Rules], ...]]] = {}
+        self._shared: dict[tuple[Any, ...], Rules] = {}
 
     def of(self, action: str, level: str) -> tuple[Rules, tuple[tuple[Limit, Rules], ...]]:
         """(rules of the grants, rules of each limit) for an action."""
         found = self._of_action.get(action)
         if found is None:
-            limits = tuple((limit, _rules([Grant(limit.label, None, statements=limit.statements)], action, level)) for limit in self.limits)
-            found = self._of_action[action] = (_rules(self.grants, action, level), limits)
+            first, *limits = (self._rules(number, action, level) for number in range(len(self._parts)))
+            found = self._of_action[action] = (first, tuple(zip(self.limits, limits, strict=True)))
         return found
 
+    def _rules(self, part: int, action: str, level: str) -> Rules:
+        rules = [rule for rule in self._parts[part] if rule.statement.covers(action, level)]
+        type_key = action.rpartition(".")[0]
+        key = (part, type_key, *map(id, rules))
+        if key not in self._shared:
+            denies, allows = [rule for rule in rules if not rule.statement.allows], [rule for rule in rules if rule.statement.allows]
+            self._shared[key] = Rules(RuleSet(type_key, denies), RuleSet(type_key, allows))
+        return self._shared[key]
 
-def _rules(grants: Iterable[Grant], action: str, level: str) -> Rules:
-    rules = [Rule(statement, grant) for grant in grants for statement in statements_of(grant) if statement.covers(action, level)]
-    type_key = action.rpartition(".")[0]
-    denies, allows = [rule for rule in rules if not rule.statement.allows], [rule for rule in rules if rule.statement.allows]
-    return Rules(RuleSet(type_key, denies), RuleSet(type_key, allows))
+
+NOTHING = Rules(RuleSet("", ()), RuleSet("", ()))
 
 
 @lru_cache(maxsize=1024)
@@ -318,6 +229,9 @@ def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id:
     of that level are not looked at.
     """
     allowing = [statement for statement in statements if statement.allows]
+    if allowing and (ctx.principal.assumed is not None or ctx.principal.credential.startswith("oauth:")):
+        whose = "A session of a role" if ctx.principal.assumed is not None else "An application"
+        raise Forbidden(f"{whose} gives nobody rights: they would outlive it. Do that as yourself.", details={"actions": []})
     missing = [
         action
         for action, level in ctx.registry.permissions.items()
@@ -374,7 +288,7 @@ class Reach:
         parts = [self.rules.where(columns, self.asked)]
         for limit, rules in self.limits:
             inside = rules.where(columns, self.asked)
-            parts.append(inside if limit.project_id is None else or_(not_(_in_project(columns, [limit.project_id])), inside))
+            parts.append(inside if limit.project_id is None else or_(not_(in_project(columns, [limit.project_id])), inside))
         return and_(*parts)
 
     def rows(self, model: type[Any]) -> ColumnElement[bool]:
@@ -387,7 +301,7 @@ def reach(ctx: Context, action: str) -> Reach:
     if ctx.principal.is_system:
         return Reach(Asked(), None)
     level = ctx.registry.permissions.get(action)
-    rules, limits = access_of(ctx.principal).of(action, level) if level is not None else (_rules((), action, ""), ())
+    rules, limits = access_of(ctx.principal).of(action, level) if level is not None else (NOTHING, ())
     return Reach(asked_of(ctx), rules, limits)
 
 

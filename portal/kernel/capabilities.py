@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import String, Text, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.engines.ports import Capability, HostCapacity
-from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, insert_of, now, transaction
 
 STALE_AFTER = timedelta(seconds=60)
 
@@ -54,6 +53,7 @@ def report(session: Session, found: Capability, *, worker: str, capacity: HostCa
         "available": found.available, "detail": found.detail, "reason": found.reason, "remedy": found.remedy, "facts": facts, "worker": worker,
         "reported_at": now(),
     }  # fmt: skip
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     with transaction(session):
-        session.execute(insert(CapabilityStatus).values(name=found.name, **said).on_conflict_do_update(index_elements=["name"], set_=said))
+        session.execute(
+            insert_of(session)(CapabilityStatus).values(name=found.name, **said).on_conflict_do_update(index_elements=["name"], set_=said)
+        )

@@ -44,8 +44,18 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Assumed:
+    """A role that is acted in, in place of all that the user holds, and the session that it was assumed for."""
+
+    role_id: str
+    role_name: str
+    project_id: str
+    session_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """Who acts, and with which credential: `session:…`, `token:…`, `cli` or `system`. `access` is the grants compiled, where somebody keeps it."""
+    """Who acts, and with which credential: `session:…`, `token:…`, `role:…`, `cli` or `system`. `access` is the grants compiled, where somebody keeps it."""
 
     user_id: str | None
     username: str
@@ -58,7 +68,13 @@ class Principal:
     needs_factor: bool = False
     # When the person behind a session last proved who they are.
     proved_at: datetime | None = None
+    assumed: Assumed | None = None
     access: "Access | None" = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the credential stands for less than its user: for some scopes, or for a role."""
+        return bool(self.limits) or self.assumed is not None
 
 
 SYSTEM = Principal(user_id=None, username="system", credential="system", is_system=True)

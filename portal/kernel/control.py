@@ -13,7 +13,7 @@ from portal.kernel.jobs import ACTIVE, Job, active_for
 from portal.kernel.operations import acting, reserve_for_change, set_state
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
-from portal.kernel.runner import settle_failure
+from portal.kernel.runner import close, settle_failure
 
 
 def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
@@ -34,18 +34,33 @@ def visible_jobs(ctx: Context) -> ColumnElement[bool]:
     return authz.reach(ctx, "core.job.read").where(Columns(Job.project_id, Job.user_id))
 
 
+def is_cancellable(ctx: Context, job: Job) -> bool:
+    """Operations and work that is asked for say so themselves; nothing else can be."""
+    op = ctx.registry.operations().get(job.kind)
+    return bool(op.cancelled if op is not None else left_of(ctx, job))
+
+
+def left_of(ctx: Context, job: Job) -> str:
+    """What stays of asked work that is cancelled; empty for an operation, which is undone, and for what cannot be cancelled."""
+    work = ctx.registry.asked.get(job.kind)
+    return work.cancelled if work is not None else ""
+
+
 def job_cancel(ctx: Context, job_id: str) -> Job:
-    """Stop a job: at once if no step has begun, else after the step that is running; what was made is undone."""
+    """Stop a job: at once if no step has begun, else after the step that is running; what an operation made is undone, other work says what stays of it."""
     job, op, rtype, subject, target = _load(ctx, job_id)
     with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "cancel"}):
         job = find_job(ctx, job_id, lock=True)
         if job.state not in ACTIVE:
             raise StateConflict(f"The job is {job.state}; only a job that has not ended can be cancelled.", details={"state": job.state})
-        if op is None or not op.cancelled:
+        if not is_cancellable(ctx, job):
             raise StateConflict(f"{job.label} cannot be cancelled: half of it would be worse than all of it. Wait until it ends.")
         job.cancel_requested = True
-        if all(step.state == "todo" for step in job.steps) and job.state == "queued" and rtype is not None:
-            settle_failure(ctx, op, rtype, job)
+        if all(step.state == "todo" for step in job.steps) and job.state == "queued":
+            if op is not None and rtype is not None:
+                settle_failure(ctx, op, rtype, job)
+            else:
+                close(job, "cancelled")
         elif job.state == "retrying":
             job.run_at = now()
     ctx.deliver([job_id])

@@ -4,13 +4,14 @@ SQLite and PostgreSQL behave alike here: a write transaction is announced as suc
 transaction into a writing one once somebody else has written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import JSON, DateTime, Dialect, Engine, MetaData, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
@@ -124,6 +125,16 @@ def _lower(value: object) -> object:
 def _on_begin(connection: Connection) -> None:
     writing = connection.get_execution_options().get("portal_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def insert_of(session: Session) -> Callable[..., Any]:
+    """The INSERT of the session's database, which knows ON CONFLICT."""
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+
+
+def by_codepoint(session: Session, column: Any) -> Any:
+    """A text column for ORDER BY, in the order in which Python sorts, whatever the language of the database is."""
+    return column.collate("C") if session.get_bind().dialect.name == "postgresql" else column
 
 
 def out_of_service(error: OperationalError) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import inspect as sa_inspect
 
 from portal.kernel import authz
 from portal.kernel.context import Context
-from portal.kernel.fields import FieldInfo, Ref
+from portal.kernel.fields import Bool, FieldInfo, Ref
 from portal.kernel.resource import Resource, ResourceType
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ class Step:
     def name(self) -> str:
         """Name of the function that does it."""
         return self.do.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class AskedWork:
+    """A kind of job that somebody asks for and that is no operation on a resource; `cancelled` tells what stays of one that is stopped on the way.
+
+    It is empty where none can be stopped.
+    """
+
+    kind: str
+    cancelled: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,8 @@ class Operation:
     `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
     it fails. `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
-    succeeded, once it has ended. An `internal` operation is the portal's own: no page and no endpoint offers it.
+    succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
+    portal's own: no page and no endpoint offers it.
     """
 
     model: type[Any]
@@ -122,6 +134,7 @@ class Operation:
     bulk: bool = False
     partial: bool = False
     while_locked: bool = False
+    unless: str = ""
     in_menu: bool = True
     internal: bool = False
 
@@ -136,6 +149,9 @@ class Operation:
         named = {s for s in (self.holds, self.settles, self.fails, self.cancelled) if s} | set(self.when or ())
         if named - known or (self.steps and self.effect is not Effect.REMOVE and not self.settles):
             msg = f"{rtype.key}.{self.verb}: unknown states {sorted(named - known)} or no final state"
+            raise TypeError(msg)
+        if self.unless and not isinstance(rtype.fields()[self.unless].kind, Bool):
+            msg = f"{rtype.key}.{self.verb}: {self.unless} is no yes-or-no field"
             raise TypeError(msg)
         if self.needs not in authz.LEVELS:
             msg = f"{rtype.key}.{self.verb}: unknown level {self.needs}"

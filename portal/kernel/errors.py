@@ -18,6 +18,8 @@ class PortalError(Exception):
         super().__init__(message)
         self.message = message
         self.details: dict[str, object] = dict(details or {})
+        # Whether the audit log tells of it already.
+        self.is_audited = False
 
 
 class InvalidRequest(PortalError):
@@ -100,6 +102,11 @@ class UnsupportedMedia(PortalError):
     status = 415
 
 
+def request_url(dimension: str) -> str:
+    """Where in the console more of a quota is asked for."""
+    return f"/quotas/requests/new?dimension={dimension}"
+
+
 class QuotaExceeded(PortalError):
     """The project, or the user across projects, has no room left in a quota dimension."""
 
@@ -114,7 +121,7 @@ class QuotaExceeded(PortalError):
             message = f"Your own limit for {dimension}: {figures} Delete something of yours or ask an administrator to raise it."
             super().__init__(message, details={**details, "scope": "user"})
         else:
-            url = f"/quotas/requests/new?dimension={dimension}"
+            url = request_url(dimension)
             message = f"Quota {dimension}: {figures} Delete something, or request more at {url}."
             super().__init__(message, details={**details, "scope": "project", "request_url": url})
 

@@ -280,6 +280,18 @@ class Document(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class Names(Kind):
+    """Names or ids of several things, each once."""
+
+    most: int = 20
+
+    def annotation(self) -> Any:
+        """A bounded list of bounded lines."""
+        name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=ONE_LINE)]
+        return Annotated[list[name], PydanticField(max_length=self.most)]
+
+
+@dataclass(frozen=True, slots=True)
 class FieldInfo:
     """What is known of a field besides its type; shared by column, forms, API and documents. A new form begins with `example`."""
 

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import String, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, mapped_column
 
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
-from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, insert_of, now
 from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, NotFound
 
@@ -51,13 +50,12 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
     if not ctx.idempotency_key:
         return None
     mine = (ctx.principal.user_id or "", ctx.idempotency_key)
-    insert = postgresql.insert if ctx.db.get_bind().dialect.name == "postgresql" else sqlite.insert
     claim = {
         "user_id": mine[0], "key": mine[1], "fingerprint": fingerprint.digest(), "type_key": fingerprint.action.rpartition(".")[0],
         "resource_ids": [], "job_ids": [], "created_at": now(),
     }  # fmt: skip
     # Claimed before anything else is done: the same request at the same time waits here until the first has ended.
-    claimed = insert(IdempotencyKey).values(claim).on_conflict_do_nothing().returning(IdempotencyKey.key)
+    claimed = insert_of(ctx.db)(IdempotencyKey).values(claim).on_conflict_do_nothing().returning(IdempotencyKey.key)
     if ctx.db.scalar(claimed) is not None:
         return None
     found = ctx.db.get_one(IdempotencyKey, mine, populate_existing=True)

@@ -1,6 +1,6 @@
 """Input of operations: one pydantic model per operation checks it and is its JSON Schema; references arrive as loaded, locked rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, create_model
@@ -11,6 +11,7 @@ from portal.kernel.declare import Operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.fields import SAYS
 from portal.kernel.lookup import find_reference
+from portal.kernel.resource import Resource
 
 _INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
 
@@ -79,3 +80,17 @@ def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: b
     references = sorted((p for p in op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
     inputs.update({p.name: find_reference(ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
     return inputs
+
+
+def as_understood(inputs: Mapping[str, Any], given: Container[str] = ()) -> dict[str, Any]:
+    """Checked input as conditions of policies see it: a row is its id, whatever it was called in the request.
+
+    Of what was not given, a default that says nothing (no text, no entries, no) is not there.
+    """
+    plain = {name: value.id if isinstance(value, Resource) else value for name, value in inputs.items()}
+    return {name: value for name, value in plain.items() if name in given or says_something(value)}
+
+
+def says_something(value: Any) -> bool:
+    """Whether a value is more than the absence of one."""
+    return bool(value) or (isinstance(value, int | float) and not isinstance(value, bool))

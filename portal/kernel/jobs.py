@@ -72,7 +72,7 @@ class Job(Base):
 
 
 class JobStep(Base):
-    """One step of a job; states: todo, running, done, failed, undone."""
+    """One step of a job; states: todo, running, done, failed, undone, stopped (what it did stays)."""
 
     __tablename__ = "job_steps"
 

@@ -1,7 +1,7 @@
 """`run()`: the only write path. Console, API, S3, scheduler and CLI all change things through here, or through `acting()` for what is no resource.
 
 Load in scope → authorize → validate → lock and check the state → quota → row, job, audit entry and event in ONE transaction.
-Lock order, so that no two transactions wait for each other: references (sorted by type and id), the target, quota rows of projects, then of users
+Lock order, so that no two transactions wait for each other: references (sorted by type and id), the target, users, quota rows of projects, then of users
 (each sorted by holder and dimension), the head of the audit log.
 """
 
@@ -17,7 +17,7 @@ from portal.kernel.db import now, out_of_service, transaction
 from portal.kernel.declare import Created, Effect, Operation, Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
 from portal.kernel.ids import new_id
-from portal.kernel.inputs import canonical, inputs_of
+from portal.kernel.inputs import as_understood, canonical, inputs_of, says_something
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
@@ -71,12 +71,19 @@ def _decided(decision: authz.Decision) -> dict[str, object]:
 
 
 def refuse_restricted(ctx: Context, action: str) -> None:
-    """Raise Forbidden for a credential that has no say in the caller's own account: one of an application, or restricted to scopes."""
-    if ctx.principal.credential.startswith(OF_APPLICATION):
-        # A token of its own would outlive the user's consent.
-        raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")
+    """Raise Forbidden for a credential that has no say in the caller's own account: of an application, of a role, or restricted to scopes."""
+    if ctx.principal.assumed is not None:
+        # Whatever it made would outlive the role's session.
+        raise Forbidden(f"A session of role {ctx.principal.assumed.role_name} has no say in what concerns its user's own account.")
+    refuse_application(ctx)
     if ctx.principal.limits and not action.startswith(WITH_ANY_SCOPE):
         raise Forbidden("This token is restricted to scopes; what concerns the account itself needs one that is not.")
+
+
+def refuse_application(ctx: Context) -> None:
+    """Raise Forbidden for an application: what it learned or made of the account would outlive the user's consent."""
+    if ctx.principal.credential.startswith(OF_APPLICATION):
+        raise Forbidden("An application has no say in what concerns the account itself: sign in, or use a token of your own.")
 
 
 @contextmanager
@@ -95,6 +102,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
             with transaction(ctx.db):
                 status = "denied" if isinstance(error, Forbidden) else "failure"
                 audit.record(ctx, action, subject, status=status, error=error.message, details=error.details)
+            error.is_audited = True
         raise
 
 
@@ -108,6 +116,8 @@ class _Attempt:
         ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
         self.decided: dict[str, object] = {}
+        # What conditions were shown; an operation that finds out more sets the context's anew.
+        self.authorized: Mapping[str, Any] = ctx.inputs
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
         return idempotency.Fingerprint(self.action, self.ctx.project_id, target or "", self.data)
@@ -123,10 +133,11 @@ class _Attempt:
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
         target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}")
-        self.decided = _decided(authz.authorize(ctx, self.action, target))
-        inputs = self._inputs()
+        inputs = self._authorized_inputs(target)
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
+        for row in made.rows:
+            self._authorize_result(target, row)
         home = None if made.everywhere else project_id
         jobs = [job for row in made.rows if (job := self._insert(row, home, inputs, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
@@ -152,8 +163,8 @@ class _Attempt:
         ctx, op, rtype = self.ctx, self.op, self.rtype
         seen = find(ctx, rtype, target)
         self.subject = self._about(seen)
-        self.decided = _decided(authz.authorize(ctx, self.action, authz.target_of(seen)))
-        inputs = self._inputs()
+        before_it = authz.target_of(seen)
+        inputs = self._authorized_inputs(before_it)
         row = find(ctx, rtype, target, lock=True)
         if op.effect is not Effect.REMOVE:
             refuse_ending(ctx.db, row.project_of())
@@ -161,6 +172,7 @@ class _Attempt:
         before = snapshot(rtype, row)
         previous_name = row.name
         op.func(ctx, row, **inputs)
+        self._authorize_result(before_it, row)
         if row.name != previous_name:
             refuse_duplicate(ctx, rtype, row)
         if op.holds and rtype.lifecycle is not None:
@@ -193,8 +205,33 @@ class _Attempt:
             )
         check_ready(self.ctx, self.op, row)
 
-    def _inputs(self) -> dict[str, Any]:
-        return inputs_of(self.ctx, self.op, self.data, strict=self.strict)
+    def _authorized_inputs(self, target: authz.Target) -> dict[str, Any]:
+        """The checked input, if it is allowed. Conditions see it as it is understood: rows by their id however they were named, and defaults.
+
+        What is wrong with it is told only to who may do it with what they wrote.
+        """
+        ctx, problem = self.ctx, None
+        try:
+            inputs = inputs_of(ctx, self.op, self.data, strict=self.strict)
+            ctx.inputs = as_understood(inputs, self.data)
+        except PortalError as error:
+            inputs, problem = {}, error
+        self.decided = _decided(authz.authorize(ctx, self.action, target))
+        if problem is not None:
+            raise problem
+        self.authorized = ctx.inputs
+        return inputs
+
+    def _authorize_result(self, target: authz.Target, row: Any) -> None:
+        """Ask again with what the operation itself filled in or looked up: a size that was left out is one that conditions look at as well."""
+        ctx, filled = self.ctx, {}
+        for name, param in self.op.params.items() if not self.op.partial else ():
+            found = getattr(row, f"{name}_id" if param.ref_model is not None else name, None)
+            if name not in ctx.inputs and says_something(found):
+                filled[name] = found
+        if filled or ctx.inputs is not self.authorized:
+            ctx.inputs = {**ctx.inputs, **filled}
+            authz.authorize(ctx, self.action, target)
 
     def _tell(self, row: Any, job_id: str | None, *, before: dict[str, object], after: dict[str, object]) -> None:
         changed = sorted(name for name in after if after[name] != before.get(name) and name not in {"updated_at", "state_at"})
@@ -265,10 +302,19 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     """Raise Conflict or StateConflict if the row is locked, in a state that does not allow the operation, or busy."""
     if row.locked and not op.while_locked:
         raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if reason := protection(ctx.registry.of(op.model), op, row):
+        raise Conflict(reason, details={op.unless: True})
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
     if op.steps and (job := active_for(ctx.db, row.id)) is not None:
         raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+
+
+def protection(rtype: ResourceType, op: Operation, row: Any) -> str:
+    """Why a field of the row forbids the operation; empty where none does."""
+    if not op.unless or not getattr(row, op.unless):
+        return ""
+    return f"{row.name} has {rtype.fields()[op.unless].label.lower()}. Switch that off first."
 
 
 def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:

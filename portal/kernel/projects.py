@@ -1,18 +1,21 @@
 """What the kernel knows of projects: whether one is there, and whether it is being deleted."""
 
-from sqlalchemy import column, select, table
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.jobs import active_for
-
-# The models are identity's.
-PROJECTS = table("projects", column("id"), column("name"), column("deleted_at"))
+from portal.kernel.tables import PROJECTS
 
 
 def is_there(session: Session, project_id: str) -> bool:
     """Whether there is such a project and it has not been deleted."""
     return session.scalar(select(PROJECTS.c.id).where(PROJECTS.c.id == project_id, PROJECTS.c.deleted_at.is_(None))) is not None
+
+
+def is_open(session: Session, project_id: str) -> bool:
+    """Whether a project is there and is not being deleted."""
+    return is_there(session, project_id) and active_for(session, project_id) is None
 
 
 def refuse_ending(session: Session, project_id: str | None) -> None:

@@ -1,22 +1,25 @@
 """Quotas: reserved by a conditional UPDATE in the transaction that makes the row, released when the resource is really gone.
 
 A resource is charged to its project, and to its owner across projects. `reservations` remembers what each resource holds and who was charged, so
-that giving back twice gives back once, and a recount is a sum. Lock order: rows of projects, then rows of users, each sorted by holder and dimension.
+that giving back twice gives back once, and a recount is a sum. Lock order: the users who are charged or told, rows of projects, then rows of users,
+each sorted by holder and dimension.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, case, delete, func, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import BigInteger, Date, ForeignKey, Index, String, case, delete, func, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, synonym
 
 from portal.kernel import events
 from portal.kernel.alerts import Notice, alert
 from portal.kernel.context import Context
-from portal.kernel.db import Base
+from portal.kernel.db import Base, by_codepoint, insert_of, now
 from portal.kernel.errors import QuotaExceeded
+from portal.kernel.quota_days import keep_peak
+from portal.kernel.tables import lock_users
 
 UNLIMITED = None
 WARNING_THRESHOLD = 80
@@ -25,12 +28,16 @@ PENDING = text("pending > 0")
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """Something that is limited per project, and for a user where an administrator says so."""
+    """Something that is limited per project, and for a user where an administrator says so; `default` is a project's.
+
+    With `counted` it is limited for users alone, each of whom begins with `default`: what they have is counted when it is asked for.
+    """
 
     name: str
     label: str
     unit: str
     default: int
+    counted: Callable[[Session, str], int] | None = None
 
 
 DIMENSIONS = {
@@ -53,6 +60,18 @@ DIMENSIONS = {
     )
 }
 
+# What users have outside of projects, declared by whoever keeps it.
+USER_DIMENSIONS: dict[str, Dimension] = {}
+
+
+def declare(dimension: Dimension) -> Dimension:
+    """Add a dimension; a type of resources that has one of its own does so beside its model."""
+    if dimension.name in DIMENSIONS or dimension.name in USER_DIMENSIONS:
+        msg = f"quota {dimension.name} is declared twice"
+        raise TypeError(msg)
+    (DIMENSIONS if dimension.counted is None else USER_DIMENSIONS)[dimension.name] = dimension
+    return dimension
+
 
 class Counted:
     """Limit and use of one dimension; without a limit it only counts. Mixin."""
@@ -71,8 +90,9 @@ class Quota(Counted, Base):
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True, sort_order=-1)
     holder: Mapped[str] = synonym("project_id")
-    # The most that was in use since the history was last written.
+    # The most that was in use on a day (UTC): the last one on which the use changed or the history was written.
     peak: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    peak_day: Mapped[date | None] = mapped_column(Date)
 
 
 class UserQuota(Counted, Base):
@@ -113,6 +133,15 @@ class Crossing:
     user_id: str | None = None
 
 
+class Repair(NamedTuple):
+    """A quota whose use was counted wrongly: whose, which, what it said and what it says now."""
+
+    holder: str
+    dimension: str
+    before: int
+    after: int
+
+
 Charges = dict[tuple[str, str], int]
 
 
@@ -126,6 +155,7 @@ def hold_all(ctx: Context, held: Sequence[tuple[Any, Mapping[str, int], bool]]) 
     project_id = held[0][0].project_of()
     if project_id is None:
         return
+    lock_users(ctx.db, *(row.owner_id for row, _, _ in held), ctx.principal.user_id)
     projects: Charges = {}
     users: Charges = {}
     for row, amounts, settled in held:
@@ -187,6 +217,7 @@ def release(session: Session, *resource_ids: str, dimensions: Sequence[str] | No
 def hand_over(session: Session, user_id: str, heir_id: str | None) -> None:
     """Charge an heir, or nobody, for what a user owned, within the caller's transaction. Raises QuotaExceeded where the heir may not own that much."""
     users: Charges = {}
+    lock_users(session, heir_id)
     moved = update(Reservation).where(Reservation.owner_id == user_id).values(owner_id=heir_id).returning(Reservation.dimension, Reservation.amount)
     for row in session.execute(moved.execution_options(synchronize_session=False)):
         if row.dimension in DIMENSIONS:
@@ -211,10 +242,12 @@ def _take_all(session: Session, projects: Charges, users: Charges) -> list[Cross
 
 
 def _take(session: Session, model: type[Quota | UserQuota], holder: str, dimension: str, amount: int) -> list[Crossing]:
-    user_id = holder if model is UserQuota else None
+    user_id, today = holder if model is UserQuota else None, now().date()
     mine = (model.holder == holder, model.dimension == dimension)
     values: dict[str, Any] = {"used": model.used + amount}
     statement = update(model).where(*mine)
+    if model is Quota:
+        statement = statement.where(Quota.peak_day == today)
     if amount > 0:
         statement = statement.where((model.limit.is_(None)) | (model.used + amount <= model.limit))
         if model is Quota:
@@ -224,11 +257,29 @@ def _take(session: Session, model: type[Quota | UserQuota], holder: str, dimensi
     row = session.execute(take).first()
     if row is None:
         _ensure(session, model, holder, dimension)
+        if model is Quota:
+            _begin_day(session, holder, dimension, today)
         row = session.execute(take).first()
     if row is None:
         full = session.execute(select(model.limit, model.used).where(*mine)).one()
         raise QuotaExceeded(dimension, limit=full.limit or 0, used=full.used, requested=amount, of_user=user_id is not None)
-    return crossed(dimension, row.limit, row.used, row.warning_threshold, before=(row.limit, row.used - amount), user_id=user_id)
+    before = level(row.limit, row.used - amount, row.warning_threshold)
+    return crossed(dimension, row.limit, row.used, row.warning_threshold, before=before, user_id=user_id)
+
+
+def _begin_day(session: Session, project_id: str, dimension: str, today: date) -> None:
+    query = select(Quota).where(Quota.project_id == project_id, Quota.dimension == dimension)
+    close_day(session, session.scalars(query.with_for_update().execution_options(populate_existing=True)).one(), today)
+
+
+def close_day(session: Session, row: Quota, today: date) -> None:
+    """Write down the peak of an earlier day, if that is what a locked row has; the peak is today's from now on."""
+    if row.peak_day == today:
+        return
+    if row.peak_day is not None and row.dimension in DIMENSIONS:
+        keep_peak(session, row.project_id, row.dimension, row.peak_day, peak=row.peak, limit=row.limit)
+    row.peak, row.peak_day = row.used if row.peak_day is not None else max(row.peak, row.used), today
+    session.flush()
 
 
 def level(limit: int | None, used: int, threshold: int) -> int:
@@ -238,11 +289,9 @@ def level(limit: int | None, used: int, threshold: int) -> int:
     return 2 if used >= limit else int(used * 100 >= limit * threshold)
 
 
-def crossed(
-    dimension: str, limit: int | None, used: int, threshold: int, *, before: tuple[int | None, int], user_id: str | None = None
-) -> list[Crossing]:
-    """What was crossed upwards since limit and use were as `before`."""
-    kinds = ("warning", "exhausted")[level(*before, threshold) : level(limit, used, threshold)]
+def crossed(dimension: str, limit: int | None, used: int, threshold: int, *, before: int, user_id: str | None = None) -> list[Crossing]:
+    """What was crossed upwards since the level was as `before`."""
+    kinds = ("warning", "exhausted")[before : level(limit, used, threshold)]
     return [Crossing(kind, dimension, limit or 0, used, user_id) for kind in kinds]
 
 
@@ -289,10 +338,9 @@ def ensure_user(session: Session, user_id: str, dimension: str) -> None:
 
 def _ensure(session: Session, model: type[Quota | UserQuota], holder: str, dimension: str) -> None:
     known = DIMENSIONS.get(dimension) if model is Quota else None
-    insert: Callable[..., Any] = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    key = "project_id" if model is Quota else "user_id"
-    values = {key: holder, "dimension": dimension, "quota_limit": known.default if known else UNLIMITED, "used": 0}
-    session.execute(insert(model.__table__).values(values).on_conflict_do_nothing())
+    key: dict[str, Any] = {"project_id": holder, "peak_day": now().date()} if model is Quota else {"user_id": holder}
+    values = {**key, "dimension": dimension, "quota_limit": known.default if known else UNLIMITED, "used": 0}
+    session.execute(insert_of(session)(model.__table__).values(values).on_conflict_do_nothing())
 
 
 def usage(session: Session, project_id: str) -> dict[str, tuple[int | None, int]]:
@@ -309,26 +357,35 @@ def count(session: Session, project_id: str, dimension: str) -> int:
     return session.scalar(select(Quota.used).where(Quota.project_id == project_id, Quota.dimension == dimension)) or 0
 
 
-def recount(session: Session) -> list[tuple[str, str, int, int]]:
-    """Set `used` of projects to the sum of reservations; gives (project, dimension, before, after) of whatever differed."""
-    return _recount(session, Quota, Reservation.project_id)
+def holders(session: Session) -> tuple[Sequence[str], Sequence[str]]:
+    """(projects, users) that quotas are counted for."""
+    projects, users = (session.scalars(select(model.holder).distinct()).all() for model in (Quota, UserQuota))
+    return sorted(projects), sorted(users)
 
 
-def recount_users(session: Session) -> list[tuple[str, str, int, int]]:
-    """The same for what users own, after `recount` where both are done; gives (user, dimension, before, after)."""
-    return _recount(session, UserQuota, Reservation.owner_id)
+def recount(session: Session, project_id: str = "") -> list[Repair]:
+    """Set `used` of a project, or of all, to the sum of reservations; gives whatever differed."""
+    return _recount(session, Quota, Reservation.project_id, project_id)
 
 
-def _recount(session: Session, model: type[Quota | UserQuota], charged: Any) -> list[tuple[str, str, int, int]]:
-    # Locked before they are summed: what is being reserved meanwhile comes after, in both figures.
-    query = select(model).order_by(model.holder, model.dimension).with_for_update()
+def recount_users(session: Session, user_id: str = "") -> list[Repair]:
+    """The same for what a user, or all of them, own; after `recount` where both are done."""
+    return _recount(session, UserQuota, Reservation.owner_id, user_id)
+
+
+def _recount(session: Session, model: type[Quota | UserQuota], charged: Any, holder: str) -> list[Repair]:
+    is_this = [model.holder == holder] if holder else []
+    # Locked before they are summed: what is being reserved meanwhile comes after, in both figures. In the order of `_take_all`.
+    query = select(model).where(*is_this).order_by(by_codepoint(session, model.holder), by_codepoint(session, model.dimension)).with_for_update()
     rows: Sequence[Any] = session.scalars(query.execution_options(populate_existing=True)).all()
-    totals = select(charged, Reservation.dimension, func.sum(Reservation.amount)).where(charged.is_not(None)).group_by(charged, Reservation.dimension)
-    sums = {(holder, dimension): total for holder, dimension, total in session.execute(totals)}
+    totals = select(charged, Reservation.dimension, func.sum(Reservation.amount)).where(charged.is_not(None))
+    if holder:
+        totals = totals.where(charged == holder)
+    sums = {(held_by, dimension): total for held_by, dimension, total in session.execute(totals.group_by(charged, Reservation.dimension))}
     repaired = []
     for row in rows:
         actual = int(sums.get((row.holder, row.dimension), 0))
         if actual != row.used:
-            repaired.append((row.holder, row.dimension, row.used, actual))
+            repaired.append(Repair(row.holder, row.dimension, row.used, actual))
             row.used = actual
     return repaired

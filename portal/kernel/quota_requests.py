@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, String, Text, func, or_, select, text, update
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, ScalarSelect, String, Text, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.kernel import audit, events, limits, quota
@@ -14,14 +14,16 @@ from portal.kernel.context import Context
 from portal.kernel.db import Base, UtcDateTime, now
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, StateConflict
 from portal.kernel.ids import is_storable, new_id, storable
+from portal.kernel.keyset import behind, cursor_of
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
-from portal.kernel.projects import PROJECTS, refuse_ending
+from portal.kernel.projects import refuse_ending
+from portal.kernel.tables import PROJECTS, USERS, lock_users
 
 ASK = "core.quota.request"
 STATES = ("pending", "approved", "denied", "withdrawn")
 TEXT_MAX = 2000
-MOST_SHOWN = 200
+MAX_WAITING = 200
 IS_PENDING = text("state = 'pending'")
 
 
@@ -52,6 +54,7 @@ class QuotaRequest(Base):
         # One at a time, whatever the code above it thinks.
         Index("uq_quota_requests_pending", "project_id", "dimension", unique=True, sqlite_where=IS_PENDING, postgresql_where=IS_PENDING),
         Index("ix_quota_requests_page", "state", "created_at", "id"),
+        Index("ix_quota_requests_decided", "decided_at", "id"),
     )
 
     @property
@@ -62,7 +65,7 @@ class QuotaRequest(Base):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestInView:
     """A request as whoever decides sees it: the project's name, and how much of which limit is used now."""
 
     request: QuotaRequest
@@ -77,31 +80,67 @@ class Asked:
         return known.unit if known else ""
 
 
-def quota_requests(ctx: Context, *, state: str = "", project_id: str = "", to_decide: bool = False) -> list[Asked]:
-    """The caller's own and those of projects whose quotas they may read, newest first; with `to_decide` only those that are theirs to decide."""
-    if state and state not in STATES:
-        raise InvalidRequest.fields({"state": [f"must be one of {', '.join(STATES)}."]})
-    # What waits longest comes first, of what is over the newest.
-    order = (QuotaRequest.created_at, QuotaRequest.id) if state == "pending" else (QuotaRequest.created_at.desc(), QuotaRequest.id)
-    query = (
+@dataclass(frozen=True, slots=True)
+class RequestsQuery:
+    """Which requests are asked for; empty means all. With `to_decide` only those that are the caller's to decide."""
+
+    states: Sequence[str] = ()
+    project_id: str = ""
+    request_id: str = ""
+    to_decide: bool = False
+    cursor: str = ""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsPage:
+    """Requests, and where the next page begins."""
+
+    found: Sequence[RequestInView]
+    next_cursor: str
+
+
+def quota_requests(ctx: Context, query: RequestsQuery) -> RequestsPage:
+    """The caller's own and those of projects whose quotas they may read.
+
+    What waits longest comes first where only that is asked for; what is decided by its decision, newest first; else by when it was asked, newest first.
+    Raises InvalidRequest for a state or cursor that is none.
+    """
+    if unknown := [state for state in query.states if state not in STATES]:
+        raise InvalidRequest.fields({"state": [f"{unknown[0][:80]} must be one of {', '.join(STATES)}."]})
+    is_waiting = tuple(query.states) == ("pending",)
+    at = QuotaRequest.decided_at if query.states and "pending" not in query.states else QuotaRequest.created_at
+    statement = (
         select(QuotaRequest, PROJECTS.c.name, quota.Quota.limit, quota.Quota.used)
         .join(PROJECTS, PROJECTS.c.id == QuotaRequest.project_id)
         .outerjoin(quota.Quota, (quota.Quota.project_id == QuotaRequest.project_id) & (quota.Quota.dimension == QuotaRequest.dimension))
-        .where(_decidable(ctx) if to_decide else _visible(ctx))
+        .where(_decidable(ctx) if query.to_decide else _visible(ctx))
     )
-    for mapped, wanted in ((QuotaRequest.state, state), (QuotaRequest.project_id, project_id)):
+    if query.states:
+        statement = statement.where(QuotaRequest.state.in_(query.states))
+    for of, wanted in ((QuotaRequest.project_id, query.project_id), (QuotaRequest.id, query.request_id)):
         if wanted:
-            query = query.where(mapped == storable(wanted))
-    rows = ctx.db.execute(query.order_by(*order).limit(MOST_SHOWN).execution_options(populate_existing=True))
-    return [Asked(row, name, limit, used or 0) for row, name, limit, used in rows]
+            statement = statement.where(of == storable(wanted))
+    if query.cursor:
+        statement = statement.where(behind(query.cursor, at, QuotaRequest.id, newest_first=not is_waiting))
+    order = (at, QuotaRequest.id) if is_waiting else (at.desc(), QuotaRequest.id.desc())
+    rows = ctx.db.execute(statement.order_by(*order).limit(query.limit + 1).execution_options(populate_existing=True)).all()
+    found = [RequestInView(row, name, limit, used or 0) for row, name, limit, used in rows[: query.limit]]
+    last = found[-1].request if len(rows) > query.limit else None
+    return RequestsPage(found, cursor_of(getattr(last, at.key), last.id) if last is not None else "")
 
 
-def waiting(ctx: Context) -> int | None:
-    """How many requests wait for the caller's decision; None for whoever decides nothing."""
-    if reach(ctx, limits.UPDATE).nothing:
+def decides(ctx: Context) -> bool:
+    """Whether the caller decides requests, of some project at least."""
+    return not reach(ctx, limits.UPDATE).nothing
+
+
+def waiting(ctx: Context) -> ScalarSelect[int] | None:
+    """How many requests wait for the caller's decision: a part of a query; None for whoever decides nothing."""
+    if not decides(ctx):
         return None
-    some = select(QuotaRequest.id).where(QuotaRequest.state == "pending", _decidable(ctx)).limit(MOST_SHOWN)
-    return ctx.db.scalar(select(func.count()).select_from(some.subquery())) or 0
+    some = select(QuotaRequest.id).where(QuotaRequest.state == "pending", _decidable(ctx)).limit(MAX_WAITING)
+    return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
 
 def _decidable(ctx: Context) -> ColumnElement[bool]:
@@ -109,7 +148,7 @@ def _decidable(ctx: Context) -> ColumnElement[bool]:
 
 
 def _visible(ctx: Context) -> ColumnElement[bool]:
-    own = [QuotaRequest.user_id == ctx.principal.user_id] if ctx.principal.user_id is not None and not ctx.principal.limits else []
+    own = [QuotaRequest.user_id == ctx.principal.user_id] if ctx.principal.user_id is not None and not ctx.principal.is_restricted else []
     return or_(reach(ctx, "core.quota.read").where(Columns(QuotaRequest.project_id)), *own)
 
 
@@ -130,6 +169,9 @@ def quota_request_create(ctx: Context, project_id: str, dimension: str, *, limit
     with acting(ctx, ASK, _about(row), target=Target(project_id, ctx.principal.user_id, label=f"quota {dimension}"), details=_wish(row)):
         if ctx.principal.user_id is None:
             raise Forbidden("A request needs somebody who can be told what became of it: sign in as a user.")
+        if ctx.settings.quota_four_eyes and ctx.db.scalar(select(USERS.c.kind).where(USERS.c.id == ctx.principal.user_id)) == "service":
+            # Whoever made the account could decide what it asks for.
+            raise Forbidden("Service accounts ask for nothing here (QUOTA_FOUR_EYES): two people have to agree.", details={"four_eyes": True})
         row.user_id, row.username = ctx.principal.user_id, ctx.principal.username
         # Locked: a limit that is being raised at this moment counts as raised, and two who ask at once come one after the other.
         quota.ensure(ctx.db, project_id, dimension)
@@ -192,7 +234,7 @@ def quota_request_withdraw(ctx: Context, request_id: str) -> QuotaRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RequestDecision:
     """What was decided; `limit` is what is granted, None for what was asked."""
 
     approve: bool
@@ -200,10 +242,10 @@ class Verdict:
     note: str = ""
 
 
-def quota_request_decide(ctx: Context, request_id: str, verdict: Verdict) -> QuotaRequest:
+def quota_request_decide(ctx: Context, request_id: str, decision: RequestDecision) -> QuotaRequest:
     """Approve, which sets the limit, or deny; of two who decide at once the second is refused. Raises NotFound, Forbidden, InvalidRequest or Conflict."""
     seen = quota_request_find(ctx, request_id)
-    outcome, note = "approved" if verdict.approve else "denied", verdict.note.strip()
+    outcome, note = "approved" if decision.approve else "denied", decision.note.strip()
     details: dict[str, object] = {**_wish(seen), "note": note[:TEXT_MAX]}
     target = Target(seen.project_id, label=f"quota {seen.dimension}")
     with acting(ctx, f"{ASK}.{outcome}", _about(seen), target=target, permission=limits.UPDATE, details=details):
@@ -214,9 +256,10 @@ def quota_request_decide(ctx: Context, request_id: str, verdict: Verdict) -> Quo
             )
         if problems := _odd_text("note", note):
             raise InvalidRequest.fields(problems)
+        lock_users(ctx.db, seen.user_id, ctx.principal.user_id)
         row = _locked_pending(ctx, request_id)
-        if verdict.approve:
-            _grant(ctx, row, row.limit_asked if verdict.limit is None else verdict.limit, details)
+        if decision.approve:
+            _grant(ctx, row, row.limit_asked if decision.limit is None else decision.limit, details)
         row.state, row.note, row.decided_at = outcome, note, now()
         row.decided_by, row.decided_by_name = ctx.principal.user_id, ctx.principal.username
         _tell(ctx, row, outcome)
@@ -234,7 +277,8 @@ def _locked_pending(ctx: Context, request_id: str) -> QuotaRequest:
 
 def _grant(ctx: Context, row: QuotaRequest, limit: int, details: dict[str, object]) -> None:
     quota.ensure(ctx.db, row.project_id, row.dimension)
-    present = limits.quota_locked(ctx, row.project_id, row.dimension).limit
+    locked = limits.quota_locked(ctx, row.project_id, row.dimension)
+    present = locked.limit
     if present is None or present >= row.limit_asked:
         what = "has no limit any more" if present is None else f"is {present:,} by now"
         raise Conflict(f"The limit {what}, which is as much as was asked for. Deny the request: there is nothing left to grant.")
@@ -243,7 +287,7 @@ def _grant(ctx: Context, row: QuotaRequest, limit: int, details: dict[str, objec
             {"limit": [f"must be more than the present limit, {present:,}, and at most what was asked, {row.limit_asked:,}."]}
         )
     change: dict[str, object] = {}
-    limits.limit_set(ctx, row.project_id, row.dimension, limit, change)
+    limits.limit_set(ctx, locked, limit, change)
     row.limit_granted = limit
     details |= change
     audit.record(ctx, limits.UPDATE, limits.subject_of(row.project_id, row.dimension), details={**change, "request_id": row.id})

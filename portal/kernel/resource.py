@@ -23,7 +23,7 @@ from portal.kernel.policy import Columns
 
 if TYPE_CHECKING:
     from portal.kernel.context import Context
-    from portal.kernel.declare import Operation
+    from portal.kernel.declare import AskedWork, Operation
     from portal.kernel.guests import GuestNetworks, Machines
 
 Quantity = int | str | Callable[[Any], int]
@@ -177,7 +177,8 @@ class ResourceType:
     """Everything about a type that its columns do not say.
 
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
-    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key. Where a row is offered
+    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
+    `shapes` where it is no plain value. Where a row is offered
     as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
     price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
     `goes_with` is the type with whose row the rows of this one go. `also_at` are other whole paths of the API.
@@ -197,6 +198,7 @@ class ResourceType:
     lifecycle: Lifecycle | None = None
     quota: Mapping[str, Quantity] = field(default_factory=dict)
     show: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     eager: Callable[[], Sequence[ORMOption]] = tuple
     search: Sequence[str] = ("name", "id")
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -263,11 +265,16 @@ class Registry:
         self,
         types: Sequence[ResourceType],
         permissions: Mapping[str, str],
+        asked: Sequence["AskedWork"] = (),
         *,
         networks: "GuestNetworks | None" = None,
         machines: "Machines | None" = None,
     ) -> None:
-        """`permissions` are those that belong to no type: name → access level. `networks` and `machines` are what services ask of each other."""
+        """`permissions` are those that belong to no type: name → access level; `asked` is the work that is no operation of one.
+
+        `networks` and `machines` are what services ask of each other.
+        """
+        self.asked: Mapping[str, AskedWork] = {work.kind: work for work in asked}
         self.networks, self.machines = networks, machines
         self._types = {rtype.key: rtype for rtype in types}
         if len(self._types) != len(types):
@@ -300,6 +307,9 @@ class Registry:
             op.check(rtype)
             self.permissions[name] = op.needs
             self._operations[name] = op
+        if rtype.tenancy is not Tenancy.PLATFORM and not any(op.effect == "remove" and not op.internal for op in rtype.operations):
+            msg = f"{rtype.key} has no operation that removes a row: projects with one could not be deleted"
+            raise TypeError(msg)
 
     def __iter__(self) -> Iterator[ResourceType]:
         return iter(self._types.values())

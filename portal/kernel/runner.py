@@ -16,7 +16,7 @@ from portal.engines.ports import EngineError, Engines
 from portal.kernel import audit, events, quota
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import Effect, Operation, Step
+from portal.kernel.declare import AskedWork, Effect, Operation, Step
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
 from portal.kernel.operations import end, set_state
@@ -77,19 +77,27 @@ class TaskRun:
     engines: Engines
 
 
+class Cancelled(Exception):
+    """Somebody cancelled work that was asked for while it ran."""
+
+
 @dataclass(frozen=True, slots=True)
 class AskedRun:
-    """What work that somebody asked for gets: a context of the portal's own, in the asker's project, and the claim under which it may write."""
+    """What work that somebody asked for gets: a context of the portal's own, in the asker's project, and the claim under which it may write.
+
+    `report` says how far it has got, for people to read, and is called again and again while it runs: that is where it can be cancelled.
+    """
 
     ctx: Context
     claim: Claim
+    report: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class AskedTask:
-    """Work that somebody asked for and that changes no resource: one step, begun anew after a crash. It raises PortalError for what the asker is told."""
+    """How work that somebody asked for is done: one step, begun anew after a crash. It raises PortalError for what the asker is told."""
 
-    kind: str
+    work: AskedWork
     do: Callable[[AskedRun], None]
 
 
@@ -292,18 +300,28 @@ class Runner:
 
     def _run_asked(self, session: Session, claim: Claim, job: Job, task: AskedTask) -> None:
         problem = job.error if job.phase != "do" else ""
-        if not problem:
+        is_cancelled = job.cancel_requested and not problem
+
+        def report(detail: str) -> None:
             with transaction(session):
-                step = held(session, claim).steps[0]
-                step.state, step.started_at = "running", step.started_at or now()
+                mine = held(session, claim)
+                if mine.cancel_requested:
+                    raise Cancelled
+                step = mine.steps[0]
+                step.state, step.started_at, step.detail = "running", step.started_at or now(), detail[:2000]
+
+        if not problem and not is_cancelled:
             try:
+                report(job.steps[0].detail)
                 with self.sessions() as own:
-                    task.do(AskedRun(self.context(own, job), claim))
+                    task.do(AskedRun(self.context(own, job), claim, report))
             except NotYet as waiting:
                 self._postpone(session, claim, waiting)
                 return
             except PortalError as error:
                 problem = error.message
+            except Cancelled:
+                is_cancelled = True
             except LeaseLost:
                 raise
             except Exception:
@@ -312,9 +330,11 @@ class Runner:
         with transaction(session):
             job = held(session, claim)
             step = job.steps[0]
-            step.state, step.finished_at, step.detail = "failed" if problem else "done", now(), problem[:2000]
+            if step.state != "todo" or not is_cancelled:
+                step.state, step.finished_at = "failed" if problem else "stopped" if is_cancelled else "done", now()
+                step.detail = problem[:2000] or " ".join(filter(None, (step.detail, task.work.cancelled if is_cancelled else "")))
             job.error = problem[:2000]
-            close(job, "failed" if problem else "succeeded")
+            close(job, "failed" if problem else "cancelled" if is_cancelled else "succeeded")
 
     def _postpone(self, session: Session, claim: Claim, waiting: NotYet) -> None:
         with transaction(session):

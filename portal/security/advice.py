@@ -7,7 +7,8 @@ from ipaddress import ip_network
 from typing import Any
 
 from portal.kernel.db import now
-from portal.kernel.policy import OPERATORS, Asked, Condition, PolicyError, Problem, Statement, is_like, moment, parse
+from portal.kernel.policy import OPERATORS, Asked, Condition, Statement, is_like, moment
+from portal.kernel.policy_documents import PolicyError, Problem, parse
 
 BELOW, ABOVE = ("LessThan", "LessThanEquals"), ("GreaterThan", "GreaterThanEquals")
 NO_ONE = Asked()

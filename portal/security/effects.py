@@ -4,19 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, or_, select
 
 from portal.identity import iam
 from portal.identity.accounts import principal_of
-from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy
+from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy, IamRole
 from portal.identity.models import Project, User
-from portal.kernel.authz import Access, Rules, Target, access_of, compiled, decide
+from portal.kernel.authz import Access, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
 from portal.kernel.lookup import find
-from portal.kernel.policy import Problem, Statement
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import Problem
+from portal.kernel.policy_rules import Rules
 from portal.security.advice import Advice, actions_of, advice, impossible
 from portal.security.policies import POLICY
-from portal.security.simulator import SIMULATE
+from portal.security.simulator import SIMULATE, role_principal
 
 MAX_HOLDERS = 500
 # How much of an action somebody may do: nothing, on some resources or under conditions, or everywhere that the policy counts.
@@ -25,7 +27,7 @@ NOTHING, SOME, ALL = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a user may do after the change that they may not now, and the other way round; `changed` is allowed under other conditions."""
+    """What a user, or whoever acts in a role, may do after the change that they may not now, and the other way round; `changed` is allowed under other conditions."""
 
     user_id: str
     username: str
@@ -36,12 +38,16 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What there is to say of a document; `effects` is None where nobody holds it, or where the reader may not know."""
+    """What there is to say of a document; `effects` is None where nobody holds it, or where the reader may not know.
+
+    `holders` is how many users hold the policy, `compared` for how many of them, the first by name, effects were worked out.
+    """
 
     problems: Sequence[Problem]
     warnings: Sequence[Problem]
     effects: Sequence[Effect] | None = None
     holders: int = 0
+    compared: int = 0
 
 
 def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
@@ -52,20 +58,32 @@ def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
         return Review(found.problems, found.warnings)
     bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id).order_by(Project.name)).all()
     limiting = [Problem("", f"is the permission boundary of project {name}: it limits everybody there, who are not listed here") for name in bounded]
-    holders = holders_of(ctx, policy)
-    now_held = [(user, principal_with(ctx, user)) for user in holders]
-    effects = [each for user, principal in now_held if (each := _effect(ctx, policy, found.statements, user, principal)) is not None]
-    idle = _idle_denials(ctx, policy, found, [principal for _, principal in now_held]) if holders else []
-    return Review((), [*found.warnings, *limiting, *idle], effects, len(holders))
+    holders = _first_holders(ctx, policy)
+    revision = ctx.db.scalar(select(iam.REVISION))
+    roles = [role_principal(ctx, role, revision) for role in _roles_with(ctx, policy)]
+    now_held = [*roles, *(principal_with(ctx, user) for user in holders)]
+    effects = [each for principal in now_held if (each := _effect(ctx, policy, found.statements, principal)) is not None]
+    idle = _idle_denials(ctx, policy, found, now_held) if now_held else []
+    count = ctx.db.scalar(select(func.count()).select_from(holding(ctx, policy).subquery())) if len(holders) == MAX_HOLDERS else len(holders)
+    return Review((), [*found.warnings, *limiting, *idle], effects, count or 0, len(holders))
 
 
-def holders_of(ctx: Context, policy: IamPolicy) -> Sequence[User]:
-    """The users who hold a policy, themselves or through a group, by name."""
+def holding(ctx: Context, policy: IamPolicy) -> Select[str]:
+    """Ids of the active users who hold a policy, themselves, through a group or by assuming a role."""
     given = select(IamAttachment.principal_id).where(IamAttachment.policy_id == policy.id)
     of_users = given.where(IamAttachment.principal_type == "user")
     of_groups = select(IamGroupMember.user_id).where(IamGroupMember.group_id.in_(given.where(IamAttachment.principal_type == "group")))
-    query = select(User).where(User.is_active.is_(True), User.id.in_(of_users.union(of_groups)))
-    return ctx.db.scalars(query.order_by(User.username).limit(MAX_HOLDERS)).all()
+    by_role = set().union(*iam.trusted_by(ctx.db, _roles_with(ctx, policy)).values())
+    return select(User.id).where(User.is_active.is_(True), or_(User.id.in_(of_users.union(of_groups)), User.id.in_(by_role)))
+
+
+def _first_holders(ctx: Context, policy: IamPolicy) -> Sequence[User]:
+    return ctx.db.scalars(select(User).where(User.id.in_(holding(ctx, policy))).order_by(User.username).limit(MAX_HOLDERS)).all()
+
+
+def _roles_with(ctx: Context, policy: IamPolicy) -> Sequence[IamRole]:
+    given = select(IamAttachment.principal_id).where(IamAttachment.policy_id == policy.id, IamAttachment.principal_type == "role")
+    return ctx.db.scalars(select(IamRole).where(IamRole.id.in_(given), IamRole.deleted_at.is_(None)).order_by(IamRole.name)).all()
 
 
 def principal_with(ctx: Context, user: User) -> Principal:
@@ -106,15 +124,19 @@ def _changed(policy: IamPolicy, statements: tuple[Statement, ...], principal: Pr
     return compiled(replace(principal, grants=grants, limits=tuple(access_of(principal).limits), access=None))
 
 
-def _effect(ctx: Context, policy: IamPolicy, statements: tuple[Statement, ...], user: User, principal: Principal) -> Effect | None:
-    permissions, project_id = ctx.registry.permissions, policy.project_id
+def _effect(ctx: Context, policy: IamPolicy, statements: tuple[Statement, ...], principal: Principal) -> Effect | None:
+    # In a role a policy of the platform counts in the role's project alone.
+    permissions, project_id = (
+        ctx.registry.permissions,
+        policy.project_id or next((g.project_id for g in principal.grants if g.role == policy.id), None),
+    )
     before = reaches(access_of(principal), permissions, project_id)
     after = reaches(_changed(policy, statements, principal), permissions, project_id)
     actions = sorted(permissions)
     gained = tuple(action for action in actions if before[action][0] < after[action][0])
     lost = tuple(action for action in actions if before[action][0] > after[action][0])
     changed = tuple(action for action in actions if before[action][0] == after[action][0] == SOME and before[action][1] != after[action][1])
-    return Effect(user.id, user.username, gained, lost, changed) if gained or lost or changed else None
+    return Effect(str(principal.user_id), principal.username, gained, lost, changed) if gained or lost or changed else None
 
 
 def _idle_denials(ctx: Context, policy: IamPolicy, found: Advice, principals: Sequence[Principal]) -> list[Problem]:

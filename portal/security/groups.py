@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from portal.identity import iam
 from portal.identity.iam import IamAttachment, IamGroup, IamGroupMember, IamPolicy
@@ -15,8 +15,10 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import Statement, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import statements_in
 from portal.kernel.resource import Column, ResourceType
+from portal.security.bounds import refuse_excess
 
 MEMBER = f.FieldInfo(f.Line(254, min_length=1), "User", "Name or id of a member of the project.")
 
@@ -54,11 +56,15 @@ def group_add_member(ctx: Context, group: IamGroup, *, user: Annotated[str, MEMB
     refuse_escalation(ctx, _of_role(group.role), group.project_id)
     for policy in _policies_of(ctx, group):
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
+    for grant in iam.role_grants(ctx.db, *iam.roles_trusting_group(ctx.db, group)):
+        refuse_escalation(ctx, grant.statements, grant.project_id)
     found = _user(ctx, group, user)
+    ctx.inputs = {**ctx.inputs, "user": found.id}
     if ctx.db.get(IamGroupMember, (group.id, found.id)) is not None:
         raise Conflict(f"{found.username} is in {group.name} already.")
     ctx.db.add(IamGroupMember(group_id=group.id, user_id=found.id))
     iam.bump(ctx.db)
+    refuse_excess(ctx, [found.id])
 
 
 @operation(IamGroup, "remove_member", label="Remove member", needs="manage", icon="x")
@@ -67,9 +73,9 @@ def group_remove_member(ctx: Context, group: IamGroup, *, user: Annotated[str, M
     _refuse_relief(ctx, group)
     text = storable(user)
     users = select(User.id).where((User.id == text) | (User.username == text))
-    gone = delete(IamGroupMember).where(IamGroupMember.group_id == group.id, IamGroupMember.user_id.in_(users)).returning(IamGroupMember.user_id)
-    if ctx.db.scalar(gone) is None:
+    if not (gone := iam.leave_group(ctx.db, group, IamGroupMember.user_id.in_(users))):
         raise InvalidRequest.fields({"user": [f"{user[:80]} is not in {group.name}."]})
+    ctx.inputs = {**ctx.inputs, "user": gone[0]}
     iam.bump(ctx.db)
 
 
@@ -92,9 +98,7 @@ def _user(ctx: Context, group: IamGroup, named: str) -> User:
 def group_delete(ctx: Context, group: IamGroup) -> None:
     """Delete a group; its members lose what they held through it, and are free of what it denied them."""
     _refuse_relief(ctx, group)
-    ctx.db.execute(delete(IamGroupMember).where(IamGroupMember.group_id == group.id))
-    ctx.db.execute(delete(IamAttachment).where(IamAttachment.principal_type == "group", IamAttachment.principal_id == group.id))
-    iam.bump(ctx.db)
+    iam.forget_group(ctx.db, group)
 
 
 group_update = update_operation(IamGroup, needs="manage", also=("role",), before=_before_update)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from sqlalchemy import func, select
 
 from portal.identity import iam
-from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion
+from portal.identity.iam import PRINCIPAL_TYPES, IamAttachment, IamGroup, IamPolicy, IamPolicyVersion, IamRole
 from portal.identity.models import Membership, Project, User
 from portal.kernel import fields as f
 from portal.kernel.authz import Target, decide, refuse_escalation, refuse_relief
@@ -16,8 +16,10 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Created, Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.policy import VERSION, PolicyError, Statement, parse, statements_in
+from portal.kernel.policy import Statement
+from portal.kernel.policy_documents import VERSION, PolicyError, parse, statements_in
 from portal.kernel.resource import Column, ResourceType
+from portal.security.bounds import holders_by, holders_through, refuse_excess
 
 EXAMPLE = {
     "Version": VERSION,
@@ -31,7 +33,7 @@ EXAMPLE = {
 DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON. The example is yours to change.", example=EXAMPLE)
 WHOLE_PLATFORM = f.FieldInfo(f.Bool(), "Whole platform", "Counts in every project, not only in this one. For platform admins.")
 KIND = f.FieldInfo(f.Choice(PRINCIPAL_TYPES), "Kind")
-WHO = f.FieldInfo(f.Line(255, min_length=1), "User or group", "Name or id.")
+WHO = f.FieldInfo(f.Line(255, min_length=1), "User, group or role", "Name or id.")
 NUMBER = f.FieldInfo(f.Int(1, 2**31 - 1), "Document version")
 
 
@@ -62,16 +64,18 @@ def policy_create(
 
 def _before_update(ctx: Context, policy: Any, changes: dict[str, Any]) -> None:
     """A changed document is a new version and counts at once, and who changes it must hold all that it allows."""
+    iam.bump(ctx.db)
     if "document" in changes:
         _keep_version(ctx, policy, changes["document"])
-    iam.bump(ctx.db)
 
 
 def _keep_version(ctx: Context, policy: IamPolicy, document: dict[str, Any]) -> None:
     refuse_escalation(ctx, checked(ctx, document), policy.project_id)
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     policy.number += 1
+    policy.document = document
     ctx.db.add(IamPolicyVersion(policy_id=policy.id, number=policy.number, document=document, username=ctx.principal.username))
+    refuse_excess(ctx, holders_through(ctx, policy))
 
 
 @operation(IamPolicy, "restore", label="Restore version", needs="manage", icon="redo")
@@ -80,28 +84,30 @@ def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NU
     version = ctx.db.get(IamPolicyVersion, (policy.id, number))
     if version is None:
         raise InvalidRequest.fields({"number": [f"There is no version {number}; the newest is {policy.number}."]})
-    _keep_version(ctx, policy, version.document)
-    policy.document = version.document
     iam.bump(ctx.db)
+    _keep_version(ctx, policy, version.document)
 
 
 @operation(IamPolicy, "attach", label="Attach", needs="manage", icon="plus")
 def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
-    """Give the policy to a user or a group."""
+    """Give the policy to a user, a group or a role."""
     refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
+    ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
     if ctx.db.scalars(select(IamAttachment.id).where(*known)).first() is not None:
         raise Conflict(f"{policy.name} is attached to {principal_id} already.")
     ctx.db.add(IamAttachment(policy_id=policy.id, principal_type=principal_type, principal_id=holder, created_by=ctx.principal.username))
     iam.bump(ctx.db)
+    refuse_excess(ctx, holders_by(ctx, principal_type, holder))
 
 
 @operation(IamPolicy, "detach", label="Detach", needs="manage", icon="x")
 def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
-    """Take the policy from a user or a group."""
+    """Take the policy from a user, a group or a role."""
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
     holder = _holder(ctx, policy, principal_type, principal_id)
+    ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
     found = ctx.db.scalars(select(IamAttachment).where(*known)).first()
     if found is None:
@@ -111,12 +117,15 @@ def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
 
 
 def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
-    """Id of the user or group that a policy can be given to: of the policy's project, or anybody for one of the platform. Raises InvalidRequest."""
+    """Id of whom a policy can be given to: of the policy's project, or anybody for one of the platform. Raises InvalidRequest."""
     text = storable(named)
-    if kind == "group":
-        query = select(IamGroup.id).where((IamGroup.id == text) | (IamGroup.name == text), IamGroup.deleted_at.is_(None))
+    if kind in {"group", "role"}:
+        model: type[IamGroup | IamRole] = IamGroup if kind == "group" else IamRole
+        query = select(model.id).where((model.id == text) | (model.name == text), model.deleted_at.is_(None), model.project_id.is_not(None))
         if policy.project_id is not None:
-            query = query.where(IamGroup.project_id == policy.project_id)
+            query = query.where(model.project_id == policy.project_id)
+        # Not while it is being deleted: what was given to it would be left behind.
+        query = query.with_for_update(read=True)
     else:
         query = select(User.id).where((User.id == text) | (User.username == text))
         if policy.project_id is not None:
@@ -131,12 +140,13 @@ def _holder(ctx: Context, policy: IamPolicy, kind: str, named: str) -> str:
 
 
 def holders_of(ctx: Context, policy: IamPolicy) -> list[tuple[IamAttachment, str]]:
-    """To whom a policy is given, oldest first, each with the name of the user or group; empty for one that is gone."""
+    """To whom a policy is given, oldest first, each with the name of the user, group or role; empty for one that is gone."""
     rows = ctx.db.scalars(select(IamAttachment).where(IamAttachment.policy_id == policy.id).order_by(IamAttachment.created_at)).all()
     ids = [each.principal_id for each in rows]
     users = ctx.db.execute(select(User.id, User.username).where(User.id.in_(ids)))
     groups = ctx.db.execute(select(IamGroup.id, IamGroup.name).where(IamGroup.id.in_(ids)))
-    names = {row.id: row[1] for row in (*users, *groups)}
+    roles = ctx.db.execute(select(IamRole.id, IamRole.name).where(IamRole.id.in_(ids)))
+    names = {row.id: row[1] for row in (*users, *groups, *roles)}
     return [(each, names.get(each.principal_id, "")) for each in rows]
 
 
@@ -148,7 +158,7 @@ def policy_delete(ctx: Context, policy: IamPolicy) -> None:
     if bounded is not None:
         raise Conflict(f"{policy.name} is the permission boundary of project {bounded}. Take it away there first.")
     if number:
-        raise Conflict(f"{policy.name} is attached to {number} {'users or groups' if number > 1 else 'user or group'}. Detach it first.")
+        raise Conflict(f"{policy.name} is attached to {number} {'users, groups or roles' if number > 1 else 'user, group or role'}. Detach it first.")
 
 
 policy_update = update_operation(IamPolicy, needs="manage", also=("document",), before=_before_update)

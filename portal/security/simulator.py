@@ -8,21 +8,29 @@ from sqlalchemy import or_, select
 
 from portal.identity import iam
 from portal.identity.accounts import principal_of
-from portal.identity.iam import IamAttachment, IamPolicy
+from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
-from portal.kernel.authz import Decision, Step, Target, authorize, decide, target_of, trace
-from portal.kernel.context import Context
+from portal.kernel.authz import Decision, Step, Target, authorize, compiled, decide, target_of, trace
+from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.lookup import find
+from portal.security.role_sessions import ASSUME, with_trust
+from portal.security.roles import ROLE
 
 SIMULATE = "security.iam.simulate"
+# How many users are asked about at once; each takes a decision of its own.
 MAX_USERS = 500
+# What a role is named by, where users are named, too.
+ROLE_ID, ROLE_NAME = "role-", "role/"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whether `user` (name or id) may do `action` on `resource` (`type/id`, empty for the project), from `ip`, with a second factor or without."""
+    """Whether `user` (name or id; of a role its id or `role/name`) may do `action` on `resource` (`type/id`, empty for the project).
+
+    It comes from the address `ip`, with a second factor or without.
+    """
 
     user: str
     action: str
@@ -36,10 +44,19 @@ class Question:
 class Answer:
     """The decision, and every statement that was looked at."""
 
-    user: User
+    name: str
     target: Target
     decision: Decision
     path: Sequence[Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody who may do something; `via` says which role they have to assume for it, if any."""
+
+    user: User
+    decision: Decision
+    via: str = ""
 
 
 def simulate(ctx: Context, question: Question) -> Answer:
@@ -47,9 +64,12 @@ def simulate(ctx: Context, question: Question) -> Answer:
     if question.action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
     target = target_named(ctx, question.resource, question.action)
-    user = user_named(ctx, question.user, target)
-    seen = _as(ctx, user, question)
-    return Answer(user, target, decide(seen, question.action, target), trace(seen, question.action, target))
+    somebody = _somebody_named(ctx, question.user, target)
+    seen = _as(ctx, somebody, question)
+    if question.action == ASSUME:
+        role = _role_named(ctx, target)
+        seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
+    return Answer(_name(somebody), target, decide(seen, question.action, target), trace(seen, question.action, target))
 
 
 def target_named(ctx: Context, resource: str, action: str) -> Target:
@@ -65,10 +85,25 @@ def target_named(ctx: Context, resource: str, action: str) -> Target:
     return target_of(find(ctx, rtype, row_id))
 
 
+def _role_named(ctx: Context, target: Target) -> IamRole:
+    """The role that is to be assumed. Raises InvalidRequest where none is named: which one trusts whom decides."""
+    if not target.id:
+        raise InvalidRequest.fields({"resource": [f"Whether somebody may {ASSUME} is up to the role: name one, such as security.role/role-0123."]})
+    return ctx.db.get_one(IamRole, target.id)
+
+
+def role_principal(ctx: Context, role: IamRole, revision: int | None, *, mfa: bool = False) -> Principal:
+    """Somebody who acts in a role, or who holds it in the current project if it is built in."""
+    nobody = _acting_in(role, mfa=mfa)
+    if role.origin == BUILTIN:
+        return iam.with_access(ctx.db, replace(nobody, grants=(Grant(role.name, ctx.project_id),)), revision)
+    return iam.with_role(ctx.db, nobody, role, revision)
+
+
 def user_named(ctx: Context, named: str, target: Target) -> User:
     """Oneself, or, with the permission to simulate, somebody of the project. Raises InvalidRequest or Forbidden."""
     text = storable(named)
-    if text in {ctx.principal.user_id, ctx.principal.username}:
+    if text in {ctx.principal.user_id, ctx.principal.username} and ctx.principal.assumed is None:
         return ctx.db.get_one(User, ctx.principal.user_id)
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
     query = select(User).where((User.id == text) | (User.username == text))
@@ -80,14 +115,46 @@ def user_named(ctx: Context, named: str, target: Target) -> User:
     return user
 
 
-def _as(ctx: Context, user: User, question: Question) -> Context:
-    principal = replace(principal_of(user, "session:simulated"), mfa=question.mfa)
-    whole = iam.with_access(ctx.db, principal, ctx.db.scalar(select(iam.REVISION)))
+def _somebody_named(ctx: Context, named: str, target: Target) -> User | IamRole:
+    """As `user_named`; a role, too, which takes the permission to simulate. Raises NotFound for one that is not there."""
+    is_role = named.startswith(ROLE_NAME) or (named.startswith(ROLE_ID) and ctx.db.get(IamRole, storable(named)) is not None)
+    if not is_role or named == ctx.principal.username:
+        return user_named(ctx, named, target)
+    authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
+    if named.startswith(ROLE_ID):
+        role: IamRole = find(ctx, ROLE, named)
+        return role
+    mine = or_(IamRole.project_id == target.project_id, IamRole.project_id.is_(None))
+    query = select(IamRole).where(IamRole.name == storable(named.removeprefix(ROLE_NAME)), mine, IamRole.deleted_at.is_(None))
+    found = ctx.db.scalars(query.order_by(IamRole.project_id.is_(None))).first()
+    if found is None:
+        raise InvalidRequest.fields({"user": [f"There is no role {named.removeprefix(ROLE_NAME)[:80]} here."]})
+    return found
+
+
+def _name(somebody: User | IamRole) -> str:
+    return f"role {somebody.name}" if isinstance(somebody, IamRole) else somebody.username
+
+
+def _as(ctx: Context, somebody: User | IamRole, question: Question) -> Context:
+    revision = ctx.db.scalar(select(iam.REVISION))
+    if isinstance(somebody, IamRole):
+        whole = role_principal(ctx, somebody, revision, mfa=question.mfa)
+    else:
+        whole = iam.with_access(ctx.db, replace(principal_of(somebody, "session:simulated"), mfa=question.mfa), revision)
     return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
 
 
-def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decision]]:
-    """Everybody who may do an action on something, by name. Raises Forbidden or InvalidRequest."""
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Those of a page of users who may do something, by name, and the name behind which the next page begins, empty at the end."""
+
+    found: Sequence[Holder]
+    next_after: str
+
+
+def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Able:
+    """Who may do an action on something, themselves or by assuming a role, among the 500 users behind a name. Raises Forbidden or InvalidRequest."""
     if action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
     authorize(ctx, SIMULATE, Target(target.project_id, label="the rights of others"))
@@ -95,14 +162,54 @@ def who_can(ctx: Context, action: str, target: Target) -> list[tuple[User, Decis
     given = select(IamAttachment.principal_id).where(IamAttachment.principal_type == "user", IamAttachment.policy_id.in_(everywhere))
     members = select(Membership.user_id).where(Membership.project_id == target.project_id)
     query = select(User).where(User.is_active.is_(True), or_(User.platform_role != "", User.id.in_(members), User.id.in_(given)))
-    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS)).all()
-    answers = [(user, decide(_as(ctx, user, Question(user.id, action)), action, target)) for user in users]
-    return [(user, decision) for user, decision in answers if decision.allowed]
+    if after:
+        query = query.where(User.username > storable(after))
+    users = ctx.db.scalars(query.order_by(User.username).limit(MAX_USERS + 1)).all()
+    assumed = _role_named(ctx, target) if action == ASSUME else None
+    trusted_by_it = iam.trusted_by(ctx.db, [assumed])[assumed.id] if assumed is not None else set()
+    # From within a role none is assumed.
+    asked, roles = users[:MAX_USERS], [] if assumed is not None else _roles_that_can(ctx, action, target)
+    found = []
+    for user in asked:
+        seen = _as(ctx, user, Question(user.id, action))
+        decision = decide(with_trust(seen, assumed, trusts=user.id in trusted_by_it) if assumed is not None else seen, action, target)
+        if decision.allowed:
+            found.append(Holder(user, decision))
+        else:
+            found += [Holder(user, its, f"by assuming role {role.name}") for role, its, trusted in roles if user.id in trusted]
+    return Able(found, asked[-1].username if len(users) > MAX_USERS else "")
+
+
+def _roles_that_can(ctx: Context, action: str, target: Target) -> list[tuple[IamRole, Decision, set[str]]]:
+    """The project's roles that may do it, each with what decides and the ids of those whom it trusts."""
+    query = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name)
+    roles = ctx.db.scalars(query).all()
+    grants, trusted, limits = iam.grants_by_role(ctx.db, roles), iam.trusted_by(ctx.db, roles), iam.boundaries(ctx.db)
+    found = []
+    for role in roles:
+        whole = replace(_acting_in(role), grants=grants[role.id], limits=limits)
+        decision = decide(replace(ctx, principal=replace(whole, access=compiled(whole)), inputs={}), action, target)
+        if decision.allowed:
+            found.append((role, decision, trusted[role.id]))
+    return found
+
+
+def _acting_in(role: IamRole, *, mfa: bool = False) -> Principal:
+    return Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
-    """The decision for every action on something, or in the project. Raises Forbidden, InvalidRequest or NotFound."""
+    """The decision for every action on something, or in the project, where no role is named that could be assumed.
+
+    Raises Forbidden, InvalidRequest or NotFound.
+    """
     target = target_named(ctx, resource, "")
-    user = user_named(ctx, named, target)
-    seen, prefix = _as(ctx, user, Question(user.id, "")), f"{resource.partition('/')[0]}." if resource else ""
-    return [decide(seen, action, target) for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]
+    somebody = _somebody_named(ctx, named, target)
+    seen, prefix = _as(ctx, somebody, Question(somebody.id, "")), f"{resource.partition('/')[0]}." if resource else ""
+    actions = [action for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]
+    if prefix == f"{ROLE.key}.":
+        role = _role_named(ctx, target)
+        seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
+    else:
+        actions = [action for action in actions if action != ASSUME]
+    return [decide(seen, action, target) for action in actions]

@@ -11,9 +11,11 @@ from portal.http.sso import providers
 from portal.identity import accounts, sign_in, sso, tokens
 from portal.identity.accounts import SignedIn
 from portal.identity.oauth2.consents import consent_revoke, consents_of, in_words
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, Unauthorized
+from portal.identity.preferences import LANGUAGES, locale_update, preferences_update, zones_by_area
+from portal.kernel.db import now
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, Unauthorized
 from portal.web.forms import days_of, scopes_of
-from portal.web.page import field_errors, form_status, go, render
+from portal.web.page import field_errors, form_status, go, render, with_theme
 
 pages = Blueprint("account", __name__)
 
@@ -57,7 +59,7 @@ def create_token() -> ResponseReturnValue:
     try:
         scopes, days = scopes_of(given["scopes"]), days_of(given["days"])
         secret, token = tokens.token_create(context(), _me().user, given["name"], scopes=scopes, days=days)
-    except (InvalidRequest, Forbidden, Conflict) as error:
+    except (InvalidRequest, Forbidden, Conflict, QuotaExceeded) as error:
         return _page(form_status(error), error=error, typed=given)
     return _page(201, secret=secret, new_token=token.id)
 
@@ -109,18 +111,24 @@ def password() -> ResponseReturnValue:
 @pages.post("/account/preferences")
 @access(Access.SIGNED_IN)
 def preferences() -> ResponseReturnValue:
-    """Keys and density."""
-    accounts.preferences_update(context(), {"single_keys": "single_keys" in request.form, "compact": "compact" in request.form})
-    return go("/account", "Saved.")
+    """Language, time zone, theme, keys and density."""
+    form, ctx = request.form, context()
+    try:
+        locale_update(ctx, language=form.get("language"), time_zone=form.get("time_zone"))
+    except InvalidRequest as error:
+        return _page(form_status(error), wrong=error.details)
+    preferences_update(ctx, {"single_keys": "single_keys" in form, "compact": "compact" in form})
+    return with_theme(go("/account", "Saved."), form.get("theme", ""))
 
 
 def _page(
-    status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None, secret: str = "", new_token: str = ""
+    status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None, secret: str = "", new_token: str = "",
+    wrong: Mapping[str, object] | None = None,
 ) -> ResponseReturnValue:  # fmt: skip
     ctx = context()
     session = _me().session
     return render(
         "account/index.html", status, sessions=accounts.sessions_of(ctx), tokens=tokens.tokens_of(ctx), error=error, typed=typed or {}, secret=secret,
         new_token=new_token, current=session.session_id if session else "", identities=sso.identities_of(ctx), providers=providers(),
-        applications=consents_of(ctx), in_words=in_words,
+        applications=consents_of(ctx), in_words=in_words, wrong=wrong or {}, languages=LANGUAGES, zones=zones_by_area(), now=now(),
     )  # fmt: skip

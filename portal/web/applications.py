@@ -21,7 +21,7 @@ from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, REFRESH, OA
 from portal.identity.service_accounts import READ, service_accounts_of
 from portal.kernel.authz import Target, decide
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
-from portal.web.forms import scopes_of
+from portal.web.forms import check_named, scopes_of
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("applications", __name__)
@@ -85,8 +85,10 @@ def rotate(client_id: str) -> ResponseReturnValue:
 def remove(client_id: str) -> ResponseReturnValue:
     """Remove it."""
     client = client_find(context(), client_id)
-    if request.form.get("confirm", "").strip() != client.name:
-        return _one(client_id, 422, error=InvalidRequest.fields({"confirm": [f"must be {client.name}: nothing was removed."]}))
+    try:
+        check_named(client.name)
+    except InvalidRequest as error:
+        return _one(client_id, form_status(error), error=error)
     client_delete(context(), client_id)
     return go(BASE, f"{client.name} is removed. Its tokens have ended.")
 

@@ -23,10 +23,9 @@ from portal.web.entry import (
     set_challenge,
     with_session,
 )  # fmt: skip
-from portal.web.page import THEME_COOKIE, THEMES, go, is_fragment, render
+from portal.web.page import go, is_fragment, render, with_theme
 
 pages = Blueprint("auth", __name__)
-YEAR_S = 365 * 86_400
 
 
 @pages.get("/login")
@@ -145,11 +144,7 @@ def logout() -> ResponseReturnValue:
 @access(Access.PUBLIC)
 def theme() -> ResponseReturnValue:
     """Light, dark, or as the system."""
-    wanted = request.form.get("theme", "system")
-    response = make_response(go(own_path(request.form.get("next", "/"))))
-    if wanted in THEMES:
-        response.set_cookie(THEME_COOKIE, wanted, max_age=YEAR_S, samesite="Lax", secure=session_cookie_name() == SESSION_COOKIE, httponly=True)
-    return response
+    return with_theme(go(own_path(request.form.get("next", "/"))), request.form.get("theme", "system"))
 
 
 @pages.post("/project")

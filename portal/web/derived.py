@@ -12,7 +12,7 @@ from portal.kernel.authz import Target, decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound
-from portal.kernel.operations import state_reason
+from portal.kernel.operations import protection, state_reason
 from portal.kernel.resource import Column, ResourceType
 
 
@@ -105,4 +105,4 @@ def why_not(ctx: Context, rtype: ResourceType, op: Operation, row: Any) -> str:
         return decision.because
     if row.locked and not op.while_locked:
         return "Locked against changes."
-    return state_reason(op, row)
+    return protection(rtype, op, row) or state_reason(op, row)

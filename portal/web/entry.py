@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 from werkzeug import Response
 
 from portal.http.passkey_site import passkey_site, takes_passkeys
-from portal.http.request import SESSION_COOKIE, context, portal_settings, session_cookie_name
+from portal.http.request import SESSION_COOKIE, context, give_session, session_cookie_name, session_secret
 from portal.http.sso import providers
-from portal.identity import factors, passkeys, sign_in, sso
+from portal.identity import accounts, factors, passkeys, sign_in, sso
 from portal.identity.models import User
 from portal.identity.providers import Provider
 from portal.identity.sign_in import Step
@@ -87,14 +87,14 @@ def after(step: Step, goal: str, carried: Carried) -> ResponseReturnValue:
         response = second_form(step.secret, goal, carried)
         set_challenge(response, step.secret)
         return response
+    if before := session_secret():
+        accounts.session_replace(context(), before)
     return with_session(onwards(goal, carried), step.secret)
 
 
 def with_session(response: Response, secret: str) -> Response:
     """Give the browser the secret of its session; what it held between two steps is done with."""
-    name = session_cookie_name()
-    age_s = portal_settings().session_absolute_hours * 3600
-    response.set_cookie(name, secret, max_age=age_s, httponly=True, samesite="Lax", secure=name == SESSION_COOKIE, path="/")
+    give_session(response, secret)
     forget_challenge(response)
     return response
 

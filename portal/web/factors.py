@@ -10,7 +10,7 @@ from portal.http.request import context, unfinished
 from portal.identity import factors, passkeys
 from portal.kernel.authz import ROLES, authorize
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.web.entry import challenge_secret, forget_challenge, set_challenge
+from portal.web.entry import challenge_secret, set_challenge, with_session
 from portal.web.page import form_status, go, render
 
 pages = Blueprint("factors", __name__)
@@ -47,10 +47,10 @@ def totp(device_id: str) -> ResponseReturnValue:
 def totp_confirm(device_id: str) -> ResponseReturnValue:
     """Take it into use."""
     try:
-        codes = factors.totp_confirm(context(), device_id, request.form.get("code", "").replace(" ", "")[:10])
+        activated = factors.totp_confirm(context(), device_id, request.form.get("code", "").replace(" ", "")[:10])
     except InvalidRequest as error:
         return _totp_page(device_id, form_status(error), error=error)
-    return _done(codes, "The app is in use.")
+    return _done(activated, "The app is in use.")
 
 
 @pages.get("/account/factors/passkey")
@@ -67,12 +67,10 @@ def passkey_create() -> ResponseReturnValue:
     form = request.form
     try:
         name = form.get("name", "").strip() or "Passkey"
-        codes = passkeys.passkey_create(context(), passkey_site(), challenge_secret(), name, form.get("credential", ""))
+        activated = passkeys.passkey_create(context(), passkey_site(), challenge_secret(), name, form.get("credential", ""))
     except (InvalidRequest, Conflict) as error:
         return _passkey_page(form_status(error), message=error.message)
-    response = make_response(_done(codes, "The passkey is in use."))
-    forget_challenge(response)
-    return response
+    return _done(activated, "The passkey is in use.")
 
 
 @pages.post("/account/factors/<device_id>/remove")
@@ -111,8 +109,9 @@ def rules_update() -> ResponseReturnValue:
     return go("/security/sign-in", "Saved. Whoever holds such a role adds a second factor before doing anything else.")
 
 
-def _done(codes: list[str], message: str) -> ResponseReturnValue:
-    return render("account/recovery.html", codes=codes) if codes else go(HOME, message)
+def _done(activated: factors.Activated, message: str) -> ResponseReturnValue:
+    response = render("account/recovery.html", codes=activated.codes) if activated.codes else make_response(go(HOME, message))
+    return with_session(response, activated.session_secret)
 
 
 def _page(status: int, *, message: str = "") -> ResponseReturnValue:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +12,8 @@ from ua_parser import parse
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now
 from portal.kernel.resource import ResourceType
+from portal.web.moments import HOUR_S, MINUTE_S, ago, clock, clock_s, exact, language, time_zone
 
-MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 JOB_TONES = {"succeeded": "ok", "failed": "bad", "dead": "bad", "cancelled": "off", "queued": "busy", "running": "busy", "retrying": "busy"}
 AUDIT_TONES = {"success": "ok", "failure": "bad", "denied": "warn"}
 AUDIT_WORDS = {"success": "Done", "failure": "Failed", "denied": "Denied"}
@@ -26,6 +26,7 @@ def install(app: Flask) -> None:
         ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
+    app.jinja_env.globals.update(time_zone=time_zone, language=language)
 
 
 @lru_cache(maxsize=1024)
@@ -40,31 +41,9 @@ def device(user_agent: str) -> str:
 
 def way_in(method: str) -> str:
     """How somebody signed in, in words."""
+    if method == "api":
+        return "Password, by a program"
     return f"Through {method.removeprefix('sso:')}" if method.startswith("sso:") else method.capitalize()
-
-
-def ago(moment: datetime | None) -> str:
-    """`3 min ago`, `16:49`, `12 Mar`."""
-    if moment is None:
-        return "–"
-    seconds = (now() - moment).total_seconds()
-    if seconds < MINUTE_S:
-        return "just now"
-    if seconds < HOUR_S:
-        return f"{int(seconds // MINUTE_S)} min ago"
-    if seconds < DAY_S:
-        return f"{int(seconds // HOUR_S)} h ago"
-    return f"{moment.day} {moment:%b}" + ("" if moment.year == now().year else f" {moment.year}")
-
-
-def exact(moment: datetime | None) -> str:
-    """`2026-11-20 16:49:07 UTC`."""
-    return "–" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def clock(moment: datetime) -> str:
-    """`16:49` today, else the day."""
-    return f"{moment:%H:%M}" if now() - moment < timedelta(hours=20) else f"{moment.day} {moment:%b}"
 
 
 def iso(moment: datetime) -> str:
@@ -134,11 +113,6 @@ def decision(entry: AuditEntry) -> str:
     if policy:
         return f"{verb} by {policy}" + (f", statement {statement}" if statement else "")
     return {"denied": "Denied: nothing allows it", "failure": "Not done"}.get(entry.status, "Needs no permission")
-
-
-def clock_s(moment: datetime) -> str:
-    """`16:49:07` today, with the day before that."""
-    return f"{moment:%H:%M:%S}" if moment.date() == now().date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
+from flask import request
 from wtforms import BooleanField, Field, Form, StringField, TextAreaField
 
 from portal.kernel import fields as f
@@ -127,6 +128,8 @@ def _present(op: Operation, row: Any) -> dict[str, Any]:
         value = getattr(row, name) if row is not None and op.partial else param.info.example if param.required else param.default
         if isinstance(param.info.kind, f.Tags | f.TextMap):
             value = as_lines(value or {})
+        elif isinstance(param.info.kind, f.Names):
+            value = "\n".join(value or ())
         elif isinstance(param.info.kind, f.Document):
             value = as_json(value) if value is not None else ""
         shown[name] = value
@@ -159,8 +162,8 @@ def _value(param: Param, typed: Any) -> Any:
     if isinstance(param.info.kind, f.Bool):
         return bool(typed)
     text = "" if typed is None else str(typed)
-    if isinstance(param.info.kind, f.Tags | f.TextMap):
-        return from_lines(text)
+    if isinstance(param.info.kind, f.Tags | f.TextMap | f.Names):
+        return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(param.info.kind, f.Names) else from_lines(text)
     if isinstance(param.info.kind, f.Document):
         return from_json(text) if text.strip() else None
     if isinstance(param.info.kind, f.LongText):
@@ -193,6 +196,12 @@ def _(kind: f.LongText, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del ctx
     is_short = kind.max_bytes <= 2000  # noqa: PLR2004 - a description, not a document
     return TextAreaField(_label(param)), Widget(param, "text" if is_short else "document", is_quiet=not param.required)
+
+
+@field_for.register
+def _(kind: f.Names, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return TextAreaField(_label(param)), Widget(param, "lines")
 
 
 @field_for.register
@@ -265,6 +274,12 @@ def _(kind: f.Tags, param: Param, ctx: Context) -> tuple[Any, Widget]:
 def _(kind: f.TextMap, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
     return _pairs(param)
+
+
+def check_named(name: str) -> None:
+    """Raise InvalidRequest unless the form of a dangerous action says the name of what it is about."""
+    if request.form.get("confirm", "").strip() != name:
+        raise InvalidRequest.fields({"confirm": [f"must be {name}: nothing was done."]})
 
 
 def scopes_of(text: str) -> list[str]:

@@ -28,7 +28,8 @@ def index() -> ResponseReturnValue:
 def show(job_id: str) -> ResponseReturnValue:
     """One job."""
     job = control.find_job(context(), job_id)
-    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=_can_retry(job), resource_url=resource_url(job))
+    left = control.left_of(context(), job)
+    return render("jobs/show.html", job=job, can_cancel=_can_cancel(job), can_retry=_can_retry(job), left=left, resource_url=resource_url(job))
 
 
 @pages.post("/jobs/<job_id>/cancel")
@@ -55,8 +56,7 @@ def tray() -> ResponseReturnValue:
 
 
 def _can_cancel(job: Job) -> bool:
-    op = context().registry.operations().get(job.kind)
-    return job.state in ACTIVE and not job.cancel_requested and op is not None and bool(op.cancelled)
+    return job.state in ACTIVE and not job.cancel_requested and control.is_cancellable(context(), job)
 
 
 def _can_retry(job: Job) -> bool:

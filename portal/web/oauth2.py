@@ -91,12 +91,20 @@ def _consent(question: Question, asked: Asked) -> Response:
     target = urlsplit(question.redirect_uri)
     response = render(
         "auth/consent.html", question=question, words=list(dict.fromkeys(in_words(scope) for scope in question.scopes)), kept=kept,
-        host=target.netloc, user=_person(),
+        host=target.netloc, user=_person(), holds=_holds(question),
     )  # fmt: skip
     # The answer to this form leads to the application; names in brackets cannot be said in a policy.
     leads_to = f"{target.scheme}:" if "[" in target.netloc else f"{target.scheme}://{target.netloc}"
     response.headers["Content-Security-Policy"] = CSP.replace("form-action 'self'", f"form-action 'self' {leads_to}")
     return response
+
+
+def _holds(question: Question) -> str:
+    """How long an application has access without coming back."""
+    number, unit = portal_settings().oauth2_access_token_minutes, "minute"
+    if "refresh_token" in question.client.grants:
+        number, unit = portal_settings().oauth2_refresh_token_days, "day"
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 # -- for applications ------------------------------------------------------------------------------------------------------------------------

@@ -7,21 +7,24 @@ from typing import Any
 
 from flask import Response, flash, g, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from sqlalchemy import select
 
 from portal.http.probes import VERSION
-from portal.http.request import context, signed_in
+from portal.http.request import SESSION_COOKIE, context, session_cookie_name, signed_in
 from portal.identity.models import Project, User
 from portal.identity.projects import projects_visible
 from portal.kernel.activity import JobsQuery, jobs_page
 from portal.kernel.alerts import unread
 from portal.kernel.authz import ROLES, Target, decide
 from portal.kernel.capabilities import CapabilityStatus, capabilities
+from portal.kernel.context import Context
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.quota_requests import waiting
 from portal.kernel.resource import ResourceType
 
 THEME_COOKIE = "theme"
+YEAR_S = 365 * 86_400
 THEMES = ("system", "light", "dark")
 SERVICE_ICONS = {"compute": "compute", "storage": "storage", "networking": "net", "security": "shield"}
 TRAY_SIZE = 6
@@ -61,9 +64,16 @@ def shell() -> Shell | None:
         found.user, "".join(part[0] for part in found.user.username.replace("-", " ").replace(".", " ").split()[:2]).upper(), ", ".join(dict.fromkeys(roles)),
         current, projects, navigation(), running_jobs(), [row for row in capabilities(ctx.db) if not row.available],
         decide(ctx, "security.audit.read", Target(ctx.project_id)).allowed, decide(ctx, "identity.user.read", Target(None)).allowed,
-        unread(ctx), waiting(ctx),
+        *_numbers(ctx),
         bool(preferences.get("single_keys", True)), bool(preferences.get("compact", False)),
     )  # fmt: skip
+
+
+def _numbers(ctx: Context) -> tuple[int, int | None]:
+    """(unread alerts, requests that wait for the user's decision or None): on every page, so asked for in one query."""
+    parts = [part for part in (unread(ctx), waiting(ctx)) if part is not None]
+    found = ctx.db.execute(select(*parts)).one()
+    return found[0], found[1] if len(parts) > 1 else None
 
 
 def navigation() -> list[tuple[str, str, Sequence[ResourceType]]]:
@@ -113,6 +123,14 @@ def go(url: str, message: str = "", tone: str = "ok") -> ResponseReturnValue:
 def toast(message: str, tone: str = "ok") -> None:
     """Say something on the next page that is shown."""
     flash(message, tone)
+
+
+def with_theme(answer: ResponseReturnValue, wanted: str) -> Response:
+    """Keep light, dark or as the system in this browser, along with an answer."""
+    response = make_response(answer)
+    if wanted in THEMES:
+        response.set_cookie(THEME_COOKIE, wanted, max_age=YEAR_S, samesite="Lax", secure=session_cookie_name() == SESSION_COOKIE, httponly=True)
+    return response
 
 
 def field_errors(error: PortalError, known: Sequence[str]) -> tuple[dict[str, list[str]], str]:

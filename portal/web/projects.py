@@ -10,6 +10,7 @@ from portal.identity.project_deletion import DELETE, project_delete, project_lea
 from portal.identity.service_accounts import READ, service_accounts_of
 from portal.kernel.authz import Target, decide
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError
+from portal.web.forms import check_named
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("projects", __name__)
@@ -62,8 +63,7 @@ def remove(project_id: str) -> ResponseReturnValue:
     errors, message, status = dict[str, list[str]](), "", 200
     if request.method == "POST":
         try:
-            if request.form.get("confirm", "") != project.name:
-                raise InvalidRequest.fields({"confirm": [f"must be {project.name}."]})
+            check_named(project.name)
             job = project_delete(ctx, project_id)
         except (InvalidRequest, Conflict) as error:
             errors, message = field_errors(error, ("confirm",))

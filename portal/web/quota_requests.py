@@ -1,31 +1,34 @@
 """Requests for higher limits: the form that asks, and the inbox of whoever decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import urlencode
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.compute.summary import Use, compute_summary
 from portal.http.guard import Access, access
-from portal.http.request import context
+from portal.http.request import context, current_project
 from portal.kernel import authz
+from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError
 from portal.kernel.limits import quota_lines
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.quota_requests import (
     ASK,
-    Asked,
-    Verdict,
+    RequestDecision,
+    RequestInView,
+    RequestsQuery,
+    decides,
     pending_of,
     quota_request_create,
     quota_request_decide,
     quota_request_withdraw,
     quota_requests,
-    waiting,
 )
 from portal.web.page import field_errors, form_status, go, render
-from portal.web.quotas import project, whole_number
+from portal.web.quotas import whole_number
 
 pages = Blueprint("quota_requests", __name__)
 FIELDS = ("dimension", "limit", "reason")
@@ -33,13 +36,14 @@ SHOWN = {"pending": "Waiting", "approved": "Approved", "denied": "Denied"}
 # Which figure of the host tells what a quota promises; the others promise nothing that runs out at once.
 ON_HOST = {"cpus": "vCPU", "memory_gb": "Memory"}
 RECENT = 5
+LIMIT = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     """A request with what the host would be asked for if the project used all of it; `after` is empty where the host does not matter."""
 
-    asked: Asked
+    asked: RequestInView
     after: str
     is_short: bool = False
 
@@ -60,14 +64,14 @@ def create() -> ResponseReturnValue:
         if typed["dimension"] not in DIMENSIONS:
             raise InvalidRequest.fields({"dimension": ["Choose one of the list."]})
         limit = whole_number(typed["limit"], "limit")
-        made = quota_request_create(context(), project(), typed["dimension"], limit=limit, reason=typed["reason"])
+        made = quota_request_create(context(), current_project(), typed["dimension"], limit=limit, reason=typed["reason"])
     except (InvalidRequest, Conflict, Forbidden) as error:
         return _form(form_status(error), typed, error)
     return go("/quotas/requests", f"{made.label}: {made.limit_asked:,} is asked for. You are told what becomes of it.")
 
 
 def _form(status: int, typed: dict[str, str], error: PortalError | None = None) -> ResponseReturnValue:
-    ctx, project_id = context(), project()
+    ctx, project_id = context(), current_project()
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
     lines = [line for line in quota_lines(ctx, project_id) if line.limit is not None]
     return render(
@@ -93,7 +97,7 @@ def decide(request_id: str) -> ResponseReturnValue:
     is_approved = form["decision"] == "approve"
     try:
         limit = whole_number(typed["limit"], "limit") if is_approved and typed["limit"] else None
-        row = quota_request_decide(context(), request_id, Verdict(is_approved, limit, typed["note"]))
+        row = quota_request_decide(context(), request_id, RequestDecision(is_approved, limit, typed["note"]))
     except (InvalidRequest, Conflict, Forbidden) as error:
         return _page(form_status(error), chosen=request_id, typed=typed, error=error)
     if is_approved:
@@ -113,23 +117,34 @@ def _page(status: int, *, chosen: str = "", typed: dict[str, str] | None = None,
     ctx = context()
     ctx.db.rollback()
     errors, message = field_errors(error, ("limit", "note")) if error else ({}, "")
-    state = request.args.get("state", "pending")
-    state = state if state in SHOWN else "pending"
-    decides = waiting(ctx) is not None
-    host = compute_summary(ctx).host if decides else ()
-    found = quota_requests(ctx, state=state, to_decide=decides) if decides else quota_requests(ctx)
-    cards = [_card(each, host) for each in found]
+    is_decider, cursor = decides(ctx), request.args.get("cursor", "")
+    state = request.args.get("state", "pending") if is_decider else ""
+    state = state if state in SHOWN or not is_decider else "pending"
+    query = RequestsQuery((state,) if state else (), to_decide=is_decider, cursor=cursor, limit=LIMIT)
+    page = quota_requests(ctx, query)
+    host = compute_summary(ctx).host if is_decider else ()
+    cards = [_card(each, host) for each in page.found]
     wanted = chosen or request.args.get("request", "")
-    first = next((card for card in cards if card.asked.request.id == wanted), cards[0] if cards and not chosen else None)
-    decided = [each for each in quota_requests(ctx, to_decide=True) if each.request.state in {"approved", "denied"}][:RECENT] if decides else []
+    first = next((card for card in cards if card.asked.request.id == wanted), None) or _named(ctx, query, wanted, host)
+    first = first or (cards[0] if cards and not chosen else None)
+    recent = RequestsQuery(("approved", "denied"), to_decide=True, limit=RECENT)
+    decided = quota_requests(ctx, recent).found if is_decider else ()
+    older = f"/quotas/requests?{urlencode({'state': state, 'cursor': page.next_cursor})}" if page.next_cursor else ""
     may_ask = authz.decide(ctx, ASK, authz.Target(ctx.project_id, ctx.principal.user_id)).allowed
     return render(
-        "quotas/inbox.html" if decides else "quotas/requests.html", status, cards=cards, first=first, state=state, tabs=SHOWN, host=host, decided=decided,
+        "quotas/inbox.html" if is_decider else "quotas/requests.html", status, cards=cards, first=first, older=older, has_newer=bool(cursor),
+        state=state, tabs=SHOWN, host=host, decided=decided,
         may_ask=may_ask, typed=typed or {}, errors=errors, message=message, me=ctx.principal.user_id, four_eyes=ctx.settings.quota_four_eyes,
     )  # fmt: skip
 
 
-def _card(asked: Asked, host: Sequence[Use]) -> Card:
+def _named(ctx: Context, query: RequestsQuery, request_id: str, host: Sequence[Use]) -> Card | None:
+    """One that is on another page of the list."""
+    found = quota_requests(ctx, replace(query, request_id=request_id, cursor="")).found if request_id else ()
+    return _card(found[0], host) if found else None
+
+
+def _card(asked: RequestInView, host: Sequence[Use]) -> Card:
     name = ON_HOST.get(asked.request.dimension)
     use = next((use for use in host if use.label == name), None)
     if use is None or not use.limit:

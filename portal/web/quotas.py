@@ -7,12 +7,22 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
-from portal.http.request import context
+from portal.http.request import context, current_project
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
-from portal.kernel.errors import InvalidRequest, NotFound, PortalError
-from portal.kernel.limits import HIGHEST, UPDATE, QuotaLine, may_limit_users, own_limits, quota_lines, quota_update, user_limits, user_quota_update
-from portal.kernel.quota import DIMENSIONS
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, PortalError
+from portal.kernel.limits import (
+    HIGHEST,
+    UPDATE,
+    QuotaLine,
+    may_limit_users,
+    own_limits,
+    quota_lines,
+    quota_update,
+    user_dimensions,
+    user_limits,
+    user_quota_update,
+)
 from portal.kernel.quota_history import SHOWN_DAYS, Day, history
 from portal.kernel.quota_requests import ASK, QuotaRequest, pending_of
 from portal.web.page import field_errors, form_status, go, render
@@ -63,8 +73,8 @@ def change(dimension: str) -> ResponseReturnValue:
     typed = {name: request.form.get(name, "").strip()[:20] for name in FIELDS}
     try:
         threshold = whole_number(typed["warning_threshold"], "warning_threshold") if typed["warning_threshold"] else None
-        line = quota_update(context(), project(), dimension, whole_number(typed["limit"], "limit"), warning_threshold=threshold)
-    except InvalidRequest as error:
+        line = quota_update(context(), current_project(), dimension, whole_number(typed["limit"], "limit"), warning_threshold=threshold)
+    except (InvalidRequest, Forbidden) as error:
         return _page(form_status(error), Refused(error, typed, dimension))
     return go("/quotas", f"{line.label}: the limit is {line.limit:,} now.")
 
@@ -79,12 +89,14 @@ def change_user() -> ResponseReturnValue:
         threshold = whole_number(typed["warning_threshold"], "warning_threshold") if typed["warning_threshold"] else None
         found = user_quota_update(context(), typed["username"], typed["dimension"], limit, warning_threshold=threshold)
     except NotFound as error:
-        wrong = "dimension" if typed["dimension"] not in DIMENSIONS else "username"
+        wrong = "dimension" if typed["dimension"] not in user_dimensions() else "username"
         return _page(422, Refused(InvalidRequest.fields({wrong: [error.message]}), typed))
-    except InvalidRequest as error:
+    except (InvalidRequest, Forbidden) as error:
         return _page(form_status(error), Refused(error, typed))
     return go(
-        "/quotas#users", f"{found.username}, {found.line.label}: " + ("no limit any more." if limit is None else f"the limit is {limit:,} now.")
+        "/quotas#users",
+        f"{found.username}, {found.line.label}: "
+        + (f"the limit is {found.line.limit:,} now." if found.line.limit is not None else "no limit any more."),
     )
 
 
@@ -95,22 +107,14 @@ def whole_number(text: str, name: str) -> int:
     return int(text)
 
 
-def project() -> str:
-    """The current project. Raises InvalidRequest for a member of none."""
-    project_id = context().project_id
-    if project_id is None:
-        raise InvalidRequest("You are a member of no project yet. An administrator can add you to one.")
-    return project_id
-
-
 def _page(status: int, refused: Refused | None = None) -> ResponseReturnValue:
-    ctx, project_id = context(), project()
+    ctx, project_id = context(), current_project()
     errors, message = field_errors(refused.error, USER_FIELDS) if refused else ({}, "")
     of_users = refused is not None and not refused.dimension
     return render(
         "quotas/index.html", status, rows=_rows(ctx, project_id), own=own_limits(ctx), users=user_limits(ctx), may_limit_users=may_limit_users(ctx),
         may_change=decide(ctx, UPDATE, Target(project_id)).allowed, may_ask=decide(ctx, ASK, Target(project_id, ctx.principal.user_id)).allowed,
-        dimensions=DIMENSIONS.values(), days=SHOWN_DAYS, refused=refused, typed=refused.typed if of_users and refused else {},
+        dimensions=user_dimensions().values(), days=SHOWN_DAYS, refused=refused, typed=refused.typed if of_users and refused else {},
         errors=errors if of_users else {}, message=message if of_users else "",
     )  # fmt: skip
 

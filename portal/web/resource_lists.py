@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from portal.http.guard import Access, access
 from portal.http.listing import list_query
 from portal.http.request import context
-from portal.identity.accounts import preferences_update
+from portal.identity.preferences import preferences_update
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError

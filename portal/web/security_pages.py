@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
@@ -14,7 +15,7 @@ from portal.identity.iam import IamPolicy, IamPolicyVersion
 from portal.kernel.authz import Target, decide
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
-from portal.kernel.policy import Problem
+from portal.kernel.policy_documents import Problem
 from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of
@@ -88,7 +89,7 @@ def simulator() -> ResponseReturnValue:
     given = {name: args.get(name, "").strip()[:255] for name in FIELDS}
     values: dict[str, Any] = {
         "given": given, "mfa": args.get("mfa") == "true", "actions": sorted(ctx.registry.permissions), "errors": {}, "message": "",
-        "may_simulate": decide(ctx, SIMULATE, Target(ctx.project_id)).allowed, "answer": None, "holders": None, "decisions": None,
+        "may_simulate": decide(ctx, SIMULATE, Target(ctx.project_id)).allowed, "answer": None, "holders": None, "more": "", "decisions": None,
     }  # fmt: skip
     status = 200
     try:
@@ -124,7 +125,9 @@ def _answers(ctx: Context, given: Mapping[str, str], *, mfa: bool) -> dict[str, 
     if user and action:
         return {"answer": simulate(ctx, Question(user, action, resource, given["ip"], mfa))}
     if action:
-        return {"holders": who_can(ctx, action, target_named(ctx, resource, action))}
+        able = who_can(ctx, action, target_named(ctx, resource, action), after=request.args.get("cursor", ""))
+        more = urlencode({**given, "cursor": able.next_after}) if able.next_after else ""
+        return {"holders": able.found, "more": more}
     if user:
         return {"decisions": what_can(ctx, user, resource)}
     if resource or given["ip"]:

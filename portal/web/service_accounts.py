@@ -16,8 +16,8 @@ from portal.identity.service_accounts import (
     service_account_update,
     service_accounts_of,
 )
-from portal.kernel.errors import Conflict, InvalidRequest, PortalError
-from portal.web.forms import days_of, scopes_of
+from portal.kernel.errors import Conflict, InvalidRequest, PortalError, QuotaExceeded
+from portal.web.forms import check_named, days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("service_accounts", __name__)
@@ -69,8 +69,10 @@ def change(account_id: str) -> ResponseReturnValue:
 def remove(account_id: str) -> ResponseReturnValue:
     """Delete it."""
     found = service_account_find(context(), account_id)
-    if request.form.get("confirm", "").strip() != found.user.username:
-        return _one(account_id, 422, error=InvalidRequest.fields({"confirm": [f"must be {found.user.username}: nothing was deleted."]}))
+    try:
+        check_named(found.user.username)
+    except InvalidRequest as error:
+        return _one(account_id, form_status(error), error=error)
     service_account_delete(context(), account_id)
     return go(BASE, "The service account is deleted.")
 
@@ -84,7 +86,7 @@ def create_key(account_id: str) -> ResponseReturnValue:
     given = {name: request.form.get(name, "").strip()[:1000] for name in ("name", "scopes", "days")}
     try:
         secret, _ = tokens.token_create(ctx, owner, given["name"], scopes=scopes_of(given["scopes"]), days=days_of(given["days"]))
-    except (InvalidRequest, Conflict) as error:
+    except (InvalidRequest, Conflict, QuotaExceeded) as error:
         return _one(account_id, form_status(error), error=error, typed=given)
     return _one(account_id, 201, secret=secret)
 

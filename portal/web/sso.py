@@ -21,8 +21,13 @@ LINKING = "sso_linking"
 @pages.get("/sso/<name>")
 @access(Access.PUBLIC)
 def away(name: str) -> ResponseReturnValue:
-    """To the provider; `again` asks whoever is signed in to prove it there, `link` to add that account to their own."""
+    """To the provider; `again` asks whoever is signed in to prove it there, `link` to add that account to their own.
+
+    A way that begins at another site ends at the form: nobody is signed in, perhaps as somebody else, without having asked for it.
+    """
     purpose, provider = request.args.get("purpose", ""), remote.provider_named(name)
+    if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        return form(own_path(request.args.get("next", "/")))
     is_known = _session_id() and ((purpose == "again" and provider.kind == "oidc") or (purpose == "link" and _began_linking(name)))
     purpose = purpose if is_known else "enter"
     return remote.send_away(provider, by=_session_id(), goal=own_path(request.args.get("next", "/")), purpose=purpose)
@@ -34,8 +39,6 @@ def back(name: str) -> ResponseReturnValue:
     """From the provider."""
     ctx, provider = context(), remote.provider_named(name)
     try:
-        # No transaction waits for the provider.
-        ctx.db.rollback()
         claims, id_token, goal, purpose = remote.come_back(provider, by=_session_id(), issuer=request.args.get("iss", ""))
         if purpose == "link":
             sso.identity_link(ctx, provider, claims)

@@ -9,6 +9,7 @@ from portal.identity import deletion, factors, iam, invitations, sso, users
 from portal.kernel.authz import ROLES
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError, QuotaExceeded, Unauthorized
 from portal.web.entry import after
+from portal.web.forms import check_named
 from portal.web.page import field_errors, form_status, go, render
 
 pages = Blueprint("users", __name__)
@@ -70,8 +71,7 @@ def remove(user_id: str) -> ResponseReturnValue:
     errors, message, status = dict[str, list[str]](), "", 200
     if request.method == "POST":
         try:
-            if request.form.get("confirm", "") != user.username:
-                raise InvalidRequest.fields({"confirm": [f"must be {user.username}."]})
+            check_named(user.username)
             deletion.user_delete(ctx, user_id, heir)
         except (InvalidRequest, Conflict, QuotaExceeded) as error:
             errors, message = field_errors(error, ("heir", "confirm"))

@@ -3,6 +3,7 @@
 from portal.identity import project_deletion
 from portal.kernel.runner import AskedRun, AskedTask
 from portal.worker.audit_export import EXPORT_TASK
+from portal.worker.audit_tasks import VERIFY_TASK
 
 
 def delete_project(run: AskedRun) -> None:
@@ -10,4 +11,4 @@ def delete_project(run: AskedRun) -> None:
     project_deletion.delete_project(run.ctx, run.claim)
 
 
-ASKED = {task.kind: task for task in (EXPORT_TASK, AskedTask(project_deletion.DELETE, delete_project))}
+ASKED = {task.work.kind: task for task in (EXPORT_TASK, VERIFY_TASK, AskedTask(project_deletion.DELETING, delete_project))}

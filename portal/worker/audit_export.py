@@ -1,5 +1,6 @@
 """The job that writes an export of the audit log, as whoever asked for it, and the removal of files that are too old."""
 
+from dataclasses import asdict
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -8,11 +9,12 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.models import User
 from portal.kernel import audit_export
-from portal.kernel.audit_export import EXPORT, JOB_KIND, KEEP, AuditExport
+from portal.kernel.audit_export import EXPORT, EXPORTING, KEEP, AuditExport
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Forbidden, PortalError
+from portal.kernel.errors import Forbidden
+from portal.kernel.files import modified
 from portal.kernel.jobs import Job, held
 from portal.kernel.runner import AskedRun, AskedTask, TaskRun
 
@@ -24,14 +26,15 @@ def export_audit_log(run: AskedRun) -> None:
     ctx = run.ctx
     row = ctx.db.scalars(select(AuditExport).where(AuditExport.job_id == run.claim.job_id)).one()
     ctx.db.expunge(row)
-    try:
-        asker = _as_asker(ctx, row)
-        authorize(asker, EXPORT, Target(row.project_id, label="the audit log"))
-        written = audit_export.write(asker, row)
-    except PortalError as error:
-        _settle(run, error=error.message)
-        raise
-    _settle(run, file=written.file, size_bytes=written.size_bytes, entries=written.entries, sha256=written.sha256, expires_at=now() + KEEP)
+    asker = _as_asker(ctx, row)
+    authorize(asker, EXPORT, Target(row.project_id, label="the audit log"))
+    written = audit_export.write(asker, row, run.report)
+    with transaction(ctx.db):
+        job: Job = held(ctx.db, run.claim)
+        row = ctx.db.get_one(AuditExport, job.resource_id, with_for_update=True, populate_existing=True)
+        row.expires_at = now() + KEEP
+        for name, value in asdict(written).items():
+            setattr(row, name, value)
 
 
 def _as_asker(ctx: Context, row: AuditExport) -> Context:
@@ -40,15 +43,6 @@ def _as_asker(ctx: Context, row: AuditExport) -> Context:
         raise Forbidden("Whoever asked for the export may not sign in any more.")
     principal = iam.with_access(ctx.db, principal_of(user, f"job:{row.job_id}"), ctx.db.scalar(select(iam.REVISION)))
     return Context(ctx.db, ctx.settings, ctx.registry, principal, project_id=row.project_id, request_id=ctx.request_id)
-
-
-def _settle(run: AskedRun, **columns: object) -> None:
-    """Set columns of the row, if the job is still ours."""
-    with transaction(run.ctx.db):
-        job: Job = held(run.ctx.db, run.claim)
-        row = run.ctx.db.get_one(AuditExport, job.resource_id, with_for_update=True, populate_existing=True)
-        for name, value in columns.items():
-            setattr(row, name, value)
 
 
 def expire_exports(task: TaskRun) -> None:
@@ -61,8 +55,8 @@ def expire_exports(task: TaskRun) -> None:
     session.rollback()
     home = audit_export.directory(task.ctx.settings)
     for path in home.iterdir() if home.is_dir() else ():
-        if path.name not in kept and path.stat().st_mtime < (moment - PART_KEPT).timestamp():
+        if path.name not in kept and modified(path) < (moment - PART_KEPT).timestamp():
             path.unlink(missing_ok=True)
 
 
-EXPORT_TASK = AskedTask(JOB_KIND, export_audit_log)
+EXPORT_TASK = AskedTask(EXPORTING, export_audit_log)

@@ -3,11 +3,13 @@
 import logging
 import time
 
-from portal.kernel.audit_archives import Damaged
-from portal.kernel.audit_streams import stream_names, stream_on
+from portal.kernel.audit_archives import Damaged, directory
+from portal.kernel.audit_sending import stream_on
+from portal.kernel.audit_streams import stream_names
 from portal.kernel.audit_verify import Verdict
-from portal.kernel.audit_watch import audit_archive, audit_checkpoint, audit_watch
-from portal.kernel.runner import SystemTask, TaskRun
+from portal.kernel.audit_watch import THE_LOG, VERIFYING, WHOLE_TASK, audit_archive, audit_checkpoint, audit_verify, audit_watch
+from portal.kernel.jobs import active_for
+from portal.kernel.runner import AskedRun, AskedTask, SystemTask, TaskRun
 from portal.worker.audit_receivers import receivers
 
 DAY_S = 24 * 3600.0
@@ -27,6 +29,19 @@ def verify_audit_log(task: TaskRun) -> None:
     _complain(audit_watch(task.ctx))
 
 
+def verify_whole_audit_log(task: TaskRun) -> None:
+    """Verify all of it, unless somebody's job is doing so now."""
+    if active_for(task.ctx.db, THE_LOG.id) is None:
+        _complain(audit_verify(task.ctx, log.debug))
+
+
+def verify_as_asked(run: AskedRun) -> None:
+    """Verify all of it because somebody asked; they are told last, for what was found counts although they cancel meanwhile."""
+    found = audit_verify(run.ctx, run.report)
+    _complain(found)
+    run.report(f"{found.entries:,} entries hold." if found.broken_seq is None else f"Broken at entry {found.broken_seq:,}: {found.problem}.")
+
+
 def archive_audit_log(task: TaskRun) -> None:
     """Move old entries into archives; what does not hold stays where it is, and the verification tells of it."""
     try:
@@ -39,7 +54,7 @@ def stream_audit_log(task: TaskRun) -> None:
     """Send to every receiver what it does not have yet; each for a while, so that a slow one does not hold up the others for long."""
     for receiver in receivers(task.ctx.settings):
         end = time.monotonic() + STREAM_TURN_S
-        stream_on(task.ctx.db, receiver, until=lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+        stream_on(task.ctx.db, receiver, directory(task.ctx.settings), until=lambda end=end: time.monotonic() > end)  # type: ignore[misc]
 
 
 def _complain(verdict: Verdict) -> None:
@@ -50,8 +65,12 @@ def _complain(verdict: Verdict) -> None:
 AUDIT_TASKS = (
     SystemTask("audit-checkpoint", "Sign the end of the audit log", lambda settings: 60.0 * settings.audit_checkpoint_minutes, sign_audit_log),
     SystemTask("audit-verify", "Verify the audit log since the last verification", lambda _: DAY_S, verify_audit_log),
+    SystemTask(
+        WHOLE_TASK, "Verify the whole audit log, archives included", lambda settings: DAY_S * settings.audit_verify_days, verify_whole_audit_log
+    ),
     SystemTask("audit-archive", "Move old entries of the audit log into archives", lambda _: DAY_S, archive_audit_log),
     SystemTask(
         "audit-stream", "Send copies of the audit log", lambda settings: STREAM_EVERY_S if stream_names(settings) else DAY_S, stream_audit_log
     ),
 )
+VERIFY_TASK = AskedTask(VERIFYING, verify_as_asked)

@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.kernel.db import now, open_database, transaction
+from portal.kernel.db import insert_of, now, open_database, transaction
 from portal.kernel.jobs import Job, Schedule
 from portal.kernel.runner import SystemTask
 from portal.logging import setup_logging
@@ -82,9 +81,8 @@ class Scheduler:
 
 def _insert(session: Session, table: Any, values: Mapping[str, object]) -> bool:
     """Insert a row unless one is in its way; whether it was inserted."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     key = next(iter(table.primary_key.columns))
-    return session.execute(insert(table).values(**values).on_conflict_do_nothing().returning(key)).first() is not None
+    return session.execute(insert_of(session)(table).values(**values).on_conflict_do_nothing().returning(key)).first() is not None
 
 
 def run_scheduler(settings: Settings) -> int:

@@ -1,18 +1,18 @@
 """Periodic work of the portal itself, queued by the scheduler and run by workers like any job."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy.orm import Session
 
 from portal.compute.metrics import InstanceCounters, InstanceMetric, sample_metrics
 from portal.compute.reconcile import reconcile_instances
-from portal.identity.models import ApiToken, Invitation, UserSession
+from portal.identity.models import ApiToken, Challenge, Invitation, UserSession
 from portal.identity.oauth2.keys import keys_rotate
 from portal.identity.oauth2.models import OAuthCode, OAuthFamily
-from portal.identity.sign_in import Challenge
 from portal.kernel import audit, quota, quota_history, tags
 from portal.kernel.alerts import Alert
 from portal.kernel.db import now, transaction
@@ -103,18 +103,26 @@ def rotate_keys(task: TaskRun) -> None:
 
 def recount_quotas(task: TaskRun) -> None:
     """Compare the use of every quota with what resources hold; a difference is a fault of the portal: it is repaired, logged and audited."""
+    projects, users = quota.holders(task.ctx.db)
+    # A holder at a time: whoever creates something meanwhile waits for one, not for all.
+    for project_id in projects:
+        _recount(task, project_id, quota.recount, project_id)
+    for user_id in users:
+        _recount(task, user_id, quota.recount_users, None)
+
+
+def _recount(task: TaskRun, holder: str, recount: Callable[[Session, str], list[quota.Repair]], project_id: str | None) -> None:
     ctx = task.ctx
     with transaction(ctx.db):
-        wrong = [(audit.Subject("core.quota", holder, name, holder), was, held) for holder, name, was, held in quota.recount(ctx.db)]
-        wrong += [(audit.Subject("core.quota", holder, name), was, held) for holder, name, was, held in quota.recount_users(ctx.db)]
-        for about, before, after in wrong:
-            log.error("quota %s of %s said %s, resources hold %s: repaired", about.name, about.id, before, after)
-            audit.record(ctx, "core.quota.recount", about, details={"before": {"used": before}, "after": {"used": after}})
+        for wrong in recount(ctx.db, holder):
+            log.error("quota %s of %s said %s, resources hold %s: repaired", wrong.dimension, holder, wrong.before, wrong.after)
+            about = audit.Subject("core.quota", holder, wrong.dimension, project_id)
+            audit.record(ctx, "core.quota.recount", about, details={"before": {"used": wrong.before}, "after": {"used": wrong.after}})
 
 
 def write_quota_history(task: TaskRun) -> None:
     """Keep how much of each quota was in use at most."""
-    quota_history.write(task.ctx.db, now().date())
+    quota_history.write(task.ctx.db)
 
 
 TASKS = {

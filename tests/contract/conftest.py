@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from portal.engines.fake import FakeCompute
+from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 from tests.support.draining import TestWorker
@@ -60,6 +61,16 @@ def stage(people: People, worker: TestWorker, image_url: str) -> Stage:
 def worker_with(worker: TestWorker) -> Callable[[Registry], TestWorker]:
     """A worker like the fixture's whose steps come from another registry."""
     return lambda registry: replace(worker, runner=replace(worker.runner, registry=registry))
+
+
+@pytest.fixture
+def visitor(people: People) -> Callable[[], Context]:
+    """Contexts of somebody who has not signed in yet."""
+
+    def new() -> Context:
+        return replace(people.context(None), principal=ANONYMOUS, project_id=None, source_ip="192.0.2.7", user_agent="tests/1.0")
+
+    return new
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from portal.identity.tokens import MAX_TOKENS
+from portal.identity.tokens import API_KEYS
 from portal.identity.users import user_create
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People
@@ -101,7 +101,7 @@ def test_an_estimate_changes_nothing_and_tells_what_would(api: Api) -> None:
 def test_a_user_with_a_given_password_gets_no_token_and_one_with_many_keeps_signing_in(app: Flask, people: People) -> None:
     client, user = app.test_client(), people.user("developer")
     asked = {"username": user.username, "password": PASSWORD}
-    for _ in range(MAX_TOKENS + 3):
+    for _ in range(API_KEYS.default + 3):
         assert client.post("/api-token-auth/", json=asked).status_code == 200
     boss = people.context(people.admin())
     given = user_create(boss, username="carol", email="carol@example.org", password=PASSWORD)

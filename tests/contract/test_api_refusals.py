@@ -132,7 +132,7 @@ def test_conflicts_name_what_stands_in_the_way(api: Api, worker: TestWorker) -> 
     assert (state.status_code, state.json["details"]) == (409, {"state": "running", "allowed_states": ["error", "stopped"]})
     assert api("PATCH", path, {"enable_termination_protection": True}).status_code == 200
     protected = api("DELETE", path)
-    assert (protected.status_code, "protected" in protected.json["message"]) == (409, True)
+    assert (protected.status_code, "termination protection" in protected.json["message"]) == (409, True)
     assert api.post(f"{path}/lock").status_code == 200
     assert "Unlock it first" in api("PATCH", path, {"name": "other"}).json["message"]
 

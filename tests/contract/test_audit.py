@@ -130,11 +130,13 @@ def test_a_price_of_minus_zero_does_not_break_the_log(people: People, database: 
 def test_what_was_asked_is_recorded_even_if_it_is_no_text(ctx: Context, database: sessionmaker[Session], text: str) -> None:
     odd = replace(ctx, user_agent=text)
     with transaction(ctx.db):
-        record(odd, "test.thing.do", Subject("test.thing", "t-1", text[:200]), status="failure", error=text, details={"said": text})
+        record(odd, "test.thing.do", Subject("test.thing", text, text), status="failure", error=text, details={"said": text})
     with database() as session:
         assert verify(session).broken_seq is None
         entry = session.scalars(select(AuditEntry)).one()
-        assert (len(entry.user_agent) <= 255, len(entry.error_message) <= 2000) == (True, True)
+        assert (len(entry.user_agent) <= 255, len(entry.error_message) <= 2000, len(entry.resource_id) <= 64, len(entry.resource_name) <= 255) == (
+            True,
+        ) * 4
 
 
 def test_entries_of_many_at_once_are_one_chain(people: People, database: sessionmaker[Session]) -> None:

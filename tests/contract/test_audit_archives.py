@@ -23,6 +23,7 @@ from portal.kernel.audit_watch import audit_archive, audit_checkpoint
 from portal.kernel.context import Context
 from portal.kernel.db import now, open_database, transaction
 from portal.settings import Settings
+from tests.support.audited import statements
 from tests.support.people import People
 
 OLD = timedelta(days=40)
@@ -162,7 +163,7 @@ def test_archives_that_were_tampered_with_are_named(log: Context, settings: Sett
     assert (found.broken_seq, said in found.problem) == (seq, True), found
 
 
-STEPS = ("_write", "_sha256", "problem_of_file", "_publish", "before commit", "after commit")
+STEPS = ("_write", "sha256_of", "problem_of_file", "_publish", "before commit", "after commit")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -217,3 +218,31 @@ def test_a_file_is_readable_by_nobody_else(log: Context, settings: Settings) -> 
     audit_archive(log)
     paths: list[Path] = list(directory(settings).glob("*.gz"))
     assert [path.stat().st_mode & 0o077 for path in paths] == [0] * 2
+
+
+def test_what_a_writer_left_that_died_goes_after_a_day(log: Context, settings: Settings) -> None:
+    home = directory(settings)
+    home.mkdir(parents=True)
+    old, young = home / ".audit-1-4.jsonl.gz.5", home / ".audit-5-8.jsonl.gz.6"
+    for path in (old, young):
+        path.touch()
+    aged = (now() - timedelta(days=2)).timestamp()
+    os.utime(old, (aged, aged))
+    audit_archive(log)
+    assert (old.exists(), young.exists(), len(list(home.glob("*.gz")))) == (False, True, 2)
+
+
+def test_what_is_not_whole_leaves_no_file(log: Context, settings: Settings) -> None:
+    with transaction(log.db):
+        log.db.execute(update(AuditEntry).where(AuditEntry.seq == 3).values(username="innocent"))
+    with pytest.raises(Damaged):
+        audit_archive(log)
+    assert list(directory(settings).iterdir()) == []
+
+
+def test_how_far_archiving_may_go_is_looked_up_and_not_walked_to(log: Context) -> None:
+    with statements(log.db) as said:
+        audit_archive(log)
+    asked = [each for each in said if "audit_entries.timestamp" in each and "LIMIT" in each]
+    assert asked
+    assert all("ORDER BY audit_entries.timestamp DESC" in each for each in asked)

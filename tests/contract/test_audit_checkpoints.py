@@ -8,41 +8,28 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flask.testing import FlaskClient
-from prometheus_client import REGISTRY
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.kernel.audit import GENESIS, AuditEntry, AuditHead, Subject, digest, record
-from portal.kernel.audit_checkpoints import AuditCheckpoint, AuditKey, AuditVerification, newest_checkpoint, newest_verification
+from portal.kernel.audit import GENESIS, AuditEntry, AuditHead, digest
+from portal.kernel.audit_checkpoints import AuditCheckpoint, AuditKey, newest_checkpoint
 from portal.kernel.audit_keys import ANCHOR_FILE, KEY_FILE, Signer, key_rotate, signer, trust_of
-from portal.kernel.audit_verify import Since, Verdict, verify
-from portal.kernel.audit_watch import audit_checkpoint, audit_verify, audit_watch
+from portal.kernel.audit_verify import Since, verify
+from portal.kernel.audit_watch import audit_checkpoint, audit_watch
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
-from portal.kernel.errors import Forbidden
 from portal.kernel.events import Event
 from portal.settings import Settings
+from tests.support.audited import signed_log, write
 from tests.support.people import People
-from tests.support.web import Api
 
 FORGER = Signer(Ed25519PrivateKey.generate())
 
 
 @pytest.fixture
 def log(people: People) -> Context:
-    """Twelve entries with checkpoints at 4 and 8, written and signed by the portal itself."""
-    ctx = people.context(None)
-    for number in range(12):
-        write(ctx, number)
-        if number in {3, 7}:
-            assert audit_checkpoint(ctx).broken_seq is None
-    return ctx
-
-
-def write(ctx: Context, number: int) -> None:
-    with transaction(ctx.db):
-        record(ctx, "test.thing.do", Subject("test.thing", f"t-{number}", f"thing {number}"), details={"number": number})
+    """Twelve entries with checkpoints at 4 and 8."""
+    return signed_log(people)
 
 
 def rewrite(session: Session, seq: int, *, until: int | None = None) -> None:
@@ -191,17 +178,6 @@ def test_what_does_not_hold_is_not_signed_and_raises_the_alarm_once(log: Context
         assert (entry.status, entry.details["broken_seq"]) == ("failure", 10)
 
 
-def test_what_was_found_broken_stays_so_until_somebody_looks_there_again(log: Context) -> None:
-    audit_watch(log)
-    with transaction(log.db):
-        log.db.execute(update(AuditEntry).where(AuditEntry.seq == 2).values(username="innocent"))
-    assert audit_verify(log).broken_seq == 2
-    write(log, 3)
-    assert audit_checkpoint(log).broken_seq is None
-    assert audit_watch(log).broken_seq is None
-    assert newest_verification(log.db).broken_seq == 2
-
-
 def test_a_verification_can_begin_where_the_last_one_ended(log: Context, settings: Settings) -> None:
     trust = trust_of(settings)
     assert audit_watch(log).entries == 12
@@ -236,35 +212,29 @@ def test_a_host_without_a_key_says_that_it_checked_no_signature(log: Context) ->
     assert (found.broken_seq, found.checkpoints) == (None, 0)
 
 
-def test_verifying_is_for_those_who_read_everything_and_is_in_the_log(log: Context, people: People, api_for: Callable[..., Api]) -> None:
-    with pytest.raises(Forbidden):
-        audit_verify(people.context(people.user("project_admin")))
-    auditor = api_for("auditor")
-    for method in ("GET", "POST"):
-        found: Verdict = auditor(method, "/security/audit-logs/verify").json
-        assert found["is_intact"] is True  # type: ignore[index]
-        assert found["checkpoints"] == 2  # type: ignore[index]
-    told = log.db.execute(
-        select(AuditEntry.username, AuditEntry.status).where(AuditEntry.action == "security.audit.verify").order_by(AuditEntry.seq)
-    ).all()
-    assert [status for _, status in told] == ["denied", "success", "success"]
-    assert log.db.scalars(select(AuditVerification.username)).all() == [auditor.user.username] * 2
+def test_a_verification_of_what_is_new_reads_few_checkpoints(log: Context, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each quarter of an hour costs does not grow with the age of the log."""
+    for number in range(12, 20):
+        write(log, number)
+        audit_checkpoint(log)
+    trust, asked = trust_of(settings), list[str]()
+    whole = type(trust).is_signed
+    monkeypatch.setattr(type(trust), "is_signed", lambda self, content, *rest: asked.append(str(content["kind"])) or whole(self, content, *rest))  # type: ignore[func-returns-value]
+    assert verify(log.db, trust, since=Since.CHECKPOINT).broken_seq is None
+    assert len(asked) <= 2
+    asked.clear()
+    assert verify(log.db, trust).checkpoints == 10
+    assert len(asked) == 10
 
 
-def measured(client: FlaskClient) -> tuple[float | None, ...]:
-    """Entry verified, entry signed, broken or not, as Prometheus would get them from a portal of one process."""
-    assert client.get("/metrics").status_code == 200
-    return tuple(REGISTRY.get_sample_value(f"portal_audit_{name}") for name in ("verified_entry", "signed_entry", "broken"))
-
-
-def test_the_page_says_how_far_the_log_was_verified(log: Context, client_for: Callable[..., FlaskClient], app: object) -> None:
-    client = client_for("auditor")
-    assert "Chain verified to entry 8" in client.get("/audit").text
-    audit_watch(log)
-    assert "Chain verified to entry 12" in client.get("/audit").text
-    assert measured(client) == (12, 8, 0)
-    with transaction(log.db):
-        log.db.execute(update(AuditEntry).where(AuditEntry.seq == 10).values(username="innocent"))
+def test_a_short_verification_misses_the_checkpoint_that_the_host_knows(log: Context, settings: Settings) -> None:
+    """Another host has made later ones; the one that this host keeps is still asked for."""
+    kept = (settings.data_dir / ANCHOR_FILE).read_text()
+    write(log, 12)
     audit_checkpoint(log)
-    assert "Chain broken at entry 10" in client.get("/audit").text
-    assert measured(client)[2] == 1
+    (settings.data_dir / ANCHOR_FILE).write_text(kept)
+    assert verify(log.db, trust_of(settings), since=Since.CHECKPOINT).broken_seq is None
+    with transaction(log.db):
+        log.db.execute(delete(AuditCheckpoint).where(AuditCheckpoint.number == 2))
+    found = verify(log.db, trust_of(settings), since=Since.CHECKPOINT)
+    assert (found.broken_seq, "keeps outside the database" in found.problem) == (8, True)

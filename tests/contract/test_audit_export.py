@@ -124,6 +124,45 @@ def test_a_restricted_token_starts_no_export(people: People, app: object) -> Non
     assert api.get(LOGS).status_code == 200
 
 
+def test_a_restricted_token_reads_no_export_of_its_user(admin: Api, worker: TestWorker, people: People, app: object) -> None:
+    from portal.identity.tokens import token_create
+
+    found, _ = exported(admin, worker)
+    secret, _ = token_create(people.context(admin.user), admin.user, "narrow", scopes=["security:audit"])
+    narrow = Api(app.test_client(), admin.user, secret)  # type: ignore[attr-defined]
+    for path in (EXPORTS, f"{EXPORTS}/{found['export_id']}", str(found["file"])):
+        assert narrow.get(path).status_code == 403, path
+        assert admin.get(path).status_code == 200, path
+
+
+def test_a_file_that_tells_of_a_project_goes_to_nobody_who_lost_it(
+    people: People, worker: TestWorker, api_for: Callable[..., Api], database: sessionmaker[Session]
+) -> None:
+    """Asked for in one project, holding entries of two."""
+    there = people.project()
+    admin = api_for("project_admin")
+    with database() as session, transaction(session):
+        session.add(Membership(user_id=admin.user.id, project_id=there, role="project_admin"))
+    write(people.context(people.user("developer")), "here")
+    write(people.context(people.user("developer", there), there), "there")
+    found, content = exported(admin, worker, action="test.*")
+    assert [json.loads(line)["resource_name"] for line in content.splitlines()] == ["there", "here"]
+    with database() as session, transaction(session):
+        session.execute(update(Membership).where(Membership.user_id == admin.user.id, Membership.project_id == there).values(role="viewer"))
+    assert admin.get(str(found["file"])).status_code == 403
+    found, content = exported(admin, worker, action="test.*")
+    assert [json.loads(line)["resource_name"] for line in content.splitlines()] == ["here"]
+
+
+def test_one_that_is_no_longer_listed_is_still_found(admin: Api, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = exported(admin, worker)
+    monkeypatch.setattr(audit_export, "MOST_LISTED", 1)
+    exported(admin, worker)
+    assert first["export_id"] not in [each["export_id"] for each in admin.get(EXPORTS).json["results"]]
+    assert admin.get(f"{EXPORTS}/{first['export_id']}").status_code == 200
+    assert admin.get(str(first["file"])).status_code == 200
+
+
 def test_what_is_large_is_not_sent_at_once(admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_export, "AT_ONCE", 2)
     answer = admin.get(f"{LOGS}?action=test.*")

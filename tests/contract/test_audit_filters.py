@@ -31,6 +31,7 @@ FILTERS |= {
     "both ends": SPANS["since"] | SPANS["until"],
     "nothing": {},
 }
+FILTERS |= {"person and action": {"user_id": "x-1", "action": "test.thing.do"}, "newer": {"after_seq": 3}}
 FILTERS |= {"deep": {"before_seq": 3}, "person and outcome": {"username": "x-1", "status": "denied"}}
 
 
@@ -146,6 +147,14 @@ def test_the_api_takes_the_same_filters(api_for: Callable[..., Api], people: Peo
     assert api_for("viewer").get(f"{log}/{entry['log_id']}").status_code == 404
     first = api.get(f"{log}?limit=1").json
     assert api.get(first["next"].removeprefix("http://localhost")).json["results"][0]["seq"] == first["results"][0]["seq"] - 1
+
+
+def test_filters_that_can_find_nothing_are_refused(api_for: Callable[..., Api]) -> None:
+    api = api_for("auditor")
+    for wrong, name in (("status=ok", "status"), ("since=2026-02-01&until=2026-01-01", "until")):
+        answer = api.get(f"/security/audit-logs?{wrong}")
+        assert (answer.status_code, name in answer.text) == (400, True), answer.text
+    assert api.get("/security/audit-logs?status=denied&since=2026-01-01&until=2026-02-01").status_code == 200
 
 
 def test_an_entry_is_opened_on_the_page_with_ways_to_what_belongs_to_it(client_for: Callable[..., FlaskClient], people: People) -> None:

@@ -24,7 +24,7 @@ SECRETS = (
 
 def everything(database: sessionmaker[Session], *tables: str) -> str:
     with database() as session:
-        return "\n".join(repr(row) for table in tables for row in session.execute(text(f"SELECT * FROM {table}")))  # noqa: S608 - names of our own
+        return "\n".join(repr(tuple(row)) for table in tables for row in session.execute(text(f"SELECT * FROM {table}")))  # noqa: S608 - names of our own
 
 
 def filled(path: str, ids: dict[str, str]) -> str:
@@ -78,6 +78,28 @@ def test_secrets_of_real_changes_are_not_in_the_log(api_for: Callable[..., Api],
     assert [secret for secret in (PLANTED, PASSWORD, token, admin.token, boss.token, "PRIVATE KEY") if secret in log] == []
 
 
+def test_what_is_typed_where_the_user_name_belongs_may_be_a_password(app: Flask, people: People, database: sessionmaker[Session]) -> None:
+    known = people.user("developer")
+    for name in (PLANTED, known.username):
+        answer = app.test_client().post("/api-token-auth/", json={"username": name, "password": "wrong"})
+        assert answer.status_code == 401
+    with database() as session:
+        told = session.execute(
+            select(AuditEntry.resource_id, AuditEntry.resource_name).where(AuditEntry.status == "failure").order_by(AuditEntry.seq)
+        ).all()
+    assert [tuple(each) for each in told] == [("", "unknown user"), (known.id, known.username)]
+    assert PLANTED not in everything(database, "audit_entries")
+
+
+def test_what_an_address_is_signed_with_is_not_in_the_log(api: Api, database: sessionmaker[Session]) -> None:
+    url = f"https://robot:{PLANTED}@images.example.org/a.qcow2?X-Amz-Signature={PLANTED}&size=1&token={PLANTED}#{PLANTED}"
+    for fields in ({"name": "mine", "source_url": url}, {"name": "mine", "description": f"from {url}, which is signed"}):
+        api.post("/compute/images", fields)
+    api.post("/compute/images", {"name": "other", "source_url": f"https://images.example.org/a.qcow2?X-Amz-Signature={PLANTED}"})
+    log = everything(database, "audit_entries")
+    assert (PLANTED in log, "https://********@images.example.org/a.qcow2?X-Amz-Signature=********&size=********" in log) == (False, True)
+
+
 def test_sign_ins_refusals_and_reads_are_in_the_log(
     app: Flask, api_for: Callable[..., Api], database: sessionmaker[Session], people: People, worker: TestWorker
 ) -> None:
@@ -91,7 +113,7 @@ def test_sign_ins_refusals_and_reads_are_in_the_log(
     admin.get(f"/compute/instances/{made['instance_id']}/console-output")
     viewer.get(f"/compute/instances/{made['instance_id']}/console-output")
     viewer.post("/compute/key-pairs", {"name": "k"})
-    api_for("auditor").get("/security/audit-logs/verify")
+    api_for("auditor").post("/security/audit-logs/verify", {})
     api_for("auditor").get("/security/audit-logs/export")
     with database() as session:
         told = {(row[0], row[1]) for row in session.execute(text("SELECT action, status FROM audit_entries"))}

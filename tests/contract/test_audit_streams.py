@@ -20,7 +20,8 @@ from sqlalchemy import delete, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.kernel.audit import AuditEntry, Subject, record
-from portal.kernel.audit_streams import BATCH, AuditStream, NotTaken, Receiver, stream_on, streams
+from portal.kernel.audit_sending import BATCH, stream_on
+from portal.kernel.audit_streams import AuditStream, NotTaken, Receiver, streams
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.settings import Settings
@@ -29,6 +30,7 @@ from tests.support.people import People
 from tests.support.servers import free_port
 
 WAIT_S = 10.0
+NOWHERE = Path("/nowhere")
 HEAD = re.compile(rb'<(\d+)>1 (\S+) (\S+) atonix-portal - (\S+) \[meta sequenceId="(\d+)"\] (\{.*\})', re.DOTALL)
 
 
@@ -99,9 +101,9 @@ def test_syslog_over_tcp_gets_everything_in_order(people: People, settings: Sett
     write(ctx, 450, said="<&>")
     with listening(listener) as port, database() as session:
         (receiver,) = receivers(with_url(settings, audit_syslog_url=f"tcp://127.0.0.1:{port}"))
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         write(ctx, 3)
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         got = listener.wait_for(453)
         row = session.get_one(AuditStream, "syslog", populate_existing=True)
         assert (row.last_seq, row.last_error, row.at is not None) == (453, "", True)
@@ -139,7 +141,7 @@ def test_syslog_over_udp_is_one_datagram_per_entry(people: People, settings: Set
         server.bind(("127.0.0.1", 0))
         server.settimeout(WAIT_S)
         (receiver,) = receivers(with_url(settings, audit_syslog_url=f"udp://127.0.0.1:{server.getsockname()[1]}"))
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         got = [server.recv(65536) for _ in range(3)]
     assert seqs(got) == [1, 2, 3]
     assert json.loads(HEAD.fullmatch(got[2])[6])["details"] == "too large for a datagram"  # type: ignore[index]
@@ -199,23 +201,23 @@ def test_a_webhook_gets_signed_batches_and_failed_ones_again(
     write(ctx, 250)
     handler.answers[:] = [204, 500]
     with database() as session:
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         row = session.get_one(AuditStream, "webhook", populate_existing=True)
         assert (row.last_seq, row.failures, "answered 500" in row.last_error, row.next_try_at > now()) == (200, 1, True, True)
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         assert len(handler.bodies) == 1
         waits = []
         for status in (302, 503):
             handler.answers[:] = [status]
             with transaction(session):
                 session.execute(update(AuditStream).values(next_try_at=now()))
-            stream_on(session, receiver, until=once())
+            stream_on(session, receiver, NOWHERE, until=once())
             row = session.get_one(AuditStream, "webhook", populate_existing=True)
             waits.append(row.next_try_at - now())
         assert timedelta(seconds=5) < waits[0] < waits[1] < timedelta(seconds=21)
         with transaction(session):
             session.execute(update(AuditStream).values(next_try_at=now()))
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
         row = session.get_one(AuditStream, "webhook", populate_existing=True)
         assert (row.last_seq, row.failures, row.last_error) == (250, 0, "")
     assert [entry["seq"] for body in handler.bodies for entry in body["entries"]] == list(range(1, 251))
@@ -225,7 +227,7 @@ def test_a_webhook_gets_signed_batches_and_failed_ones_again(
 def test_who_dies_after_sending_sends_again(
     people: People, settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from portal.kernel import audit_streams
+    from portal.kernel import audit_sending
 
     write(people.context(None), 3)
     sent: list[object] = []
@@ -238,11 +240,11 @@ def test_who_dies_after_sending_sends_again(
 
     receiver = Receiver("webhook", lambda entries: sent.extend(entry["seq"] for entry in entries))
     with database() as session, monkeypatch.context() as patched:
-        patched.setattr(audit_streams, "_moved", die)
+        patched.setattr(audit_sending, "_moved", die)
         with pytest.raises(Killed):
-            stream_on(session, receiver, until=once())
+            stream_on(session, receiver, NOWHERE, until=once())
     with database() as session:
-        stream_on(session, receiver, until=once())
+        stream_on(session, receiver, NOWHERE, until=once())
     assert sent == [1, 2, 3, 1, 2, 3]
 
 
@@ -253,15 +255,18 @@ def test_a_gap_is_no_end(people: People, database: sessionmaker[Session]) -> Non
         session.commit()
     sent: list[object] = []
     with database() as session:
-        stream_on(session, Receiver("webhook", lambda entries: sent.extend(entry["seq"] for entry in entries)), until=once())
+        receiver = Receiver("webhook", lambda entries: sent.extend(entry["seq"] for entry in entries))
+        stream_on(session, receiver, NOWHERE, until=once())
+        row = session.get_one(AuditStream, "webhook", populate_existing=True)
     assert sent == [2 * BATCH + 1, 2 * BATCH + 2, 2 * BATCH + 3]
+    assert row.passed_over == f"Entries 1 to {2 * BATCH} were not in the log any more when they were to be sent."
 
 
 def test_nobody_listens(people: People, settings: Settings, database: sessionmaker[Session]) -> None:
     write(people.context(None), 1)
     nowhere = with_url(settings, audit_syslog_url=f"tcp://127.0.0.1:{free_port()}")
     with database() as session:
-        stream_on(session, receivers(nowhere)[0], until=once())
+        stream_on(session, receivers(nowhere)[0], NOWHERE, until=once())
         ((row, lag),) = streams(session, nowhere)
         assert (lag, "refused" in row.last_error) == (1, True)
     with pytest.raises(NotTaken):
@@ -275,7 +280,7 @@ def test_the_page_and_the_metrics_say_how_far_copies_are(
     configured = with_url(settings, audit_webhook_url="http://user:" + f"kept-back@127.0.0.1:{free_port()}/")
     app.extensions["portal"] = (configured, *app.extensions["portal"][1:])
     with database() as session:
-        stream_on(session, receivers(configured)[0], until=once())
+        stream_on(session, receivers(configured)[0], NOWHERE, until=once())
     page = client_for("auditor").get("/audit").text
     assert "Copies to webhook are held up" in page
     assert "kept-back" not in page

@@ -8,7 +8,7 @@ from portal.bootstrap import ADMIN, DEFAULT_PROJECT, initialise
 from portal.compute.flavors import DEFAULT_FLAVORS, Flavor
 from portal.compute.images import CATALOGUE, Image
 from portal.identity.models import Membership, Project, User
-from portal.identity.passwords import matches
+from portal.identity.passwords import check_strength, matches
 from portal.kernel.db import transaction
 from portal.kernel.quota import DIMENSIONS, Quota
 from portal.settings import Settings
@@ -40,6 +40,7 @@ def test_a_fresh_installation_has_what_one_begins_with(empty: sessionmaker[Sessi
         assert (project.name, admin.platform_role, admin.default_project_id) == (DEFAULT_PROJECT, "platform_admin", project.id)
         assert session.scalars(select(Membership.role)).one() == "project_admin"
         assert matches(admin.password_hash, ADMIN_PASSWORD)
+        assert not admin.must_change_password
         assert session.scalar(select(func.count()).select_from(Flavor)) == len(DEFAULT_FLAVORS)
         assert {image.state for image in session.scalars(select(Image))} == {"available", "catalogue"}
         assert set(session.scalars(select(Image.id))) == {row[0] for row in CATALOGUE}
@@ -54,7 +55,10 @@ def test_a_password_is_made_where_none_is_given(empty: sessionmaker[Session], se
         assert made is not None
         assert made.generated
         assert len(made.password) >= 20
-        assert matches(session.scalars(select(User)).one().password_hash, made.password)
+        admin = session.scalars(select(User)).one()
+        assert matches(admin.password_hash, made.password)
+        assert admin.must_change_password
+        check_strength(settings, made.password, field="password", username=made.username, email=made.email)
 
 
 def test_a_start_changes_nothing_that_somebody_changed(database: sessionmaker[Session], settings: Settings) -> None:

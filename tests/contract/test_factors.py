@@ -18,6 +18,7 @@ from portal.identity.factors import MfaDevice, RecoveryCode
 from portal.identity.models import User, UserSession
 from portal.identity.passwords import FREE_TRIES
 from portal.kernel.audit import AuditEntry
+from portal.kernel.authz import ROLES
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import ConfirmationRequired, Conflict, Forbidden, InvalidRequest, NotFound, Unauthorized
@@ -33,7 +34,7 @@ def code_of(secret: str, *, steps: int = 0) -> str:
 def enrol(ctx: Context) -> tuple[str, list[str]]:
     """Take an app into use with the code of a step ago, so that the present one is unused; (secret, recovery codes)."""
     device, secret, _ = factors.totp_begin(ctx, "phone")
-    return secret, factors.totp_confirm(ctx, device.id, code_of(secret, steps=-1))
+    return secret, factors.totp_confirm(ctx, device.id, code_of(secret, steps=-1)).codes
 
 
 @pytest.fixture
@@ -386,3 +387,28 @@ def test_other_sessions_are_ended_at_once(app: Flask, people: People, user: User
     answer = mine.post("/account/sessions/end-others", data={"csrf_token": csrf_of(mine.get("/account"))})
     assert answer.status_code == 303
     assert [is_in(each) for each in (mine, other, foreign)] == [True, False, True]
+
+
+def test_ending_a_session_needs_a_fresh_proof(app: Flask, people: People, user: User, database: sessionmaker[Session]) -> None:
+    mine, other = browser(app, people, user), browser(app, people, user)
+    with database() as session:
+        ids = session.scalars(select(UserSession.session_id)).all()
+        session.execute(update(UserSession).values(proved_at=now() - timedelta(hours=1)))
+        session.commit()
+    token = csrf_of(mine.get("/account"))
+    for path in ("end-others", *(f"{session_id}/revoke" for session_id in ids)):
+        assert "Confirm that it is you" in mine.post(f"/account/sessions/{path}", data={"csrf_token": token}).text
+    assert is_in(other)
+    mine.post("/confirm", data={"csrf_token": token, "password": PASSWORD})
+    assert mine.post("/account/sessions/end-others", data={"csrf_token": token}).status_code == 303
+    assert not is_in(other)
+
+
+def test_rules_for_every_role_leave_nobody_in_without_a_second_factor(app: Flask, people: People) -> None:
+    factors.rules_update(people.context(people.user("platform_admin")), list(ROLES))
+    for role in ROLES:
+        user = people.user(role)
+        client = browser(app, people, user)
+        assert client.get("/compute/instances").location == "/account/factors", role
+        assert client.get("/api/v1/compute/instances").status_code == 403, role
+        assert app.test_client().post("/api-token-auth/", json={"username": user.username, "password": PASSWORD}).status_code == 403, role

@@ -11,8 +11,9 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.models import ApiToken
+from portal.identity.tokens import token_create
 from portal.kernel.db import now
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People
 from tests.support.web import Api, api_client, browser
@@ -89,6 +90,56 @@ def test_conditions_look_at_the_request(admin: Api, viewer: Api) -> None:
     assert viewer.post("/compute/instances", {"name": "a", **SMALL}).status_code == 403
     assert viewer.post("/compute/instances", {"name": "a", "count": 3, "tags": {"env": "test"}, **SMALL}).status_code == 403
     assert viewer.post("/compute/instances", {"name": "a", "count": 2, "tags": {"env": "test"}, **SMALL}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("condition", "refused", "allowed"),
+    [
+        # However a row is named, its id is what conditions see; what is left out is what is taken then.
+        ({"StringEquals": {"request.input/flavor": "t3-micro"}}, [{}, {"flavor": "t3.micro"}], [{"flavor": "t3.small"}]),
+        ({"NumericGreaterThan": {"request.input/root_volume_size_gb": 4}}, [{}, {"root_volume_size_gb": 20}], [{"root_volume_size_gb": 4}]),
+        ({"NumericEquals": {"request.input/count": 1}}, [{}, {"count": 1}], [{"count": 2}]),
+        ({"Null": {"request.input/user_data": False}}, [{"user_data": "#!/bin/sh"}], [{}]),
+    ],
+)
+def test_a_denial_holds_however_the_request_is_written(
+    admin: Api, api_for: Callable[..., Api], condition: dict[str, Any], refused: list[dict[str, Any]], allowed: list[dict[str, Any]]
+) -> None:
+    developer = api_for("developer")
+    attach(admin, write(admin, "deny", allow("compute.instance.create", effect="Deny", **condition)), developer.user.id)
+    for number, more in enumerate(refused):
+        assert developer.post("/compute/instances", {"name": f"no-{number}", **SMALL, **more}).status_code == 403, more
+    for number, more in enumerate(allowed):
+        assert developer.post("/compute/instances", {"name": f"yes-{number}", **SMALL, **more}).status_code == 202, more
+
+
+def test_what_is_left_out_is_allowed_as_its_default(admin: Api, viewer: Api) -> None:
+    attach(admin, write(admin, "few", allow("compute.instance.create", NumericLessThanEquals={"request.input/count": 2})), viewer.user.id)
+    assert viewer.post("/compute/instances", {"name": "one", **SMALL}).status_code == 202
+
+
+def test_a_denial_holds_for_a_member_by_id_and_by_name(admin: Api, api_for: Callable[..., Api]) -> None:
+    boss, member = api_for("project_admin"), api_for("viewer").user
+    group = admin.post("/security/groups", {"name": "crew"}).json["id"]
+    deny = allow("security.group.add_member", effect="Deny", StringEquals={"request.input/user": member.id})
+    attach(admin, write(admin, "not-them", deny), boss.user.id)
+    for named in (member.id, member.username):
+        assert boss.post(f"/security/groups/{group}/add-member", {"user": named}).status_code == 403
+
+
+def test_a_field_may_be_kept_from_somebody(admin: Api, api_for: Callable[..., Api], worker: TestWorker) -> None:
+    """A policy names fields of a change; what no field is open for (owner, project, state) nobody writes."""
+    developer = api_for("developer")
+    made = developer.post("/compute/instances", {"name": "web-1", **SMALL}).json["instance_id"]
+    worker.drain()
+    keep = allow("compute.instance.update", effect="Deny", Null={"request.input/description": False})
+    attach(admin, write(admin, "keep-descriptions", keep), developer.user.id)
+    path = f"/compute/instances/{made}"
+    assert developer("PATCH", path, {"description": "mine"}).status_code == 403
+    assert developer("PATCH", path, {"name": "web-2"}).status_code == 200
+    for field, value in (("owner_id", developer.user.id), ("project_id", "default"), ("state", "running"), ("created_at", "2020-01-01T00:00:00Z")):
+        refused = developer("PATCH", path, {field: value})
+        assert (refused.status_code, field in refused.json["details"]) == (400, True), field
 
 
 def test_a_group_gives_role_and_policies(admin: Api, people: People, app: Flask, viewer: Api) -> None:
@@ -218,7 +269,7 @@ def test_a_token_does_what_its_scopes_say(admin: Api, app: Flask, people: People
     reader.token = made.json["key"]
     assert reader.get("/compute/instances").status_code == 200
     refused = reader.post("/compute/key-pairs", {"name": "k"})
-    assert (refused.status_code, "scopes of this token" in refused.json["message"]) == (403, True)
+    assert (refused.status_code, "The token's scope does not allow it" in refused.json["message"]) == (403, True)
     assert reader.get("/security/policies").json["count"] == 0
     assert reader.get("/security/audit-logs").json["count"] == 0
     assert reader.get("/api/v1/jobs").json["count"] == 0
@@ -227,9 +278,8 @@ def test_a_token_does_what_its_scopes_say(admin: Api, app: Flask, people: People
 
 
 def test_a_token_makes_no_stronger_token(admin: Api, app: Flask, people: People) -> None:
-    made = admin.post("/auth/keys", {"name": "reader", "scopes": ["compute:read", "*:write"]}).json
-    reader = api_client(app, people, admin.user)
-    reader.token = made["key"]
+    secret, _ = token_create(people.context(admin.user), admin.user, "reader", scopes=["compute:read", "*:write"])
+    reader = Api(app.test_client(), admin.user, secret)
     assert reader.post("/auth/keys", {"name": "all"}).status_code == 403
     assert reader.post("/auth/keys", {"name": "more", "scopes": ["compute:delete"]}).status_code == 403
     assert reader.post("/auth/keys", {"name": "admin", "scopes": ["admin"]}).status_code == 403

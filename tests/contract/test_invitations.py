@@ -19,7 +19,7 @@ from portal.identity.users import user_create
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, Unauthorized
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from tests.support.people import PASSWORD, People
 from tests.support.racing import race
 from tests.support.web import Api, browser, csrf_of

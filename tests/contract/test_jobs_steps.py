@@ -12,6 +12,7 @@ from portal.kernel.declare import Effect
 from portal.kernel.errors import StateConflict
 from portal.kernel.quota import held_by
 from portal.kernel.resource import Registry
+from portal.worker.asked_tasks import ASKED
 from tests.support.draining import TestWorker
 from tests.support.sabotage import both, failing, repeated, sabotaged
 from tests.support.scenarios import PLAYS, Stage, assert_nothing_left, assert_sound, job_operations, start
@@ -188,3 +189,7 @@ def test_a_failed_job_can_be_retried(stage: Stage, worker: TestWorker, worker_wi
         worker.drain()
         assert (worker.job(outcome.job_id).state, stage.row(outcome).state) == ("succeeded", OPERATIONS[name].settles)
     assert_sound(stage)
+
+
+def test_work_that_is_asked_for_is_declared_where_pages_see_it(registry: Registry) -> None:
+    assert {kind: task.work for kind, task in ASKED.items()} == registry.asked

@@ -7,23 +7,28 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, inspect, select
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.bootstrap import alembic_config, initialise, is_current, migrate
 from portal.compute.instances import instance_create
 from portal.compute.key_pairs import key_pair_create
 from portal.engines.ports import Capability
+from portal.kernel.audit_export import AuditExport
 from portal.kernel.capabilities import report
 from portal.kernel.db import Base, open_database, transaction
 from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, UserQuota, recount, recount_users
 from portal.kernel.resource import Registry
 from portal.settings import ROOT, Settings
+from tests.support.audited import statements
 from tests.support.databases import HOST, ON_POSTGRESQL, settings_for
 from tests.support.people import People
 from tests.support.processes import environment
 from tests.support.servers import Postgres
+
+# The newest migration of the version that was released last.
+RELEASED = "0006"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,34 @@ def test_indexes_and_constraints_are_those_of_the_models(blank: sessionmaker[Ses
             (column.name,) for column in table.columns if column.foreign_keys
         }, table.name
         assert {c["name"]: c["nullable"] for c in found.get_columns(table.name)} == {c.name: bool(c.nullable) for c in table.columns}, table.name
+
+
+def test_the_version_before_runs_on_the_new_database(blank: sessionmaker[Session]) -> None:
+    """It finds every column that it knows, and need not write those that it does not."""
+    engine = blank.kw["bind"]
+    command.upgrade(alembic_config(engine), RELEASED)
+    known = {name: {column["name"] for column in inspect(engine).get_columns(name)} for name in tables(engine)}
+    migrate(engine)
+    found = {name: {column["name"]: column for column in inspect(engine).get_columns(name)} for name in tables(engine)}
+    assert [f"{table}.{name}" for table, names in known.items() for name in sorted(names - set(found.get(table, ())))] == []
+    assert [
+        f"{table}.{name}"
+        for table, names in known.items()
+        for name, column in found[table].items()
+        if name not in names and not column["nullable"] and column["default"] is None
+    ] == []
+
+
+def test_what_goes_with_the_next_version_is_not_named_by_this_one(blank: sessionmaker[Session]) -> None:
+    migrate(blank.kw["bind"])
+    with blank() as session, statements(session) as said, transaction(session):
+        session.add(AuditExport(id="axp-1", user_id="usr-1", format="csv", query={}, job_id="job-1"))
+        session.flush()
+        session.expunge_all()
+        assert session.get_one(AuditExport, "axp-1").error == ""
+    assert [each for each in said if "audit_exports.error" in each or (each.startswith("INSERT INTO audit_exports") and " error" in each)] == []
+    with blank() as session:
+        assert session.scalar(text("SELECT error FROM audit_exports")) == ""
 
 
 def test_what_is_there_is_charged_to_its_owner(blank: sessionmaker[Session], settings: Settings, registry: Registry) -> None:

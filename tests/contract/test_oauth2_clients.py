@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.fake import FakeCompute
 from portal.identity.oauth2.models import OAuthClient
 from portal.kernel.audit import AuditEntry
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
-from tests.support.oauth import CALLBACK, ISSUER, Application, register
+from tests.support.oauth import CALLBACK, ISSUER, Application, register, said_in
 from tests.support.people import People
 from tests.support.racing import race
 from tests.support.web import Api, browser, csrf_of, make_app
@@ -184,6 +184,18 @@ def test_discovery_says_what_there_is(app: Flask) -> None:
     assert (said["issuer"], said["token_endpoint"], said["code_challenge_methods_supported"]) == (ISSUER, f"{ISSUER}/oauth2/token", ["S256"])
     assert (said["response_types_supported"], said["authorization_response_iss_parameter_supported"]) == (["code"], True)
     assert {"compute:read", "*:*", "admin"} <= set(said["scopes_supported"])
+
+
+def test_it_is_no_openid_provider(admin: Api, app: Flask, people: People) -> None:
+    """No ID tokens and no way to end a session from outside: nothing that another could take for a proof of who somebody is."""
+    client = app.test_client()
+    assert client.get("/.well-known/openid-configuration").status_code != 200
+    said = client.get("/.well-known/oauth-authorization-server").json
+    assert set(said["grant_types_supported"]) == {"authorization_code", "refresh_token", "client_credentials"}
+    assert {"openid", "end_session_endpoint", "userinfo_endpoint", "registration_endpoint"}.isdisjoint({*said["scopes_supported"], *said})
+    made, sofa = register(admin, app), browser(app, people, people.user("developer"))
+    assert said_in(made.ask(sofa, scope="openid"))["error"] == "invalid_scope"
+    assert "id_token" not in made.tokens(sofa)
 
 
 @pytest.mark.parametrize(

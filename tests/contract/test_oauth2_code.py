@@ -240,6 +240,11 @@ def test_a_yes_is_remembered_for_what_it_was_given_for(reports: Application, sof
     assert (after_sign_in.status_code, "You have allowed this before" in after_sign_in.text) == (200, True)
 
 
+@pytest.mark.parametrize(("grants", "words"), [(["authorization_code"], "10 minutes"), (["authorization_code", "refresh_token"], "30 days")])
+def test_the_question_says_for_how_long(owner: Api, app: Flask, sofa: FlaskClient, grants: list[str], words: str) -> None:
+    assert f"What you allow holds for {words};" in register(owner, app, grants=grants).ask(sofa).text
+
+
 def test_the_form_may_lead_to_the_application_and_nowhere_else(reports: Application, sofa: FlaskClient) -> None:
     policy = reports.ask(sofa).headers["Content-Security-Policy"]
     assert "form-action 'self' https://app.example.org;" in policy

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,18 +17,23 @@ from joserfc.jwk import ECKey, OctKey
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.identity.models import User
+from portal.identity.models import User, UserSession
 from portal.identity.oauth2 import bearer
 from portal.identity.oauth2.bearer import claims_of
 from portal.identity.oauth2.keys import keys_rotate, public_keys, signing_key
 from portal.identity.oauth2.models import OAuthFamily, OAuthKey
+from portal.identity.projects import member_set
+from portal.identity.service_accounts import service_account_create
+from portal.identity.tokens import token_create
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
+from portal.kernel.errors import Forbidden
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.oauth import ISSUER, Application, register
 from tests.support.people import PASSWORD, People
 from tests.support.racing import race
-from tests.support.web import Api, api_client, browser
+from tests.support.web import Api, api_client, browser, csrf_of
 
 REFRESH_DAYS = 30
 
@@ -76,6 +82,20 @@ def test_it_is_a_token_of_rfc_9068(reports: Application, sofa: FlaskClient, user
     jwt.decode(token, ECKey.import_key(published[0]), algorithms=["ES256"])
 
 
+def test_an_application_leaves_nothing_behind_that_outlives_it(people: People) -> None:
+    boss, stranger = people.context(people.user("project_admin")), people.user("viewer")
+    account = service_account_create(boss, name="robot", role="viewer").user
+    boss.principal = replace(boss.principal, credential="oauth:app-1")
+    tried: list[Callable[[], object]] = [
+        lambda: service_account_create(boss, name="backdoor", role="viewer"),
+        lambda: token_create(boss, account, "kept", days=3650),
+        lambda: member_set(boss, people.project_id, stranger.username, "developer"),
+    ]
+    for call in tried:
+        with pytest.raises(Forbidden, match="An application"):
+            call()
+
+
 def test_it_opens_what_its_scopes_and_its_user_both_may(
     reports: Application, sofa: FlaskClient, api_for: Callable[..., Api], app: Flask, people: People
 ) -> None:
@@ -83,10 +103,32 @@ def test_it_opens_what_its_scopes_and_its_user_both_may(
     assert reports.get("/api/v1/compute/instances", narrow).status_code == 200
     bearer_of = {"Authorization": f"Bearer {narrow}"}
     refused = app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers=bearer_of)
-    assert (refused.status_code, "scopes of this token" in refused.json["message"]) == (403, True)
+    assert (refused.status_code, "The token's scope does not allow it" in refused.json["message"]) == (403, True)
     assert reports.get("/api/v1/users", wide).status_code == 403, "a developer's application is no administrator"
     viewer = reports.tokens(browser(app, people, people.user("viewer")), scope="admin")["access_token"]
     assert app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers={"Authorization": f"Bearer {viewer}"}).status_code == 403
+
+
+def test_a_token_proves_no_second_factor(
+    reports: Application, sofa: FlaskClient, api_for: Callable[..., Api], user: User, database: sessionmaker[Session]
+) -> None:
+    """A policy that asks for one is not met by what somebody was given once, long ago."""
+    document = {
+        "Version": VERSION,
+        "Statement": [{"Effect": "Deny", "Action": "compute.key_pair.create", "Resource": "*", "Condition": {"Bool": {"principal.mfa": False}}}],
+    }
+    admin = api_for("project_admin")
+    policy = admin.post("/security/policies", {"name": "factor", "document": document}).json["id"]
+    assert admin.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": user.id}).status_code == 200
+    headers = {"Authorization": f"Bearer {reports.tokens(sofa, scope='admin')['access_token']}"}
+    refused = reports.app.test_client().post("/api/v1/compute/key-pairs", json={"name": "x"}, headers=headers)
+    assert (refused.status_code, "factor" in refused.json["message"]) == (403, True)
+    form = {"csrf_token": csrf_of(sofa.get("/compute/key-pairs/new")), "name": "x"}
+    assert sofa.post("/compute/key-pairs/new", data=form).status_code == 403
+    with database() as session:
+        session.execute(update(UserSession).values(mfa_at=now()))
+        session.commit()
+    assert sofa.post("/compute/key-pairs/new", data=form).status_code in {201, 303}
 
 
 def test_an_application_has_no_say_in_the_account(reports: Application, sofa: FlaskClient, app: Flask) -> None:

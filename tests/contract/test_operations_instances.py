@@ -48,7 +48,7 @@ def host(sessions: sessionmaker[Session], **facts: Any) -> None:
 
 @pytest.mark.parametrize(
     ("facts", "what", "limit"),
-    [({"cpus": 1}, "vCPU", 8), ({"memory_mib": 1024 + 8192}, "memory", 8192), ({"disk_free_gib": 2}, "disk", 0)],
+    [({"cpus": 1}, "vCPU", 8), ({"memory_mib": 1024 + 8192}, "memory", 8192)],
 )
 def test_a_full_host_says_what_is_short(stage: Stage, database: sessionmaker[Session], facts: dict[str, int], what: str, limit: int) -> None:
     host(database, **facts)
@@ -57,6 +57,15 @@ def test_a_full_host_says_what_is_short(stage: Stage, database: sessionmaker[Ses
         run(stage.ctx, instance_create, None, {"name": "web", "image": TINY, "flavor": "t3-micro", "count": 9})
     assert (full.value.details["what"], full.value.details["limit"]) == (what, limit)
     assert "Stop or terminate" in full.value.message
+    assert rows_of(database) == before
+
+
+def test_a_full_disk_is_named_with_its_setting(stage: Stage, database: sessionmaker[Session]) -> None:
+    host(database, disk_free_gib=2)
+    before = rows_of(database)
+    with pytest.raises(Conflict, match=r"the disk under DATA_DIR has 2 GiB free, and 2 GiB of it are kept free \(DISK_RESERVED_GIB\)") as full:
+        run(stage.ctx, instance_create, None, {"name": "web", **CREATE})
+    assert (full.value.details["what"], full.value.details["setting"]) == ("disk", "DISK_RESERVED_GIB")
     assert rows_of(database) == before
 
 
@@ -131,7 +140,7 @@ def test_a_retired_flavor_or_one_with_gpus_is_refused(stage: Stage, database: se
 
 def test_protection_has_to_be_switched_off_first(stage: Stage) -> None:
     row = stage.do(instance_create, name="web", enable_termination_protection=True, **CREATE)
-    with pytest.raises(Conflict, match="protected against termination"):
+    with pytest.raises(Conflict, match="has termination protection"):
         run(stage.ctx, instance_terminate, row.id)
     stage.do(stage.ctx.registry.operation("compute.instance.update"), row.id, enable_termination_protection=False)
     assert stage.do(instance_terminate, row.id).state == "terminated"

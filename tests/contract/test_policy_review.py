@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.identity.models import User
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.security.simulator import what_can
 from tests.support.effects import rows_of
 from tests.support.people import People
@@ -45,7 +45,7 @@ def test_who_gains_and_who_loses(api: Api, held: tuple[str, User, User], databas
     found = review(
         api, policy, {**START, "Action": ["compute.instance.stop"]}, {**START, "Sid": "No", "Effect": "Deny", "Action": ["compute.image.create"]}
     )
-    assert (found["is_valid"], found["warnings"], found["holders"]) == (True, [], 2)
+    assert (found["is_valid"], found["warnings"], found["holders"], found["compared"]) == (True, [], 2, 2)
     effects = {each["username"]: each for each in found["effects"]}
     assert effects[viewer.username] == {
         "user_id": viewer.id, "username": viewer.username, "gained": ["compute.instance.stop"], "lost": ["compute.instance.start"], "changed": [],
@@ -54,6 +54,28 @@ def test_who_gains_and_who_loses(api: Api, held: tuple[str, User, User], databas
     assert (effects[developer.username]["gained"], effects[developer.username]["lost"]) == ([], ["compute.image.create"])
     assert rows_of(database) == before
     assert review(api, policy, START)["effects"] == []
+
+
+def test_effects_for_the_first_holders_alone_are_told_as_that(api: Api, held: tuple[str, User, User], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.security.effects.MAX_HOLDERS", 1)
+    found = review(api, held[0], {**START, "Action": ["compute.image.delete"]})
+    assert (found["holders"], found["compared"], len(found["effects"])) == (2, 1, 1)
+
+
+def test_who_can_is_answered_for_all_users_page_by_page(
+    api: Api, held: tuple[str, User, User], client_for: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "/security/who-can?action=compute.instance.start"
+    whole = api.get(path).json
+    assert ({held[1].username, held[2].username, api.user.username} - {row["username"] for row in whole["results"]}, whole["next"]) == (set(), None)
+    monkeypatch.setattr("portal.security.simulator.MAX_USERS", 1)
+    page, found = api.get(path).json, []
+    while page["next"]:
+        found += page["results"]
+        page = api.get(page["next"].partition("/api/v1")[2]).json
+    assert found + page["results"] == whole["results"]
+    first = client_for().get("/security/simulator?action=compute.instance.start").text
+    assert "Ask about the users that follow" in first
 
 
 def test_what_was_announced_is_what_happens(api: Api, held: tuple[str, User, User], people: People) -> None:
@@ -125,6 +147,20 @@ def test_the_boundary_of_a_project_says_that_it_is_one(api_for: Callable[..., Ap
     assert api("PATCH", f"/security/policies/{held[0]}", {"document": wide}).status_code == 200
     assert boss("PUT", f"/projects/{people.project_id}/boundary", {"policy": held[0]}).status_code == 200
     assert any("permission boundary of project" in each["message"] for each in review(boss, held[0], START)["warnings"])
+
+
+def test_nobody_gains_what_the_boundary_of_the_project_forbids(
+    api_for: Callable[..., Api], api: Api, held: tuple[str, User, User], people: People
+) -> None:
+    boss = api_for("platform_admin")
+    most = {"Sid": "Most", "Effect": "Allow", "Action": ["compute.instance.*", "core.*", "security.*", "identity.*"], "Resource": "*"}
+    bound = boss.post("/security/policies", {"name": "bound", "document": document(most), "whole_platform": True}).json["id"]
+    wider = {**START, "Action": ["compute.instance.start", "compute.instance.stop", "compute.image.delete"]}
+    gained = {each["username"]: each["gained"] for each in review(api, held[0], wider)["effects"]}
+    assert gained[held[1].username] == ["compute.image.delete", "compute.instance.stop"]
+    assert boss("PUT", f"/projects/{people.project_id}/boundary", {"policy": bound}).status_code == 200
+    gained = {each["username"]: each["gained"] for each in review(api, held[0], wider)["effects"]}
+    assert gained[held[1].username] == ["compute.instance.stop"]
 
 
 def test_the_form_says_it_while_typing_and_without_scripts(client_for: Callable[..., FlaskClient], held: tuple[str, User, User]) -> None:

@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.compute.images import Image
 from portal.compute.instances import Instance
 from portal.kernel import tags
-from portal.kernel.authz import ROLES, decide, reach, target_of, trace
+from portal.kernel.authz import ROLES, compiled, decide, reach, target_of, trace
 from portal.kernel.context import Context, Grant, Limit
 from portal.kernel.db import now, transaction
 from portal.kernel.jobs import Job
-from portal.kernel.policy import VERSION, Columns, Statement, Target, parse
+from portal.kernel.policy import Asked, Columns, Condition, Statement, Target
+from portal.kernel.policy_documents import VERSION, parse
 from tests.support.people import People
 
 NAMES = ("web-1", "web-2", "db_1", "a[b]c", "50%", "Äpfel", "WEB-1", "back\\slash")
@@ -43,6 +44,7 @@ FLAGS = st.lists(st.booleans(), min_size=1, max_size=2)
 PAIRS = st.one_of(
     st.tuples(st.sampled_from(("StringEquals", "StringNotEquals")), st.sampled_from(KEYS), texts()),
     st.tuples(st.sampled_from(("StringLike", "StringNotLike")), st.sampled_from(KEYS), likes()),
+    st.tuples(st.sampled_from(("StringEquals", "StringLike")), st.sampled_from(KEYS[:2]), st.just([*NAMES, *filter(bool, VALUES), "w*1", "${principal.name}"])),
     st.tuples(st.sampled_from(("StringEquals", "StringNotEquals")), st.just("resource.owner"), st.lists(st.sampled_from(("${principal.id}", "usr-other")), min_size=1)),
     st.tuples(st.sampled_from(("StringEquals", "StringNotEquals", "StringLike")), st.just("resource.project"), st.lists(st.sampled_from(("HERE", "THERE", "prj-*")), min_size=1)),
     st.tuples(st.sampled_from(("StringEquals", "StringNotLike")), st.just("resource.id"), st.lists(st.sampled_from(("i-0", "ami-1", "i-*")), min_size=1)),
@@ -60,7 +62,7 @@ RESOURCES = st.lists(
 def statements(draw: st.DrawFn, permissions: dict[str, str], projects: dict[str, str]) -> tuple[Statement, ...]:
     """What a random document says."""
     found = []
-    for number in range(draw(st.integers(1, 3))):
+    for number in range(draw(st.integers(1, 8))):
         conditions: dict[str, dict[str, Any]] = {}
         for operator, key, values in draw(st.lists(PAIRS, max_size=2)):
             conditions.setdefault(operator, {})[key] = [projects.get(value, value) if isinstance(value, str) else value for value in values]
@@ -132,3 +134,66 @@ def test_the_sql_says_what_the_decision_says(ctx: Context) -> None:
 
     agree()
     assert min(compared.values()) > 5000
+
+
+def names(ctx: Context, statements: list[Statement]) -> set[str]:
+    """Names of the instances that statements let one read, which each decision confirms."""
+    whole = replace(ctx.principal, grants=(Grant("pol", ctx.project_id, statements=tuple(statements)),), limits=(), access=None)
+    ctx.principal = replace(whole, access=compiled(whole))
+    return confirmed(ctx)
+
+
+def confirmed(ctx: Context) -> set[str]:
+    """The same for whoever asks now."""
+    rows = ctx.db.scalars(select(Instance)).all()
+    found = set(ctx.db.scalars(select(Instance.id).where(reach(ctx, "compute.instance.read").rows(Instance))))
+    assert found == {row.id for row in rows if decide(ctx, "compute.instance.read", target_of(row)).allowed}
+    return {row.name for row in rows if row.id in found}
+
+
+def several(count: int, *conditions: Condition, allows: bool = True) -> list[Statement]:
+    """Statements that differ in the number which stands for N alone."""
+    return [
+        Statement(f"S{n}", allows, ("*",), (), tuple(replace(each, values=tuple(v.replace("N", str(n)) for v in each.values)) for each in conditions))
+        for n in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("conditions", [
+    (Condition("StringEquals", "resource.name", ("web-N",)),),
+    (Condition("StringLike", "resource.name", ("?eb-N*",)),),
+    (Condition("StringEquals", "resource.name", ("web-N",)), Condition("StringNotEquals", "resource.tag/env", ("xN",))),
+    (Condition("StringEquals", "resource.name", ("web-N",)), Condition("Null", "resource.tag/tN", ("true",))),
+], ids=["one", "pattern", "two", "keys"])  # fmt: skip
+def test_a_list_can_be_filtered_by_very_many_statements(ctx: Context, conditions: tuple[Condition, ...]) -> None:
+    """SQLite refuses an expression that is deeper than 1,000."""
+    assert names(ctx, several(1200, *conditions)) == {"web-1", "web-2"}
+    everything = Statement("All", True, ("*",))
+    tagged = [
+        Statement(f"T{n}", True, ("*",), (), (Condition("StringEquals", f"resource.tag/{'env' if n == 7 else n}", ("prod", "test")),))
+        for n in range(1200)
+    ]
+    assert names(ctx, tagged) == set(NAMES[:4])
+    assert names(ctx, [everything, *several(1200, *conditions, allows=False)]) == {"db_1", "a[b]c"}
+
+
+def test_what_is_kept_of_a_filter_is_for_the_same_question_only(ctx: Context) -> None:
+    inside = Condition("IpAddress", "request.ip", ("10.0.0.0/8",))
+    own = Condition("StringEquals", "resource.name", ("${principal.name}",))
+    statements = [
+        Statement("In", True, ("*",), (), (inside, Condition("StringEquals", "resource.name", ("web-1",)))),
+        Statement("Own", True, ("*",), (), (own,)),
+    ]
+    ctx.principal = replace(ctx.principal, username="db_1")
+    assert names(ctx, statements) == {"web-1", "db_1"}
+    kept = reach(ctx, "compute.instance.read").rules
+    assert kept is not None
+    assert kept.where(Instance.facts(), Asked(ip="10.1.1.1")) is kept.where(Instance.facts(), Asked(ip="10.1.1.2"))
+    for _ in range(2):
+        ctx.source_ip = "10.1.1.1"
+        assert confirmed(ctx) == {"web-1", "db_1"}
+        ctx.source_ip = "11.1.1.1"
+        assert confirmed(ctx) == {"db_1"}
+        ctx.principal = replace(ctx.principal, username="web-2")
+        assert confirmed(ctx) == {"web-2"}
+        ctx.principal = replace(ctx.principal, username="db_1")

@@ -1,5 +1,6 @@
 """Deleting a project: shown beforehand, taken apart by a job, and gone; what cannot go is named, and nothing is made meanwhile."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from portal.compute.instances import Instance
 from portal.compute.key_pairs import key_pair_create
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import EngineRefused
-from portal.identity.iam import IamAttachment, IamGroup, IamPolicy
+from portal.identity.iam import IamAttachment, IamGroup, IamPolicy, IamRole
 from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.project_deletion import project_delete, project_leaving
 from portal.identity.projects import member_set, project_create
@@ -21,7 +22,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, NotFound, PortalError, StateConflict
 from portal.kernel.jobs import Job, reap
 from portal.kernel.operations import run
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.kernel.quota import Quota, Reservation
 from portal.kernel.quota_requests import quota_request_create
 from portal.settings import Settings
@@ -58,6 +59,8 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
     policy = owner.post("/security/policies", {"name": "look", "document": ALLOW}).json["id"]
     attached = owner.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": member.id})
     assert attached.status_code in {200, 201}, attached.json
+    role = owner.post("/security/roles", {"name": "operator", "trust_policy": {"principals": [{"type": "user", "id": member.id}]}}).json["id"]
+    owner.post(f"/security/policies/{policy}/attach", {"principal_type": "role", "principal_id": role})
     account = owner.post("/service-accounts", {"name": "robot", "role": "developer"}).json["id"]
     assert owner.post(f"/service-accounts/{account}/keys", {"name": "ci"}).status_code == 201
     assert owner.post("/quota-requests", {"resource_type": "cpus", "limit": 900, "reason": "More."}).status_code == 201
@@ -68,10 +71,10 @@ def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
     network = {"VPC", "Subnet", "Security group", "Route table", "Internet gateway", "Network interfaces"}
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", *network}
-    assert shown["gone"] == [
-        {"label": "Memberships", "count": 2}, {"label": "Service accounts with their keys", "count": 1}, {"label": "Requests for more quota", "count": 1},
-    ]  # fmt: skip
+    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role", *network}
+    gone = {each["label"]: each["names"] for each in shown["gone"]}
+    assert list(gone) == ["Memberships", "Service accounts with their keys", "Requests for more quota"]
+    assert (len(gone["Memberships"]), gone["Service accounts with their keys"], gone["Requests for more quota"]) == (2, ["robot"], ["cpus"])
     assert shown["in_the_way"] == []
     begun = owner("DELETE", f"/projects/{full}")
     assert begun.status_code == 202
@@ -86,7 +89,7 @@ def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People
     with people.sessions() as session:
         for model in (Membership, Quota, Reservation):
             assert session.scalar(select(func.count()).select_from(model).where(model.project_id == full)) == 0
-        for model in (IamGroup, IamPolicy):
+        for model in (IamGroup, IamPolicy, IamRole):
             assert session.scalars(select(model.name).where(model.project_id == full, model.deleted_at.is_(None))).all() == []
         assert session.scalars(select(IamAttachment)).all() == []
         assert session.scalars(select(User.username).where(User.username == "robot")).all() == []
@@ -132,6 +135,17 @@ def test_what_is_in_the_way_is_said_before(full: str, owner: Api, people: People
     assert refused.status_code == 409
     assert refused.json["details"]["in_the_way"] == shown
     assert project_leaving(boss, full).in_the_way == shown[:1]
+
+
+def test_a_protected_instance_is_in_the_way(full: str, owner: Api, worker: TestWorker, database: sessionmaker[Session]) -> None:
+    with database() as session:
+        instance = session.scalars(select(Instance.id).where(Instance.name == "web-1")).one()
+    assert owner("PATCH", f"/compute/instances/{instance}", {"enable_termination_protection": True}).status_code == 200
+    shown = owner.get(f"/projects/{full}/deletion").json["in_the_way"]
+    assert shown == ["Instance web-1 is protected: switch termination protection off first."]
+    assert owner("DELETE", f"/projects/{full}").status_code == 409
+    worker.drain()
+    assert len(owner.get("/compute/instances").json["results"]) == 2
 
 
 def test_nothing_is_made_or_changed_meanwhile(full: str, owner: Api, people: People, worker: TestWorker, database: sessionmaker[Session]) -> None:
@@ -184,6 +198,22 @@ def test_a_worker_that_dies_on_the_way_is_followed_by_another(full: str, owner: 
         assert reap(session) == [job_id]
     worker.drain()
     assert worker.job(job_id).state == "succeeded"
+
+
+def test_a_deletion_can_be_cancelled_on_the_way(full: str, owner: Api, people: People, worker: TestWorker) -> None:
+    job_id = owner("DELETE", f"/projects/{full}").json["job_id"]
+    while worker.job(job_id).steps[0].state == "todo":
+        assert worker.run_one()
+    assert owner.post(f"/jobs/{job_id}/cancel").status_code == 202
+    worker.drain()
+    step = worker.job(job_id).steps[0]
+    assert (worker.job(job_id).state, step.state) == ("cancelled", "stopped")
+    assert re.fullmatch(r"(\d+ things are|One thing is) left\. What was deleted by then is gone; the project stays with what is left\.", step.detail)
+    page = browser(owner.client.application, people, owner.user).get(f"/jobs/{job_id}").text
+    assert ("stopped" in page, "undone" in page, step.detail in page) == (True, False, True)
+    # What had begun is finished; the rest stays, and the project is its members' again.
+    assert owner.get(f"/projects/{full}").status_code == 200
+    assert owner.post("/compute/key-pairs", {"name": "another"}).status_code == 201
 
 
 def test_who_may(full: str, people: People) -> None:

@@ -2,23 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.key_pairs import key_pair_create
+from portal.identity.models import User
+from portal.identity.service_accounts import service_account_create
 from portal.kernel.alerts import Alert
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import Context
+from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, StateConflict
 from portal.kernel.events import Event
-from portal.kernel.limits import quota_update
+from portal.kernel.limits import quota_update, user_quota_update
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_requests import (
     QuotaRequest,
-    Verdict,
+    RequestDecision,
+    RequestsQuery,
     quota_request_create,
     quota_request_decide,
     quota_request_find,
@@ -31,7 +36,7 @@ from tests.support.people import People
 from tests.support.racing import race
 from tests.support.web import Api
 
-YES, NO = Verdict(approve=True), Verdict(approve=False)
+YES, NO = RequestDecision(approve=True), RequestDecision(approve=False)
 
 
 @pytest.fixture
@@ -50,6 +55,10 @@ def ask(ctx: Context, limit: int = 500, dimension: str = "cpus") -> QuotaRequest
     return quota_request_create(ctx, ctx.project_id or "", dimension, limit=limit, reason="The shop grows.")
 
 
+def listed(ctx: Context, **wanted: Any) -> list[str]:
+    return [each.request.id for each in quota_requests(ctx, RequestsQuery(**wanted)).found]
+
+
 def limit_of(sessions: sessionmaker[Session], project_id: str | None, dimension: str = "cpus") -> int | None:
     with sessions() as session:
         return session.get_one(Quota, (project_id, dimension)).limit
@@ -63,7 +72,7 @@ def told(sessions: sessionmaker[Session], user_id: str | None) -> list[str]:
 def test_what_is_approved_is_applied_audited_and_told(asker: Context, boss: Context, database: sessionmaker[Session]) -> None:
     seq, row = last_seq(database), ask(asker)
     assert (row.state, row.limit_then, row.limit_asked, row.id[:3], limit_of(database, asker.project_id)) == ("pending", 400, 500, "qr-", 400)
-    done = quota_request_decide(boss, row.id, Verdict(approve=True, note="Until spring."))
+    done = quota_request_decide(boss, row.id, RequestDecision(approve=True, note="Until spring."))
     assert (done.state, done.limit_granted, done.decided_by, limit_of(database, asker.project_id)) == ("approved", 500, boss.principal.user_id, 500)
     asked, limit_set, approved = entries_since(database, seq)
     assert (asked.action, asked.resource_id, asked.username) == ("core.quota.request", row.id, asker.principal.username)
@@ -85,16 +94,16 @@ def test_less_may_be_granted_and_nothing_else(asker: Context, boss: Context, dat
     before = rows_of(database)
     for limit in (400, 399, 0, -1, 501, 10**30):
         with pytest.raises(InvalidRequest, match="more than the present limit, 400, and at most what was asked, 500"):
-            quota_request_decide(boss, row.id, Verdict(approve=True, limit=limit))
+            quota_request_decide(boss, row.id, RequestDecision(approve=True, limit=limit))
     with pytest.raises(InvalidRequest, match="note"):
-        quota_request_decide(boss, row.id, Verdict(approve=False, note="x" * 2001))
+        quota_request_decide(boss, row.id, RequestDecision(approve=False, note="x" * 2001))
     assert rows_of(database) == before
-    assert quota_request_decide(boss, row.id, Verdict(approve=True, limit=450)).limit_granted == 450
+    assert quota_request_decide(boss, row.id, RequestDecision(approve=True, limit=450)).limit_granted == 450
     assert limit_of(database, asker.project_id) == 450
 
 
 def test_what_is_denied_changes_no_limit(asker: Context, boss: Context, database: sessionmaker[Session]) -> None:
-    row = quota_request_decide(boss, ask(asker).id, Verdict(approve=False, note="No hardware until January."))
+    row = quota_request_decide(boss, ask(asker).id, RequestDecision(approve=False, note="No hardware until January."))
     assert (row.state, row.limit_granted, limit_of(database, asker.project_id)) == ("denied", None, 400)
     assert told(database, asker.principal.user_id) == ["vCPU: your request was denied"]
     for again in (YES, NO):
@@ -105,6 +114,7 @@ def test_what_is_denied_changes_no_limit(asker: Context, boss: Context, database
 
 def test_a_limit_that_was_raised_meanwhile_is_not_lowered(asker: Context, boss: Context, database: sessionmaker[Session]) -> None:
     row = ask(asker)
+    boss.settings = boss.settings.model_copy(update={"quota_four_eyes": False})
     quota_update(boss, asker.project_id or "", "cpus", 600)
     with pytest.raises(Conflict, match="is 600 by now"):
         quota_request_decide(boss, row.id, YES)
@@ -149,8 +159,8 @@ def test_of_many_who_ask_at_once_one_does(people: People) -> None:
 def test_of_many_who_decide_at_once_one_does(asker: Context, people: People, database: sessionmaker[Session]) -> None:
     row = ask(asker)
     contexts = [people.context(people.user("platform_admin")) for _ in range(6)]
-    verdicts = [Verdict(approve=True, limit=450 + n) if n % 2 else NO for n in range(6)]
-    given = race([lambda ctx=ctx, v=v: quota_request_decide(ctx, row.id, v) for ctx, v in zip(contexts, verdicts, strict=True)])
+    decisions = [RequestDecision(approve=True, limit=450 + n) if n % 2 else NO for n in range(6)]
+    given = race([lambda ctx=ctx, d=d: quota_request_decide(ctx, row.id, d) for ctx, d in zip(contexts, decisions, strict=True)])
     (won,) = [one for one in given if isinstance(one, QuotaRequest)]
     assert sum(isinstance(one, StateConflict) for one in given) == 5, given
     assert limit_of(database, asker.project_id) == (won.limit_granted or 400)
@@ -160,15 +170,46 @@ def test_of_many_who_decide_at_once_one_does(asker: Context, people: People, dat
 def test_nobody_decides_their_own(boss: Context, people: People, database: sessionmaker[Session]) -> None:
     row = ask(boss)
     seq = last_seq(database)
-    for verdict in (YES, NO):
+    for decision in (YES, NO):
         with pytest.raises(Forbidden, match="QUOTA_FOUR_EYES"):
-            quota_request_decide(boss, row.id, verdict)
+            quota_request_decide(boss, row.id, decision)
     assert [entry.status for entry in entries_since(database, seq)] == ["denied", "denied"]
     assert limit_of(database, boss.project_id) == 400
     boss.settings = boss.settings.model_copy(update={"quota_four_eyes": False})
     assert quota_request_decide(boss, row.id, YES).state == "approved"
     other = ask(boss, 600)
     assert quota_request_decide(people.context(people.user("platform_admin")), other.id, YES).state == "approved"
+
+
+def test_nobody_raises_a_limit_alone(boss: Context, people: People, database: sessionmaker[Session]) -> None:
+    project, seq = boss.project_id or "", last_seq(database)
+    quota_update(boss, project, "cpus", 300)
+    with pytest.raises(Forbidden, match=r"QUOTA_FOUR_EYES.* Ask for it at /quotas/requests/new\?dimension=cpus") as refused:
+        quota_update(boss, project, "cpus", 301)
+    assert refused.value.details["request_url"] == "/quotas/requests/new?dimension=cpus"
+    assert quota_update(boss, project, "cpus", 300, warning_threshold=50).warning_threshold == 50
+    assert [(entry.action, entry.status) for entry in entries_since(database, seq)] == [
+        ("core.quota.update", status) for status in ("success", "denied", "success")
+    ]  # fmt: skip
+    # What one asks for, the other approves.
+    quota_request_decide(people.context(people.user("platform_admin")), ask(boss).id, YES)
+    assert limit_of(database, project) == 500
+
+
+def test_nobody_raises_their_own_limit_alone(boss: Context, people: People) -> None:
+    me, other = boss.principal.username, people.context(people.user("platform_admin"))
+    user_quota_update(boss, me, "cpus", 3)
+    for limit in (4, None):
+        with pytest.raises(Forbidden, match="your own limit"):
+            user_quota_update(boss, me, "cpus", limit)
+    user_quota_update(boss, me, "cpus", 2)
+    assert user_quota_update(other, me, "cpus", None).line.limit is None
+
+
+def test_the_only_administrator_has_nobody_to_ask(boss: Context, database: sessionmaker[Session]) -> None:
+    with database() as session, transaction(session):
+        session.execute(update(User).where(User.id != boss.principal.user_id).values(platform_role=""))
+    assert quota_update(boss, boss.project_id or "", "cpus", 900).limit == 900
 
 
 def test_who_may_ask_see_and_decide(asker: Context, boss: Context, people: People, database: sessionmaker[Session]) -> None:
@@ -190,8 +231,8 @@ def test_who_may_ask_see_and_decide(asker: Context, boss: Context, people: Peopl
         with pytest.raises(NotFound):
             call()
     colleague = people.context(people.user("project_admin"))
-    assert quota_requests(stranger) == []
-    assert [each.request.id for each in quota_requests(colleague)] == [row.id]
+    assert listed(stranger) == []
+    assert listed(colleague) == [row.id]
     for call in (
         lambda: quota_request_decide(colleague, row.id, YES),
         lambda: quota_request_decide(asker, row.id, YES),
@@ -199,7 +240,7 @@ def test_who_may_ask_see_and_decide(asker: Context, boss: Context, people: Peopl
     ):
         with pytest.raises(Forbidden):
             call()
-    assert (waiting(boss), waiting(asker), waiting(colleague)) == (1, None, None)
+    assert (boss.db.scalar(select(waiting(boss))), waiting(asker), waiting(colleague)) == (1, None, None)
     with database() as session:
         assert session.get_one(QuotaRequest, row.id).state == "pending"
 
@@ -212,8 +253,38 @@ def test_whoever_left_the_project_still_sees_their_own(people: People, boss: Con
     with pytest.raises(NotFound):
         quota_request_find(outsider, row.id)
     member.principal = replace(member.principal, grants=())
-    assert [each.request.id for each in quota_requests(member)] == [row.id]
+    assert listed(member) == [row.id]
     assert quota_request_decide(boss, row.id, NO).state == "denied"
+
+
+def test_decisions_are_listed_by_their_moment(people: People, asker: Context, boss: Context) -> None:
+    """However many were asked for since: what was asked first and decided last comes first."""
+    old, *others = [ask(asker, dimension=name) for name in ("cpus", "gpus", "images", "instances")]
+    for row in (*others, old):
+        quota_request_decide(boss, row.id, YES if row is old else NO)
+    for _ in range(4):
+        ask(people.context(people.user("developer", elsewhere := people.project()), elsewhere))
+    assert listed(boss, states=("approved", "denied"), to_decide=True, limit=2) == [old.id, others[-1].id]
+    assert listed(boss, states=("denied",)) == [row.id for row in reversed(others)]
+
+
+@pytest.mark.parametrize("states", [(), ("pending",), ("denied",)])
+def test_every_request_is_reached_by_pages(people: People, boss: Context, states: tuple[str, ...]) -> None:
+    rows = [ask(people.context(people.user("developer", project), project)) for project in (people.project() for _ in range(5))]
+    if "denied" in states:
+        rows = [quota_request_decide(boss, row.id, NO) for row in rows]
+    found: list[str] = []
+    cursor = ""
+    while not found or cursor:
+        page = quota_requests(boss, RequestsQuery(states, cursor=cursor, limit=2))
+        found += [each.request.id for each in page.found]
+        cursor = page.next_cursor
+        boss.db.rollback()
+    # What waits longest is the first to be decided; everything else is newest first.
+    assert found == [row.id for row in (rows if states == ("pending",) else reversed(rows))]
+    for wrong in ("x", "2026-01-01~a", "~"):
+        with pytest.raises(InvalidRequest, match="cursor"):
+            quota_requests(boss, RequestsQuery(states, cursor=wrong))
 
 
 # -- through the API -------------------------------------------------------------------------------------------------------------------------
@@ -227,6 +298,10 @@ def test_the_whole_way_through_the_api(api_for: Callable[..., Api], people: Peop
     assert api.get(one).json == made.json
     assert [each["id"] for each in boss.get("/quota-requests?state=pending").json["results"]] == [made.json["id"]]
     assert boss.get("/quota-requests?state=nonsense").status_code == 400
+    api.post("/quota-requests", {"resource_type": "gpus", "limit": 50, "reason": "More."})
+    first = boss.get("/quota-requests?limit=1").json
+    second = boss("GET", first["next"].partition("/api/v1")[2]).json
+    assert ([each["resource_type"] for page in (first, second) for each in page["results"]], second["next"]) == (["gpus", "cpus"], None)
     assert api.post(f"{one}/decide", {"decision": "approve"}).status_code == 403
     assert boss.post(f"{one}/decide", {"decision": "perhaps"}).status_code == 400
     done = boss.post(f"{one}/decide", {"decision": "approve", "limit": 450, "note": "Less will do."})
@@ -272,3 +347,16 @@ def test_limits_of_users_through_the_api(api_for: Callable[..., Api]) -> None:
         assert boss("PUT", path, body).status_code == 400, body
     assert boss("PUT", path, {"limit": None}).json["limit"] is None
     assert api.post("/compute/key-pairs", {"name": "b"}).status_code == 201
+
+
+def test_a_service_account_asks_for_nothing_where_two_have_to_agree(people: People, database: sessionmaker[Session]) -> None:
+    # Whoever made the account would decide what it asks for: one person.
+    made = service_account_create(people.context(people.user("platform_admin")), name="robot", role="developer")
+    with database() as session:
+        robot = session.get_one(User, made.user_id)
+    ctx = people.context(robot)
+    ctx.settings = ctx.settings.model_copy(update={"quota_four_eyes": True})
+    with pytest.raises(Forbidden, match="two people"):
+        ask(ctx)
+    ctx.settings = ctx.settings.model_copy(update={"quota_four_eyes": False})
+    assert ask(ctx).state == "pending"

@@ -3,12 +3,14 @@
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import Instance, instance_create
+from portal.identity.deletion import remove
 from portal.identity.models import User
 from portal.kernel import quota
 from portal.kernel.context import Context
@@ -19,9 +21,11 @@ from portal.kernel.events import Event
 from portal.kernel.jobs import Job
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota, Reservation, UserQuota, recount, recount_users
+from tests.support.databases import ON_POSTGRESQL
 from tests.support.people import People
 from tests.support.racing import race
 from tests.support.scenarios import TINY
+from tests.support.servers import until
 
 MANY, ROOM = 200, 50
 AMOUNTS = {"instances": 1, "cpus": 2, "memory_gb": 4, "storage_gb": 8, "rows:compute.instance": 1}
@@ -138,3 +142,39 @@ def test_exact_while_others_give_back_and_somebody_recounts(people: People, data
     given = race([taking(people, ctx, Thing(1000 + number, project_id, owner)) for number in range(40)])
     assert given.count(None) == 20 - taken
     assert_counted(database, project_id, owner, ROOM)
+
+
+@pytest.mark.skipif(not ON_POSTGRESQL, reason="SQLite lets one write at a time: nobody waits for a row")
+def test_whoever_is_deleted_while_they_cross_a_limit_waits(people: People, database: sessionmaker[Session], owner: User) -> None:
+    """The alert refers to the user, who must not be locked by the deletion while that waits for the quota."""
+    ctx, heir = people.context(owner), people.user("developer")
+    limit(people, UserQuota, owner.id, 2)
+    taking(people, ctx, Thing(1, people.project_id, owner))()
+
+    def delete_owner() -> None:
+        with database() as session, transaction(session):
+            remove(Context(session, ctx.settings, ctx.registry, ctx.principal), owner.id, heir_id=heir.id)
+
+    with database() as session, ThreadPoolExecutor(1) as pool:
+        with transaction(session):
+            quota.hold(Context(session, ctx.settings, ctx.registry, ctx.principal), Thing(2, people.project_id, owner), AMOUNTS, settled=True)
+            deletion = pool.submit(delete_owner)
+            with database() as observer:
+                waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                until(lambda: observer.scalar(waiting) or observer.rollback(), within_s=20, what="the deletion waits")
+        deletion.result()
+    with database() as session, transaction(session):
+        assert session.get(User, owner.id) is None
+        own = session.scalars(select(UserQuota).where(UserQuota.user_id == heir.id)).all()
+        assert {row.dimension: row.used for row in own} == {d: n * 2 for d, n in AMOUNTS.items() if d in quota.DIMENSIONS}
+
+
+@pytest.mark.skipif(not ON_POSTGRESQL, reason="SQLite lets one write at a time, whatever it changes")
+def test_a_recount_keeps_nobody_else_waiting(people: People, database: sessionmaker[Session], owner: User) -> None:
+    other = people.project()
+    for number, project in enumerate((people.project_id, other)):
+        taking(people, people.context(owner), Thing(number, project, owner))()
+    with database() as one, database() as two, transaction(one), transaction(two):
+        assert recount(one, people.project_id) == []
+        free = select(Quota.dimension).where(Quota.project_id == other).with_for_update(nowait=True)
+        assert set(two.scalars(free)) == set(AMOUNTS)

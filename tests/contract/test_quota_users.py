@@ -11,6 +11,7 @@ from portal.compute.instances import instance_create, instance_resize, instance_
 from portal.compute.key_pairs import key_pair_create, key_pair_delete
 from portal.engines.ports import EngineRefused
 from portal.identity.models import User
+from portal.identity.tokens import token_create
 from portal.kernel import quota
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
@@ -102,6 +103,17 @@ def test_the_threshold_is_changed_per_quota(people: People, database: sessionmak
         with pytest.raises(InvalidRequest) as refused:
             quota_update(boss, project, "key_pairs", 4, warning_threshold=wrong)
         assert "warning_threshold" in refused.value.details
+
+
+def test_a_threshold_lowered_below_the_use_is_told(people: People, database: sessionmaker[Session]) -> None:
+    boss = people.context(people.user("platform_admin"))
+    quota_update(boss, boss.project_id or "", "key_pairs", 10)
+    for number in range(5):
+        run(boss, key_pair_create, None, {"name": f"k{number}"})
+    quota_update(boss, boss.project_id or "", "key_pairs", 10, warning_threshold=50)
+    assert told(database) == [("warning", "key_pairs", 5, 10)]
+    quota_update(boss, boss.project_id or "", "key_pairs", 10, warning_threshold=40)
+    assert len(told(database)) == 1
 
 
 def test_a_refused_creation_tells_nothing(people: People, database: sessionmaker[Session]) -> None:
@@ -223,6 +235,28 @@ def test_what_changes_hands_is_charged_to_its_new_owner(people: People, database
         quota.release(session, "thing", "other")
         assert (recount(session), recount_users(session)) == ([], [])
     assert owned(database, two.id) == {}
+
+
+def test_keys_are_limited_for_each_user(people: People) -> None:
+    user, boss = people.user("developer"), people.context(people.user("platform_admin"))
+    ctx = people.context(user)
+    keys = next(each for each in user_lines(ctx, user.id) if each.dimension == "api_keys")
+    assert (keys.limit, keys.used) == (20, 0)
+    assert user_quota_update(boss, user.id, "api_keys", 1).line.limit == 1
+    token_create(ctx, user, "one")
+    with pytest.raises(QuotaExceeded, match="Your own limit for api_keys: 1 of 1 used") as refused:
+        token_create(ctx, user, "two")
+    assert refused.value.details["scope"] == "user"
+    boss.db.rollback()
+    assert [(each.line.dimension, each.line.used, each.line.limit) for each in user_limits(boss)] == [("api_keys", 1, 1)]
+    assert user_quota_update(boss, user.id, "api_keys", None).line.limit == 20
+    # Nobody raises their own beyond what everybody has.
+    with pytest.raises(Forbidden, match="your own limit"):
+        user_quota_update(boss, boss.principal.username, "api_keys", 21)
+    assert user_quota_update(boss, boss.principal.username, "api_keys", 19).line.limit == 19
+    # Projects have none of it.
+    with pytest.raises(NotFound):
+        quota_update(boss, boss.project_id or "", "api_keys", 1)
 
 
 # -- reserved --------------------------------------------------------------------------------------------------------------------------------

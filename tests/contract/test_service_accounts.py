@@ -13,7 +13,7 @@ from portal.identity.accounts import check_password
 from portal.identity.models import ApiToken, User
 from portal.kernel.audit import AuditEntry
 from portal.kernel.errors import Conflict, NotFound, Unauthorized
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from tests.support.draining import TestWorker
 from tests.support.people import PASSWORD, People
 from tests.support.racing import race

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from flask import Flask
 from flask.testing import FlaskClient
@@ -21,9 +22,11 @@ from portal.engines.fake import FakeCompute
 from portal.http.request import SESSION_COOKIE
 from portal.identity import sso
 from portal.identity.models import Membership, User, UserSession
+from portal.identity.project_deletion import project_delete
 from portal.identity.providers import Claims, Provider
 from portal.identity.sso import Identity
 from portal.kernel.audit import AuditEntry
+from portal.kernel.db import db
 from portal.settings import Settings
 from tests.support.openid import CLIENT, SECRET, Liar, lying_provider, shared_secret_token
 from tests.support.people import People
@@ -212,6 +215,47 @@ def test_another_issuer_in_the_answer_is_refused(app: Flask, liar: Liar) -> None
     assert back(client, liar, away(client), iss="https://evil.example").status_code == 401
 
 
+@pytest.mark.parametrize("where", ["cross-site", "same-site"])
+def test_another_site_signs_nobody_in(app: Flask, where: str) -> None:
+    """Whoever has a session at the provider would be signed in here without a question, by a link or picture anywhere."""
+    answer = app.test_client().get("/sso/staff?next=/jobs", headers={"Sec-Fetch-Site": where})
+    assert (answer.status_code, answer.location) == (200, None)
+    assert 'href="/sso/staff?next=/jobs"' in answer.text
+    assert app.test_client().get("/sso/staff", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 302
+
+
+def test_what_the_provider_gives_stays_on_the_server(app: Flask, liar: Liar, database: sessionmaker[Session]) -> None:
+    """The browser brings a code and holds a session of the portal's own; tokens and claims go neither there nor into the log."""
+    client = app.test_client()
+    liar.claims["secret_claim"] = "claim-for-the-portal-alone"
+    enter(client, liar)
+    id_token = liar.id_token()
+    pages = [client.get(path) for path in ("/account", "/", "/audit")]
+    seen = "".join(page.text + str(page.headers) for page in pages) + "".join(str(cookie) for cookie in client._cookies.values())
+    with database() as session:
+        kept = session.scalars(select(UserSession.sealed_id_token)).one()
+        logged = "".join(str(entry.details) for entry in session.scalars(select(AuditEntry)))
+    assert kept
+    for secret in ("claim-for-the-portal-alone", "opaque-access-token", *id_token.split(".")[:1]):
+        assert secret not in seen + logged + kept
+
+
+def test_two_providers_do_not_share_names(app_with: Callable[..., Flask], liar: Liar, database: sessionmaker[Session]) -> None:
+    """The same subject at another issuer is another user; and an answer of one counts at its own address only."""
+    with lying_provider() as second:
+        app = app_with(provider(liar), provider(second, name="guests", label="Guests"))
+        second.claims = {**liar.claims, "email": "other@example.net"}
+        enter(app.test_client(), liar)
+        client = app.test_client()
+        sent = client.get("/sso/guests")
+        assert client.get("/sso/staff/callback", query_string=second.authorize(sent.location)).status_code == 401
+        client.get("/sso/guests/callback", query_string=second.authorize(client.get("/sso/guests").location))
+    with database() as session:
+        known = session.scalars(select(Identity)).all()
+    assert {(row.issuer, row.subject) for row in known} == {(liar.issuer, "u-1"), (second.issuer, "u-1")}
+    assert len({row.user_id for row in known}) == 2
+
+
 def test_who_was_refused_there_is_told_so(app: Flask, liar: Liar) -> None:
     client = app.test_client()
     sent = away(client)
@@ -261,6 +305,13 @@ def test_groups_there_are_roles_here(app: Flask, liar: Liar, database: sessionma
     assert roles("builders", "leads", "cloud-admins") == ("platform_admin", ["project_admin"])
     assert roles("builders") == ("", ["developer"])
     assert roles() == ("", [])
+
+
+def test_a_project_that_is_being_deleted_takes_nobody_in(app: Flask, liar: Liar, people: People, database: sessionmaker[Session]) -> None:
+    liar.claims["groups"] = ["builders"]
+    project_delete(people.context(people.admin()), people.project_id)
+    assert enter(app.test_client(), liar).status_code == 303
+    assert user_of(database).memberships == []
 
 
 def test_what_people_gave_stays(app: Flask, liar: Liar, people: People, database: sessionmaker[Session]) -> None:
@@ -402,6 +453,51 @@ def test_what_is_no_logout_token_ends_nothing(app: Flask, liar: Liar, claims: di
     liar.sign = forged
     app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
     assert client.get("/account").status_code == 200
+
+
+def test_strange_tokens_do_not_make_the_portal_ask_for_keys_each_time(app: Flask, liar: Liar) -> None:
+    enter(app.test_client(), liar)
+    liar.key = ECKey.generate_key("P-256", {"kid": "second", "use": "sig", "alg": "ES256"})
+    known, liar.requests = liar.requests.count("/jwks"), []
+    assert known == 1
+    for _ in range(3):
+        liar.published = [ECKey.generate_key("P-256", {"kid": "first", "use": "sig", "alg": "ES256"})]
+        app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
+    assert liar.requests.count("/jwks") == 1
+
+
+def test_a_provider_without_keys_ends_nothing(app: Flask, liar: Liar) -> None:
+    liar.has_keys = False
+    answer = app.test_client().post("/sso/staff/logout", data={"logout_token": liar.logout_token(sub="u-1")})
+    assert answer.status_code in {303, 401}
+
+
+def test_no_transaction_waits_for_the_provider(app: Flask, liar: Liar, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    del database
+    open_ones: list[str] = []
+    send = requests.Session.send
+
+    def watched(self: requests.Session, request: requests.PreparedRequest, **more: Any) -> requests.Response:
+        if db.session().in_transaction():
+            open_ones.append(str(request.url))
+        return send(self, request, **more)
+
+    monkeypatch.setattr(requests.Session, "send", watched)
+    client = app.test_client()
+    enter(client, liar)
+    # As after a start: what the provider is, is asked for again.
+    forget_metadata(app)
+    page = client.get("/account")
+    client.post("/account/identities/staff/link", data={"csrf_token": csrf_of(page)})
+    enter(client, liar, purpose="link")
+    forget_metadata(app)
+    client.post("/logout", data={"csrf_token": csrf_of(client.get("/account"))})
+    assert open_ones == []
+    assert liar.requests.count("/.well-known/openid-configuration") == 3
+
+
+def forget_metadata(app: Flask) -> None:
+    app.extensions["portal_sso"][0].staff.server_metadata.clear()
 
 
 def test_an_id_token_is_no_logout_token(app: Flask, liar: Liar) -> None:

@@ -8,16 +8,18 @@ from datetime import date, timedelta
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import instance_create
 from portal.compute.key_pairs import key_pair_create, key_pair_delete
 from portal.kernel import quota_history
 from portal.kernel.db import now, transaction
-from portal.kernel.limits import quota_update
+from portal.kernel.limits import quota_update, user_quota_update
 from portal.kernel.operations import run
-from portal.kernel.quota_history import QuotaHistory
-from portal.kernel.quota_requests import quota_request_create
+from portal.kernel.quota import Quota
+from portal.kernel.quota_days import QuotaHistory
+from portal.kernel.quota_requests import RequestDecision, quota_request_create, quota_request_decide
 from tests.support.people import People
 from tests.support.web import Api, browser, csrf_of
 
@@ -43,6 +45,7 @@ def test_bars_show_use_and_what_is_reserved(people: People, app: Flask) -> None:
     run(people.context(user), instance_create, None, {"name": "web-2", "flavor": "t3-micro", "image": "atonix-tiny"})
     for path in ("/quotas", "/"):
         assert re.search(r'<svg class="meter bad"[^>]*aria-label="Instances: 0 in use, 2 reserved of 2"', client.get(path).text), path
+    boss.settings = boss.settings.model_copy(update={"quota_four_eyes": False})
     quota_update(boss, boss.project_id or "", "instances", 3, warning_threshold=60)
     assert '<svg class="meter warn"' in row_of(client.get("/quotas").text, "Instances")
 
@@ -56,6 +59,8 @@ def test_limits_and_thresholds_are_set_on_the_page(boss: FlaskClient, client_for
         answer = boss.post("/quotas/cpus", data={"csrf_token": token, **wrong})
         assert answer.status_code == 422, wrong
         assert 'role="alert"' in answer.text
+    alone = boss.post("/quotas/cpus", data={"csrf_token": token, "limit": "8"})
+    assert (alone.status_code, "QUOTA_FOUR_EYES" in alone.text, 'value="8"' in alone.text) == (403, True, True)
     mine = client_for("project_admin")
     page = mine.get("/quotas")
     assert 'name="warning_threshold"' not in page.text
@@ -79,6 +84,15 @@ def test_users_are_limited_on_the_page(boss: FlaskClient, app: Flask, people: Pe
     assert "Your own limit for key_pairs: 1 of 1 used" in html.unescape(refused.text)
     assert boss.post("/quotas/users", data={**given, "limit": ""}).status_code == 303
     assert "No user is limited" in boss.get("/quotas").text
+
+
+def test_one_key_too_many_is_said_in_the_form(app: Flask, people: People) -> None:
+    user, boss = people.user("project_admin"), people.context(people.user("platform_admin"))
+    user_quota_update(boss, user.id, "api_keys", 0)
+    client = browser(app, people, user)
+    refused = client.post("/account/tokens", data={"csrf_token": csrf_of(client.get("/account")), "name": "one"})
+    assert (refused.status_code, 'value="one"' in refused.text) == (429, True)
+    assert "Your own limit for api_keys: 0 of 0 used" in html.unescape(refused.text)
 
 
 def test_a_refusal_leads_to_the_form_that_asks_for_more(client_for: Callable[..., FlaskClient], people: People) -> None:
@@ -143,27 +157,71 @@ def test_nobody_is_offered_to_decide_their_own(people: People, app: Flask) -> No
     assert client.post(f"/quotas/requests/{row.id}/withdraw", data=data).status_code == 303
 
 
+def test_the_inbox_tells_what_came_of_it(boss: FlaskClient, people: People) -> None:
+    ctx, decider = people.context(people.user("developer")), people.context(people.user("platform_admin"))
+    for dimension, limit, decision in (("cpus", 500, RequestDecision(approve=True, limit=450)), ("gpus", 30, RequestDecision(approve=False))):
+        row = quota_request_create(ctx, ctx.project_id or "", dimension, limit=limit, reason="More.")
+        quota_request_decide(decider, row.id, decision)
+    page = boss.get("/quotas/requests").text
+    assert "vCPU: 400 to 450, default" in page
+    assert "GPUs: stays at 8, 30 asked for, default" in page
+    denied = row_of(boss.get("/quotas/requests?state=denied").text, "GPUs")
+    assert ("<b>30</b>" in denied, " to " in denied) == (True, False)
+
+
+def test_requests_beyond_the_first_page_are_reached(boss: FlaskClient, people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.web.quota_requests.LIMIT", 2)
+    asker = people.context(people.user("developer"))
+    rows = [quota_request_create(asker, asker.project_id or "", name, limit=9999, reason="More.") for name in ("cpus", "gpus", "images")]
+    (older,) = re.findall(r'href="(/quotas/requests\?[^"]*cursor[^"]*)"', boss.get("/quotas/requests").text)
+    assert rows[2].id in boss.get(html.unescape(older)).text
+    # A link leads to one wherever it stands.
+    assert f'action="/quotas/requests/{rows[2].id}/decide"' in boss.get(f"/quotas/requests?request={rows[2].id}").text
+
+
 # -- history ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_history_keeps_the_peak_of_each_day(api_for: Callable[..., Api], people: People, database: sessionmaker[Session]) -> None:
+def a_day_passes(sessions: sessionmaker[Session]) -> None:
+    """All that was written down today is of yesterday."""
+    with sessions() as session, transaction(session):
+        for row in session.scalars(select(QuotaHistory).order_by(QuotaHistory.day)):
+            row.day -= timedelta(days=1)
+        for quota in session.scalars(select(Quota).where(Quota.peak_day.is_not(None))):
+            quota.peak_day = (quota.peak_day or now().date()) - timedelta(days=1)
+
+
+def peaks(api: Api) -> dict[int, int]:
+    """How many days ago → the peak of key pairs."""
+    today = now().date()
+    return {(today - date.fromisoformat(each["day"])).days: each["peak"] for each in api.get("/quotas/key_pairs").json["history"]}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_peak_counts_for_its_own_day(api_for: Callable[..., Api], people: People, database: sessionmaker[Session], written: bool) -> None:
+    """Also that of the hour before midnight, which periodic work has not seen; and what is there at midnight is used on the next day, too."""
     api = api_for("developer")
-    ctx, today = people.context(api.user), now().date()
+    ctx = people.context(api.user)
     rows = [run(ctx, key_pair_create, None, {"name": f"k{n}"}).row for n in range(3)]
-    run(ctx, key_pair_delete, rows[0].id)
+    if written:
+        with database() as session:
+            quota_history.write(session)
+    run(ctx, key_pair_create, None, {"name": "late"})
+    for row in rows[:2]:
+        run(ctx, key_pair_delete, row.id)
+    assert peaks(api) == {0: 4}
+    a_day_passes(database)
+    assert peaks(api) == {1: 4, 0: 2}
+    run(ctx, key_pair_delete, rows[2].id)
+    for _ in range(2):
+        assert peaks(api) == {1: 4, 0: 2}
+        with database() as session:
+            quota_history.write(session)
+    a_day_passes(database)
     with database() as session:
-        quota_history.write(session, today - timedelta(days=1))
-        # What was there at most between two rounds counts for the second, also if it is gone by then.
-        run(ctx, key_pair_create, None, {"name": "back"})
-        run(ctx, key_pair_delete, rows[1].id)
-        run(ctx, key_pair_delete, rows[2].id)
-        quota_history.write(session, today)
-        quota_history.write(session, today)
-    found = api.get("/quotas/key_pairs").json
-    assert found["history"] == [
-        {"day": (today - timedelta(days=1)).isoformat(), "peak": 3, "limit": 100}, {"day": today.isoformat(), "peak": 3, "limit": 100},
-    ]  # fmt: skip
-    assert found["used"] == 1
+        quota_history.write(session)
+    a_day_passes(database)
+    assert peaks(api) == {3: 4, 2: 2, 1: 1, 0: 1}
 
 
 def test_history_before_the_first_round_is_the_present(api: Api) -> None:
@@ -171,12 +229,12 @@ def test_history_before_the_first_round_is_the_present(api: Api) -> None:
 
 
 def test_old_history_goes(people: People, database: sessionmaker[Session]) -> None:
-    today = date(2026, 3, 1)
+    today = now().date()
     with database() as session:
         with transaction(session):
             for days in (366, 367):
                 session.add(QuotaHistory(project_id=people.project_id, dimension="cpus", day=today - timedelta(days=days), peak=1, limit=2))
-        quota_history.write(session, today)
+        quota_history.write(session)
         days = {row.day for row in session.query(QuotaHistory).where(QuotaHistory.dimension == "cpus")}
     assert days == {today - timedelta(days=366), today}
 

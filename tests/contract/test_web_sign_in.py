@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.http.security import CSP
 from portal.identity.models import User, UserSession
+from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now
 from portal.settings import Settings
 from tests.support.people import PASSWORD, People
@@ -42,6 +43,18 @@ def test_a_sign_in_makes_a_new_session(app: Flask, people: People, database: ses
     with database() as session:
         row = session.scalars(select(UserSession)).one()
         assert secret not in (row.id_hash, row.session_id)
+
+
+def test_a_sign_in_ends_the_session_that_the_browser_had(app: Flask, people: People, database: sessionmaker[Session]) -> None:
+    """Also where somebody else signs in: their name is not in the old session's entry."""
+    client, first, second = app.test_client(), people.user(), people.user()
+    for user in (first, first, second):
+        page = client.get("/invite")
+        assert client.post("/login", data={"csrf_token": csrf_of(page), "username": user.username, "password": PASSWORD}).status_code == 303
+    with database() as session:
+        assert [row.user_id for row in session.scalars(select(UserSession))] == [second.id]
+        ended = session.scalars(select(AuditEntry).where(AuditEntry.action == "identity.session.delete")).all()
+    assert [(row.resource_id, row.details["replaced"]) for row in ended] == [(first.id, True)] * 2
 
 
 @pytest.mark.parametrize(

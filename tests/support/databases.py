@@ -2,16 +2,17 @@
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, update
 from sqlalchemy import inspect as sqlalchemy_inspect
 
 from portal.bootstrap import initialise, migrate
 from portal.engines.ports import Capability, HostCapacity
-from portal.kernel.capabilities import report
-from portal.kernel.db import open_database
+from portal.kernel.capabilities import CapabilityStatus, report
+from portal.kernel.db import now, open_database, transaction
 from portal.settings import Settings
 from tests.support.servers import Postgres
 
@@ -25,7 +26,7 @@ def settings_for(data_dir: Path, **overrides: object) -> Settings:
     quick: dict[str, object] = {
         "data_dir": data_dir, "engine_compute": "fake", "network_external_nat": False, "queue_url": "",
         "admin_password": ADMIN_PASSWORD, "secret_key": "tests only, nothing to guard",
-        "job_retry_base_s": 0.0, "job_poll_ms": 10, "portal_port": 0, "metrics_port": 0, "rate_limit_per_minute": 0, "rate_limit_anonymous_per_minute": 0,
+        "job_retry_base_s": 0.0, "web_workers": 1, "job_poll_ms": 10, "portal_port": 0, "metrics_port": 0, "rate_limit_per_minute": 0, "rate_limit_anonymous_per_minute": 0,
     }  # fmt: skip
     return Settings.load(**{**quick, **overrides})
 
@@ -53,6 +54,9 @@ def fill(url: str, directory: Path) -> None:
         initialise(session, settings)
         report(session, Capability("compute", available=True, detail="in memory"), worker="template", capacity=HOST)
         report(session, Capability("network", available=True, detail="in memory"), worker="template")
+        # As fresh at the end of a run as at its beginning.
+        with transaction(session):
+            session.execute(update(CapabilityStatus).values(reported_at=now() + timedelta(days=1)))
     sessions.kw["bind"].dispose()
 
 

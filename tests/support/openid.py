@@ -30,6 +30,8 @@ class Liar:
     sign: Callable[[dict[str, Any]], str] | None = None
     called_issuer: str = ""
     is_down: bool = False
+    has_keys: bool = True
+    requests: list[str] = field(default_factory=list)
     asked: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
 
@@ -60,14 +62,16 @@ class Liar:
 
     def answer(self, path: str, form: dict[str, list[str]]) -> tuple[int, Any]:
         """(status, JSON) of a request."""
+        self.requests.append(path)
         if self.is_down:
             return 500, {}
         if path == "/.well-known/openid-configuration":
-            return 200, {
+            found = {
                 "issuer": self.called_issuer or self.issuer, "authorization_endpoint": f"{self.issuer}/auth", "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/jwks", "end_session_endpoint": f"{self.issuer}/end",
                 "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"],
             }  # fmt: skip
+            return 200, found if self.has_keys else {name: value for name, value in found.items() if name != "jwks_uri"}
         if path == "/jwks":
             return 200, {"keys": [key.as_dict(private=False) for key in self.published or [self.key]]}
         if path == "/token":
@@ -75,7 +79,11 @@ class Liar:
             if code in self.used or create_s256_code_challenge(verifier) != self.asked.get("code_challenge"):
                 return 400, {"error": "invalid_grant"}
             self.used.add(code)
-            return 200, {"access_token": "opaque", "token_type": "Bearer", **({"id_token": self.id_token()} if "nonce" in self.asked else {})}
+            return 200, {
+                "access_token": "opaque-access-token",
+                "token_type": "Bearer",
+                **({"id_token": self.id_token()} if "nonce" in self.asked else {}),
+            }
         return (200, self.claims) if path == "/user" else (404, {})
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property, lru_cache
 
 from sqlalchemy import select
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.bootstrap import DEFAULT_PROJECT
 from portal.identity.accounts import principal_of
-from portal.identity.models import Membership, Project, User
+from portal.identity.models import Membership, Project, User, UserSession
 from portal.identity.passwords import hash_password
 from portal.identity.tokens import token_create
 from portal.kernel.context import SYSTEM, Context
@@ -82,6 +83,14 @@ class People:
         principal = principal_of(user, "session:test", proved_at=now()) if user else SYSTEM
         home = project_id or self.project_id
         return Context(session, self.settings, self.registry, principal, project_id=home, request_id=new_id("req"), source="test")
+
+    def signed_in(self, user: User) -> Context:
+        """A context for a user who has a session."""
+        ctx, session_id = self.context(user), new_id("ses")
+        with transaction(ctx.db):
+            ctx.db.add(UserSession(id_hash=session_id, session_id=session_id, user_id=user.id, expires_at=now() + timedelta(hours=1)))
+        ctx.principal = principal_of(user, f"session:{session_id}", proved_at=now())
+        return ctx
 
     def token(self, user: User) -> str:
         """A fresh token of a user."""

@@ -9,8 +9,10 @@ from typing import Any, Self
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2.bccache import Bucket, BytecodeCache
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session, sessionmaker
+from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from portal.app import create_app
@@ -21,9 +23,45 @@ from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
 from portal.identity.tokens import token_create
 from portal.kernel.db import db, now
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.people import People
+
+
+class Compiled(BytecodeCache):
+    """Compiled templates of this process, by source: what is changed is compiled again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Take what was compiled from the same source."""
+        if (kept := self._kept.get(bucket.key)) is not None:
+            bucket.bytecode_from_string(kept)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep it; the bucket says which source it is of."""
+        self._kept[bucket.key] = bucket.bytecode_to_string()
+
+
+COMPILED = Compiled()
+
+
+class QuickRule(Rule):
+    """An address whose builder is compiled when it is first built: every application has hundreds, and a test builds a few."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        compiled: list[Callable[..., tuple[str, str]]] = []
+
+        def build(rule: Self, **values: Any) -> tuple[str, str]:
+            if not compiled:
+                compiled.append(Rule._compile_builder(rule, append_unknown))
+            return compiled[0](rule, **values)
+
+        return build
+
+
+Flask.url_rule_class = QuickRule
 
 
 @dataclass
@@ -85,6 +123,8 @@ def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
     """The application on the test's database and fake engine."""
     app = create_app(settings, engines=Engines(console=fake), deliver=lambda _ids: None)
     app.test_client_class = WholeAnswers
+    # Compiled once for all applications of a run, not by each test anew.
+    app.jinja_env.bytecode_cache = COMPILED
     app.config["TESTING"] = False
     app.config["PROPAGATE_EXCEPTIONS"] = False
     yield app
@@ -117,6 +157,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "compute.instance": ("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"a": "b"}}),
         "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
         "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
+        "security.role": ("/security/roles", {"name": name}),
     }  # fmt: skip
     network = {
         "networking.vpc": ("vpcs", {"name": name, "cidr_block": "10.0.0.0/16"}), "networking.subnet": ("subnets", {"name": name, "vpc": name, "cidr_block": "10.0.1.0/24"}),

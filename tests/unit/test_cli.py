@@ -203,11 +203,12 @@ def test_health_asks_the_running_server(portal: Callable[..., int], monkeypatch:
 
 
 def test_a_database_that_is_away_is_one_line(portal: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("DATABASE_URL", f"postgresql+psycopg://portal:hunter2@127.0.0.1:{free_port()}/portal")
-    for args in (("init",), ("audit", "verify"), ("user", "list"), ("migrate",)):
+    port = free_port()
+    monkeypatch.setenv("DATABASE_URL", f"postgresql+psycopg://portal:hunter2@127.0.0.1:{port}/portal?sslpassword=hunter2")
+    for args in (("init",), ("serve",), ("migrate",), ("audit", "verify"), ("user", "list")):
         assert portal(*args) == 1
         out = capsys.readouterr()
-        assert out.err.startswith("The database does not answer: ")
+        assert out.err.startswith(f"The database of DATABASE_URL (127.0.0.1:{port}/portal) does not answer: ")
         assert len(out.err.splitlines()) == 1
         assert "hunter2" not in out.err
 

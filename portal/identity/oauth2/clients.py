@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from portal.identity.access import user_lock
 from portal.identity.accounts import account_target, refuse_beyond, require_proof
 from portal.identity.models import SERVICE, User, digest
 from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient
@@ -67,7 +68,7 @@ def client_create(ctx: Context, given: Registration) -> tuple[str, OAuthClient]:
     with acting(ctx, "identity.oauth_client.create", _about(client.id, given.name), details=_details(given)):
         _check(ctx, given)
         # The owner, not the applications: two at once would each count those that were there before.
-        ctx.db.get_one(User, ctx.principal.user_id, with_for_update=True)
+        user_lock(ctx.db, ctx.principal.user_id)
         held = ctx.db.scalars(select(OAuthClient.id).where(OAuthClient.owner_id == ctx.principal.user_id)).all()
         if len(held) >= MAX_CLIENTS:
             raise Conflict(f"You have {MAX_CLIENTS} applications, which is the most. Remove one first.", details={"limit": MAX_CLIENTS})

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, select
 
+from portal.identity.access import user_lock
 from portal.identity.accounts import oneself
 from portal.identity.models import User
 from portal.identity.oauth2.models import LOOPBACK, OAuthClient, OAuthConsent, OAuthFamily, end_access
@@ -85,7 +86,7 @@ def consent_revoke(ctx: Context, client_id: str) -> None:
     client_id = storable(client_id[:64])
     with acting(ctx, "identity.oauth_consent.delete", oneself(ctx), details={"client_id": client_id}):
         user_id = ctx.principal.user_id or ""
-        ctx.db.get_one(User, user_id, with_for_update=True)
+        user_lock(ctx.db, user_id)
         mine = (OAuthConsent.user_id == user_id, OAuthConsent.client_id == client_id)
         if ctx.db.scalar(delete(OAuthConsent).where(*mine).returning(OAuthConsent.client_id)) is None:
             raise NotFound("You have allowed nothing to such an application.")

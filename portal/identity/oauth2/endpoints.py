@@ -83,8 +83,11 @@ def decide(ctx: Context, issuer: str, user: User, asked: Asked, *, allowed: bool
     details = {"client_id": question.client.id, "client": question.client.name, "scopes": list(question.scopes), "allowed": allowed}
     server = Server(ctx, issuer)
     with acting(ctx, "identity.oauth_consent.create", oneself(ctx), details=details):
-        # Loaded inside: the transaction has left behind what was read before.
-        row = ctx.db.get(User, user.id, with_for_update=True, populate_existing=True)
+        try:
+            server.lock(question.client, user.id)
+        except OAuth2Error:
+            raise InvalidRequest("The application was removed a moment ago.") from None
+        row = server.user
         if row is None or not row.is_active:
             raise Forbidden("Your account was disabled a moment ago.")
         grant = server.get_consent_grant(asked, end_user=row)

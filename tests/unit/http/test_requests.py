@@ -306,3 +306,8 @@ def test_behind_a_proxy_the_client_is_the_one_it_names(app_with: Callable[..., F
         app.test_client().get("/x-ip", headers={"X-Forwarded-For": "198.51.100.7"}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
         app.test_client().get("/x-ip", environ_base={"REMOTE_ADDR": "no address"})
     assert seen == ["192.0.2.1", "", "198.51.100.7", ""]
+
+
+def test_processes_that_count_for_themselves_share_what_one_caller_has(app_with: Callable[..., Flask]) -> None:
+    app = app_with(rate_limit_anonymous_per_minute=4, web_workers=2)
+    assert [app.test_client().get("/login").status_code for _ in range(4)] == [200, 200, 429, 429]

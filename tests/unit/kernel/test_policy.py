@@ -8,22 +8,8 @@ import pytest
 
 from portal.catalogue import build_registry
 from portal.kernel.authz import ROLES
-from portal.kernel.policy import (
-    KEYS,
-    LEVELS,
-    MAX_BYTES,
-    OPERATORS,
-    VERSION,
-    Asked,
-    Condition,
-    PolicyError,
-    Statement,
-    Target,
-    as_document,
-    covers,
-    is_like,
-    parse,
-)
+from portal.kernel.policy import KEYS, LEVELS, OPERATORS, Asked, Condition, Statement, Target, covers, is_like
+from portal.kernel.policy_documents import MAX_BYTES, VERSION, PolicyError, as_document, parse
 from portal.settings import ROOT
 
 PERMISSIONS = build_registry().permissions

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from portal.kernel.policy import VERSION
+from portal.kernel.policy_documents import VERSION
 from portal.kernel.resource import Registry
 from portal.security.advice import advice
 

@@ -21,7 +21,7 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import Job, JobStep
 from portal.kernel.quota import Quota, UserQuota, usage
-from portal.kernel.quota_history import QuotaHistory
+from portal.kernel.quota_days import QuotaHistory
 from portal.kernel.runner import TaskRun
 from portal.kernel.tags import ResourceTag
 from portal.worker import tasks
@@ -194,7 +194,8 @@ def test_the_history_of_quotas_is_written(task_run: TaskRun, stage_of: Stage, da
 
 def test_every_task_has_a_period_and_a_sentence(task_run: TaskRun) -> None:
     assert set(tasks.TASKS) == {
-        "reconcile", "reconcile-networks", "metrics", "expiry", "oauth-keys", "recount", "quota-history", "audit-checkpoint", "audit-verify", "audit-stream", "audit-archive",
+        "reconcile", "reconcile-networks", "metrics", "expiry", "oauth-keys", "recount", "quota-history", "audit-checkpoint", "audit-verify", "audit-verify-whole", "audit-stream",
+        "audit-archive",
     }  # fmt: skip
     for task in tasks.TASKS.values():
         assert task.interval_s(task_run.ctx.settings) >= 1
