@@ -185,7 +185,8 @@ def decide(ctx: Context, action: str, target: Target) -> Decision:
 def _why_not(ctx: Context, action: str, level: str, target: Target) -> str:
     held = sorted({grant.name for grant in ctx.principal.grants if grant.project_id in {None, target.project_id}})
     enough = [p.label for p in ROLES.values() if any(s.covers(action, level) and s.is_plain for s in p.statements)]
-    mine = f"Your role here is {', '.join(held)}" if held else "You have no role here"
+    nothing = "You have no role here" if target.project_id is not None else "You have no role on the platform"
+    mine = f"Your role here is {', '.join(held)}" if held else nothing
     return f"{mine}; no statement of it allows this. Roles that do: {', '.join(enough) or 'none'}."
 
 

@@ -440,3 +440,13 @@ def test_the_pages_show_policies_and_groups(client_for: Callable[..., FlaskClien
         assert (answer.status_code, words in answer.text) == (200, True), query
     assert browser.get("/security/simulator?action=fly").status_code == 422
     assert "Name a user" in browser.get("/security/simulator?ip=10.1.1.1").text
+
+
+def test_a_policy_is_given_to_a_service_account_by_that_name(admin: Api) -> None:
+    account = admin.post("/service-accounts", {"name": "robot", "role": ""}).json["id"]
+    policy = write(admin, "look", allow("compute.instance.read"))
+    given = {"principal_type": "service_account", "principal_id": "robot"}
+    assert admin.post(f"/security/policies/{policy}/attach", given).status_code == 200
+    held = admin.get(f"/security/policies/{policy}/attachments").json["results"]
+    assert [(each["principal_type"], each["principal_id"]) for each in held] == [("user", account)]
+    assert admin.post(f"/security/policies/{policy}/detach", given).status_code == 200
