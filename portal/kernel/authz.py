@@ -148,7 +148,7 @@ def asked_of(ctx: Context) -> Asked:
     """What is known of the request."""
     who = ctx.principal
     return Asked(
-        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, now(), _tags(ctx.inputs.get("tags")), ctx.inputs
+        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, ctx.at or now(), _tags(ctx.inputs.get("tags")), ctx.inputs
     )  # fmt: skip
 
 

@@ -103,3 +103,5 @@ class Context:
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
     # What the request asks for, as it came: conditions of policies look at it.
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    # The moment that conditions see where one is imagined; now, for a request that is made.
+    at: datetime | None = None
