@@ -22,9 +22,11 @@ from portal.kernel.policy_rules import Rules, RuleSet
 from portal.kernel.resource import Resource
 
 __all__ = [
-    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
+    "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
     "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
+# How the credential ends of somebody about whom another asks.
+IMAGINED = ":simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,9 @@ def decide(ctx: Context, action: str, target: Target) -> Decision:
 def _why_not(ctx: Context, action: str, level: str, target: Target) -> str:
     held = sorted({grant.name for grant in ctx.principal.grants if grant.project_id in {None, target.project_id}})
     enough = [p.label for p in ROLES.values() if any(s.covers(action, level) and s.is_plain for s in p.statements)]
-    nothing = "You have no role here" if target.project_id is not None else "You have no role on the platform"
-    mine = f"Your role here is {', '.join(held)}" if held else nothing
+    whose, who = ("Their", "They") if ctx.principal.credential.endswith(IMAGINED) else ("Your", "You")
+    nothing = f"{who} have no role {'here' if target.project_id is not None else 'on the platform'}"
+    mine = f"{whose} role here is {', '.join(held)}" if held else nothing
     return f"{mine}; no statement of it allows this. Roles that do: {', '.join(enough) or 'none'}."
 
 

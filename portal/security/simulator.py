@@ -11,7 +11,7 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
-from portal.kernel.authz import Decision, Step, Target, authorize, compiled, decide, target_of, trace
+from portal.kernel.authz import IMAGINED, Decision, Step, Target, authorize, compiled, decide, target_of, trace
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
@@ -154,7 +154,7 @@ def _as(ctx: Context, somebody: User | IamRole, under: Circumstances) -> Context
     if isinstance(somebody, IamRole):
         whole = role_principal(ctx, somebody, revision, mfa=under.mfa)
     else:
-        whole = iam.with_access(ctx.db, replace(principal_of(somebody, f"{under.credential}:simulated"), mfa=under.mfa), revision)
+        whole = iam.with_access(ctx.db, replace(principal_of(somebody, under.credential + IMAGINED), mfa=under.mfa), revision)
     return replace(ctx, principal=whole, source_ip=under.ip or ctx.source_ip, inputs=under.inputs, at=under.at)
 
 
@@ -212,7 +212,7 @@ def _roles_that_can(ctx: Context, action: str, target: Target, under: Circumstan
 
 
 def _acting_in(role: IamRole, *, mfa: bool = False) -> Principal:
-    return Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
+    return Principal(role.id, f"role {role.name}", "role" + IMAGINED, mfa=mfa)
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:

@@ -466,6 +466,8 @@ def test_the_simulator_imagines_how_somebody_comes(admin: Api, viewer: Api, cond
     question = {"user": viewer.user.username, "action": "compute.instance.create"}
     answers = [admin.post("/security/policies/simulate", {**question, "context": each}).json["decision"] for each in ({}, context)]
     assert answers == ["deny", "allow"]
+    refused = admin.post("/security/policies/simulate", question).json
+    assert refused["because"].startswith("Their role here is Viewer"), refused
     if "time" not in context:
         asked = "&".join(f"{name}={str(value).lower()}" for name, value in context.items())
         found = admin.get(f"/security/who-can?action=compute.instance.create&{asked}").json["results"]
