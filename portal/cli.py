@@ -209,6 +209,7 @@ def _docs(_settings: Settings, _args: argparse.Namespace) -> int:
 
 def _audit(settings: Settings, args: argparse.Namespace) -> int:
     from portal.kernel.audit_archives import directory
+    from portal.kernel.audit_checkpoints import newest_checkpoint
     from portal.kernel.audit_keys import key_rotate, trust_of
     from portal.kernel.audit_offline import signed_checkpoints
     from portal.kernel.audit_verify import Since, verify
@@ -229,13 +230,16 @@ def _audit(settings: Settings, args: argparse.Namespace) -> int:
     trust, files = trust_of(settings), directory(settings) if args.archives else None
     with _session(settings) as session:
         verdict = verify(session, trust, since=Since.CHECKPOINT if args.since_checkpoint else Since.BEGINNING, files=files)
+        newest = newest_checkpoint(session)
+        unsigned = verdict.to_seq - (newest.seq if newest is not None else 0)
     if verdict.broken_seq is not None:
         which = f"{verdict.broken_seq} ({verdict.broken_id})" if verdict.broken_id else str(verdict.broken_seq)
         print(f"The audit log is broken at entry {which}: {verdict.problem}. {verdict.entries} entries before it hold.", file=sys.stderr)
         return 1
     signatures = f", {verdict.checkpoints} signed checkpoints" if trust.keys else "; this host has no audit key, so no signature was checked"
     since = f" after entry {verdict.from_seq - 1}" if verdict.from_seq > 1 else ""
-    print(f"The audit log holds: {verdict.entries} entries{since}{signatures}.")
+    tail = f" The newest {unsigned} are not signed yet: that some of them are gone would not be seen." if unsigned > 0 else ""
+    print(f"The audit log holds: {verdict.entries} entries{since}{signatures}.{tail}")
     return 0
 
 

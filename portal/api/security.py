@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from flask import request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.resources import PAGING, aliases, link, list_schema, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, read, thing
+from portal.http.listing import flag
 from portal.http.request import context
 from portal.kernel.authz import Decision, Step
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
+from portal.security import simulator
 from portal.security.effects import review
 from portal.security.groups import GROUP, group_add_member, group_members, group_remove_member
 from portal.security.policies import POLICY, holders_of
@@ -40,6 +42,13 @@ UNUSED = thing(subject=TEXT, days=NUMBER, used=ACTIONS, unused=ACTIONS, document
 HOLDER = thing(user_id=TEXT, username=TEXT, policy=TEXT, statement=TEXT, via=TEXT)
 
 
+IMAGINED = (
+    Query("ip", "From where they ask, if conditions look at that; nothing for the caller's address."),
+    Query("mfa", "With a second factor.", YES),
+    Query("credential", "How they come.", {"type": "string", "enum": list(simulator.CREDENTIALS)}),
+)
+
+
 class Circumstances(BaseModel):
     """What is known of the request that is imagined."""
 
@@ -47,6 +56,12 @@ class Circumstances(BaseModel):
     ip: Short = ""
     mfa: bool = False
     inputs: dict[str, Any] = Field(default_factory=dict)
+    credential: Literal["session", "token", "oauth"] = "session"
+    time: AwareDatetime | None = Field(default=None, description="Nothing means now.")
+
+    def imagined(self) -> simulator.Circumstances:
+        """What the simulator makes of it."""
+        return simulator.Circumstances(self.ip, self.mfa, self.inputs, self.credential, self.time)
 
 
 class SimulationInput(BaseModel):
@@ -96,7 +111,8 @@ def endpoints() -> Iterator[Endpoint]:
                    body=DocumentInput.model_json_schema(), aliases=aliases(POLICY, "/validate"))  # fmt: skip
     named = Query("resource", "Type and id, such as compute.instance/i-0123; nothing for the project.")
     yield Endpoint("GET", "/security/who-can", "security.who-can", who, "Who may do an action, among 500 users at a time", POLICY.plural,
-                   {200: list_schema(HOLDER)}, (403, 404), query=(Query("action", "Such as compute.instance.stop.", required=True), named, PAGING[1]))  # fmt: skip
+                   {200: list_schema(HOLDER)}, (403, 404),
+                   query=(Query("action", "Such as compute.instance.stop.", required=True), named, *IMAGINED, PAGING[1]))  # fmt: skip
     yield Endpoint("GET", "/security/what-can", "security.what-can", what, "Everything that somebody may and may not do", POLICY.plural,
                    {200: list_schema(DECISION)}, (403, 404), query=(Query("user", "Name or id; of a role its id or role/name.", required=True), named))  # fmt: skip
     yield Endpoint("GET", "/security/unused-permissions", "security.unused-permissions", unused_permissions,
@@ -155,8 +171,7 @@ def versions(policy_id: str) -> ResponseReturnValue:
 def simulation() -> ResponseReturnValue:
     """One question."""
     given: SimulationInput = read(SimulationInput)
-    around = given.context
-    found = simulate(context(), Question(given.user, given.action, given.resource, around.ip, around.mfa, around.inputs))
+    found = simulate(context(), Question(given.user, given.action, given.resource, given.context.imagined()))
     path = [_step(step) for step in found.path]
     return io.answer({**_decision(found.decision), "path": path, "user": found.name, "resource": given.resource})
 
@@ -195,9 +210,13 @@ def _step(step: Step) -> dict[str, Any]:
 
 def who() -> ResponseReturnValue:
     """Who may, of the users of a page."""
-    only("action", "resource", "cursor")
-    ctx, action = context(), request.args.get("action", "")
-    able = who_can(ctx, action, target_named(ctx, request.args.get("resource", ""), action), after=request.args.get("cursor", ""))
+    only("action", "resource", "cursor", *(each.name for each in IMAGINED))
+    ctx, args = context(), request.args
+    action, under = (
+        args.get("action", ""),
+        simulator.Circumstances(args.get("ip", ""), flag(args, "mfa"), credential=args.get("credential", "session")),
+    )
+    able = who_can(ctx, action, target_named(ctx, args.get("resource", ""), action), under, after=args.get("cursor", ""))
     shown = [
         {
             "user_id": each.user.id,

@@ -8,7 +8,7 @@ from sqlalchemy import Select, delete, func, select, update
 from portal.identity import iam
 from portal.identity.access import admins_lock, user_lock
 from portal.identity.accounts import refuse_beyond, require_proof
-from portal.identity.factors import MfaDevice
+from portal.identity.factors import MfaDevice, recovery_left
 from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import OAuthClient, OAuthConsent, lock_clients_of
 from portal.identity.sso import Identity
@@ -19,6 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.operations import acting, refuse_restricted
+from portal.kernel.quota_requests import QuotaRequest
 
 SHOWN = 200
 
@@ -56,14 +57,21 @@ def user_leaving(ctx: Context, user_id: str) -> Leaving:
         ("Memberships", select(Project.name).join(Membership, Membership.project_id == Project.id).where(Membership.user_id == user.id)),
         ("Memberships of groups", groups.where(iam.IamGroupMember.user_id == user.id)),
         ("Sessions", select(UserSession.source_ip).where(UserSession.user_id == user.id)),
-        ("API tokens", select(ApiToken.name).where(ApiToken.user_id == user.id)),
+        ("API tokens", select(ApiToken.name).where(ApiToken.user_id == user.id, ApiToken.role_id.is_(None))),
+        ("Sessions in roles", select(ApiToken.name).where(ApiToken.user_id == user.id, ApiToken.role_id.is_not(None))),
         ("Applications that they registered", select(OAuthClient.name).where(OAuthClient.owner_id == user.id)),
         ("Applications that act for them", consented.where(OAuthConsent.user_id == user.id)),
         ("Apps and passkeys", select(MfaDevice.name).where(MfaDevice.user_id == user.id)),
+        ("Requests for more quota", select(QuotaRequest.dimension).where(QuotaRequest.user_id == user.id, QuotaRequest.state == "pending")),
         ("Linked accounts", select(Identity.email).where(Identity.user_id == user.id)),
         ("Attached policies", held.where(iam.IamAttachment.principal_type == "user", iam.IamAttachment.principal_id == user.id)),
     ]
-    return Leaving(owned, [found for label, names in going if (found := listed(ctx, label, names))])
+    gone = [found for label, names in going if (found := listed(ctx, label, names))]
+    if codes := recovery_left(ctx.db, user.id):
+        gone.append(Listed("Recovery codes", codes, ()))
+    if trusting := sorted(role.name for role in iam.roles_trusting(ctx.db, user.id)):
+        gone.append(Listed("Roles that they could assume", len(trusting), trusting[:SHOWN]))
+    return Leaving(owned, gone)
 
 
 def listed(ctx: Context, label: str, names: Select[str], *, plural: str = "") -> Listed | None:

@@ -22,9 +22,11 @@ from portal.kernel.policy_rules import Rules, RuleSet
 from portal.kernel.resource import Resource
 
 __all__ = [
-    "EVERYONE", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
+    "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
     "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
+# How the credential ends of somebody about whom another asks.
+IMAGINED = ":simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def asked_of(ctx: Context) -> Asked:
     """What is known of the request."""
     who = ctx.principal
     return Asked(
-        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, now(), _tags(ctx.inputs.get("tags")), ctx.inputs
+        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, ctx.at or now(), _tags(ctx.inputs.get("tags")), ctx.inputs
     )  # fmt: skip
 
 
@@ -185,7 +187,9 @@ def decide(ctx: Context, action: str, target: Target) -> Decision:
 def _why_not(ctx: Context, action: str, level: str, target: Target) -> str:
     held = sorted({grant.name for grant in ctx.principal.grants if grant.project_id in {None, target.project_id}})
     enough = [p.label for p in ROLES.values() if any(s.covers(action, level) and s.is_plain for s in p.statements)]
-    mine = f"Your role here is {', '.join(held)}" if held else "You have no role here"
+    whose, who = ("Their", "They") if ctx.principal.credential.endswith(IMAGINED) else ("Your", "You")
+    nothing = f"{who} have no role {'here' if target.project_id is not None else 'on the platform'}"
+    mine = f"{whose} role here is {', '.join(held)}" if held else nothing
     return f"{mine}; no statement of it allows this. Roles that do: {', '.join(enough) or 'none'}."
 
 

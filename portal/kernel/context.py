@@ -108,3 +108,5 @@ class Context:
     gone_along: list[str] = field(default_factory=list)
     # What the request asks for, as it came: conditions of policies look at it.
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    # The moment that conditions see where one is imagined; now, for a request that is made.
+    at: datetime | None = None

@@ -37,7 +37,7 @@ def advice(document: Any, permissions: Mapping[str, str]) -> Advice:
 def _warnings(statements: Sequence[Statement], number: int, permissions: Mapping[str, str]) -> Iterable[Problem]:
     statement, path = statements[number], f"Statement[{number}]"
     covered = actions_of(statement, permissions)
-    if statement.allows and statement.is_plain and len(covered) == len(permissions):
+    if statement.allows and len(covered) == len(permissions) and _is_unbounded(statement, {action.rpartition(".")[0] for action in covered}):
         yield Problem(path, "allows every action on every resource, without a condition: whoever holds it may do everything where it counts")
     yield from _foreign_resources(statement, path, covered)
     yield from _never(statement, path)
@@ -48,6 +48,22 @@ def _warnings(statements: Sequence[Statement], number: int, permissions: Mapping
         statement.allows or not statement.is_plain or statements.index(denying) < number or covered < actions_of(denying, permissions)
     ):
         yield Problem(path, f"has no effect: {denying.sid} denies all of it")
+
+
+def _is_unbounded(statement: Statement, types: Iterable[str]) -> bool:
+    """Whether a statement speaks of every resource under every condition, however it says so."""
+    named = [resource.partition("/") for resource in statement.resources]
+    everywhere = not named or any(set(row_id) == {"*"} and all(is_like(each, kind) for each in types) for kind, _, row_id in named)
+    return everywhere and all(_holds_always(condition) for condition in statement.conditions)
+
+
+def _holds_always(condition: Condition) -> bool:
+    # Whoever asks over the network has an address, and whatever there is has an id.
+    if condition.key not in {*ALWAYS_KNOWN, "request.ip", "resource.id"}:
+        return False
+    if condition.operator == "Null":
+        return condition.values == ("false",)
+    return condition.operator == "StringLike" and any(set(value) == {"*"} for value in condition.values)
 
 
 def actions_of(statement: Statement, permissions: Mapping[str, str]) -> set[str]:

@@ -10,7 +10,7 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy, IamRole
 from portal.identity.models import Project, User
-from portal.kernel.authz import Access, Target, access_of, compiled, decide
+from portal.kernel.authz import IMAGINED, Access, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
 from portal.kernel.lookup import find
 from portal.kernel.policy import Statement
@@ -88,7 +88,7 @@ def _roles_with(ctx: Context, policy: IamPolicy) -> Sequence[IamRole]:
 
 def principal_with(ctx: Context, user: User) -> Principal:
     """A user with everything that they hold."""
-    return iam.with_access(ctx.db, principal_of(user, "session:simulated"), ctx.db.scalar(select(iam.REVISION)))
+    return iam.with_access(ctx.db, principal_of(user, "session" + IMAGINED), ctx.db.scalar(select(iam.REVISION)))
 
 
 def reaches(access: Access, permissions: Mapping[str, str], project_id: str | None) -> dict[str, tuple[int, object]]:

@@ -32,7 +32,8 @@ EXAMPLE = {
 }  # fmt: skip
 DOCUMENT = f.FieldInfo(f.Document(), "Document", "Version and Statement, as JSON. The example is yours to change.", example=EXAMPLE)
 WHOLE_PLATFORM = f.FieldInfo(f.Bool(), "Whole platform", "Counts in every project, not only in this one. For platform admins.")
-KIND = f.FieldInfo(f.Choice(PRINCIPAL_TYPES), "Kind")
+# Service accounts are users of their project, and their attachments are listed as users'.
+KIND = f.FieldInfo(f.Choice((*PRINCIPAL_TYPES, "service_account")), "Kind")
 WHO = f.FieldInfo(f.Line(255, min_length=1), "User, group or role", "Name or id.")
 NUMBER = f.FieldInfo(f.Int(1, 2**31 - 1), "Document version")
 
@@ -92,6 +93,7 @@ def policy_restore(ctx: Context, policy: IamPolicy, *, number: Annotated[int, NU
 def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
     """Give the policy to a user, a group or a role."""
     refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
+    principal_type = "user" if principal_type == "service_account" else principal_type
     holder = _holder(ctx, policy, principal_type, principal_id)
     ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)
@@ -106,6 +108,7 @@ def policy_attach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[
 def policy_detach(ctx: Context, policy: IamPolicy, *, principal_type: Annotated[str, KIND], principal_id: Annotated[str, WHO]) -> None:
     """Take the policy from a user, a group or a role."""
     refuse_relief(ctx, statements_in(policy.document), policy.project_id)
+    principal_type = "user" if principal_type == "service_account" else principal_type
     holder = _holder(ctx, policy, principal_type, principal_id)
     ctx.inputs = {**ctx.inputs, "principal_id": holder}
     known = (IamAttachment.policy_id == policy.id, IamAttachment.principal_type == principal_type, IamAttachment.principal_id == holder)

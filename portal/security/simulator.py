@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -10,7 +11,7 @@ from portal.identity import iam
 from portal.identity.accounts import principal_of
 from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
-from portal.kernel.authz import Decision, Step, Target, authorize, compiled, decide, target_of, trace
+from portal.kernel.authz import IMAGINED, Decision, Step, Target, authorize, compiled, decide, target_of, trace
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
@@ -21,23 +22,33 @@ from portal.security.roles import ROLE
 SIMULATE = "security.iam.simulate"
 # How many users are asked about at once; each takes a decision of its own.
 MAX_USERS = 500
+CREDENTIALS = ("session", "token", "oauth")
 # What a role is named by, where users are named, too.
 ROLE_ID, ROLE_NAME = "role-", "role/"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Whether `user` (name or id; of a role its id or `role/name`) may do `action` on `resource` (`type/id`, empty for the project).
+class Circumstances:
+    """How a request comes that is imagined: from which address (empty: the asker's), with a second factor or without, by which credential, when."""
 
-    It comes from the address `ip`, with a second factor or without.
-    """
+    ip: str = ""
+    mfa: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    credential: str = "session"
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether `user` (name or id; of a role its id or `role/name`) may do `action` on `resource` (`type/id`, empty for the project)."""
 
     user: str
     action: str
     resource: str = ""
-    ip: str = ""
-    mfa: bool = False
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    under: Circumstances = field(default_factory=Circumstances)
+
+
+PLAIN = Circumstances()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ def simulate(ctx: Context, question: Question) -> Answer:
         raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
     target = target_named(ctx, question.resource, question.action)
     somebody = _somebody_named(ctx, question.user, target)
-    seen = _as(ctx, somebody, question)
+    seen = _as(ctx, somebody, question.under)
     if question.action == ASSUME:
         role = _role_named(ctx, target)
         seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
@@ -136,13 +147,15 @@ def _name(somebody: User | IamRole) -> str:
     return f"role {somebody.name}" if isinstance(somebody, IamRole) else somebody.username
 
 
-def _as(ctx: Context, somebody: User | IamRole, question: Question) -> Context:
+def _as(ctx: Context, somebody: User | IamRole, under: Circumstances) -> Context:
+    if under.credential not in CREDENTIALS:
+        raise InvalidRequest.fields({"credential": [f"must be one of {', '.join(CREDENTIALS)}."]})
     revision = ctx.db.scalar(select(iam.REVISION))
     if isinstance(somebody, IamRole):
-        whole = role_principal(ctx, somebody, revision, mfa=question.mfa)
+        whole = role_principal(ctx, somebody, revision, mfa=under.mfa)
     else:
-        whole = iam.with_access(ctx.db, replace(principal_of(somebody, "session:simulated"), mfa=question.mfa), revision)
-    return replace(ctx, principal=whole, source_ip=question.ip or ctx.source_ip, inputs=question.inputs)
+        whole = iam.with_access(ctx.db, replace(principal_of(somebody, under.credential + IMAGINED), mfa=under.mfa), revision)
+    return replace(ctx, principal=whole, source_ip=under.ip or ctx.source_ip, inputs=under.inputs, at=under.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ class Able:
     next_after: str
 
 
-def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Able:
+def who_can(ctx: Context, action: str, target: Target, under: Circumstances = PLAIN, *, after: str = "") -> Able:
     """Who may do an action on something, themselves or by assuming a role, among the 500 users behind a name. Raises Forbidden or InvalidRequest."""
     if action not in ctx.registry.permissions:
         raise InvalidRequest.fields({"action": [f"There is no action {action[:80]}."]})
@@ -168,10 +181,10 @@ def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Ab
     assumed = _role_named(ctx, target) if action == ASSUME else None
     trusted_by_it = iam.trusted_by(ctx.db, [assumed])[assumed.id] if assumed is not None else set()
     # From within a role none is assumed.
-    asked, roles = users[:MAX_USERS], [] if assumed is not None else _roles_that_can(ctx, action, target)
+    asked, roles = users[:MAX_USERS], [] if assumed is not None else _roles_that_can(ctx, action, target, under)
     found = []
     for user in asked:
-        seen = _as(ctx, user, Question(user.id, action))
+        seen = _as(ctx, user, under)
         decision = decide(with_trust(seen, assumed, trusts=user.id in trusted_by_it) if assumed is not None else seen, action, target)
         if decision.allowed:
             found.append(Holder(user, decision))
@@ -180,22 +193,26 @@ def who_can(ctx: Context, action: str, target: Target, *, after: str = "") -> Ab
     return Able(found, asked[-1].username if len(users) > MAX_USERS else "")
 
 
-def _roles_that_can(ctx: Context, action: str, target: Target) -> list[tuple[IamRole, Decision, set[str]]]:
+def _roles_that_can(ctx: Context, action: str, target: Target, under: Circumstances) -> list[tuple[IamRole, Decision, set[str]]]:
     """The project's roles that may do it, each with what decides and the ids of those whom it trusts."""
     query = select(IamRole).where(IamRole.project_id == target.project_id, IamRole.deleted_at.is_(None)).order_by(IamRole.name)
     roles = ctx.db.scalars(query).all()
     grants, trusted, limits = iam.grants_by_role(ctx.db, roles), iam.trusted_by(ctx.db, roles), iam.boundaries(ctx.db)
     found = []
     for role in roles:
-        whole = replace(_acting_in(role), grants=grants[role.id], limits=limits)
-        decision = decide(replace(ctx, principal=replace(whole, access=compiled(whole)), inputs={}), action, target)
+        whole = replace(_acting_in(role, mfa=under.mfa), grants=grants[role.id], limits=limits)
+        decision = decide(
+            replace(ctx, principal=replace(whole, access=compiled(whole)), source_ip=under.ip or ctx.source_ip, inputs={}, at=under.at),
+            action,
+            target,
+        )
         if decision.allowed:
             found.append((role, decision, trusted[role.id]))
     return found
 
 
 def _acting_in(role: IamRole, *, mfa: bool = False) -> Principal:
-    return Principal(role.id, f"role {role.name}", "role:simulated", mfa=mfa)
+    return Principal(role.id, f"role {role.name}", "role" + IMAGINED, mfa=mfa)
 
 
 def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
@@ -205,7 +222,7 @@ def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
     """
     target = target_named(ctx, resource, "")
     somebody = _somebody_named(ctx, named, target)
-    seen, prefix = _as(ctx, somebody, Question(somebody.id, "")), f"{resource.partition('/')[0]}." if resource else ""
+    seen, prefix = _as(ctx, somebody, PLAIN), f"{resource.partition('/')[0]}." if resource else ""
     actions = [action for action in sorted(ctx.registry.permissions) if action.startswith(prefix)]
     if prefix == f"{ROLE.key}.":
         role = _role_named(ctx, target)

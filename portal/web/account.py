@@ -105,7 +105,9 @@ def password() -> ResponseReturnValue:
             status = form_status(error)
         else:
             return go("/account", "Your password is changed. Other sessions, all tokens and the access of applications have ended.")
-    return render("account/password.html", status, errors=errors, message=message, forced=found.user.must_change_password)
+    return render(
+        "account/password.html", status, errors=errors, message=message, forced=found.user.must_change_password, has_none=not found.user.password_hash
+    )
 
 
 @pages.post("/account/preferences")

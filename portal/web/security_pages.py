@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,14 +20,14 @@ from portal.kernel.policy_documents import Problem
 from portal.security.effects import Review, review
 from portal.security.groups import group_members
 from portal.security.policies import holders_of
-from portal.security.simulator import SIMULATE, Question, simulate, target_named, what_can, who_can
+from portal.security.simulator import CREDENTIALS, SIMULATE, Circumstances, Question, simulate, target_named, what_can, who_can
 from portal.security.unused import PERIOD, unused
 from portal.web.derived import Tab
 from portal.web.forms import as_json, from_json
 from portal.web.page import field_errors, form_status, render
 
 pages = Blueprint("security", __name__)
-FIELDS = ("user", "action", "resource", "ip")
+FIELDS = ("user", "action", "resource", "ip", "credential", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def simulator() -> ResponseReturnValue:
     ctx, args = context(), request.args
     given = {name: args.get(name, "").strip()[:255] for name in FIELDS}
     values: dict[str, Any] = {
-        "given": given, "mfa": args.get("mfa") == "true", "actions": sorted(ctx.registry.permissions), "errors": {}, "message": "",
+        "given": given, "credentials": CREDENTIALS, "mfa": args.get("mfa") == "true", "actions": sorted(ctx.registry.permissions), "errors": {}, "message": "",
         "may_simulate": decide(ctx, SIMULATE, Target(ctx.project_id)).allowed, "answer": None, "holders": None, "more": "", "decisions": None,
     }  # fmt: skip
     status = 200
@@ -120,13 +121,22 @@ def unused_permissions() -> ResponseReturnValue:
     return render("security/unused.html", status, **values)
 
 
+def _imagined(given: Mapping[str, str], *, mfa: bool) -> Circumstances:
+    """How the request comes that is asked about. Raises InvalidRequest."""
+    try:
+        at = datetime.fromisoformat(given["time"]).replace(tzinfo=UTC) if given["time"] else None
+    except ValueError:
+        raise InvalidRequest.fields({"time": ["must be a date and a time, such as 2026-11-21T14:00."]}) from None
+    return Circumstances(given["ip"], mfa, credential=given["credential"] or "session", at=at)
+
+
 def _answers(ctx: Context, given: Mapping[str, str], *, mfa: bool) -> dict[str, Any]:
     user, action, resource = given["user"], given["action"], given["resource"]
     if user and action:
-        return {"answer": simulate(ctx, Question(user, action, resource, given["ip"], mfa))}
+        return {"answer": simulate(ctx, Question(user, action, resource, _imagined(given, mfa=mfa)))}
     if action:
-        able = who_can(ctx, action, target_named(ctx, resource, action), after=request.args.get("cursor", ""))
-        more = urlencode({**given, "cursor": able.next_after}) if able.next_after else ""
+        able = who_can(ctx, action, target_named(ctx, resource, action), _imagined(given, mfa=mfa), after=request.args.get("cursor", ""))
+        more = urlencode({**given, "mfa": str(mfa).lower(), "cursor": able.next_after}) if able.next_after else ""
         return {"holders": able.found, "more": more}
     if user:
         return {"decisions": what_can(ctx, user, resource)}

@@ -440,3 +440,35 @@ def test_the_pages_show_policies_and_groups(client_for: Callable[..., FlaskClien
         assert (answer.status_code, words in answer.text) == (200, True), query
     assert browser.get("/security/simulator?action=fly").status_code == 422
     assert "Name a user" in browser.get("/security/simulator?ip=10.1.1.1").text
+
+
+def test_a_policy_is_given_to_a_service_account_by_that_name(admin: Api) -> None:
+    account = admin.post("/service-accounts", {"name": "robot", "role": ""}).json["id"]
+    policy = write(admin, "look", allow("compute.instance.read"))
+    given = {"principal_type": "service_account", "principal_id": "robot"}
+    assert admin.post(f"/security/policies/{policy}/attach", given).status_code == 200
+    held = admin.get(f"/security/policies/{policy}/attachments").json["results"]
+    assert [(each["principal_type"], each["principal_id"]) for each in held] == [("user", account)]
+    assert admin.post(f"/security/policies/{policy}/detach", given).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("condition", "context"),
+    [
+        ({"StringEquals": {"principal.credential": "token"}}, {"credential": "token"}),
+        ({"DateGreaterThan": {"request.time": "2099-01-01T00:00:00Z"}}, {"time": "2099-06-01T00:00:00Z"}),
+        ({"Bool": {"principal.mfa": True}}, {"mfa": True}),
+        ({"IpAddress": {"request.ip": "100.64.7.0/24"}}, {"ip": "100.64.7.9"}),
+    ],
+)
+def test_the_simulator_imagines_how_somebody_comes(admin: Api, viewer: Api, condition: dict[str, Any], context: dict[str, Any]) -> None:
+    attach(admin, write(admin, "sometimes", allow("compute.instance.create", **condition)), viewer.user.id)
+    question = {"user": viewer.user.username, "action": "compute.instance.create"}
+    answers = [admin.post("/security/policies/simulate", {**question, "context": each}).json["decision"] for each in ({}, context)]
+    assert answers == ["deny", "allow"]
+    refused = admin.post("/security/policies/simulate", question).json
+    assert refused["because"].startswith("Their role here is Viewer"), refused
+    if "time" not in context:
+        asked = "&".join(f"{name}={str(value).lower()}" for name, value in context.items())
+        found = admin.get(f"/security/who-can?action=compute.instance.create&{asked}").json["results"]
+        assert viewer.user.username in {each["username"] for each in found}

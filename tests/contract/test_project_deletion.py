@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -13,13 +15,14 @@ from portal.compute.key_pairs import key_pair_create
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import EngineRefused
 from portal.identity.iam import IamAttachment, IamGroup, IamPolicy, IamRole
-from portal.identity.models import Membership, Project, User, UserSession
+from portal.identity.models import ApiToken, Membership, Project, User, UserSession
 from portal.identity.project_deletion import project_delete, project_leaving
 from portal.identity.projects import member_set, project_create
 from portal.identity.service_accounts import service_account_create
 from portal.kernel.audit import AuditEntry
 from portal.kernel.context import Context
-from portal.kernel.errors import Forbidden, NotFound, PortalError, StateConflict
+from portal.kernel.db import now
+from portal.kernel.errors import ConfirmationRequired, Forbidden, NotFound, PortalError, StateConflict
 from portal.kernel.jobs import Job, reap
 from portal.kernel.operations import run
 from portal.kernel.policy_documents import VERSION
@@ -214,6 +217,22 @@ def test_a_deletion_can_be_cancelled_on_the_way(full: str, owner: Api, people: P
     # What had begun is finished; the rest stays, and the project is its members' again.
     assert owner.get(f"/projects/{full}").status_code == 200
     assert owner.post("/compute/key-pairs", {"name": "another"}).status_code == 201
+
+
+def test_an_old_proof_is_not_enough(full: str, owner: Api, people: People) -> None:
+    ctx = people.context(owner.user, full)
+    ctx.principal = replace(ctx.principal, proved_at=now() - timedelta(hours=1))
+    with pytest.raises(ConfirmationRequired):
+        project_delete(ctx, full)
+
+
+def test_sessions_in_its_roles_end_with_it(full: str, owner: Api, worker: TestWorker, database: sessionmaker[Session]) -> None:
+    role = owner.post("/security/roles", {"name": "own", "trust_policy": {"principals": [{"type": "user", "id": owner.user.id}]}}).json["id"]
+    assert owner.post(f"/security/roles/{role}/assume", {"session_name": "last"}).status_code == 201
+    owner("DELETE", f"/projects/{full}")
+    worker.drain()
+    with database() as session:
+        assert session.scalars(select(ApiToken).where(ApiToken.role_id == role)).all() == []
 
 
 def test_who_may(full: str, people: People) -> None:

@@ -46,7 +46,9 @@ def test_everything_is_shown_and_then_gone(leaver: Api, boss: Api, people: Peopl
     open_session = browser(leaver.client.application, people, leaver.user)
     seen = boss.get(f"/users/{leaver.user.id}/deletion").json
     assert {"label": "Instance", "count": 1, "names": ["theirs"]} in seen["owned"]
-    assert {"Sessions", "API tokens", "Memberships"} <= {each["label"] for each in seen["gone"]}
+    gone = {each["label"]: each["names"] for each in seen["gone"]}
+    assert {"Sessions", "API tokens", "Memberships"} <= gone.keys()
+    assert (gone["API tokens"], gone["Requests for more quota"], gone["Memberships"]) == (["test"], ["cpus"], ["default"])
     assert boss("DELETE", f"/users/{leaver.user.id}?heir={boss.user.username}").status_code == 204
     assert open_session.get("/account").status_code == 303
     assert leaver.get("/auth/me").status_code == 401
@@ -116,3 +118,15 @@ def test_on_its_page(client_for: Callable[..., FlaskClient], leaver: Api, people
     assert admin.post(f"/users/{leaver.user.id}/delete", data=form).status_code == 422
     assert admin.post(f"/users/{leaver.user.id}/delete", data={**form, "confirm": leaver.user.username}).location == "/users"
     assert admin.get(f"/users/{leaver.user.id}").status_code == 404
+
+
+def test_who_owns_nothing_needs_no_heir(people: People) -> None:
+    boss, nobody = people.context(people.user("platform_admin")), people.user("viewer")
+    user_delete(boss, nobody.id, "")
+    with people.sessions() as session:
+        assert session.get(User, nobody.id) is None
+
+
+def test_who_owns_something_needs_one(leaver: Api, people: People) -> None:
+    with pytest.raises(InvalidRequest, match="Name the user who takes over"):
+        user_delete(people.context(people.user("platform_admin")), leaver.user.id, "")

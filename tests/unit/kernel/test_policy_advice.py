@@ -35,6 +35,25 @@ def test_allowing_everything_is_said(registry: Registry, actions: Any) -> None:
     assert warnings(registry, {"Action": actions, "Condition": {"Bool": {"principal.mfa": True}}}) == []
 
 
+@pytest.mark.parametrize(
+    "unbounded",
+    [
+        {"Resource": "*/*"},
+        {"Action": "*.*", "Resource": ["compute.instance/i-1", "*.*/**"]},
+        {"Condition": {"StringLike": {"resource.id": "*"}}},
+        {"Condition": {"Null": {"request.ip": False}}},
+    ],
+)
+def test_allowing_everything_is_said_however_it_is_written(registry: Registry, unbounded: dict[str, Any]) -> None:
+    found = [message for _, message in warnings(registry, {"Action": "*", **unbounded})]
+    assert any(message.startswith("allows every action on every resource") for message in found)
+
+
+@pytest.mark.parametrize("bounded", [{"Resource": "compute.*/*"}, {"Resource": "*/i-*"}, {"Condition": {"StringLike": {"resource.id": "i-*"}}}])
+def test_what_is_bounded_is_not_called_everything(registry: Registry, bounded: dict[str, Any]) -> None:
+    assert not any(message.startswith("allows every") for _, message in warnings(registry, {"Action": "*", **bounded}))
+
+
 def test_a_resource_that_no_action_is_on_is_said(registry: Registry) -> None:
     ((path, message),) = warnings(registry, {"Resource": ["compute.instance/i-*", "security.policy/*"]})
     assert (path, "security.policy" in message) == ("Statement[0].Resource[1]", True)
