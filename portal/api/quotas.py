@@ -192,6 +192,8 @@ def request_decide(request_id: str) -> ResponseReturnValue:
     given: DecisionInput = read(DecisionInput)
     if given.decision not in {"approve", "deny"}:
         raise InvalidRequest.fields({"decision": ["must be approve or deny."]})
+    if given.decision == "deny" and given.limit is not None:
+        raise InvalidRequest.fields({"limit": ["is granted by approving; who denies grants none."]})
     decision = RequestDecision(given.decision == "approve", given.limit, given.note)
     return io.answer(_request(quota_requests.quota_request_decide(context(), request_id, decision)))
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 
 from flask import request
@@ -12,8 +13,9 @@ from portal.http.request import context, signed_in, token_from_header
 from portal.identity.models import digest
 from portal.identity.tokens import token_behind
 from portal.kernel import audit
+from portal.kernel.context import Context
 from portal.kernel.db import transaction
-from portal.kernel.errors import Forbidden, PortalError, Unauthorized
+from portal.kernel.errors import Forbidden, NotFound, PortalError, Unauthorized
 
 READ, CREDENTIAL = "core.request.refuse", "identity.credential.refuse"
 # The same credential, or any unknown one from the same address, is told of once in this time by each process.
@@ -57,9 +59,17 @@ def note(error: PortalError) -> None:
         log.exception("a refusal is not in the audit log")
 
 
-def _note_forbidden(error: Forbidden) -> None:
+def _context() -> Context:
+    """The request's context; a project that it names and that is not theirs is none."""
+    with suppress(NotFound):
+        context()
     ctx = context()
     ctx.db.rollback()
+    return ctx
+
+
+def _note_forbidden(error: Forbidden) -> None:
+    ctx = _context()
     action, resource = str(error.details.get("action") or READ), str(error.details.get("resource") or request.path)
     details = {**error.details, "method": request.method, "path": request.path[:512]}
     with transaction(ctx.db):
@@ -69,8 +79,7 @@ def _note_forbidden(error: Forbidden) -> None:
 
 
 def _note_credential(token: str) -> None:
-    ctx = context()
-    ctx.db.rollback()
+    ctx = _context()
     found = token_behind(ctx.db, token)
     if not _told.is_new(digest(token) if found else f"unknown from {ctx.source_ip}"):
         return

@@ -304,6 +304,7 @@ def test_the_whole_way_through_the_api(api_for: Callable[..., Api], people: Peop
     assert ([each["resource_type"] for page in (first, second) for each in page["results"]], second["next"]) == (["gpus", "cpus"], None)
     assert api.post(f"{one}/decide", {"decision": "approve"}).status_code == 403
     assert boss.post(f"{one}/decide", {"decision": "perhaps"}).status_code == 400
+    assert boss.post(f"{one}/decide", {"decision": "deny", "limit": 450}).status_code == 400
     done = boss.post(f"{one}/decide", {"decision": "approve", "limit": 450, "note": "Less will do."})
     assert (done.status_code, done.json["status"], done.json["limit_granted"]) == (200, "approved", 450)
     assert boss.post(f"{one}/decide", {"decision": "deny"}).status_code == 409

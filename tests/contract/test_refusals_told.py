@@ -96,3 +96,8 @@ def test_what_is_tried_at_random_is_told(app: Flask, database: sessionmaker[Sess
         assert client.post(path, json=body).status_code == 401
     (entry,) = entries_since(database, seq)
     assert (entry.status, entry.resource_name) == ("failure", name)
+
+
+def test_a_refusal_that_cannot_be_placed_is_a_refusal(app: Flask, people: People) -> None:
+    headers = {"Authorization": f"Token {people.token(people.user('viewer'))}", "X-Project": "prj-nonesuch"}
+    assert app.test_client().get("/account", headers=headers).status_code == 403
