@@ -102,8 +102,8 @@ def come_back(provider: Provider, *, by: str, issuer: str) -> tuple[Claims, str,
     if note is None or note["at"] + LIFETIME_S < time.time() or (note["purpose"] != "enter" and note["by"] != by):
         raise Unauthorized("This sign-in took too long, or was begun in another browser. Begin again.")
     client = _client(provider)
-    says_who = provider.kind == "oidc" and client.server_metadata.get("authorization_response_iss_parameter_supported") is True
-    if (issuer or says_who) and provider.kind == "oidc" and issuer != provider.issuer:
+    is_told = issuer or client.server_metadata.get("authorization_response_iss_parameter_supported") is True
+    if provider.kind == "oidc" and is_told and issuer != provider.issuer:
         raise Unauthorized("Another provider answered than was asked. Begin again.")
     given, token = _fetched(provider, client)
     if not isinstance(given, dict):

@@ -57,6 +57,8 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
     with acting(
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
     ):
+        if username.lower() in RESERVED:
+            raise InvalidRequest.fields({"username": ["is what the audit log calls nobody in particular. Choose another name."]})
         _check(user)
         if platform_role:
             refuse_restricted(ctx, "identity.user.create")
@@ -119,7 +121,9 @@ def tokens_of_user(ctx: Context, user_id: str) -> Sequence[ApiToken]:
 
 
 def taken_as(ctx: Context, username: str, email: str) -> str:
-    """`username` or `email`, whichever another user or service account has already; empty if neither."""
+    """`username` or `email`, whichever another user or service account, or the portal itself, has already; empty if neither."""
+    if username.lower() in RESERVED:
+        return "username"
     same = or_(func.lower(User.username) == username.lower(), func.lower(User.email) == email.lower())
     taken = ctx.db.scalars(select(User.username).where(same)).first()
     return "" if taken is None else "username" if taken.lower() == username.lower() else "email"
@@ -127,8 +131,6 @@ def taken_as(ctx: Context, username: str, email: str) -> str:
 
 def _check(user: User) -> None:
     problems = {}
-    if user.username.lower() in RESERVED:
-        problems["username"] = ["is what the audit log calls nobody in particular. Choose another name."]
     if not USERNAME.fullmatch(user.username):
         problems["username"] = [USERNAME_RULE]
     if not EMAIL.fullmatch(user.email) or not is_storable(user.email):

@@ -19,9 +19,11 @@ from portal.identity.projects import (
     projects_visible,
     role_labels,
 )
+from portal.identity.service_accounts import service_account_create
 from portal.identity.tokens import token_create, token_user
 from portal.identity.users import user_create, user_find, user_update, users_list
 from portal.kernel.context import Context
+from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, PortalError
 from portal.kernel.limits import quota_lines
 from portal.kernel.operations import run
@@ -314,3 +316,15 @@ def test_a_project_keeps_somebody_who_administers_it(people: People) -> None:
 def test_nobody_is_called_what_the_audit_log_calls_nobody(people: People, name: str) -> None:
     with pytest.raises(InvalidRequest, match="audit log"):
         user_create(people.context(people.user("platform_admin")), username=name, email="x@example.org", password="tulip-violin-anchor")
+
+
+def test_who_has_such_a_name_already_can_be_disabled(people: People, database: sessionmaker[Session]) -> None:
+    user = people.user("viewer")
+    with database() as session, transaction(session):
+        session.get_one(User, user.id).username = "system"
+    assert user_update(people.context(people.user("platform_admin")), user.id, is_active=False).is_active is False
+
+
+def test_a_service_account_is_not_called_so_either(people: People) -> None:
+    with pytest.raises(Conflict, match="taken"):
+        service_account_create(people.context(people.user("project_admin")), name="Anonymous")

@@ -25,6 +25,7 @@ from portal.identity.oauth2.models import OAuthFamily, OAuthKey
 from portal.identity.projects import member_set
 from portal.identity.service_accounts import service_account_create
 from portal.identity.tokens import token_create
+from portal.identity.users import user_sign_out
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Forbidden
@@ -94,6 +95,14 @@ def test_an_application_leaves_nothing_behind_that_outlives_it(people: People) -
     for call in tried:
         with pytest.raises(Forbidden, match="An application"):
             call()
+
+
+def test_a_forced_sign_out_ends_what_applications_hold(reports: Application, sofa: FlaskClient, user: User, people: People) -> None:
+    held, code = reports.tokens(sofa), reports.code(sofa)
+    user_sign_out(people.context(people.admin()), user.id)
+    assert reports.me(held["access_token"]).status_code == 401
+    assert reports.refresh(held["refresh_token"]).status_code == 400
+    assert reports.exchange(code).status_code == 400
 
 
 def test_it_opens_what_its_scopes_and_its_user_both_may(

@@ -215,6 +215,13 @@ def test_another_issuer_in_the_answer_is_refused(app: Flask, liar: Liar) -> None
     assert back(client, liar, away(client), iss="https://evil.example").status_code == 401
 
 
+def test_an_answer_without_the_issuer_that_was_promised_is_refused(app: Flask, liar: Liar) -> None:
+    liar.promises_iss = True
+    client = app.test_client()
+    assert (back(client, liar, away(client), iss="").status_code, signed_in(client)) == (401, False)
+    assert back(client, liar, away(client)).status_code == 303
+
+
 @pytest.mark.parametrize("where", ["cross-site", "same-site"])
 def test_another_site_signs_nobody_in(app: Flask, where: str) -> None:
     """Whoever has a session at the provider would be signed in here without a question, by a link or picture anywhere."""

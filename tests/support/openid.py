@@ -31,6 +31,7 @@ class Liar:
     called_issuer: str = ""
     is_down: bool = False
     has_keys: bool = True
+    promises_iss: bool = False
     requests: list[str] = field(default_factory=list)
     asked: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -70,6 +71,7 @@ class Liar:
                 "issuer": self.called_issuer or self.issuer, "authorization_endpoint": f"{self.issuer}/auth", "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/jwks", "end_session_endpoint": f"{self.issuer}/end",
                 "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"],
+                "authorization_response_iss_parameter_supported": self.promises_iss,
             }  # fmt: skip
             return 200, found if self.has_keys else {name: value for name, value in found.items() if name != "jwks_uri"}
         if path == "/jwks":
