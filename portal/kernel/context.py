@@ -103,9 +103,9 @@ class Context:
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
     # Jobs of other rows that the transaction under way has queued.
     also_queued: list[str] = field(default_factory=list)
-    # Rows that came, and ids of rows that went, with others in the transaction under way: their quota is moved together.
+    # Rows that came and went with others in the transaction under way: their quota is moved together, and then they are told of.
     made_along: list[Any] = field(default_factory=list)
-    gone_along: list[str] = field(default_factory=list)
+    gone_along: list[Any] = field(default_factory=list)
     # What the request asks for, as it came: conditions of policies look at it.
     inputs: Mapping[str, Any] = field(default_factory=dict)
     # The moment that conditions see where one is imagined; now, for a request that is made.

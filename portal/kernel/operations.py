@@ -151,10 +151,7 @@ class _Attempt:
             self.op.along(ctx, row, inputs)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
         settled = rtype.lifecycle is None or not self.op.steps
-        quota.hold_all(
-            ctx, [(row, counted(rtype, row), settled), *((each, counted(ctx.registry.of(type(each)), each), True) for each in ctx.made_along)]
-        )
-        ctx.made_along.clear()
+        hold_along(ctx, (row, counted(rtype, row), settled))
         job_id = enqueue(ctx, self.op, rtype, row, self.data) if self.op.steps and queue else None
         self._tell(row, job_id, before={}, after=snapshot(rtype, row))
         return job_id
@@ -283,19 +280,27 @@ def insert_along(ctx: Context, row: Any, project_id: str | None) -> None:
     complete(ctx, rtype, row, project_id)
     write(ctx, rtype, row)
     ctx.made_along.append(row)
-    about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
-    audit.record(ctx, f"{rtype.key}.create", about, details={"after": snapshot(rtype, row)})
-    events.emit(ctx, f"{rtype.key}.create", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
+
+
+def hold_along(ctx: Context, *held: tuple[Any, Mapping[str, int], bool]) -> None:
+    """Charge for rows and for what came along with them, then tell of that: quota rows are locked before the head of the audit log."""
+    came = [*ctx.made_along]
+    ctx.made_along.clear()
+    quota.hold_all(ctx, [*held, *((each, counted(ctx.registry.of(type(each)), each), True) for each in came)])
+    for each in came:
+        _tell_along(ctx, each, "create", details={"after": snapshot(ctx.registry.of(type(each)), each)})
 
 
 def end_along(ctx: Context, row: Any) -> None:
     """End a row that goes with another, within the caller's transaction; it is audited and told like one that was deleted."""
-    rtype = ctx.registry.of(type(row))
     _leave(ctx, row)
-    ctx.gone_along.append(row.id)
-    about = audit.Subject(rtype.key, row.id, row.name, row.project_of())
-    audit.record(ctx, f"{rtype.key}.delete", about)
-    events.emit(ctx, f"{rtype.key}.delete", resource_id=row.id, name=row.name, project_id=about.project_id, payload={})
+    ctx.gone_along.append(row)
+
+
+def _tell_along(ctx: Context, row: Any, verb: str, *, details: Mapping[str, object] | None = None) -> None:
+    action = f"{ctx.registry.of(type(row)).key}.{verb}"
+    audit.record(ctx, action, audit.Subject(action.rpartition(".")[0], row.id, row.name, row.project_of()), details=details)
+    events.emit(ctx, action, resource_id=row.id, name=row.name, project_id=row.project_of(), payload={})
 
 
 def check_ready(ctx: Context, op: Operation, row: Any) -> None:
@@ -364,8 +369,11 @@ def state_reason(op: Operation, row: Any) -> str:
 def end(ctx: Context, row: Any) -> None:
     """Take a row out of the lists and give its quota back, with what goes when it does; its record stays for a while."""
     _leave(ctx, row)
-    quota.release(ctx.db, row.id, *ctx.gone_along)
+    went = [*ctx.gone_along]
     ctx.gone_along.clear()
+    quota.release(ctx.db, row.id, *(each.id for each in went))
+    for each in went:
+        _tell_along(ctx, each, "delete")
 
 
 def _leave(ctx: Context, row: Any) -> None:

@@ -151,15 +151,15 @@ def hold(ctx: Context, row: Any, amounts: Mapping[str, int], *, settled: bool) -
 
 
 def hold_all(ctx: Context, held: Sequence[tuple[Any, Mapping[str, int], bool]]) -> None:
-    """Reserve for several rows of one project at once: in the order in which everybody locks, whatever the order of the rows."""
-    project_id = held[0][0].project_of()
+    """Reserve for several rows at once: in the order in which everybody locks, whatever the order of the rows. The first one's project is told."""
+    project_id = held[0][0].project_of() if held else None
     if project_id is None:
         return
     lock_users(ctx.db, *(row.owner_id for row, _, _ in held), ctx.principal.user_id)
     projects: Charges = {}
     users: Charges = {}
     for row, amounts, settled in held:
-        _note(ctx.db, (projects, users), project_id, row.id, amounts, owner_id=row.owner_id, settled=settled)
+        _note(ctx.db, (projects, users), row.project_of(), row.id, amounts, owner_id=row.owner_id, settled=settled)
     tell(ctx, project_id, _take_all(ctx.db, projects, users))
 
 
