@@ -19,6 +19,7 @@ from portal.identity.project_deletion import project_delete, project_leaving
 from portal.kernel.fields import ONE_LINE
 
 PROJECT = thing(project_id=TEXT, id=TEXT, name=TEXT, description=TEXT, boundary_policy_id={"type": ["string", "null"]}, created_at=WHEN)
+WITH_NETWORK = {**PROJECT, "properties": {**PROJECT["properties"], "default_vpc_id": {"type": ["string", "null"]}, "network_reason": TEXT}}
 MEMBER = thing(user_id=TEXT, username=TEXT, role=TEXT, created_at=WHEN)
 
 
@@ -60,11 +61,11 @@ def endpoints() -> Iterator[Endpoint]:
         project_create,
         "Create a project",
         tag,
-        {201: PROJECT},
+        {201: WITH_NETWORK},
         (403, 409),
         body=ProjectInput.model_json_schema(),
     )
-    yield Endpoint("GET", "/projects/{project_id}", "projects.get", project, "One project", tag, {200: PROJECT}, (404,))
+    yield Endpoint("GET", "/projects/{project_id}", "projects.get", project, "One project", tag, {200: WITH_NETWORK}, (404,))
     yield Endpoint("PATCH", "/projects/{project_id}", "projects.patch", project_change, "Change name or description", tag, {200: PROJECT}, (403, 404, 409),
                    body=ProjectChange.model_json_schema())  # fmt: skip
     yield Endpoint("PUT", "/projects/{project_id}/boundary", "projects.boundary", project_boundary,
@@ -95,12 +96,12 @@ def project_create() -> ResponseReturnValue:
     """A new project."""
     given: ProjectInput = read(ProjectInput)
     row = projects.project_create(context(), name=given.name, description=given.description)
-    return io.answer(show_project(row), 201, headers={"Location": f"{PREFIX}/projects/{row.id}"})
+    return io.answer(_with_network(row), 201, headers={"Location": f"{PREFIX}/projects/{row.id}"})
 
 
 def project(project_id: str) -> ResponseReturnValue:
     """One project."""
-    return io.answer(show_project(projects.project_find(context(), project_id)))
+    return io.answer(_with_network(projects.project_find(context(), project_id)))
 
 
 def project_change(project_id: str) -> ResponseReturnValue:
@@ -140,6 +141,12 @@ def show_project(row: Project) -> dict[str, Any]:
         "project_id": row.id, "id": row.id, "name": row.name, "description": row.description,
         "boundary_policy_id": row.boundary_policy_id, "created_at": io.moment(row.created_at),
     }  # fmt: skip
+
+
+def _with_network(row: Project) -> dict[str, Any]:
+    """A project, and its default network or why it has none."""
+    network = projects.network_of(context(), row)
+    return {**show_project(row), "default_vpc_id": network.vpc_id, "network_reason": network.reason}
 
 
 def _show_member(row: Membership) -> dict[str, Any]:

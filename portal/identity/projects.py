@@ -11,6 +11,7 @@ from portal.kernel import audit, quota
 from portal.kernel.authz import ROLES, Target, authorize, decide, reach, refuse_escalation
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
+from portal.kernel.guests import ProjectNetwork
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
 from portal.kernel.policy import Columns
@@ -38,7 +39,7 @@ def project_find(ctx: Context, project_id: str) -> Project:
 
 
 def project_create(ctx: Context, *, name: str, description: str = "") -> Project:
-    """Create a project with the default quotas; whoever creates it administers it."""
+    """Create a project with the default quotas and, where networks can be made, its default network; whoever creates it administers it."""
     name = _checked_name(name)
     project = Project(id=new_id("prj"), name=name, description=_checked_description(description))
     with acting(ctx, "identity.project.create", project_subject(project), target=Target(None, label=f"a new project {name}"), details={"name": name}):
@@ -49,7 +50,17 @@ def project_create(ctx: Context, *, name: str, description: str = "") -> Project
             quota.ensure(ctx.db, project.id, dimension)
         if ctx.principal.user_id is not None:
             ctx.db.add(Membership(user_id=ctx.principal.user_id, project_id=project.id, role="project_admin"))
+            ctx.db.flush()
+        if ctx.registry.networks is not None:
+            ctx.registry.networks.begin(ctx, project.id)
     return project
+
+
+def network_of(ctx: Context, project: Project) -> ProjectNetwork:
+    """The default network of a project, or why it has none."""
+    if ctx.registry.networks is None:
+        return ProjectNetwork(None, "There are no networks in this version of the portal.")
+    return ctx.registry.networks.of_project(ctx, project.id)
 
 
 def project_update(ctx: Context, project_id: str, *, name: str | None = None, description: str | None = None) -> Project:

@@ -21,8 +21,24 @@ class Placement:
     private_ip: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ProjectNetwork:
+    """The default VPC of a project; where it has none, why."""
+
+    vpc_id: str | None
+    reason: str = ""
+
+
 class GuestNetworks(Protocol):
-    """What networks do for machines."""
+    """What networks do for machines, and for projects that machines are going to be in."""
+
+    def begin(self, ctx: Context, project_id: str) -> None:
+        """Give a new project its default network, within the caller's transaction; a project is made without one where that cannot be."""
+        ...
+
+    def of_project(self, ctx: Context, project_id: str) -> ProjectNetwork:
+        """The default network of a project, or why there is none."""
+        ...
 
     def check(self, ctx: Context, wanted: Placement, *, count: int) -> None:
         """Raise InvalidRequest or Conflict for a place that machines cannot have."""

@@ -36,8 +36,7 @@ def run(
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
-    for left in (ctx.also_queued, ctx.made_along, ctx.gone_along):
-        left.clear()
+    _forget_along(ctx)
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
         outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
     if (jobs := [*outcome.jobs, *ctx.also_queued]) and not outcome.replayed:
@@ -54,6 +53,7 @@ def acting(
 
     `permission` is what it needs where that is not named like the action.
     """
+    _forget_along(ctx)
     with refusals_audited(ctx, action, subject), transaction(ctx.db):
         decided = {}
         if target is not None:
@@ -63,6 +63,14 @@ def acting(
         yield
         # What the block has learned meanwhile is told, too.
         audit.record(ctx, action, subject, details={**(details or {}), **decided})
+    if ctx.also_queued:
+        ctx.deliver(ctx.also_queued)
+
+
+def _forget_along(ctx: Context) -> None:
+    """Leave behind what came along with an earlier attempt in this context that was refused."""
+    for left in (ctx.also_queued, ctx.made_along, ctx.gone_along):
+        left.clear()
 
 
 def _decided(decision: authz.Decision) -> dict[str, object]:

@@ -52,21 +52,19 @@ def vpc_again(ctx: Context, vpc: Any) -> None:
         vpc_queue(ctx, vpc)
 
 
-def has_networks(ctx: Context) -> bool:
-    """Whether a worker has said that networks can be made here."""
+def why_no_networks(ctx: Context) -> str:
+    """Why networks cannot be made here, as far as a worker has said; empty if they can."""
     found = capability(ctx.db, NETWORK)
-    return found is not None and found.available
+    if found is None:
+        return "No worker has reported yet that it can make networks. Start one, or wait a moment."
+    return "" if found.available else f"Networks cannot be made here: {found.reason} {found.remedy}".strip()
 
 
 def refuse_without_networks(ctx: Context) -> None:
     """Raise Unavailable with the reason where networks cannot be made here."""
-    found = capability(ctx.db, NETWORK)
-    if found is None:
-        raise Unavailable("No worker has reported yet that it can make networks. Start one, or wait a moment.")
-    if not found.available:
-        raise Unavailable(
-            f"Networks cannot be made here: {found.reason} {found.remedy}".strip(), details={"reason": found.reason, "remedy": found.remedy}
-        )
+    if reason := why_no_networks(ctx):
+        found = capability(ctx.db, NETWORK)
+        raise Unavailable(reason, details={"reason": found.reason, "remedy": found.remedy} if found is not None else {})
 
 
 def seen(ctx: Context, model: Any) -> Any:

@@ -7,15 +7,15 @@ from sqlalchemy import select
 from portal.engines.ports import MachineInterface
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict
-from portal.kernel.guests import Placement
+from portal.kernel.guests import Placement, ProjectNetwork
 from portal.kernel.operations import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, network_engine
-from portal.networking.changes import has_networks, seen, vpc_touch, wrong
+from portal.networking.changes import seen, vpc_touch, why_no_networks, wrong
+from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
 from portal.networking.models import NetworkInterface, SecurityGroup, Subnet, Vpc
-from portal.networking.vpc import vpc_default
 
 # What the default network was called before there were others; programs still send it.
 DEFAULT_VPC = "vpc-12345678"
@@ -25,11 +25,20 @@ USER_NETWORKING = "outbound user networking: this installation makes no networks
 class GuestNetworks:
     """Networks as instances see them."""
 
+    def begin(self, ctx: Context, project_id: str) -> None:
+        """Give a new project its default network, if networks can be made here."""
+        if not why_no_networks(ctx):
+            default_begin(ctx, project_id)
+
+    def of_project(self, ctx: Context, project_id: str) -> ProjectNetwork:
+        """The default network of a project, or why there is none."""
+        return default_of(ctx, project_id)
+
     def check(self, ctx: Context, wanted: Placement, *, count: int) -> None:
         """Raise InvalidRequest or Conflict for a place that instances cannot have; nothing is written."""
         if wanted.vpc_id not in ("", DEFAULT_VPC):
             _vpc(ctx, wanted.vpc_id)
-        if not has_networks(ctx):
+        if why_no_networks(ctx):
             if wanted.subnet_id or wanted.group_ids or wanted.private_ip:
                 raise wrong("subnet_id", "cannot be chosen: this installation makes no networks, and instances have outbound user networking.")
             return
@@ -53,7 +62,7 @@ class GuestNetworks:
     def connect(self, ctx: Context, instance: object, wanted: Placement) -> None:
         """Give a new instance its first interface."""
         row: NetworkInterfaceOwner = instance  # type: ignore[assignment]
-        if not has_networks(ctx):
+        if why_no_networks(ctx):
             row.vpc_id = wanted.vpc_id or DEFAULT_VPC
             return
         subnet = self._subnet(ctx, wanted)

@@ -11,6 +11,7 @@ from portal.kernel.db import now, transaction
 from portal.kernel.errors import PortalError
 from portal.kernel.runner import TaskRun
 from portal.networking.changes import GOING, vpc_queue
+from portal.networking.defaults import bring_defaults
 from portal.networking.models import FlowRecord, Vpc
 
 DRIFTED = "networking.vpc.drifted"
@@ -25,6 +26,7 @@ def reconcile_networks(task: TaskRun) -> None:
         return
     ctx = task.ctx
     ctx.db.rollback()
+    bring_defaults(ctx)
     found: dict[str, list[str]] = {}
     for each in engine.drift():
         found.setdefault(each.vpc_id, []).append(each.what)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
 from portal.kernel import fields as f
@@ -22,7 +21,6 @@ from portal.networking.models import (
     InternetGateway,
     NatGateway,
     NetworkInterface,
-    Route,
     RouteTable,
     SecurityGroup,
     SecurityGroupRule,
@@ -175,36 +173,6 @@ def vpc_at_end(ctx: Context, vpc: Vpc) -> None:
             end_along(ctx, row)
     ipam.release_of(ctx.db, vpc.id)
     vpc.uplink_address = ""
-
-
-def vpc_default(ctx: Context, project_id: str) -> Vpc:
-    """The default VPC of a project with a subnet and a way out, made now if there is none, within the transaction of a caller whose job applies it."""
-    query = select(Vpc).where(Vpc.project_id == project_id, Vpc.is_default, Vpc.deleted_at.is_(None))
-    found = ctx.db.scalars(query).first()
-    if found is not None:
-        return found
-    vpc = Vpc(name="default", cidr_block="172.31.0.0/16", is_default=True, description="The network that instances are in unless another is chosen.")
-    if ctx.db.scalar(select(Vpc.id).where(Vpc.project_id == project_id, Vpc.name == "default", Vpc.deleted_at.is_(None))):
-        vpc.name = "default-network"
-    vpc.project_id = project_id
-    try:
-        with ctx.db.begin_nested():
-            insert_along(ctx, vpc, project_id)
-    except (IntegrityError, Conflict):
-        # Somebody else's first instance came first, and brought it.
-        found = ctx.db.scalars(query).first()
-        if found is None:
-            raise
-        return found
-    furnish(ctx, vpc, prefix="" if vpc.name != "default" else "default-")
-    subnet = Subnet(name=free_name(ctx, Subnet, "default", vpc), vpc_id=vpc.id, cidr_block="172.31.0.0/20", is_default=True, tier="public")
-    gateway = InternetGateway(name=free_name(ctx, InternetGateway, "default", vpc), vpc_id=vpc.id)
-    insert_along(ctx, subnet, project_id)
-    insert_along(ctx, gateway, project_id)
-    vpc.uplink_address = ipam.take_public(ctx, ("networking.vpc", vpc.id))
-    ctx.db.add(Route(route_table_id=vpc.main_route_table_id, destination_cidr=ANYWHERE, target_type="internet-gateway", target_id=gateway.id))
-    ctx.db.flush()
-    return vpc
 
 
 def applied(vpc: Vpc | None) -> str:

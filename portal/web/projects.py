@@ -32,7 +32,9 @@ def create() -> ResponseReturnValue:
         made = projects.project_create(context(), name=name, description=description)
     except (InvalidRequest, Conflict) as error:
         return _list(form_status(error), error=error, typed={"name": name, "description": description})
-    return go(f"/projects/{made.id}", f"Project {made.name} is created.")
+    network = projects.network_of(context(), made)
+    without = "" if network.vpc_id else f" It has no network yet: {network.reason}"
+    return go(f"/projects/{made.id}", f"Project {made.name} is created.{without}")
 
 
 @pages.get("/projects/<project_id>")
@@ -125,5 +127,5 @@ def _one(project_id: str, status: int, *, error: PortalError | None = None, type
     return render(
         "projects/show.html", status, project=project, members=members, accounts=accounts, errors=errors, message=message, typed=typed or {}, may_change=may_change,
         roles=projects.role_labels(), may_bound=decide(ctx, "identity.project.bound", Target(None)).allowed,
-        may_delete=decide(ctx, DELETE, Target(project_id)).allowed,
+        may_delete=decide(ctx, DELETE, Target(project_id)).allowed, network=projects.network_of(ctx, project),
     )  # fmt: skip

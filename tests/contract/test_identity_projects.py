@@ -74,8 +74,9 @@ def test_a_new_project_has_quotas_and_an_administrator(people: People, database:
     project = project_create(ctx, name="  apollo ", description="to the moon")
     assert (project.name, roles(database, project.id)) == ("apollo", {boss.username: "project_admin"})
     assert len(quota_lines(ctx, project.id)) == len(DIMENSIONS)
-    (entry,) = entries_since(database, seq)
+    *network, entry = entries_since(database, seq)
     assert (entry.action, entry.resource_id, entry.details["name"]) == ("identity.project.create", project.id, "apollo")
+    assert {each.action.split(".")[0] for each in network} == {"networking"}
     inside = people.context(boss, project.id)
     assert run(inside, key_pair_create, None, {"name": "k"}).row.project_id == project.id
 
