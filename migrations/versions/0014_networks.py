@@ -217,6 +217,7 @@ def upgrade() -> None:
         "vpc_peerings",
         sa.Column("vpc_id", sa.String(length=64), nullable=False),
         sa.Column("peer_vpc_id", sa.String(length=64), nullable=False),
+        sa.Column("link_id", sa.String(length=64), nullable=False),
         sa.Column("is_linked", sa.Boolean(), nullable=False),
         sa.Column("project_id", sa.String(length=64), nullable=False),
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -241,6 +242,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vpc_peerings")),
         sa.UniqueConstraint("resource_id", name=op.f("uq_vpc_peerings_resource_id")),
     )
+    op.create_index(op.f("ix_vpc_peerings_link_id"), "vpc_peerings", ["link_id"], unique=False)
     op.create_index("ix_vpc_peerings_name", "vpc_peerings", ["project_id", "deleted_at", "name", "id"], unique=False)
     op.create_index(op.f("ix_vpc_peerings_owner_id"), "vpc_peerings", ["owner_id"], unique=False)
     op.create_index("ix_vpc_peerings_page", "vpc_peerings", ["project_id", "deleted_at", "created_at", "id"], unique=False)

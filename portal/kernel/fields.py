@@ -195,10 +195,14 @@ class State(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Ref(Kind):
-    """The id of another resource, named by its type such as `compute.flavor`; `exclusive` where whoever names it is going to change it."""
+    """The id of another resource, named by its type such as `compute.flavor`.
+
+    `exclusive` where whoever names it is going to change it, `elsewhere` where it may be one of another project, which cannot be chosen from a list.
+    """
 
     type_key: str
     exclusive: bool = False
+    elsewhere: bool = False
 
     def column_type(self) -> TypeEngine[Any]:
         """An id."""

@@ -54,7 +54,9 @@ def _link(run: StepRun, engine: NetworkEngine, wanted: Desired) -> None:
             linked.append(peering.peering_id)
     if linked:
         with run.sessions() as session, transaction(session):
-            session.execute(update(VpcPeering).where(VpcPeering.id.in_(linked)).values(is_linked=True).execution_options(synchronize_session=False))
+            session.execute(
+                update(VpcPeering).where(VpcPeering.link_id.in_(linked)).values(is_linked=True).execution_options(synchronize_session=False)
+            )
 
 
 def _applied(run: StepRun, vpc_id: str, wanted: Desired) -> int:
@@ -62,7 +64,7 @@ def _applied(run: StepRun, vpc_id: str, wanted: Desired) -> int:
     with run.sessions() as session, transaction(session):
         if wanted.gone:
             session.execute(
-                update(VpcPeering).where(VpcPeering.id.in_(wanted.gone)).values(is_linked=False).execution_options(synchronize_session=False)
+                update(VpcPeering).where(VpcPeering.link_id.in_(wanted.gone)).values(is_linked=False).execution_options(synchronize_session=False)
             )
         newer = update(Vpc).where(Vpc.id == vpc_id, Vpc.applied_revision < wanted.revision).values(applied_revision=wanted.revision)
         session.execute(newer.execution_options(synchronize_session=False))

@@ -21,7 +21,8 @@ def vpc_locked(ctx: Context, vpc_id: str) -> Vpc:
     """The VPC, locked: after references and the target, before addresses and quotas. Raises StateConflict for one that goes."""
     vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == vpc_id).with_for_update(key_share=True).execution_options(populate_existing=True)).one()
     if vpc.state in GOING:
-        raise StateConflict(f"{vpc.name} is {vpc.state}: nothing is changed in it.", details={"state": vpc.state})
+        named = vpc.name if vpc.project_id == ctx.project_id else vpc.id
+        raise StateConflict(f"{named} is {vpc.state}: nothing is changed in it.", details={"state": vpc.state})
     return vpc
 
 
@@ -31,7 +32,8 @@ def vpc_touch(ctx: Context, *vpc_ids: str, queue: bool = True) -> None:
         vpc = vpc_locked(ctx, vpc_id)
         vpc.desired_revision += 1
         ctx.db.flush()
-        if queue:
+        # One of another project that failed is left to the reconciler: what it takes of quotas is no affair of the caller.
+        if queue and (vpc.state != "failed" or vpc.project_id == ctx.project_id):
             vpc_queue(ctx, vpc)
 
 
@@ -70,6 +72,13 @@ def refuse_without_networks(ctx: Context) -> None:
 def seen(ctx: Context, model: Any) -> Any:
     """WHERE of the rows that the caller may see: what may not be seen is not found."""
     return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
+
+
+def vpc_named(ctx: Context, value: str) -> Vpc | None:
+    """The VPC of the current project that is named by id or name, if the caller may see it; ids come before names."""
+    named = (Vpc.id == value) | (Vpc.resource_id == value) | (Vpc.name == value)
+    query = select(Vpc).where(named, Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), seen(ctx, Vpc))
+    return ctx.db.scalars(query.order_by(Vpc.name == value)).first()
 
 
 def wrong(field: str, text: str) -> InvalidRequest:

@@ -37,9 +37,9 @@ def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired 
     vpc = session.scalars(select(Vpc).where(Vpc.id == vpc_id, Vpc.deleted_at.is_(None)).execution_options(populate_existing=True)).first()
     if vpc is None:
         return None
-    peerings = session.scalars(
-        select(VpcPeering).where(or_(VpcPeering.vpc_id == vpc_id, VpcPeering.peer_vpc_id == vpc_id), VpcPeering.state != "rejected")
-    ).all()
+    # Of a peering with another project, this side's row.
+    mine = or_(VpcPeering.vpc_id == vpc_id, VpcPeering.peer_vpc_id == vpc_id) & (VpcPeering.project_id == vpc.project_id)
+    peerings = session.scalars(select(VpcPeering).where(mine, VpcPeering.state != "rejected").execution_options(populate_existing=True)).all()
     active = [each for each in peerings if each.state == "active" and each.deleted_at is None]
     nats = session.scalars(_live(NatGateway, vpc_id).where(NatGateway.state.not_in(LEAVING)).order_by(NatGateway.id)).all()
     has_gateway = session.scalar(_live(InternetGateway, vpc_id).with_only_columns(InternetGateway.id)) is not None
@@ -47,7 +47,7 @@ def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired 
         _live(NetworkInterface, vpc_id).options(selectinload(NetworkInterface.memberships)).order_by(NetworkInterface.id)
     ).all()
     groups = session.scalars(_live(SecurityGroup, vpc_id).options(selectinload(SecurityGroup.rules)).order_by(SecurityGroup.id)).all()
-    targets = {each.id for each in (*nats, *active, *interfaces)}
+    targets = {**{each.id: each.id for each in (*nats, *interfaces)}, **{each.id: each.link_id for each in active}}
     spec = VpcSpec(
         vpc_id, vpc.cidr_block, domain_of(vpc), _subnets(session, vpc, targets, has_gateway=has_gateway),
         [GroupSpec(each.id, [rule.spec() for rule in each.rules if rule.is_enabled]) for each in groups],
@@ -56,16 +56,22 @@ def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired 
         dns_servers=[each.strip() for each in vpc.dns_servers.split(",") if each.strip()], flow_log=vpc.flow_logs_enabled,
     )  # fmt: skip
     return Desired(
-        vpc.desired_revision, spec, [PeeringSpec(each.id, (each.vpc_id, each.peer_vpc_id)) for each in active],
-        [each.id for each in peerings if each.is_linked and each not in active],
+        vpc.desired_revision, spec, [PeeringSpec(each.link_id, _pair(each)) for each in active],
+        [each.link_id for each in peerings if each.is_linked and each not in active],
     )  # fmt: skip
+
+
+def _pair(row: VpcPeering) -> tuple[str, str]:
+    """The ends of a link, alike on both sides."""
+    first, second = sorted((row.vpc_id, row.peer_vpc_id))
+    return first, second
 
 
 def _live(model: Any, vpc_id: str) -> Any:
     return select(model).where(model.vpc_id == vpc_id, model.deleted_at.is_(None)).execution_options(populate_existing=True)
 
 
-def _subnets(session: Session, vpc: Vpc, targets: set[str], *, has_gateway: bool) -> list[SubnetSpec]:
+def _subnets(session: Session, vpc: Vpc, targets: Mapping[str, str], *, has_gateway: bool) -> list[SubnetSpec]:
     tables: dict[str, list[RouteSpec]] = defaultdict(list)
     of_vpc = select(RouteTable.id).where(RouteTable.vpc_id == vpc.id, RouteTable.deleted_at.is_(None))
     for route in session.scalars(select(Route).where(Route.route_table_id.in_(of_vpc)).order_by(Route.destination_cidr)):
@@ -75,14 +81,14 @@ def _subnets(session: Session, vpc: Vpc, targets: set[str], *, has_gateway: bool
     return [SubnetSpec(each.id, each.cidr_block, [local, *tables[each.route_table_id or vpc.main_route_table_id or ""]]) for each in subnets]
 
 
-def route_spec(route: Route, targets: set[str], *, has_gateway: bool) -> RouteSpec:
-    """A route as engines read it; one whose target is gone leads nowhere."""
+def route_spec(route: Route, targets: Mapping[str, str], *, has_gateway: bool) -> RouteSpec:
+    """A route as engines read it, given what its targets are called on the host; one whose target is gone leads nowhere."""
     via = Via(route.target_type)
     if via is Via.INTERNET:
         return RouteSpec(route.destination_cidr, via if has_gateway else Via.BLACKHOLE)
     if route.target_id not in targets:
         return RouteSpec(route.destination_cidr, Via.BLACKHOLE)
-    return RouteSpec(route.destination_cidr, via, route.target_id)
+    return RouteSpec(route.destination_cidr, via, targets[route.target_id])
 
 
 def _ports(session: Session, registry: Registry, vpc: Vpc, interfaces: Sequence[NetworkInterface]) -> list[PortSpec]:

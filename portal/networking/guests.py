@@ -12,7 +12,7 @@ from portal.kernel.operations import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, network_engine
-from portal.networking.changes import seen, vpc_touch, why_no_networks, wrong
+from portal.networking.changes import seen, vpc_named, vpc_touch, why_no_networks, wrong
 from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
 from portal.networking.models import NetworkInterface, SecurityGroup, Subnet, Vpc
@@ -160,8 +160,7 @@ def subnet_size(subnet: Subnet) -> int:
 
 
 def _vpc(ctx: Context, value: str) -> Vpc:
-    named = (Vpc.id == value) | (Vpc.resource_id == value) | (Vpc.name == value)
-    found = ctx.db.scalars(select(Vpc).where(named, Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), seen(ctx, Vpc))).first()
+    found = vpc_named(ctx, value)
     if found is None:
         raise wrong("vpc_id", f"There is no network {value[:80]} here. The default network is {DEFAULT_VPC}.")
     return found

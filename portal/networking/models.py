@@ -249,12 +249,14 @@ class ElasticIp(ProjectOwned, Base):
 
 
 class VpcPeering(ProjectOwned, Stateful, Base):
-    """A link between two VPCs; only routes that name it lead over it."""
+    """A link between two VPCs, as one side has it; only routes that name it lead over it."""
 
     __tablename__ = "vpc_peerings"
 
     vpc_id: Mapped[str] = f.field(f.Ref("networking.vpc"), label="VPC", references="vpcs.id", filterable=True)
     peer_vpc_id: Mapped[str] = f.field(f.Ref("networking.vpc"), label="Peer VPC", references="vpcs.id", filterable=True)
+    # What the host calls it; between two projects, each has a row with the same.
+    link_id: Mapped[str] = f.field(f.Line(64), label="Link", exposed=False, index=True)
     is_linked: Mapped[bool] = f.field(f.Bool(), label="Linked on the host", default=False, exposed=False)
 
     vpc: Mapped[Vpc] = relationship(foreign_keys=[vpc_id])

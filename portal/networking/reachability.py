@@ -218,6 +218,9 @@ class _Way:
     def _over(self, start: _Place, address: str, route: RouteSpec) -> str:
         pair = self.world.peerings.get(route.target_id, ())
         other = next((self.world.vpcs.get(vpc_id) for vpc_id in pair if vpc_id != start.vpc.vpc_id), None)
+        if other is None and start.vpc.vpc_id in pair:
+            self._hop("vpc-peering", route.target_id, "crosses to a VPC of another project")
+            return f"it crosses {self._name(route.target_id)}; the routes and rules of the other project decide about the rest of the way."
         if other is None or start.vpc.vpc_id not in pair:
             raise _Stop(f"The route {route.destination} leads to a peering that is not active.", "route", route.destination)
         self._hop("vpc-peering", route.target_id, f"crosses to {self._name(other.vpc_id)}")

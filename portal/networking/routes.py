@@ -68,8 +68,10 @@ def _target(ctx: Context, table: RouteTable, target_type: str, target_id: str) -
     if not target_id and model is not InternetGateway:
         raise wrong("target_id", f"is required: which {label} does the route lead to?")
     joins = (VpcPeering.vpc_id == table.vpc_id) | (VpcPeering.peer_vpc_id == table.vpc_id) if model is VpcPeering else model.vpc_id == table.vpc_id
-    query = select(model.id).where(joins, model.deleted_at.is_(None), seen(ctx, model))
+    query = select(model.id).where(joins, model.deleted_at.is_(None), model.project_id == table.project_id, seen(ctx, model))
     found = ctx.db.scalar(query.where((model.id == target_id) | (model.name == target_id)) if target_id else query)
+    if found is not None and model is VpcPeering and (peering := ctx.db.get_one(VpcPeering, found)).state != "active":
+        raise wrong("target_id", f"{peering.name} is {peering.state}: a route may name a peering once it is accepted.")
     if found is None:
         what = f"{label} {target_id[:64]}" if target_id else label
         raise wrong("target_id", f"{table.vpc.name} has no {what}: the route would lead nowhere.")
@@ -156,7 +158,7 @@ def live_targets(ctx: Context, table: RouteTable) -> set[str]:
         if model is InternetGateway:
             conditions.append(model.vpc_id == table.vpc_id)
         elif model is not NetworkInterface:
-            conditions.append(model.state.in_(("available", "active", "pending")))
+            conditions.append(model.state.in_(("active",) if model is VpcPeering else ("available", "pending")))
         found |= set(ctx.db.scalars(select(model.id).where(*conditions)))
     return found
 

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import joinedload
 
 from portal.engines.network_ports import PeeringSpec, Via
 from portal.kernel.authz import reach as may_see
@@ -63,7 +64,10 @@ def names_in(ctx: Context, vpc_ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for model in (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface):
         found.update(_pairs(ctx, select(model.id, model.name).where(model.vpc_id.in_(vpc_ids), model.deleted_at.is_(None))))
-    peerings = select(VpcPeering.id, VpcPeering.name).where(VpcPeering.vpc_id.in_(vpc_ids) | VpcPeering.peer_vpc_id.in_(vpc_ids))
+    # Answers and drawings call a link by what the project calls it.
+    projects = select(Vpc.project_id).where(Vpc.id.in_(vpc_ids))
+    joins = VpcPeering.vpc_id.in_(vpc_ids) | VpcPeering.peer_vpc_id.in_(vpc_ids)
+    peerings = select(VpcPeering.link_id, VpcPeering.name).where(joins, VpcPeering.project_id.in_(projects))
     found.update(_pairs(ctx, peerings.where(VpcPeering.deleted_at.is_(None))))
     guests = select(NetworkInterface.id, instance.name).join(instance, instance.id == NetworkInterface.instance_id)
     found.update(_pairs(ctx, guests.where(NetworkInterface.vpc_id.in_(vpc_ids), NetworkInterface.deleted_at.is_(None), NetworkInterface.is_primary)))
@@ -132,12 +136,17 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
     for nat in spec.nats:
         nodes.append(Node(nat.nat_id, "nat-gateway", names.get(nat.nat_id, nat.nat_id), nat.public_address))
         edges.append(Edge(vpc.id, nat.nat_id))
-    others = {vpc_id for peering in state.peerings for vpc_id in peering.vpc_ids} - {vpc.id}
-    peers = {row.id: f"{row.cidr_block}, {row.name}" for row in ctx.db.scalars(select(Vpc).where(Vpc.id.in_(others)))} if others else {}
-    for peering in state.peerings:
-        peer = next(vpc_id for vpc_id in peering.vpc_ids if vpc_id != vpc.id)
-        nodes.append(Node(peering.peering_id, "vpc-peering", names.get(peering.peering_id, peering.peering_id), peers.get(peer, "")))
-        edges.append(Edge(vpc.id, peering.peering_id))
+    joins = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
+    links = select(VpcPeering).where(
+        joins, VpcPeering.project_id == vpc.project_id, VpcPeering.link_id.in_([each.peering_id for each in state.peerings])
+    )
+    for row in (
+        ctx.db.scalars(links.options(joinedload(VpcPeering.vpc), joinedload(VpcPeering.peer_vpc)).order_by(VpcPeering.id)) if state.peerings else ()
+    ):
+        peer = row.peer_vpc if row.vpc_id == vpc.id else row.vpc
+        detail = f"{peer.cidr_block}, {peer.name if peer.project_id == vpc.project_id else 'of another project'}"
+        nodes.append(Node(row.link_id, "vpc-peering", row.name, detail, row.id))
+        edges.append(Edge(vpc.id, row.link_id))
     for subnet in sorted(spec.subnets, key=lambda each: IPv4Network(each.cidr)):
         nodes.append(Node(subnet.subnet_id, "subnet", names.get(subnet.subnet_id, subnet.subnet_id), subnet.cidr))
         edges.append(Edge(vpc.id, subnet.subnet_id))

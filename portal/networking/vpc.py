@@ -1,6 +1,6 @@
 """VPCs: private networks of a project, each with its own range, router, name server and metadata service."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from sqlalchemy import func, select
@@ -107,10 +107,10 @@ def default_rules(inside: str = "") -> list[SecurityGroupRule]:
     ]
 
 
-def free_name(ctx: Context, model: Any, wanted: str, vpc: Vpc) -> str:
-    """The name that is wanted for what comes with a VPC, or one with the VPC's own mark if somebody has it."""
+def free_name(ctx: Context, model: Any, wanted: str, vpc: Vpc, *, mark: str = "") -> str:
+    """The name that is wanted for what comes with a VPC, or one with the mark of an id, the VPC's own unless given, if somebody has it."""
     taken = select(model.id).where(model.project_id == vpc.project_id, model.name == wanted, model.deleted_at.is_(None))
-    return wanted if ctx.db.scalar(taken) is None else f"{wanted}-{vpc.id.rpartition('-')[2]}"
+    return wanted if ctx.db.scalar(taken) is None else f"{wanted}-{(mark or vpc.id).rpartition('-')[2]}"
 
 
 @operation(Vpc, "apply", label="Update network", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True,
@@ -151,7 +151,7 @@ def _in_the_way(ctx: Context, vpc: Vpc) -> list[str]:
     found += _named(ctx, "security group", SecurityGroup, SecurityGroup.vpc_id == vpc.id, SecurityGroup.is_default.is_(False))
     found += _named(ctx, "route table", RouteTable, RouteTable.vpc_id == vpc.id, RouteTable.is_main.is_(False))
     joined = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
-    return found + _named(ctx, "peering", VpcPeering, joined, VpcPeering.state.in_(("pending", "active")))
+    return found + _named(ctx, "peering", VpcPeering, joined, VpcPeering.project_id == vpc.project_id, VpcPeering.state != "rejected")
 
 
 def _named(ctx: Context, label: str, model: Any, *where: Any) -> list[str]:
@@ -169,8 +169,11 @@ def vpc_at_end(ctx: Context, vpc: Vpc) -> None:
         (InternetGateway, InternetGateway.vpc_id == vpc.id), (Subnet, Subnet.vpc_id == vpc.id), (RouteTable, RouteTable.vpc_id == vpc.id),
         (SecurityGroup, SecurityGroup.vpc_id == vpc.id),
     ):  # fmt: skip
-        for row in ctx.db.scalars(select(model).where(where, model.deleted_at.is_(None)).order_by(model.id)).all():
-            end_along(ctx, row)
+        rows: Sequence[Any] = ctx.db.scalars(select(model).where(where, model.deleted_at.is_(None)).order_by(model.id)).all()
+        for row in rows:
+            # One side of a peering takes the other along.
+            if row.deleted_at is None:
+                end_along(ctx, row)
     ipam.release_of(ctx.db, vpc.id)
     vpc.uplink_address = ""
 

@@ -241,7 +241,7 @@ def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
     if rtype is None:
         return StringField(_label(param)), Widget(param, "line")
     options = _options(ctx, rtype)
-    if len(options) > MAX_CHOICES:
+    if kind.elsewhere or len(options) > MAX_CHOICES:
         return StringField(_label(param)), Widget(param, "name", options[:MAX_CHOICES])
     style = "cards" if param.required and len(options) <= AS_CARDS else "select"
     if not param.required:
