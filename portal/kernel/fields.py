@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, StringConstraints
 from pydantic import Field as PydanticField
 from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Integer, String, Text
 from sqlalchemy.orm import MappedColumn, mapped_column
@@ -293,6 +293,19 @@ class Names(Kind):
         """A bounded list of bounded lines."""
         name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=ONE_LINE)]
         return Annotated[list[name], PydanticField(max_length=self.most)]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries(Kind):
+    """A few objects of one shape; what reads them gets plain dictionaries."""
+
+    shape: type[BaseModel]
+    most: int = 20
+
+    def annotation(self) -> Any:
+        """A bounded list of objects."""
+        plain = AfterValidator(lambda entries: [entry.model_dump() for entry in entries])
+        return Annotated[list[self.shape], PydanticField(max_length=self.most), plain]  # type: ignore[name-defined]
 
 
 @dataclass(frozen=True, slots=True)

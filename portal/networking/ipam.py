@@ -28,9 +28,8 @@ def take(session: Session, subnet: Subnet, owner: tuple[str, str], *, wanted: st
         except ValueError as error:
             raise InvalidRequest.fields({field: [f"{error}."]}) from None
         if not _insert(session, subnet.id, wanted, owner, description):
-            raise Conflict(
-                f"{field}: {wanted} is in use already. Choose another address, or none to be given one.", details={field: ["is in use already."]}
-            )
+            text = f"{wanted} is in use already. Choose another address, or none to be given one."
+            raise Conflict(f"{field}: {text}", details={field: [text]})
         return wanted
     found = _lowest(session, subnet.id, candidates(subnet.cidr_block), owner, description)
     if found is None:

@@ -30,7 +30,13 @@ class Vpc(ProjectOwned, Stateful, Base):
     cidr_block: Mapped[str] = f.field(f.Line(18), label="Range", help="A private range from /16 to /28, such as 10.0.0.0/16.", sortable=True)
     region: Mapped[str] = f.field(f.Line(64), label="Region", default="local")
     is_default: Mapped[bool] = f.field(f.Bool(), label="Default", default=False, filterable=True)
-    enable_dns_support: Mapped[bool] = f.field(f.Bool(), label="Name server", default=True, editable=True, help="Answer names for guests.")
+    enable_dns_support: Mapped[bool] = f.field(
+        f.Bool(),
+        label="Names of the VPC",
+        default=True,
+        editable=True,
+        help="Answer names in the VPC's own domain; other names are answered either way.",
+    )
     enable_dns_hostnames: Mapped[bool] = f.field(
         f.Bool(), label="Names of instances", default=True, editable=True, help="Answer the names of instances in the VPC."
     )
@@ -39,8 +45,10 @@ class Vpc(ProjectOwned, Stateful, Base):
         help="Instances without a public address that are routed to the internet gateway leave with the VPC's own.",
     )  # fmt: skip
     dns_servers: Mapped[str] = f.field(
-        f.Line(255), label="Name servers", default="", editable=True, help="Addresses that DHCP gives instead of the VPC's own, separated by commas."
-    )
+        f.Line(255), label="Name servers outside", default="", editable=True,
+        help="Whom the VPC's name server asks for names outside the VPC: up to four addresses, separated by commas; this host's own if left empty. "
+        "Guests are always given the VPC's name server.",
+    )  # fmt: skip
     flow_logs_enabled: Mapped[bool] = f.field(f.Bool(), label="Flow log", default=False)
     flow_logs_traffic: Mapped[str] = f.field(f.Choice(TRAFFIC), label="In the flow log", default="all")
     uplink_address: Mapped[str] = f.field(f.Line(15), label="Outbound address", default="")

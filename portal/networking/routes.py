@@ -1,15 +1,17 @@
 """Route tables: where packets go that leave a VPC's own range, which is always routed within it."""
 
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
-from portal.kernel.errors import Conflict, NotFound
+from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import ANYWHERE, parse_range
 from portal.networking.changes import seen, vpc_touch, wrong
@@ -18,6 +20,7 @@ from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied
 
 MAX_ROUTES = 100
+SHOWN = ("route_id", "destination_cidr", "target_type", "target_id")
 MODELS: dict[str, Any] = dict(zip(TARGETS, (InternetGateway, NatGateway, VpcPeering, NetworkInterface), strict=True))
 Destination = Annotated[str, f.FieldInfo(f.Line(64), "Destination", "A range such as 0.0.0.0/0; the longest prefix wins.")]
 TargetType = Annotated[str, f.FieldInfo(f.Choice(TARGETS), "Leads to")]
@@ -26,15 +29,52 @@ RouteId = Annotated[str, f.FieldInfo(f.Line(64), "Route", aliases=("route_id",))
 SUBNET_FIELD = f.FieldInfo(f.Ref("networking.subnet", exclusive=True), "Subnet", aliases=("subnet_id",))
 
 
+Text = Annotated[str, StringConstraints(max_length=64, pattern=f.ONE_LINE)]
+
+
+class NewRoute(BaseModel):
+    """A route that a table begins with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    destination_cidr: Text = Field(description="A range such as 0.0.0.0/0; the longest prefix wins.")
+    target_type: f.Choice(TARGETS).annotation()  # type: ignore[valid-type]
+    target_id: Text = Field("", description="May be left empty for the VPC's internet gateway.")
+
+
+Routes = Annotated[
+    list[dict[str, str]] | None,
+    f.FieldInfo(
+        f.Entries(NewRoute, MAX_ROUTES),
+        "Routes",
+        f"One per line: range, what it leads to ({', '.join(TARGETS)}) and its id, such as 0.0.0.0/0 internet-gateway.",
+    ),
+]
+
+
 @operation(
-    RouteTable, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id)
-)
+    RouteTable, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus",
+    along=lambda ctx, row, inputs: _begin(ctx, row, inputs.get("routes") or ()),
+)  # fmt: skip
 def route_table_create(
-    ctx: Context, *, name: str, vpc: Annotated[Vpc, VPC_FIELD], description: str = "", tags: dict[str, str] | None = None
+    ctx: Context, *, name: str, vpc: Annotated[Vpc, VPC_FIELD], routes: Routes = None, description: str = "", tags: dict[str, str] | None = None
 ) -> RouteTable:
-    """Create a route table; subnets use the main one until they are given another."""
-    del ctx
+    """Create a route table, with routes if some are given; subnets use the main one until they are given another."""
+    del ctx, routes
     return RouteTable(name=name, vpc=vpc, vpc_id=vpc.id, description=description, tags=tags or {}, routes=[])
+
+
+def _begin(ctx: Context, table: RouteTable, routes: Sequence[Mapping[str, str]]) -> None:
+    """Give a new table its routes, all or none."""
+    vpc_touch(ctx, table.vpc_id)
+    for number, each in enumerate(routes):
+        try:
+            _add(ctx, table, each["destination_cidr"], each["target_type"], each["target_id"])
+        except (InvalidRequest, Conflict) as error:
+            # Told as of the list: which of them, and which of its fields.
+            field, text = next(((name, said[0]) for name, said in error.details.items() if isinstance(said, list)), ("", error.message))
+            where = f"{number}.{field}" if field else str(number)
+            raise type(error)(f"routes: {where}: {text}", details={"routes": [f"{where}: {text}"]}) from None
 
 
 @operation(RouteTable, "add_route", label="Add a route", needs="write", icon="plus")
@@ -43,6 +83,10 @@ def route_table_add_route(
 ) -> None:
     """Lead a range to a gateway, a peering or an interface."""
     vpc_touch(ctx, table.vpc_id)
+    _add(ctx, table, destination_cidr, target_type, target_id)
+
+
+def _add(ctx: Context, table: RouteTable, destination_cidr: str, target_type: str, target_id: str) -> None:
     try:
         destination = parse_range(destination_cidr)
     except ValueError as error:
@@ -163,6 +207,10 @@ def live_targets(ctx: Context, table: RouteTable) -> set[str]:
     return found
 
 
+def _shown(route: Route) -> dict[str, str]:
+    return dict(zip(SHOWN, (route.id, route.destination_cidr, route.target_type, route.target_id), strict=True))
+
+
 def _eager() -> list[Any]:
     return [joinedload(RouteTable.vpc), selectinload(RouteTable.routes), selectinload(RouteTable.subnets)]
 
@@ -176,6 +224,8 @@ ROUTE_TABLE = ResourceType(
              Column("is_main", "Main", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     eager=_eager, aliases={"vpc": "vpc_id", "rt_id": "id"}, at_end=table_at_end, goes_with="networking.vpc",
     show={"vpc_name": lambda v: v.vpc.name, "route_count": lambda v: len(v.routes) + 1,
+          "routes": lambda v: [_shown(each) for each in v.routes],
           "associated_subnets": lambda v: [each.id for each in v.subnets], "status": lambda v: applied(v.vpc)},
+    shapes={"routes": {"type": "array", "items": {"type": "object", "properties": {key: {"type": "string"} for key in SHOWN}, "required": sorted(SHOWN)}}},
     describe=lambda v: (v.vpc.name, "main" if v.is_main else ""),
 )  # fmt: skip

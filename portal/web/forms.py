@@ -158,12 +158,28 @@ def from_lines(text: str) -> dict[str, str]:
     return found
 
 
+def entries_from_lines(kind: f.Entries, text: str) -> list[dict[str, str]]:
+    """Objects from text, one per line, their values in order. Raises ValueError naming the line that has too many."""
+    found = []
+    names = list(kind.shape.model_fields)
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if len(words) > len(names):
+            msg = f"Line {number} has more than {len(names)} words."
+            raise ValueError(msg)
+        if words:
+            found.append(dict(zip(names, words, strict=False)))
+    return found
+
+
 def _value(param: Param, typed: Any) -> Any:
     if isinstance(param.info.kind, f.Bool):
         return bool(typed)
     text = "" if typed is None else str(typed)
     if isinstance(param.info.kind, f.Tags | f.TextMap | f.Names):
         return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(param.info.kind, f.Names) else from_lines(text)
+    if isinstance(param.info.kind, f.Entries):
+        return entries_from_lines(param.info.kind, text)
     if isinstance(param.info.kind, f.Document):
         return from_json(text) if text.strip() else None
     if isinstance(param.info.kind, f.LongText):
@@ -200,6 +216,12 @@ def _(kind: f.LongText, param: Param, ctx: Context) -> tuple[Any, Widget]:
 
 @field_for.register
 def _(kind: f.Names, param: Param, ctx: Context) -> tuple[Any, Widget]:
+    del kind, ctx
+    return TextAreaField(_label(param)), Widget(param, "lines")
+
+
+@field_for.register
+def _(kind: f.Entries, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
     return TextAreaField(_label(param)), Widget(param, "lines")
 
