@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     reconcile_interval_s: int = Field(10, ge=1, le=3600, description="How often desired and actual state are compared.")
     metrics_interval_s: int = Field(15, ge=1, le=3600, description="How often instances are measured.")
     metrics_retention_days: int = Field(7, ge=1, le=3650, description="How long measurements of instances are kept.")
-    terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances are kept.")
+    terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances and deleted networks are kept.")
     stop_timeout_s: int = Field(30, ge=0, le=600, description="How long a guest may take to shut down before the plug is pulled.")
     sso_config: str = Field("", description="YAML file that describes providers of single sign-on; docs/sign-in.md shows one.")
     quota_four_eyes: bool = Field(

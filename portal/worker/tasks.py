@@ -21,6 +21,7 @@ from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import ENDED, Job
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.networking.reconcile import reconcile_networks
+from portal.networking.retention import purge_networks
 from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
 
@@ -56,8 +57,7 @@ def expire(task: TaskRun) -> None:
         _delete(task, model, key, over)
     kept = timedelta(days=settings.terminated_retention_days)
     _purge_instances(task, moment - kept)
-    network = task.ctx.registry.model("networking.network_interface")
-    _delete(task, network, network.id, network.deleted_at < moment - kept)
+    purge_networks(task.ctx.db, moment - kept)
     _clear_staging(task, moment - KEEP_STAGED)
     expire_exports(task)
 
