@@ -5,6 +5,7 @@ SQLAlchemy. Every `ensure_*` and `remove_*` may be called again at any time with
 `remove_*` treats "absent" as success.
 """
 
+import hashlib
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,12 @@ class MachineInterface:
     port_id: str
     mac: str
     tap: str
+
+
+def mac_address(machine_id: str) -> str:
+    """The address of the network card of a machine outside any network, the same for each definition: a guest keeps to the card that it first saw."""
+    tail = hashlib.sha256(machine_id.encode()).hexdigest()[:6]
+    return ":".join(("52", "54", "00", tail[0:2], tail[2:4], tail[4:6]))
 
 
 @dataclass(frozen=True, slots=True)

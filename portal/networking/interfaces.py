@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 
+from portal.engines.ports import mac_address
 from portal.kernel import fields as f
 from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
@@ -103,25 +104,51 @@ def network_interface_set_security_groups(ctx: Context, row: NetworkInterface, *
 
 
 def _let_go(row: NetworkInterface) -> None:
+    if row.is_primary:
+        # The address of the instance's own card stays the instance's.
+        row.is_primary, row.mac_address = False, new_mac()
     row.instance_id = None
 
 
+def _moved_in(ctx: Context, row: NetworkInterface) -> None:
+    """Let an instance whose first interface this is live where that is."""
+    instance = ctx.db.get(ctx.registry.model("compute.instance"), row.instance_id) if row.is_primary else None
+    if instance is not None:
+        instance.vpc_id, instance.subnet_id = row.vpc_id, row.subnet_id
+        tell_instance(ctx, row)
+
+
 @operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",
-           fails="available", restore=_let_go, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
+           fails="available", restore=_let_go, follow=_moved_in, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
 def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
-    """Give the interface to an instance of its VPC, also while that runs."""
+    """Give the interface to an instance of its VPC, also while that runs; or to a stopped one outside any network, as its first."""
     model = ctx.registry.model("compute.instance")
     named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
-    found = ctx.db.scalars(select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))).first()
+    here = select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
+    found = ctx.db.scalars(here.with_for_update(of=model, key_share=True).execution_options(populate_existing=True)).first()
     if found is None:
         raise wrong("instance", f"There is no instance {instance[:80]} here.")
     # It is a change of the instance as well.
     authorize(ctx, "compute.instance.update", target_of(found))
-    if found.vpc_id != row.vpc_id:
+    others = select(NetworkInterface.id).where(NetworkInterface.instance_id == found.id, NetworkInterface.deleted_at.is_(None))
+    if ctx.db.scalar(others.limit(1)) is None:
+        _be_first(row, found)
+    elif found.vpc_id != row.vpc_id:
         raise wrong("instance", f"{found.name} is not in the VPC of {row.name}.")
     if found.state not in {"running", "stopped"}:
         raise Conflict(f"{found.name} is {found.state}; it has to be running or stopped.", details={"state": found.state})
     row.instance_id = found.id
+
+
+def _be_first(row: NetworkInterface, instance: Any) -> None:
+    """Make the interface the first of an instance that was made while networks could not be. Raises Conflict while that runs."""
+    if instance.state == "running":
+        raise Conflict(
+            f"{instance.name} runs outside any network, with outbound user networking: the card that it has cannot be exchanged while it runs. Stop it, attach "
+            f"{row.name}, which becomes its first interface and goes with it from then on, and start it again.",
+            details={"state": instance.state},
+        )  # fmt: skip
+    row.is_primary, row.mac_address = True, mac_address(instance.id)
 
 
 @operation(NetworkInterface, "detach", label="Detach", needs="write", steps=apply.DETACH, when={"in-use"}, holds="detaching", settles="available",
@@ -129,7 +156,7 @@ def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: I
 def network_interface_detach(ctx: Context, row: NetworkInterface) -> None:
     """Take the interface from its instance; it keeps its address."""
     if row.is_primary:
-        raise Conflict(f"{row.name} was made with its instance and goes with it.", details={"is_primary": True})
+        raise Conflict(f"{row.name} is the first interface of its instance and goes with it.", details={"is_primary": True})
     vpc_touch(ctx, row.vpc_id, queue=False)
 
 

@@ -212,7 +212,7 @@ class NetworkInterface(ProjectOwned, Stateful, Base):
     mac_address: Mapped[str] = f.field(f.Line(17), label="MAC")
     # No reference: the record of an instance is forgotten earlier.
     instance_id: Mapped[str | None] = f.field(f.Line(64), label="Instance", nullable=True, filterable=True, index=True)
-    is_primary: Mapped[bool] = f.field(f.Bool(), label="Of its instance", default=False, help="Made with an instance; goes with it.")
+    is_primary: Mapped[bool] = f.field(f.Bool(), label="Of its instance", default=False, help="The first of an instance; goes with it.")
 
     vpc: Mapped[Vpc] = relationship()
     subnet: Mapped[Subnet] = relationship()

@@ -14,14 +14,15 @@ from portal.kernel.declare import Operation, Outcome
 from portal.kernel.errors import Conflict
 from portal.kernel.operations import run
 from portal.kernel.quota import recount
+from portal.networking.addresses import overlapping, parse_range
 from portal.networking.elastic_ips import elastic_ip_create
 from portal.networking.gateways import nat_gateway_create
 from portal.networking.interfaces import network_interface_create, network_interface_delete
-from portal.networking.models import EXTERNAL, IpAllocation, NatGateway, NetworkInterface
+from portal.networking.models import EXTERNAL, IpAllocation, NatGateway, NetworkInterface, Subnet
 from portal.networking.subnets import subnet_create, subnet_reserve_address
 from tests.support.people import People
 from tests.support.racing import race
-from tests.support.scenarios import TINY, Stage, public_subnet
+from tests.support.scenarios import TINY, Stage, public_subnet, some_vpc
 
 MACHINE = {"flavor": "t3-micro", "image": TINY}
 FIRST = ("10.0.2.0/28", [f"10.0.2.{number}" for number in range(4, 15)])
@@ -118,3 +119,39 @@ def test_the_last_public_addresses_go_to_as_many_as_there_are(stage: Stage, peop
         addresses = session.scalars(select(IpAllocation.address).where(IpAllocation.subnet_id == EXTERNAL)).all()
         assert sorted(addresses) == [f"100.64.0.{number}" for number in range(2, 7)]
         assert recount(session) == []
+
+
+def test_the_last_addresses_go_to_as_many_as_there_are(stage: Stage, people: People, database: sessionmaker[Session]) -> None:
+    vpc = some_vpc(stage)
+    subnet = stage.do(subnet_create, name="small", vpc=vpc.id, cidr_block="10.0.1.0/27")
+    for number in range(7):
+        stage.do(network_interface_create, name=f"first-{number}", subnet=subnet.id)
+    user = people.user("developer")
+    contexts: list[Context] = [people.context(user) for _ in range(40)]
+    given = race(
+        [lambda ctx=ctx, n=n: run(ctx, network_interface_create, None, {"name": f"n{n}", "subnet": subnet.id}) for n, ctx in enumerate(contexts)]
+    )
+    made = [one for one in given if isinstance(one, Outcome)]
+    refused = [one for one in given if isinstance(one, Conflict)]
+    assert (len(made), len(refused)) == (20, 20), [one for one in given if not isinstance(one, Outcome | Conflict)]
+    assert all("no free address: 27 of 27" in one.message for one in refused)
+    with database() as session, transaction(session):
+        addresses = session.scalars(select(NetworkInterface.private_ip).where(NetworkInterface.subnet_id == subnet.id)).all()
+        assert len(set(addresses)) == len(addresses) == 27
+        assert recount(session) == []
+
+
+def test_overlapping_subnets_at_once_are_one(stage: Stage, people: People) -> None:
+    vpc = some_vpc(stage)
+    user = people.user("developer")
+    ranges = ["10.0.0.0/24", "10.0.0.0/25", "10.0.0.128/25", "10.0.0.0/23", "10.0.0.64/26", "10.0.0.0/20"]
+    contexts = [people.context(user) for _ in ranges]
+    given = race([
+        lambda ctx=ctx, cidr=cidr: run(ctx, subnet_create, None, {"name": cidr.replace("/", "-"), "vpc": vpc.id, "cidr_block": cidr})
+        for ctx, cidr in zip(contexts, ranges, strict=True)
+    ])  # fmt: skip
+    assert all(isinstance(one, Outcome | Conflict) for one in given), given
+    stage.ctx.db.rollback()
+    made = stage.ctx.db.scalars(select(Subnet.cidr_block).where(Subnet.deleted_at.is_(None))).all()
+    assert made
+    assert all(overlapping(parse_range(one), [other for other in made if other != one]) is None for one in made)

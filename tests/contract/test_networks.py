@@ -7,15 +7,15 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.compute.instances import Instance, instance_create, instance_terminate
+from portal.compute.instances import Instance, instance_create, instance_start, instance_stop, instance_terminate
 from portal.engines.network_ports import Drift, Flow, Via
-from portal.engines.ports import Capability, EngineError, EngineRefused
+from portal.engines.ports import Capability, EngineError, EngineRefused, mac_address
 from portal.kernel.capabilities import report
-from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
 from portal.kernel.events import Event
+from portal.kernel.ids import hostname
 from portal.kernel.jobs import Job
 from portal.kernel.operations import run
 from portal.kernel.quota import recount
@@ -294,6 +294,49 @@ def test_a_second_interface_comes_and_goes(stage: Stage, network: RecordingNetwo
     assert [port.guest for port in network.specs[machine.vpc_id].ports if port.port_id == spare.id] == [None]
 
 
+def outside_any_network(stage: Stage, database: sessionmaker[Session]) -> tuple[Any, Any]:
+    """A machine from before there were networks, and an interface now that there are."""
+    with database() as session:
+        report(session, Capability("network", available=False, detail="", reason="No.", remedy=""), worker="w")
+    machine = running_instance(stage)
+    with database() as session:
+        report(session, Capability("network", available=True, detail=""), worker="w")
+    return machine, stage.do(network_interface_create, name="card", subnet=public_subnet(stage).id)
+
+
+def test_a_machine_outside_any_network_gets_a_place_when_it_is_stopped(
+    stage: Stage, network: RecordingNetwork, database: sessionmaker[Session]
+) -> None:
+    machine, card = outside_any_network(stage, database)
+    with pytest.raises(Conflict, match=r"runs outside any network.*Stop it, attach card, which becomes its first interface"):
+        run(stage.ctx, network_interface_attach, card.id, {"instance": machine.id})
+    stage.do(instance_stop, machine.id, force=True)
+    card = stage.do(network_interface_attach, card.id, instance=machine.id)
+    stage.do(instance_start, machine.id)
+    machine = stage.ctx.db.get_one(Instance, machine.id, populate_existing=True)
+    assert (card.state, card.is_primary, card.mac_address) == ("in-use", True, mac_address(machine.id))
+    assert (machine.state, machine.vpc_id, machine.subnet_id, machine.private_ip) == ("running", card.vpc_id, card.subnet_id, card.private_ip)
+    assert tuple(stage.engine.taps_of(machine.id)) == (network.tap_of(card.id),)
+    (port,) = network.specs[card.vpc_id].ports
+    assert (port.mac, list(port.names), port.guest is not None) == (card.mac_address, [hostname(machine.name)], True)
+    with pytest.raises(Conflict, match="first interface of its instance"):
+        run(stage.ctx, network_interface_detach, card.id)
+    stage.do(instance_terminate, machine.id)
+    assert live(stage, NetworkInterface) == []
+
+
+def test_a_first_interface_that_cannot_be_given_leaves_all_as_it_was(
+    stage: Stage, network: RecordingNetwork, database: sessionmaker[Session]
+) -> None:
+    machine, card = outside_any_network(stage, database)
+    stage.do(instance_stop, machine.id, force=True)
+    network.failures = [EngineRefused("no")]
+    after = stage.do(network_interface_attach, card.id, instance=machine.id)
+    assert (after.state, after.instance_id, after.is_primary, after.mac_address != mac_address(machine.id)) == ("available", None, False, True)
+    machine = stage.ctx.db.get_one(Instance, machine.id, populate_existing=True)
+    assert (machine.vpc_id, machine.private_ip) == ("vpc-12345678", None)
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -322,43 +365,3 @@ def test_two_networks_may_have_the_same_range(stage: Stage, network: RecordingNe
         stage.do(subnet_create, name=f"{name}-a", vpc=vpc.id, cidr_block="10.0.0.0/24")
         assert stage.do(instance_create, name=f"{name}-web", subnet_id=f"{name}-a", **CREATE).private_ip == "10.0.0.4"
     assert len(network.specs) == 2
-
-
-# -- exact under concurrency -------------------------------------------------------------------------------------------------------------------------
-
-
-def test_the_last_addresses_go_to_as_many_as_there_are(stage: Stage, people: People, database: sessionmaker[Session]) -> None:
-    vpc = some_vpc(stage)
-    subnet = stage.do(subnet_create, name="small", vpc=vpc.id, cidr_block="10.0.1.0/27")
-    for number in range(7):
-        stage.do(network_interface_create, name=f"first-{number}", subnet=subnet.id)
-    user = people.user("developer")
-    contexts: list[Context] = [people.context(user) for _ in range(40)]
-    given = race(
-        [lambda ctx=ctx, n=n: run(ctx, network_interface_create, None, {"name": f"n{n}", "subnet": subnet.id}) for n, ctx in enumerate(contexts)]
-    )
-    made = [one for one in given if isinstance(one, Outcome)]
-    refused = [one for one in given if isinstance(one, Conflict)]
-    assert (len(made), len(refused)) == (20, 20), [one for one in given if not isinstance(one, Outcome | Conflict)]
-    assert all("no free address: 27 of 27" in one.message for one in refused)
-    with database() as session, transaction(session):
-        addresses = session.scalars(select(NetworkInterface.private_ip).where(NetworkInterface.subnet_id == subnet.id)).all()
-        assert len(set(addresses)) == len(addresses) == 27
-        assert recount(session) == []
-
-
-def test_overlapping_subnets_at_once_are_one(stage: Stage, people: People) -> None:
-    vpc = some_vpc(stage)
-    user = people.user("developer")
-    ranges = ["10.0.0.0/24", "10.0.0.0/25", "10.0.0.128/25", "10.0.0.0/23", "10.0.0.64/26", "10.0.0.0/20"]
-    contexts = [people.context(user) for _ in ranges]
-    given = race([
-        lambda ctx=ctx, cidr=cidr: run(ctx, subnet_create, None, {"name": cidr.replace("/", "-"), "vpc": vpc.id, "cidr_block": cidr})
-        for ctx, cidr in zip(contexts, ranges, strict=True)
-    ])  # fmt: skip
-    assert all(isinstance(one, Outcome | Conflict) for one in given), given
-    from portal.networking.addresses import overlapping, parse_range
-
-    made = [each.cidr_block for each in live(stage, Subnet)]
-    assert made
-    assert all(overlapping(parse_range(one), [other for other in made if other != one]) is None for one in made)

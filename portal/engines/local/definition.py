@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 from portal.engines.local import traffic
 from portal.engines.local.image_store import StoredImage
 from portal.engines.local.paths import MachineFiles
-from portal.engines.ports import MachineInterface, MachineSpec
+from portal.engines.ports import MachineInterface, MachineSpec, mac_address
 
 NAMESPACE = "urn:atonix:portal:machine:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -149,12 +149,6 @@ def taps_of(xml: str) -> dict[str, str]:
     found = ET.fromstring(xml).iterfind("./devices/interface[@type='ethernet']")  # noqa: S314  # nosec B314 - libvirt wrote it
     pairs = ((card.find("target"), card.find("mac")) for card in found)
     return {target.get("dev", ""): mac.get("address", "") for target, mac in pairs if target is not None and mac is not None}
-
-
-def mac_address(machine_id: str) -> str:
-    """The address of a machine's network card, the same for each definition."""
-    tail = hashlib.sha256(machine_id.encode()).hexdigest()[:6]
-    return ":".join(("52", "54", "00", tail[0:2], tail[2:4], tail[4:6]))
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
