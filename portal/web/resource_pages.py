@@ -28,6 +28,7 @@ from portal.kernel.fields import Int, Number, Ref
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
+from portal.kernel.wording import within
 from portal.web import compute_pages, networking_pages, roles, security_pages
 from portal.web.derived import Tab, actions_of, base_of, cell, create_action, template, type_of
 from portal.web.forms import OperationForm
@@ -66,7 +67,7 @@ def create(service: str, collection: str) -> ResponseReturnValue:
     if outcome.once:
         return _shown_once(rtype, outcome)
     if len(outcome.rows) > 1:
-        return go(base_of(rtype), f"{len(outcome.rows)} {rtype.plural.lower()} are being created.")
+        return go(base_of(rtype), f"{len(outcome.rows)} {within(rtype.plural)} are being created.")
     return go(f"{base_of(rtype)}/{outcome.row.id}", f"{rtype.label} {outcome.row.name} is {'being ' if outcome.jobs else ''}created.")
 
 
@@ -245,5 +246,5 @@ def act(service: str, collection: str, row_id: str, verb: str) -> ResponseReturn
     except PortalError as error:
         return _refused(ctx, rtype, op, form, error, row=find(ctx, rtype, row_id))
     if op.effect is Effect.REMOVE and not outcome.jobs:
-        return go(base_of(rtype), f"{name}: {op.label.lower()} is done.")
-    return go(f"{base_of(rtype)}/{outcome.row.id}", f"{outcome.row.name}: {op.label.lower()} {'has begun' if outcome.jobs else 'is done'}.")
+        return go(base_of(rtype), f"{name}: {within(op.label)} is done.")
+    return go(f"{base_of(rtype)}/{outcome.row.id}", f"{outcome.row.name}: {within(op.label)} {'has begun' if outcome.jobs else 'is done'}.")

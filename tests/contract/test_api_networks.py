@@ -49,7 +49,7 @@ REFUSED = [
         "overlaps the subnet 10.0.1.0/28; 10.0.0.0/24 is free",
     ),
     ("/networking/subnets", {"name": "x", "vpc": "net", "cidr_block": "10.1.0.0/24"}, 400, "cidr_block", "outside"),
-    ("/networking/subnets", {"name": "x", "vpc": "nope", "cidr_block": "10.0.2.0/24"}, 400, "vpc", "no vpc nope"),
+    ("/networking/subnets", {"name": "x", "vpc": "nope", "cidr_block": "10.0.2.0/24"}, 400, "vpc", "no VPC nope"),
     ("GROUP/rules", {"from_port": 70_000, "cidr": WORLD}, 400, "from_port", "70000"),
     ("GROUP/rules", {"from_port": 90, "to_port": 80, "cidr": WORLD}, 400, "to_port", "90 to 80"),
     ("GROUP/rules", {"from_port": 80, "cidr": "::/0"}, 400, "cidr", "IPv6"),
@@ -221,3 +221,12 @@ def test_what_belongs_to_others_is_not_there(api: Api, api_for: Callable[..., Ap
     viewer = api_for("viewer")
     assert viewer.get(f"{group_of(api, vpc)}/rules").status_code == 200
     assert viewer.post(f"{group_of(api, vpc)}/rules", {"from_port": 80, "cidr": WORLD}).status_code == 403
+
+
+def test_a_place_is_named_by_names_and_ids_alike(api: Api, vpc: dict[str, Any]) -> None:
+    body = {"name": "placed", "flavor": "t3-micro", "image": "atonix-tiny"}
+    subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
+    assert api.post("/compute/instances", {**body, "vpc_id": "net", "subnet_id": subnet}).status_code == 202
+    assert api.post("/compute/instances", {**body, "name": "again", "vpc_id": vpc["id"], "subnet_id": "small"}).status_code == 202
+    wrong = api.post("/compute/instances", {**body, "name": "third", "vpc_id": "other", "subnet_id": subnet})
+    assert (wrong.status_code, "another VPC than other" in wrong.json["message"]) == (400, True)

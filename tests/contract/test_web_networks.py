@@ -35,6 +35,16 @@ def test_the_drawing_has_every_thing_as_a_link_or_folded(client_for: Callable[..
     assert all(f"web-{number}" in page.text for number in range(8))
 
 
+def test_pages_write_abbreviations_as_such(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    browser = client_for("developer")
+    assert "Create VPC" in browser.get("/networking/vpcs").text
+    assert "Delete VPC" in browser.get(f"/networking/vpcs/{vpc['id']}/actions/delete").text
+    subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
+    page = browser.get(f"/networking/subnets/{subnet}/actions/reserve_address").text
+    assert ("Reserve an address: front" in page, "Reserve an address subnet" in page) == (True, False)
+    assert "There is no VPC" in browser.get("/networking/vpcs/vpc-absent").text
+
+
 def test_two_hundred_instances_are_still_a_drawing() -> None:
     subnets = [Node(f"subnet-{n}", "subnet", f"net-{n}", f"10.0.{n}.0/24", f"subnet-{n}") for n in range(20)]
     guests = [Node(f"eni-{n}", "instance", "a" * 40, f"10.0.{n // 10}.{n}", f"i-{n}") for n in range(200)]
