@@ -14,6 +14,7 @@ from portal.networking import reachability
 from portal.networking.addresses import usage
 from portal.networking.changes import wrong
 from portal.networking.desired import desired_state
+from portal.networking.hits import hits_of
 from portal.networking.models import (
     InternetGateway,
     IpAllocation,
@@ -25,6 +26,7 @@ from portal.networking.models import (
     VpcPeering,
 )
 from portal.networking.reachability import Answer, Specs
+from portal.networking.security_groups import rule_shown
 
 MOST_ADDRESSES = 10_000
 
@@ -172,3 +174,19 @@ def group_names(ctx: Context, group: SecurityGroup) -> Mapping[str, str]:
     """Id → name of the groups that a group's rules refer to."""
     ids = {rule.referenced_group_id for rule in group.rules if rule.referenced_group_id}
     return _pairs(ctx, select(SecurityGroup.id, SecurityGroup.name).where(SecurityGroup.id.in_(ids))) if ids else {}
+
+
+def rules_shown(ctx: Context, group: SecurityGroup) -> list[dict[str, Any]]:
+    """The rules of a group as API and console show them: in words, and with what the host has counted; null where it has counted nothing."""
+    names, hits = group_names(ctx, group), hits_of(ctx.db, group.vpc_id)
+    return [
+        {**rule_shown(rule, names), "connections": hits.connections.get(rule.id), "connections_read_at": hits.read_at, "created_at": rule.created_at}
+        for rule in group.rules
+    ]
+
+
+def owners_of(ctx: Context, interfaces: Sequence[NetworkInterface]) -> Mapping[str, str]:
+    """Id → name of the instances that have these interfaces."""
+    model = ctx.registry.model("compute.instance")
+    ids = {each.instance_id for each in interfaces if each.instance_id}
+    return _pairs(ctx, select(model.id, model.name).where(model.id.in_(ids), may_see(ctx, "compute.instance.read").rows(model))) if ids else {}

@@ -15,11 +15,11 @@ from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
 from portal.kernel.errors import PortalError
 from portal.networking.addresses import reserved, usage
-from portal.networking.models import FlowRecord, GroupMembership, IpAllocation, NetworkInterface, Route, RouteTable, SecurityGroup, Subnet, Vpc
+from portal.networking.models import FlowRecord, IpAllocation, NetworkInterface, Route, RouteTable, Subnet, Vpc
 from portal.networking.routes import live_targets
-from portal.networking.rules import TEMPLATES
 from portal.networking.security_groups import rule_shown
 from portal.networking.view import group_names, reach, topology_of
+from portal.web import rule_form
 from portal.web.derived import Tab
 from portal.web.page import field_errors, form_status, render
 from portal.web.topology import WIDTH, draw
@@ -70,23 +70,6 @@ def _cells(cidr: str, taken: Mapping[str, IpAllocation]) -> list[Cell]:
     return found
 
 
-def _rules(ctx: Context, group: SecurityGroup) -> Mapping[str, Any]:
-    names = group_names(ctx, group)
-    shown = [rule_shown(rule, names) for rule in group.rules]
-    users = select(NetworkInterface).join(GroupMembership, GroupMembership.interface_id == NetworkInterface.id)
-    mine = (
-        GroupMembership.group_id == group.id,
-        NetworkInterface.deleted_at.is_(None),
-        may_see(ctx, "networking.network_interface.read").rows(NetworkInterface),
-    )
-    members = ctx.db.scalars(users.where(*mine).order_by(NetworkInterface.name).limit(RECENT)).all()
-    return {
-        "rules": {way: [rule for rule in shown if rule["direction"] == way] for way in ("ingress", "egress")},
-        "templates": TEMPLATES.values(),
-        "members": members,
-    }
-
-
 def _routes(ctx: Context, table: RouteTable) -> Mapping[str, Any]:
     alive = live_targets(ctx, table)
     routes: Sequence[Route] = table.routes
@@ -109,7 +92,7 @@ def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
 TABS: dict[str, Sequence[Tab]] = {
     "networking.vpc": (Tab("topology", "Topology", "topology.html", _topology), Tab("flows", "Flow log", "flows.html", _flows)),
     "networking.subnet": (Tab("addresses", "Addresses", "addresses.html", _addresses),),
-    "networking.security_group": (Tab("rules", "Rules", "rules.html", _rules),),
+    "networking.security_group": (Tab("rules", "Rules", "rules.html", rule_form.tab),),
     "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
 }
 OF_INSTANCE = Tab("network", "Network", "network.html", _of_instance)

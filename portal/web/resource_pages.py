@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import MultiDict
 
@@ -168,7 +168,11 @@ def tabs_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Tab]:
 def show(service: str, collection: str, row_id: str, tab: str = "overview") -> ResponseReturnValue:
     """One row."""
     ctx, rtype = context(), type_of(service, collection)
-    row = find(ctx, rtype, row_id)
+    return detail(ctx, rtype, find(ctx, rtype, row_id), tab)
+
+
+def detail(ctx: Context, rtype: ResourceType, row: Any, tab: str, status: int = 200, **more: Any) -> Response:
+    """A tab of a row's page; `more` stands in place of what the tab loads. Raises NotFound."""
     tabs = tabs_of(ctx, rtype, row)
     current = next((each for each in tabs if each.name == tab), None)
     if current is None:
@@ -180,7 +184,7 @@ def show(service: str, collection: str, row_id: str, tab: str = "overview") -> R
     }  # fmt: skip
     if current.load is not None:
         values |= current.load(ctx, row)
-    return render("resource/detail.html", **values)
+    return render("resource/detail.html", status, **{**values, **more})
 
 
 def _tab_template(rtype: ResourceType, tab: Tab) -> str:
