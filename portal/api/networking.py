@@ -65,7 +65,7 @@ ROUTE = thing(
 )
 ALLOCATION = thing(allocation_id=TEXT, ip=TEXT, subnet_id=TEXT, resource_type=TEXT, resource_id=TEXT, description=TEXT, state=TEXT, allocated_at=WHEN)
 FLOW = thing(at=WHEN, action=TEXT, protocol=TEXT, src=TEXT, src_port=NUMBER, dst=TEXT, dst_port=NUMBER, bytes=NUMBER)
-NODE, EDGE = thing(id=TEXT, type=TEXT, label=TEXT, detail=TEXT, resource_id=TEXT), thing(source=TEXT, target=TEXT, label=TEXT)
+NODE, EDGE = thing(id=TEXT, type=TEXT, label=TEXT, detail=TEXT, resource_id=TEXT, state=TEXT), thing(source=TEXT, target=TEXT, label=TEXT)
 HOP = thing(kind=TEXT, id=TEXT, text=TEXT)
 ANSWER = thing(allowed=YES, sentence=TEXT, decided_by=TEXT, decider_id=TEXT, hops={"type": "array", "items": HOP})
 EVALUATION = thing(allowed=YES, rule_id={"type": ["string", "null"]}, sentence=TEXT)

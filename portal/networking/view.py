@@ -33,13 +33,14 @@ MOST_ADDRESSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing in the drawing of a VPC; `resource_id` is the instance that an interface belongs to, else its own id."""
+    """One thing in the drawing of a VPC; `resource_id` is the instance that an interface belongs to, else its own id; `state` is the instance's."""
 
     id: str
     type: str
     label: str
     detail: str = ""
     resource_id: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +147,15 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
         edges += [
             Edge(subnet.subnet_id, route.target_id, route.destination) for route in subnet.routes if route.target_id and route.via is not Via.LOCAL
         ]
+    instance = ctx.registry.model("compute.instance")
+    guests = [port.guest.instance_id for port in spec.ports if port.guest is not None]
+    states = _pairs(ctx, select(instance.id, instance.state).where(instance.id.in_(guests))) if guests else {}
     for port in sorted(spec.ports, key=lambda each: IPv4Address(each.address)):
         label = names.get(port.port_id, port.port_id)
         kind = "instance" if port.guest is not None else "network-interface"
         owner = port.guest.instance_id if port.guest is not None else port.port_id
-        nodes.append(Node(port.port_id, kind, label, ", ".join(filter(None, (port.address, port.public_address))), owner))
+        addresses = ", ".join(filter(None, (port.address, port.public_address)))
+        nodes.append(Node(port.port_id, kind, label, addresses, owner, states.get(owner, "")))
         edges.append(Edge(port.subnet_id, port.port_id))
     return Topology([replace(node, resource_id=node.resource_id or node.id) for node in nodes], edges)
 

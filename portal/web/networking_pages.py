@@ -44,7 +44,12 @@ class Cell:
 
 def _topology(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
     found = topology_of(ctx, vpc)
-    return {"drawing": draw(found) if found.nodes else None, "graph": found, "width": WIDTH}
+    instance = ctx.registry.of(ctx.registry.model("compute.instance"))
+
+    def tone(state: str) -> str:
+        return instance.lifecycle.tone(state) if state and instance.lifecycle else ""
+
+    return {"drawing": draw(found, tone) if found.nodes else None, "width": WIDTH, "view": request.args.get("view", "")}
 
 
 def _flows(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
