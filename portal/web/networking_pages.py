@@ -1,8 +1,6 @@
 """What networking shows besides the derived pages: the drawing of a VPC, its addresses and flows, rules, routes, and who reaches whom."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network
 from typing import Any
 
 from flask import Blueprint, request
@@ -14,32 +12,19 @@ from portal.http.request import context
 from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
 from portal.kernel.errors import PortalError
-from portal.networking.addresses import reserved, usage
-from portal.networking.models import FlowRecord, IpAllocation, NetworkInterface, Route, RouteTable, Subnet, Vpc
-from portal.networking.routes import live_targets
+from portal.networking.models import FlowRecord, NetworkInterface, Route, RouteTable, Vpc
+from portal.networking.routes import ROUTE_TABLE, live_targets, route_table_add_route
 from portal.networking.security_groups import rule_shown
-from portal.networking.view import group_names, reach, topology_of
-from portal.web import rule_form
-from portal.web.derived import Tab
+from portal.networking.view import group_names, names_in, reach, topology_of
+from portal.web import address_map, rule_form
+from portal.web.derived import Tab, why_not
 from portal.web.page import field_errors, form_status, render
-from portal.web.topology import WIDTH, draw
+from portal.web.topology import PAGES, WIDTH, draw
 
 pages = Blueprint("networking", __name__)
 FIELDS = ("source", "target", "protocol", "port")
 PROTOCOLS = ("tcp", "udp", "icmp")
-MAP_LARGEST = 256
 RECENT = 100
-LISTED = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One address in the map of a subnet: free, taken or kept."""
-
-    address: str
-    last: str
-    kind: str
-    text: str
 
 
 def _topology(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
@@ -57,28 +42,14 @@ def _flows(ctx: Context, vpc: Vpc) -> Mapping[str, Any]:
     return {"flows": rows}
 
 
-def _addresses(ctx: Context, subnet: Subnet) -> Mapping[str, Any]:
-    rows = ctx.db.scalars(select(IpAllocation).where(IpAllocation.subnet_id == subnet.id).order_by(IpAllocation.allocated_at).limit(LISTED)).all()
-    taken = {row.address: row for row in rows}
-    figures = usage(subnet.cidr_block, subnet.taken)
-    cells = _cells(subnet.cidr_block, taken) if figures.total <= MAP_LARGEST else []
-    return {"allocations": rows, "kept": reserved(subnet.cidr_block), "usage": figures, "cells": cells}
-
-
-def _cells(cidr: str, taken: Mapping[str, IpAllocation]) -> list[Cell]:
-    kept, found = reserved(cidr), []
-    for each in map(str, IPv4Network(cidr)):
-        row = taken.get(each)
-        kind = "x" if each in kept else "u" if row is not None else ""
-        text = kept.get(each) or ((row.description or row.resource_id) if row is not None else "free")
-        found.append(Cell(each, each.rpartition(".")[2], kind, text))
-    return found
-
-
 def _routes(ctx: Context, table: RouteTable) -> Mapping[str, Any]:
-    alive = live_targets(ctx, table)
+    alive, names = live_targets(ctx, table), names_in(ctx, [table.vpc_id])
     routes: Sequence[Route] = table.routes
-    return {"routes": [(route, route.target_id in alive) for route in routes]}
+    shown = [
+        (route, route.target_id in alive, names.get(route.target_id, route.target_id), f"{PAGES[route.target_type]}/{route.target_id}")
+        for route in routes
+    ]
+    return {"routes": shown, "why_not": why_not(ctx, ROUTE_TABLE, route_table_add_route, table)}
 
 
 def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
@@ -96,7 +67,7 @@ def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
 
 TABS: dict[str, Sequence[Tab]] = {
     "networking.vpc": (Tab("topology", "Topology", "topology.html", _topology), Tab("flows", "Flow log", "flows.html", _flows)),
-    "networking.subnet": (Tab("addresses", "Addresses", "addresses.html", _addresses),),
+    "networking.subnet": (Tab("addresses", "Addresses", "addresses.html", address_map.tab),),
     "networking.security_group": (Tab("rules", "Rules", "rules.html", rule_form.tab),),
     "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
 }

@@ -91,7 +91,7 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     action = create_action(ctx, rtype) if is_create else None
     values: dict[str, Any] = {
         "rtype": rtype, "base": base, "op": op, "form": form, "row": row, "key": request.form.get("idempotency_key") or str(uuid.uuid4()),
-        "denied": action.reason if action else "",
+        "denied": action.reason if action else "", "back": _back(rtype),
         "action": f"{base}/new" if is_create else f"{base}/{row.id}/actions/{op.verb}", "row_version": request.form.get("version") or (row.version if row else ""),
     }  # fmt: skip
     if is_create:
@@ -105,6 +105,12 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     if is_fragment() and request.method == "POST":
         page = f"_{page}"
     return render(template(rtype, page), status, **values)
+
+
+def _back(rtype: ResourceType) -> str:
+    """Where on the row's page the action was asked for, so that it ends there; empty for the overview."""
+    asked = request.values.get("tab", "")
+    return f"/{asked}" if any(asked == tab.name for tab in TABS.get(rtype.key, ())) else ""
 
 
 @pages.post("/<service>/<collection>/estimate")
@@ -251,4 +257,6 @@ def act(service: str, collection: str, row_id: str, verb: str) -> ResponseReturn
         return _refused(ctx, rtype, op, form, error, row=find(ctx, rtype, row_id))
     if op.effect is Effect.REMOVE and not outcome.jobs:
         return go(base_of(rtype), f"{name}: {within(op.label)} is done.")
-    return go(f"{base_of(rtype)}/{outcome.row.id}", f"{outcome.row.name}: {within(op.label)} {'has begun' if outcome.jobs else 'is done'}.")
+    return go(
+        f"{base_of(rtype)}/{outcome.row.id}{_back(rtype)}", f"{outcome.row.name}: {within(op.label)} {'has begun' if outcome.jobs else 'is done'}."
+    )

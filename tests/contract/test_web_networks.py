@@ -47,10 +47,48 @@ def test_pages_write_abbreviations_as_such(client_for: Callable[..., FlaskClient
 
 def test_the_map_of_addresses(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
-    page = client_for("viewer").get(f"/networking/subnets/{subnet}/addresses").text
-    assert "243 of 251 addresses are free" in page
-    assert page.count("<title>10.0.1.") == 256
-    assert "10.0.1.1: router" in page
+    path = f"/networking/subnets/{subnet}"
+    api.post(f"{path}/ip-allocations", {"ip": "10.0.1.200", "description": "printer"})
+    viewer, browser = client_for("viewer"), client_for("developer")
+    page = viewer.get(f"{path}/addresses").text
+    assert "242 of 251 addresses are free" in page
+    assert len(re.findall(r'<li class="(?:free|taken|reserved|kept)', page)) == 256
+    assert re.search(
+        r'<li class="taken" title="10.0.1.4: web-0"><a href="/networking/network-interfaces/eni-[^"]+" aria-label="10.0.1.4: web-0">4</a>', page
+    )
+    assert 'title="10.0.1.1: Router"' in page
+    assert ("Release" in page, "Reserve an address" in page) == (False, False)
+    assert "Reserve an address" in browser.get(f"{path}/addresses").text
+    given = {"csrf_token": csrf_of(browser.get(f"{path}/addresses")), "ip": "10.0.1.200", "tab": "addresses"}
+    assert browser.post(f"{path}/actions/release_address", data=given).headers["Location"] == f"{path}/addresses"
+    assert "printer" not in browser.get(f"{path}/addresses").text
+    assert browser.post(f"{path}/actions/reserve_address", data={**given, "tab": "//elsewhere"}).headers["Location"] == path
+
+
+def test_a_large_subnet_is_mapped_in_blocks(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    wide = api.post("/networking/subnets", {"name": "wide", "vpc": "net", "cidr_block": "10.0.128.0/17"}).json["id"]
+    for ip in ("10.0.128.9", "10.0.128.10", "10.0.255.200"):
+        api.post(f"/networking/subnets/{wide}/ip-allocations", {"ip": ip})
+    page = client_for("viewer").get(f"/networking/subnets/{wide}/addresses").text
+    told = re.findall(r'title="(\S+/25): (\d+) of 128 taken"', page)
+    assert len(told) == 256
+    assert [each for each in told if each[1] != "0"] == [("10.0.128.0/25", "2"), ("10.0.255.128/25", "1")]
+
+
+def test_routes_are_named_and_changed_on_their_page(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    gateway = api.post("/networking/internet-gateways", {"name": "way-out", "vpc": "net"}).json["id"]
+    path, browser = f"/networking/route-tables/{vpc['main_route_table_id']}", client_for("developer")
+    given = {"csrf_token": csrf_of(browser.get(f"{path}/routes")), "tab": "routes"}
+    added = browser.post(f"{path}/actions/add_route", data={**given, "destination_cidr": "0.0.0.0/0", "target_type": "internet-gateway"})
+    assert added.headers["Location"] == f"{path}/routes"
+    page = browser.get(f"{path}/routes").text
+    assert f'<a href="/networking/internet-gateways/{gateway}">way-out</a>' in page
+    assert "Remove" not in client_for("viewer").get(f"{path}/routes").text
+    route = api.get(f"{path}/routes").json["results"][1]["route_id"]
+    assert browser.post(f"{path}/actions/remove_route", data={**given, "route": route}).headers["Location"] == f"{path}/routes"
+    assert "way-out" not in browser.get(f"{path}/routes").text
+    # What is asked for in a dialog comes back to the tab as well.
+    assert 'name="tab" value="routes"' in browser.get(f"{path}/actions/add_route?tab=routes").text
 
 
 def test_rules_are_read_in_words_and_changed_in_place(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
