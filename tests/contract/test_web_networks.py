@@ -116,12 +116,33 @@ def test_pages_and_api_answer_with_the_same_words(client_for: Callable[..., Flas
     wrong = client_for("viewer").get("/networking/reachability", query_string={**asked, "source": "the moon"})
     assert (wrong.status_code, "no network interface here" in wrong.text) == (422, True)
     assert client_for("viewer").get("/networking/reachability").status_code == 200
+    for port, says in (("70000", "not 70000"), ("ssh", "must be a number"), ("", "is required for tcp and udp")):
+        wrong = client_for("viewer").get("/networking/reachability", query_string={**asked, "port": port})
+        assert (wrong.status_code, says in wrong.text[wrong.text.index('id="port-error"') :]) == (422, True)
+
+
+def test_the_way_links_to_what_decides(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    asked = {"source": "web-0", "target": "web-1", "protocol": "tcp", "port": "80"}
+    answer = api.post("/networking/reachability", {**asked, "port": 80}).json
+    page = client_for("viewer").get("/networking/reachability", query_string=asked).text
+    group = f"/networking/security-groups/{vpc['default_group_id']}/rules"
+    assert f'<a href="{group}#{answer["decider_id"]}">' in page
+    assert page.count("decides</span>") == 1
+    assert all(hop["text"] in page for hop in answer["hops"])
+    for rule in api.get(group).json["results"]:
+        if rule["direction"] == "ingress":
+            api("DELETE", f"{group}/{rule['rule_id']}")
+    refused = client_for("viewer").get("/networking/reachability", query_string=asked).text
+    assert "Stops here." in refused
+    assert api.post("/networking/reachability", {**asked, "port": 80}).json["sentence"].partition(": ")[2] in refused
+    assert page.count("decides</span>") == 1
 
 
 def test_an_instance_shows_its_interfaces_and_the_rules_that_hold(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     instance = api.get("/compute/instances?search=web-3").json["results"][0]
     page = client_for("viewer").get(f"/compute/instances/{instance['id']}/network").text
     assert instance["private_ip"] in page
-    assert "Lets everything in from 10.0.0.0/16." in page
+    reached = page[page.index("Who may reach it") : page.index("Whom it may reach")]
+    assert ("Lets everything in from 10.0.0.0/16." in reached, "out to" in reached) == (True, False)
     for path in (f"/networking/vpcs/{vpc['id']}/flows", f"/networking/route-tables/{vpc['main_route_table_id']}/routes"):
         assert client_for("viewer").get(path).status_code == 200
