@@ -137,7 +137,7 @@ def _gates(gates: Sequence[Node], tone: Tone) -> tuple[list[Box], list[str]]:
         lines.append(f"M{box.x + box.width:.0f} {middle:.0f}H{SPINE}")
         if node.type == "internet-gateway":
             boxes.append(
-                Box(MARGIN, y, OUTSIDE, "Internet", "0.0.0.0/0", "globe", "/networking/reachability?source=internet", "Internet: what it reaches")
+                Box(MARGIN, y, OUTSIDE, "Internet", "0.0.0.0/0", "globe", "/networking/reachability?source=internet", "Internet 0.0.0.0/0, what it reaches")
             )
             lines.append(f"M{MARGIN + OUTSIDE} {middle:.0f}H{box.x:.0f}")
     if gates:
@@ -178,7 +178,8 @@ def _hangers(zones: Sequence[Zone]) -> list[str]:
 
 def _box(node: Node, x: float, y: float, width: float, tone: Tone) -> Box:
     address, _, public = node.detail.partition(", ")
-    full = ", ".join(filter(None, (f"{KINDS.get(node.type, '')} {node.label}".strip(), node.detail, node.state)))
+    kind = KINDS.get(node.type, node.type)
+    full = ", ".join(filter(None, (f"{node.label} {node.detail}".strip(), kind[:1].lower() + kind[1:] if kind[1:2].islower() else kind, node.state)))
     is_public = bool(public) and node.type in {"instance", "network-interface"}
     return Box(x, y, width, _short(node.label, LONGEST), address, ICONS.get(node.type, "net"), _url(node), full, tone(node.state), is_public)
 

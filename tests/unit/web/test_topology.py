@@ -85,4 +85,4 @@ def test_what_needs_somebody_is_not_folded_away() -> None:
 def test_long_names_keep_their_ends() -> None:
     drawing = draw(some(1, 2, name="a-very-long-name-of-a-node"), tone)
     assert [box.label for box in drawing.zones[0].boxes] == ["a-very-lon…de-000", "a-very-lon…de-001"]
-    assert drawing.zones[0].boxes[0].full == "Instance a-very-long-name-of-a-node-000, 10.0.0.0, running"
+    assert drawing.zones[0].boxes[0].full == "a-very-long-name-of-a-node-000 10.0.0.0, instance, running"
