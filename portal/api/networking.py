@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 from flask import request
@@ -25,7 +26,7 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.networking.gateways import INTERNET_GATEWAY, internet_gateway_attach
-from portal.networking.models import FlowRecord, IpAllocation, Route, SecurityGroupRule, Subnet
+from portal.networking.models import FlowRecord, IpAllocation, Route, Subnet
 from portal.networking.routes import (
     ROUTE_TABLE,
     live_targets,
@@ -41,18 +42,18 @@ from portal.networking.security_groups import (
     SECURITY_GROUP,
     Packet,
     evaluate,
-    rule_shown,
     security_group_add_rule,
     security_group_remove_rule,
     security_group_update_rule,
 )
 from portal.networking.subnets import SUBNET, subnet_create, subnet_release_address, subnet_reserve_address, subnet_set_tier
-from portal.networking.view import allocations_of, group_names, reach, topology_of
+from portal.networking.view import allocations_of, group_names, reach, rules_shown, topology_of
 from portal.networking.vpc import VPC, vpc_configure_flow_logs
 
 RULE = thing(
     rule_id=TEXT, direction=TEXT, protocol=TEXT, from_port=MAYBE, to_port=MAYBE, icmp_type=MAYBE, cidr={"type": ["string", "null"]},
-    referenced_sg_id={"type": ["string", "null"]}, description=TEXT, is_enabled=YES, sentence=TEXT, warning=TEXT, created_at=WHEN,
+    referenced_sg_id={"type": ["string", "null"]}, description=TEXT, is_enabled=YES, sentence=TEXT, warning=TEXT, connections=MAYBE, connections_read_at=WHEN,
+    created_at=WHEN,
 )  # fmt: skip
 ROUTE = thing(
     route_id=TEXT,
@@ -64,7 +65,7 @@ ROUTE = thing(
 )
 ALLOCATION = thing(allocation_id=TEXT, ip=TEXT, subnet_id=TEXT, resource_type=TEXT, resource_id=TEXT, description=TEXT, state=TEXT, allocated_at=WHEN)
 FLOW = thing(at=WHEN, action=TEXT, protocol=TEXT, src=TEXT, src_port=NUMBER, dst=TEXT, dst_port=NUMBER, bytes=NUMBER)
-NODE, EDGE = thing(id=TEXT, type=TEXT, label=TEXT, detail=TEXT, resource_id=TEXT), thing(source=TEXT, target=TEXT, label=TEXT)
+NODE, EDGE = thing(id=TEXT, type=TEXT, label=TEXT, detail=TEXT, resource_id=TEXT, state=TEXT), thing(source=TEXT, target=TEXT, label=TEXT)
 HOP = thing(kind=TEXT, id=TEXT, text=TEXT)
 ANSWER = thing(allowed=YES, sentence=TEXT, decided_by=TEXT, decider_id=TEXT, hops={"type": "array", "items": HOP})
 EVALUATION = thing(allowed=YES, rule_id={"type": ["string", "null"]}, sentence=TEXT)
@@ -321,27 +322,24 @@ def rules_of(security_group_id: str) -> ResponseReturnValue:
     if wanted not in ("", "ingress", "egress"):
         raise InvalidRequest.fields({"direction": ["must be ingress or egress."]})
     group = find(ctx, SECURITY_GROUP, security_group_id)
-    names = group_names(ctx, group)
-    found = [_rule(rule, names) for rule in group.rules if wanted in ("", rule.direction)]
+    found = [_rule(rule) for rule in rules_shown(ctx, group) if wanted in ("", rule["direction"])]
     return io.answer(io.page_of(found, count=len(found)))
 
 
-def _rule(rule: SecurityGroupRule, names: Mapping[str, str]) -> dict[str, Any]:
-    return {**rule_shown(rule, names), "created_at": io.moment(rule.created_at)}
+def _rule(shown: Mapping[str, Any]) -> dict[str, Any]:
+    return {**shown, "created_at": io.moment(shown["created_at"]), "connections_read_at": io.moment(shown["connections_read_at"])}
 
 
 def add_rule(fixed: Mapping[str, str], security_group_id: str) -> ResponseReturnValue:
     """A new rule."""
     outcome = _run(security_group_add_rule, security_group_id, **fixed)
-    rule = max(outcome.row.rules, key=lambda each: each.created_at)
-    return io.answer(_rule(rule, group_names(context(), outcome.row)), 201)
+    return io.answer(_rule(max(rules_shown(context(), outcome.row), key=itemgetter("created_at"))), 201)
 
 
 def change_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:
     """A changed rule."""
     outcome = _run(security_group_update_rule, security_group_id, rule_id=rule_id)
-    rule = next(each for each in outcome.row.rules if each.id == rule_id)
-    return io.answer(_rule(rule, group_names(context(), outcome.row)))
+    return io.answer(_rule(next(each for each in rules_shown(context(), outcome.row) if each["rule_id"] == rule_id)))
 
 
 def drop_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:

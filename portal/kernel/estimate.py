@@ -12,6 +12,7 @@ from portal.kernel.inputs import canonical, inputs_of
 from portal.kernel.limits import own_limits
 from portal.kernel.quota import DIMENSIONS
 from portal.kernel.resource import Tenancy
+from portal.kernel.wording import within
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def estimate_create(ctx: Context, op: Operation, data: Mapping[str, Any], *, str
     """Try a creation in a transaction that is thrown away. Raises Forbidden as the creation would."""
     rtype = ctx.registry.of(op.model)
     project_id = None if rtype.tenancy is Tenancy.PLATFORM else ctx.project_id
-    authz.authorize(ctx, f"{rtype.key}.{op.verb}", authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}"))
+    authz.authorize(ctx, f"{rtype.key}.{op.verb}", authz.Target(project_id, ctx.principal.user_id, label=f"a new {within(rtype.label)}"))
     try:
         made = op.func(ctx, **inputs_of(ctx, op, canonical(op, data), strict=strict))
         rows = made.rows if isinstance(made, Created) else [made]

@@ -21,6 +21,7 @@ from portal.kernel.fields import Bool, Choice, Int, Moment, Number, Ref, State
 from portal.kernel.ids import is_storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
+from portal.kernel.wording import within
 
 # Order, value, id and direction: what a cursor holds.
 Text = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
@@ -36,7 +37,7 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
     """The row with this id or resource_id. Raises NotFound if it is not there or not the caller's to see."""
     model = rtype.model
     if not is_storable(row_id):
-        raise NotFound(f"There is no such {rtype.label.lower()} here.")
+        raise NotFound(f"There is no such {within(rtype.label)} here.")
     query = select(model).where(or_(model.id == row_id, model.resource_id == row_id), reach(ctx, f"{rtype.key}.read").rows(model))
     if rtype.lifecycle is None:
         query = query.where(model.deleted_at.is_(None))
@@ -45,7 +46,7 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
         query = query.with_for_update(of=model, key_share=True).execution_options(populate_existing=True)
     row = ctx.db.scalars(query.options(*rtype.eager())).first()
     if row is None:
-        raise NotFound(f"There is no {rtype.label.lower()} {row_id[:80]} here.")
+        raise NotFound(f"There is no {within(rtype.label)} {row_id[:80]} here.")
     return row
 
 
@@ -69,7 +70,7 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
     ).all()
     exact = [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
     if len(exact) != 1:
-        why = f"There is no {rtype.label.lower()} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
+        why = f"There is no {within(rtype.label)} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
         raise InvalidRequest.fields({param.name: [why]})
     return exact[0]
 

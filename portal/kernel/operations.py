@@ -22,6 +22,7 @@ from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
 from portal.kernel.resource import ResourceType, Tenancy
+from portal.kernel.wording import within
 
 REFUSALS = (403, 409, 412, 429)
 # What a restricted token may do to its own user: make and replace tokens that may do no more than it.
@@ -140,7 +141,7 @@ class _Attempt:
         project_id = ctx.project_id if rtype.tenancy is not Tenancy.PLATFORM else None
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
-        target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}")
+        target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {within(rtype.label)}")
         inputs = self._authorized_inputs(target)
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
@@ -327,7 +328,7 @@ def protection(rtype: ResourceType, op: Operation, row: Any) -> str:
     """Why a field of the row forbids the operation; empty where none does."""
     if not op.unless or not getattr(row, op.unless):
         return ""
-    return f"{row.name} has {rtype.fields()[op.unless].label.lower()}. Switch that off first."
+    return f"{row.name} has {within(rtype.fields()[op.unless].label)}. Switch that off first."
 
 
 def refuse_unless_ready(ctx: Context, op: Operation, target: str) -> None:
@@ -371,7 +372,7 @@ def state_reason(op: Operation, row: Any) -> str:
         return f"{row.name} is gone."
     if op.when is None or row.state in op.when:
         return ""
-    return f"{row.name} is {row.state}; {op.label.lower()} needs it to be {' or '.join(sorted(op.when))}."
+    return f"{row.name} is {row.state}; {within(op.label)} needs it to be {' or '.join(sorted(op.when))}."
 
 
 def end(ctx: Context, row: Any) -> None:
@@ -398,7 +399,7 @@ def refuse_duplicate(ctx: Context, rtype: ResourceType, row: Any) -> None:
         query = query.filter(model.project_id.is_(None) if row.project_id is None else model.project_id == row.project_id)
     with ctx.db.no_autoflush:
         if query.first() is not None:
-            problem = f'"{row.name}" is taken by another {rtype.label.lower()} here. Choose another name.'
+            problem = f'"{row.name}" is taken by another {within(rtype.label)} here. Choose another name.'
             raise Conflict(f"name: {problem}", details={"name": [problem]})
 
 

@@ -128,7 +128,7 @@ ELASTIC_IP = ResourceType(
     ElasticIp, service="networking", name="elastic_ip", collection="elastic-ips", prefix="eip", label="Elastic IP", plural="Elastic IPs", icon="globe",
     summary="Public addresses that a project keeps.",
     operations=[elastic_ip_create, elastic_ip_associate, elastic_ip_disassociate, elastic_ip_delete, update_operation(ElasticIp)],
-    columns=[Column("name", "Name", sort="name"), Column("public_ip", "Address", css="mono"), Column("status", "State"),
+    columns=[Column("name", "Name", sort="name"), Column("public_ip", "Address", css="mono"), Column("status", "State", css="md"),
              Column("associated_with", "Leads to", css="mono md"), Column("created_at", "Created", sort="created_at", css="lo")],
     quota={"elastic_ips": 1}, search=("name", "id", "public_ip"), at_end=elastic_ip_at_end, also_at=("/api/v1/services/cloud/floating-ips",), aliases={"eip_id": "id"},
     show={"status": lambda v: "associated" if _leads_to(v) else "allocated", "associated_with": _leads_to},

@@ -92,7 +92,7 @@ class GuestNetworks:
             found = ctx.db.scalars(query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id), seen(ctx, Subnet))).first()
             if found is None:
                 raise wrong("subnet_id", f"There is no subnet {wanted.subnet_id[:80]} here.")
-            if wanted.vpc_id not in ("", DEFAULT_VPC, found.vpc_id):
+            if wanted.vpc_id not in ("", DEFAULT_VPC) and _vpc(ctx, wanted.vpc_id).id != found.vpc_id:
                 raise wrong("subnet_id", f"{found.name} is a subnet of another VPC than {wanted.vpc_id}.")
             return found
         if wanted.vpc_id not in ("", DEFAULT_VPC):

@@ -210,7 +210,7 @@ NETWORK_INTERFACE = ResourceType(
     plural="Network interfaces", icon="compute", summary="Addresses in subnets that instances have.",
     operations=[network_interface_create, network_interface_attach, network_interface_detach, network_interface_set_security_groups,
                 network_interface_delete, update_operation(NetworkInterface)],
-    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("private_ip", "Address", css="mono"),
+    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state", css="md"), Column("private_ip", "Address", css="mono"),
              Column("public_ip", "Public address", css="mono md"), Column("subnet_name", "Subnet", css="md"),
              Column("security_group_names", "Security groups", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, goes_with="networking.vpc",

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
 from portal.kernel import fields as f
-from portal.kernel.db import Base, UtcDateTime, now
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.ids import new_id
 from portal.kernel.resource import LIVE, ProjectOwned, Stateful
 
@@ -288,3 +288,13 @@ class FlowRecord(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (Index("ix_flow_records_vpc", "vpc_id", "id"), Index("ix_flow_records_at", "at"))
+
+
+class RuleHits(Base):
+    """How many connections each rule of a VPC has let through, as the worker last read it from the host: rule → count."""
+
+    __tablename__ = "vpc_rule_hits"
+
+    vpc_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    read_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    connections: Mapped[dict[str, int]] = mapped_column(JsonColumn)

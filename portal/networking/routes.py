@@ -77,7 +77,7 @@ def _begin(ctx: Context, table: RouteTable, routes: Sequence[Mapping[str, str]])
             raise type(error)(f"routes: {where}: {text}", details={"routes": [f"{where}: {text}"]}) from None
 
 
-@operation(RouteTable, "add_route", label="Add a route", needs="write", icon="plus")
+@operation(RouteTable, "add_route", label="Add a route", needs="write", icon="plus", in_menu=False)
 def route_table_add_route(
     ctx: Context, table: RouteTable, *, destination_cidr: Destination, target_type: TargetType, target_id: TargetId = ""
 ) -> None:
@@ -122,7 +122,7 @@ def _target(ctx: Context, table: RouteTable, target_type: str, target_id: str) -
     return str(found)
 
 
-@operation(RouteTable, "remove_route", label="Remove a route", needs="write")
+@operation(RouteTable, "remove_route", label="Remove a route", needs="write", in_menu=False)
 def route_table_remove_route(ctx: Context, table: RouteTable, *, route: RouteId) -> None:
     """Remove a route, named by its id or destination."""
     vpc_touch(ctx, table.vpc_id)
@@ -134,7 +134,7 @@ def route_table_remove_route(ctx: Context, table: RouteTable, *, route: RouteId)
     ctx.db.flush()
 
 
-@operation(RouteTable, "set_default_route", label="Set the default route", needs="write")
+@operation(RouteTable, "set_default_route", label="Set the default route", needs="write", in_menu=False)
 def route_table_set_default_route(ctx: Context, table: RouteTable, *, target_type: TargetType, target_id: TargetId = "") -> None:
     """Lead everything that has no other route to this."""
     vpc_touch(ctx, table.vpc_id)

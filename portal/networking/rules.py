@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
-from portal.networking.addresses import ANYWHERE, parse_range
+from portal.networking.addresses import ANYWHERE, parse_address, parse_range
 
 HIGHEST_PORT = 65_535
 HIGHEST_TYPE = 255
@@ -89,6 +89,15 @@ def _checked_type(rule: RuleSpec) -> RuleSpec:
     if rule.icmp_type is not None and not 0 <= rule.icmp_type <= HIGHEST_TYPE:
         raise ValueError("icmp_type", f"must be from 0 to {HIGHEST_TYPE}, not {rule.icmp_type}.")
     return rule
+
+
+def peer(text: str) -> tuple[str, str]:
+    """(range, group) that a text names, one of them empty: `anywhere`, an address, a range, else a group. Raises ValueError."""
+    if text.casefold() == "anywhere":
+        return ANYWHERE, ""
+    if ":" not in text and ("." not in text or set(text) - set("0123456789./")):
+        return "", text
+    return str(parse_range(text if "/" in text or ":" in text else f"{parse_address(text)}/32")), ""
 
 
 def fingerprint(rule: RuleSpec) -> str:

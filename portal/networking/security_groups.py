@@ -16,7 +16,7 @@ from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import parse_address, parse_range
 from portal.networking.changes import seen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import DIRECTIONS, PROTOCOLS, GroupMembership, NetworkInterface, SecurityGroup, SecurityGroupRule, Vpc
-from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, sentence, traffic, warning
+from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, peer, sentence, traffic, warning
 from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied, default_rules
 
@@ -33,7 +33,7 @@ Group = Annotated[str | None, f.FieldInfo(f.Ref("networking.security_group"), "O
 Words = Annotated[str, f.FieldInfo(f.Line(255), "Description")]
 RuleId = Annotated[str, f.FieldInfo(f.Line(64), "Rule")]
 TemplateName = Annotated[str, f.FieldInfo(f.Choice(tuple(TEMPLATES)), "Template")]
-Source = Annotated[str, f.FieldInfo(f.Line(64), "From", "A range such as 203.0.113.0/24; 0.0.0.0/0 is anywhere.")]
+Source = Annotated[str, f.FieldInfo(f.Line(64), "From", "A range such as 192.0.2.0/24, an address, a group of the VPC, or anywhere.")]
 IsEnabled = Annotated[bool | None, f.FieldInfo(f.Bool(), "Enabled")]
 
 
@@ -48,7 +48,7 @@ def security_group_create(
     return SecurityGroup(name=name, vpc=vpc, vpc_id=vpc.id, description=description, tags=tags or {}, rules=default_rules())
 
 
-@operation(SecurityGroup, "add_rule", label="Add a rule", needs="write", icon="plus")
+@operation(SecurityGroup, "add_rule", label="Add a rule", needs="write", icon="plus", in_menu=False)
 def security_group_add_rule(
     ctx: Context, group: SecurityGroup, *, direction: WAY = "ingress", protocol: Protocol = "tcp", from_port: FromPort = None, to_port: ToPort = None,
     icmp_type: IcmpType = None, cidr: Cidr = "", referenced_group: Group = None, description: Words = "",
@@ -96,15 +96,22 @@ def security_group_remove_rule(ctx: Context, group: SecurityGroup, *, rule_id: R
     ctx.db.flush()
 
 
-@operation(SecurityGroup, "apply_template", label="Add rules by name", needs="write", icon="plus")
-def security_group_apply_template(ctx: Context, group: SecurityGroup, *, template: TemplateName, allowed_source: Source) -> None:
+@operation(SecurityGroup, "apply_template", label="Add usual rules", needs="write", icon="plus", in_menu=False)
+def security_group_apply_template(
+    ctx: Context, group: SecurityGroup, *, template: TemplateName, allowed_source: Source, direction: WAY = "ingress", description: Words = ""
+) -> None:
     """Add the rules of a template that are not there yet."""
     vpc_touch(ctx, group.vpc_id)
+    try:
+        cidr, named = peer(allowed_source)
+    except ValueError as error:
+        raise wrong("allowed_source", f"{error}.") from None
+    group_id = group_named(ctx, group.vpc_id, named, field="allowed_source")
     there = {rule.fingerprint for rule in group.rules}
     for rule in TEMPLATES[template].rules:
-        wanted = checked(replace(rule, cidr=allowed_source), field="allowed_source")
+        wanted = checked(replace(rule, direction=Direction(direction), cidr=cidr, group_id=group_id), field="allowed_source")
         if fingerprint(wanted) not in there:
-            _add(group, wanted, TEMPLATES[template].label)
+            _add(group, wanted, description or TEMPLATES[template].label)
     ctx.db.flush()
 
 

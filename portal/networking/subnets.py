@@ -56,14 +56,14 @@ def subnet_set_tier(ctx: Context, subnet: Subnet, *, tier: Tier) -> None:
     subnet.tier = tier
 
 
-@operation(Subnet, "reserve_address", label="Reserve an address", needs="write")
+@operation(Subnet, "reserve_address", label="Reserve an address", needs="write", in_menu=False)
 def subnet_reserve_address(ctx: Context, subnet: Subnet, *, ip: Address = "", description: str = "") -> None:
     """Keep an address from being given away."""
     vpc_locked(ctx, subnet.vpc_id)
     ipam.take(ctx.db, subnet, ("", ""), wanted=ip, field="ip", description=description[:255] or "reserved")
 
 
-@operation(Subnet, "release_address", label="Release an address", needs="write")
+@operation(Subnet, "release_address", label="Release an address", needs="write", in_menu=False)
 def subnet_release_address(ctx: Context, subnet: Subnet, *, ip: TheAddress) -> None:
     """Let a reserved address be given away again."""
     vpc_locked(ctx, subnet.vpc_id)

@@ -15,6 +15,7 @@ from portal.networking import reachability
 from portal.networking.addresses import usage
 from portal.networking.changes import wrong
 from portal.networking.desired import desired_state
+from portal.networking.hits import hits_of
 from portal.networking.models import (
     InternetGateway,
     IpAllocation,
@@ -26,19 +27,21 @@ from portal.networking.models import (
     VpcPeering,
 )
 from portal.networking.reachability import Answer, Specs
+from portal.networking.security_groups import rule_shown
 
 MOST_ADDRESSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing in the drawing of a VPC; `resource_id` is the instance that an interface belongs to, else its own id."""
+    """One thing in the drawing of a VPC; `resource_id` is the instance that an interface belongs to, else its own id; `state` is the instance's."""
 
     id: str
     type: str
     label: str
     detail: str = ""
     resource_id: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +156,15 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
         edges += [
             Edge(subnet.subnet_id, route.target_id, route.destination) for route in subnet.routes if route.target_id and route.via is not Via.LOCAL
         ]
+    instance = ctx.registry.model("compute.instance")
+    guests = [port.guest.instance_id for port in spec.ports if port.guest is not None]
+    states = _pairs(ctx, select(instance.id, instance.state).where(instance.id.in_(guests))) if guests else {}
     for port in sorted(spec.ports, key=lambda each: IPv4Address(each.address)):
         label = names.get(port.port_id, port.port_id)
         kind = "instance" if port.guest is not None else "network-interface"
         owner = port.guest.instance_id if port.guest is not None else port.port_id
-        nodes.append(Node(port.port_id, kind, label, ", ".join(filter(None, (port.address, port.public_address))), owner))
+        addresses = ", ".join(filter(None, (port.address, port.public_address)))
+        nodes.append(Node(port.port_id, kind, label, addresses, owner, states.get(owner, "")))
         edges.append(Edge(port.subnet_id, port.port_id))
     return Topology([replace(node, resource_id=node.resource_id or node.id) for node in nodes], edges)
 
@@ -181,3 +188,19 @@ def group_names(ctx: Context, group: SecurityGroup) -> Mapping[str, str]:
     """Id → name of the groups that a group's rules refer to."""
     ids = {rule.referenced_group_id for rule in group.rules if rule.referenced_group_id}
     return _pairs(ctx, select(SecurityGroup.id, SecurityGroup.name).where(SecurityGroup.id.in_(ids))) if ids else {}
+
+
+def rules_shown(ctx: Context, group: SecurityGroup) -> list[dict[str, Any]]:
+    """The rules of a group as API and console show them: in words, and with what the host has counted; null where it has counted nothing."""
+    names, hits = group_names(ctx, group), hits_of(ctx.db, group.vpc_id)
+    return [
+        {**rule_shown(rule, names), "connections": hits.connections.get(rule.id), "connections_read_at": hits.read_at, "created_at": rule.created_at}
+        for rule in group.rules
+    ]
+
+
+def owners_of(ctx: Context, interfaces: Sequence[NetworkInterface]) -> Mapping[str, str]:
+    """Id → name of the instances that have these interfaces."""
+    model = ctx.registry.model("compute.instance")
+    ids = {each.instance_id for each in interfaces if each.instance_id}
+    return _pairs(ctx, select(model.id, model.name).where(model.id.in_(ids), may_see(ctx, "compute.instance.read").rows(model))) if ids else {}

@@ -16,6 +16,7 @@ from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
 from portal.kernel.lookup import find
+from portal.kernel.wording import within
 from portal.security.role_sessions import ASSUME, with_trust
 from portal.security.roles import ROLE
 
@@ -92,7 +93,7 @@ def target_named(ctx: Context, resource: str, action: str) -> Target:
     if rtype is None or not slash:
         raise InvalidRequest.fields({"resource": ["must be a type and an id, such as compute.instance/i-0123."]})
     if action and not action.startswith(f"{key}."):
-        raise InvalidRequest.fields({"resource": [f"{action} is no action on a {rtype.label.lower()}."]})
+        raise InvalidRequest.fields({"resource": [f"{action} is no action on a {within(rtype.label)}."]})
     return target_of(find(ctx, rtype, row_id))
 
 

@@ -12,6 +12,7 @@ from ua_parser import parse
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now
 from portal.kernel.resource import ResourceType
+from portal.kernel.wording import within
 from portal.web.moments import HOUR_S, MINUTE_S, ago, clock, clock_s, exact, language, time_zone
 
 JOB_TONES = {"succeeded": "ok", "failed": "bad", "dead": "bad", "cancelled": "off", "queued": "busy", "running": "busy", "retrying": "busy"}
@@ -23,7 +24,7 @@ JOB_WORDS = {"succeeded": "Done", "dead": "Given up"}
 def install(app: Flask) -> None:
     """Make them known to templates."""
     for function in (
-        ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in
+        ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in, within
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
     app.jinja_env.globals.update(time_zone=time_zone, language=language)

@@ -21,6 +21,7 @@ from portal.kernel.errors import InvalidRequest, NotFound, PortalError
 from portal.kernel.lookup import ListQuery, Page, find, list_rows
 from portal.kernel.operations import run
 from portal.kernel.resource import Column, ResourceType
+from portal.kernel.wording import within
 from portal.web.derived import actions_of, base_of, cell, create_action, shown_columns, template, type_of, why_not
 from portal.web.page import go, is_fragment, render
 
@@ -144,7 +145,7 @@ def bulk(service: str, collection: str, verb: str) -> ResponseReturnValue:
         raise NotFound("There is nothing at this address.")
     ids = list(dict.fromkeys(request.values.getlist("ids")))[: MAX_BULK + 1]
     if not 1 <= len(ids) <= MAX_BULK:
-        raise InvalidRequest(f"Tick 1 to {MAX_BULK} {rtype.plural.lower()} first.")
+        raise InvalidRequest(f"Tick 1 to {MAX_BULK} {within(rtype.plural)} first.")
     if request.method == "GET":
         rows = [(row, why_not(ctx, rtype, op, row)) for row in (find(ctx, rtype, row_id) for row_id in ids)]
         return render("resource/bulk.html", rtype=rtype, base=base_of(rtype), op=op, rows=rows, ids=ids)

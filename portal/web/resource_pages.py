@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import MultiDict
 
@@ -28,6 +28,7 @@ from portal.kernel.fields import Int, Number, Ref
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
+from portal.kernel.wording import within
 from portal.web import compute_pages, networking_pages, roles, security_pages
 from portal.web.derived import Tab, actions_of, base_of, cell, create_action, template, type_of
 from portal.web.forms import OperationForm
@@ -66,7 +67,7 @@ def create(service: str, collection: str) -> ResponseReturnValue:
     if outcome.once:
         return _shown_once(rtype, outcome)
     if len(outcome.rows) > 1:
-        return go(base_of(rtype), f"{len(outcome.rows)} {rtype.plural.lower()} are being created.")
+        return go(base_of(rtype), f"{len(outcome.rows)} {within(rtype.plural)} are being created.")
     return go(f"{base_of(rtype)}/{outcome.row.id}", f"{rtype.label} {outcome.row.name} is {'being ' if outcome.jobs else ''}created.")
 
 
@@ -90,7 +91,7 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     action = create_action(ctx, rtype) if is_create else None
     values: dict[str, Any] = {
         "rtype": rtype, "base": base, "op": op, "form": form, "row": row, "key": request.form.get("idempotency_key") or str(uuid.uuid4()),
-        "denied": action.reason if action else "",
+        "denied": action.reason if action else "", "back": _back(rtype),
         "action": f"{base}/new" if is_create else f"{base}/{row.id}/actions/{op.verb}", "row_version": request.form.get("version") or (row.version if row else ""),
     }  # fmt: skip
     if is_create:
@@ -104,6 +105,12 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     if is_fragment() and request.method == "POST":
         page = f"_{page}"
     return render(template(rtype, page), status, **values)
+
+
+def _back(rtype: ResourceType) -> str:
+    """Where on the row's page the action was asked for, so that it ends there; empty for the overview."""
+    asked = request.values.get("tab", "")
+    return f"/{asked}" if any(asked == tab.name for tab in TABS.get(rtype.key, ())) else ""
 
 
 @pages.post("/<service>/<collection>/estimate")
@@ -167,7 +174,11 @@ def tabs_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Tab]:
 def show(service: str, collection: str, row_id: str, tab: str = "overview") -> ResponseReturnValue:
     """One row."""
     ctx, rtype = context(), type_of(service, collection)
-    row = find(ctx, rtype, row_id)
+    return detail(ctx, rtype, find(ctx, rtype, row_id), tab)
+
+
+def detail(ctx: Context, rtype: ResourceType, row: Any, tab: str, status: int = 200, **more: Any) -> Response:
+    """A tab of a row's page; `more` stands in place of what the tab loads. Raises NotFound."""
     tabs = tabs_of(ctx, rtype, row)
     current = next((each for each in tabs if each.name == tab), None)
     if current is None:
@@ -179,7 +190,7 @@ def show(service: str, collection: str, row_id: str, tab: str = "overview") -> R
     }  # fmt: skip
     if current.load is not None:
         values |= current.load(ctx, row)
-    return render("resource/detail.html", **values)
+    return render("resource/detail.html", status, **{**values, **more})
 
 
 def _tab_template(rtype: ResourceType, tab: Tab) -> str:
@@ -245,5 +256,7 @@ def act(service: str, collection: str, row_id: str, verb: str) -> ResponseReturn
     except PortalError as error:
         return _refused(ctx, rtype, op, form, error, row=find(ctx, rtype, row_id))
     if op.effect is Effect.REMOVE and not outcome.jobs:
-        return go(base_of(rtype), f"{name}: {op.label.lower()} is done.")
-    return go(f"{base_of(rtype)}/{outcome.row.id}", f"{outcome.row.name}: {op.label.lower()} {'has begun' if outcome.jobs else 'is done'}.")
+        return go(base_of(rtype), f"{name}: {within(op.label)} is done.")
+    return go(
+        f"{base_of(rtype)}/{outcome.row.id}{_back(rtype)}", f"{outcome.row.name}: {within(op.label)} {'has begun' if outcome.jobs else 'is done'}."
+    )

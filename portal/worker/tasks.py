@@ -20,6 +20,7 @@ from portal.kernel.events import Event
 from portal.kernel.idempotency import IdempotencyKey
 from portal.kernel.jobs import ENDED, Job
 from portal.kernel.runner import SystemTask, TaskRun
+from portal.networking.hits import read_rule_hits
 from portal.networking.reconcile import reconcile_networks
 from portal.networking.retention import purge_networks
 from portal.worker.audit_export import expire_exports
@@ -131,6 +132,7 @@ TASKS = {
         SystemTask("reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances),
         SystemTask("reconcile-networks", "Compare networks with the host", lambda settings: settings.reconcile_interval_s, reconcile_networks),
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
+        SystemTask("rule-hits", "Count what rules let through", lambda settings: settings.metrics_interval_s, read_rule_hits),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
         SystemTask("oauth-keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),

@@ -39,7 +39,7 @@ REFUSED = [
     ("/networking/vpcs", {"name": "x", "cidr_block": "10.0.0.0/8"}, 400, "cidr_block", "/8"),
     ("/networking/vpcs", {"name": "net", "cidr_block": "10.0.0.0/16"}, 409, "name", "taken"),
     ("/networking/vpcs", {"name": "x", "cidr_block": "10.0.0.0/16", "dns_servers": "1.1.1.1, x"}, 400, "dns_servers", "IPv4 address"),
-    ("/networking/subnets", {"name": "x", "vpc": "nope", "cidr_block": "10.0.2.0/24"}, 400, "vpc", "no vpc nope"),
+    ("/networking/subnets", {"name": "x", "vpc": "nope", "cidr_block": "10.0.2.0/24"}, 400, "vpc", "no VPC nope"),
     ("GROUP/rules", {"from_port": 80}, 400, "cidr", "exactly one"),
     ("GROUP/rules", {"from_port": 80, "referenced_sg_id": "nope"}, 400, "referenced_group", "no security group"),
     ("GROUP/authorize-ingress", {"direction": "egress", "from_port": 1, "cidr": WORLD}, 400, "direction", "path"),
@@ -221,3 +221,12 @@ def test_what_belongs_to_others_is_not_there(api: Api, api_for: Callable[..., Ap
     viewer = api_for("viewer")
     assert viewer.get(f"{group_of(api, vpc)}/rules").status_code == 200
     assert viewer.post(f"{group_of(api, vpc)}/rules", {"from_port": 80, "cidr": WORLD}).status_code == 403
+
+
+def test_a_place_is_named_by_names_and_ids_alike(api: Api, vpc: dict[str, Any]) -> None:
+    body = {"name": "placed", "flavor": "t3-micro", "image": "atonix-tiny"}
+    subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
+    assert api.post("/compute/instances", {**body, "vpc_id": "net", "subnet_id": subnet}).status_code == 202
+    assert api.post("/compute/instances", {**body, "name": "again", "vpc_id": vpc["id"], "subnet_id": "small"}).status_code == 202
+    wrong = api.post("/compute/instances", {**body, "name": "third", "vpc_id": "other", "subnet_id": subnet})
+    assert (wrong.status_code, "another VPC than other" in wrong.json["message"]) == (400, True)

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from portal.networking.view import Edge, Node, Topology
-from portal.web.topology import draw
 from tests.support.draining import TestWorker
 from tests.support.web import Api, csrf_of
 
@@ -28,31 +26,69 @@ def vpc(api: Api, worker: TestWorker) -> dict[str, Any]:
 def test_the_drawing_has_every_thing_as_a_link_or_folded(client_for: Callable[..., FlaskClient], vpc: dict[str, Any]) -> None:
     page = client_for("viewer").get(f"/networking/vpcs/{vpc['id']}/topology")
     assert page.status_code == 200
-    picture = page.text[page.text.index('<svg class="topo"') : page.text.index("The same as a list")]
+    picture = page.text[page.text.index('<svg class="topo"') : page.text.index("As a list")]
     assert len(re.findall(r'<a href="/compute/instances/i-', picture)) == 5
     assert "3 more" in picture
-    # Those that are folded away stand in the list.
-    assert all(f"web-{number}" in page.text for number in range(8))
+    # Those that are folded away stand in the list, each with its page.
+    listed = page.text[page.text.index("As a list") :]
+    assert sorted(re.findall(r'<a href="/compute/instances/i-[^"]*">(web-\d)</a>', listed)) == [f"web-{number}" for number in range(8)]
+    assert "8 running" in listed
 
 
-def test_two_hundred_instances_are_still_a_drawing() -> None:
-    subnets = [Node(f"subnet-{n}", "subnet", f"net-{n}", f"10.0.{n}.0/24", f"subnet-{n}") for n in range(20)]
-    guests = [Node(f"eni-{n}", "instance", "a" * 40, f"10.0.{n // 10}.{n}", f"i-{n}") for n in range(200)]
-    edges = [Edge("vpc-1", each.id) for each in subnets] + [Edge(f"subnet-{n // 10}", f"eni-{n}") for n in range(200)]
-    drawing = draw(Topology([Node("vpc-1", "vpc", "big", "10.0.0.0/16", "vpc-1"), *subnets, *guests], edges))
-    assert (len(drawing.zones), sum(len(zone.boxes) + zone.more for zone in drawing.zones)) == (20, 200)
-    assert drawing.height < 2500
-    places = [(zone.x, zone.y, zone.height) for zone in drawing.zones]
-    assert all(a[0] != b[0] or a[1] + a[2] < b[1] or b[1] + b[2] < a[1] for a in places for b in places if a is not b)
-    assert max(len(box.label) for zone in drawing.zones for box in zone.boxes) == 20
+def test_pages_write_abbreviations_as_such(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    browser = client_for("developer")
+    assert "Create VPC" in browser.get("/networking/vpcs").text
+    assert "Delete VPC" in browser.get(f"/networking/vpcs/{vpc['id']}/actions/delete").text
+    subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
+    page = browser.get(f"/networking/subnets/{subnet}/actions/reserve_address").text
+    assert ("Reserve an address: front" in page, "Reserve an address subnet" in page) == (True, False)
+    assert "There is no VPC" in browser.get("/networking/vpcs/vpc-absent").text
 
 
 def test_the_map_of_addresses(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     subnet = api.get(f"/networking/subnets?vpc={vpc['id']}").json["results"][0]["id"]
-    page = client_for("viewer").get(f"/networking/subnets/{subnet}/addresses").text
-    assert "243 of 251 addresses are free" in page
-    assert page.count("<title>10.0.1.") == 256
-    assert "10.0.1.1: router" in page
+    path = f"/networking/subnets/{subnet}"
+    api.post(f"{path}/ip-allocations", {"ip": "10.0.1.200", "description": "printer"})
+    viewer, browser = client_for("viewer"), client_for("developer")
+    page = viewer.get(f"{path}/addresses").text
+    assert "242 of 251 addresses are free" in page
+    assert len(re.findall(r'<li class="(?:free|taken|reserved|kept)', page)) == 256
+    assert re.search(
+        r'<li class="taken" title="10.0.1.4: web-0"><a href="/networking/network-interfaces/eni-[^"]+" aria-label="10.0.1.4: web-0">4</a>', page
+    )
+    assert 'title="10.0.1.1: Router"' in page
+    assert ("Release" in page, "Reserve an address" in page) == (False, False)
+    assert "Reserve an address" in browser.get(f"{path}/addresses").text
+    given = {"csrf_token": csrf_of(browser.get(f"{path}/addresses")), "ip": "10.0.1.200", "tab": "addresses"}
+    assert browser.post(f"{path}/actions/release_address", data=given).headers["Location"] == f"{path}/addresses"
+    assert "printer" not in browser.get(f"{path}/addresses").text
+    assert browser.post(f"{path}/actions/reserve_address", data={**given, "tab": "//elsewhere"}).headers["Location"] == path
+
+
+def test_a_large_subnet_is_mapped_in_blocks(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    wide = api.post("/networking/subnets", {"name": "wide", "vpc": "net", "cidr_block": "10.0.128.0/17"}).json["id"]
+    for ip in ("10.0.128.9", "10.0.128.10", "10.0.255.200"):
+        api.post(f"/networking/subnets/{wide}/ip-allocations", {"ip": ip})
+    page = client_for("viewer").get(f"/networking/subnets/{wide}/addresses").text
+    told = re.findall(r'title="(\S+/25): (\d+) of 128 taken"', page)
+    assert len(told) == 256
+    assert [each for each in told if each[1] != "0"] == [("10.0.128.0/25", "2"), ("10.0.255.128/25", "1")]
+
+
+def test_routes_are_named_and_changed_on_their_page(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    gateway = api.post("/networking/internet-gateways", {"name": "way-out", "vpc": "net"}).json["id"]
+    path, browser = f"/networking/route-tables/{vpc['main_route_table_id']}", client_for("developer")
+    given = {"csrf_token": csrf_of(browser.get(f"{path}/routes")), "tab": "routes"}
+    added = browser.post(f"{path}/actions/add_route", data={**given, "destination_cidr": "0.0.0.0/0", "target_type": "internet-gateway"})
+    assert added.headers["Location"] == f"{path}/routes"
+    page = browser.get(f"{path}/routes").text
+    assert f'<a href="/networking/internet-gateways/{gateway}">way-out</a>' in page
+    assert "Remove" not in client_for("viewer").get(f"{path}/routes").text
+    route = api.get(f"{path}/routes").json["results"][1]["route_id"]
+    assert browser.post(f"{path}/actions/remove_route", data={**given, "route": route}).headers["Location"] == f"{path}/routes"
+    assert "way-out" not in browser.get(f"{path}/routes").text
+    # What is asked for in a dialog comes back to the tab as well.
+    assert 'name="tab" value="routes"' in browser.get(f"{path}/actions/add_route?tab=routes").text
 
 
 def test_rules_are_read_in_words_and_changed_in_place(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
@@ -80,12 +116,33 @@ def test_pages_and_api_answer_with_the_same_words(client_for: Callable[..., Flas
     wrong = client_for("viewer").get("/networking/reachability", query_string={**asked, "source": "the moon"})
     assert (wrong.status_code, "no network interface here" in wrong.text) == (422, True)
     assert client_for("viewer").get("/networking/reachability").status_code == 200
+    for port, says in (("70000", "not 70000"), ("ssh", "must be a number"), ("", "is required for tcp and udp")):
+        wrong = client_for("viewer").get("/networking/reachability", query_string={**asked, "port": port})
+        assert (wrong.status_code, says in wrong.text[wrong.text.index('id="port-error"') :]) == (422, True)
+
+
+def test_the_way_links_to_what_decides(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    asked = {"source": "web-0", "target": "web-1", "protocol": "tcp", "port": "80"}
+    answer = api.post("/networking/reachability", {**asked, "port": 80}).json
+    page = client_for("viewer").get("/networking/reachability", query_string=asked).text
+    group = f"/networking/security-groups/{vpc['default_group_id']}/rules"
+    assert f'<a href="{group}#{answer["decider_id"]}">' in page
+    assert page.count("decides</span>") == 1
+    assert all(hop["text"] in page for hop in answer["hops"])
+    for rule in api.get(group).json["results"]:
+        if rule["direction"] == "ingress":
+            api("DELETE", f"{group}/{rule['rule_id']}")
+    refused = client_for("viewer").get("/networking/reachability", query_string=asked).text
+    assert "Stops here." in refused
+    assert api.post("/networking/reachability", {**asked, "port": 80}).json["sentence"].partition(": ")[2] in refused
+    assert page.count("decides</span>") == 1
 
 
 def test_an_instance_shows_its_interfaces_and_the_rules_that_hold(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     instance = api.get("/compute/instances?search=web-3").json["results"][0]
     page = client_for("viewer").get(f"/compute/instances/{instance['id']}/network").text
     assert instance["private_ip"] in page
-    assert "Lets everything in from 10.0.0.0/16." in page
+    reached = page[page.index("Who may reach it") : page.index("Whom it may reach")]
+    assert ("Lets everything in from 10.0.0.0/16." in reached, "out to" in reached) == (True, False)
     for path in (f"/networking/vpcs/{vpc['id']}/flows", f"/networking/route-tables/{vpc['main_route_table_id']}/routes"):
         assert client_for("viewer").get(path).status_code == 200

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from portal.http.local import ask
 from portal.settings import Settings
+from tests.e2e.looks import AXE, Post
 from tests.support.databases import ADMIN_PASSWORD, settings_for
 from tests.support.hosts import clear, why_no_local_host
 from tests.support.network import free_external
@@ -113,3 +115,31 @@ def sign_in(page: Page, portal: Running, username: str = "admin", password: str 
 def interrupt(pid: int) -> None:
     """What Ctrl-C sends."""
     os.kill(pid, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A portal whose machines are not real: only its pages matter here."""
+    settings = settings_for(tmp_path_factory.mktemp("looks"), portal_port=free_port(), metrics_port=free_port(), metrics_interval_s=1)
+    yield from serving(settings)
+
+
+@pytest.fixture
+def post(fake: Running) -> Post:
+    """`post(path, body)`: what the API answers to the administrator."""
+
+    def send(path: str, body: dict[str, object], token: str = "") -> dict[str, str]:
+        answer = requests.post(f"{fake.url}{path}", json=body, headers={"Authorization": f"Token {token}"} if token else {}, timeout=20)
+        assert answer.ok, answer.text
+        found: dict[str, str] = answer.json()
+        return found
+
+    token = send("/api-token-auth/", {"username": "admin", "password": ADMIN_PASSWORD})["token"]
+    return lambda path, body: send(path, body, token)
+
+
+@pytest.fixture
+def screen(open_context: Callable[..., BrowserContext], theme: str, width: int) -> Callable[[], Page]:
+    """Opens a browser of the size and theme that is looked at."""
+    assert AXE.is_file(), "set-up installs axe-core"
+    return lambda: open_context(color_scheme=theme, reduced_motion="reduce", viewport={"width": width, "height": 800}).new_page()

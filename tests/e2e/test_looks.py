@@ -1,27 +1,20 @@
 """Every page in both themes and on a phone: nothing serious for axe, nothing wider than the screen, no script errors."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pyotp
 import pytest
-import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from portal.kernel.ids import new_id
 from portal.kernel.policy_documents import VERSION
-from portal.settings import ROOT
-from tests.e2e.conftest import Running, serving, sign_in
-from tests.support.databases import ADMIN_PASSWORD, settings_for
-from tests.support.servers import free_port
+from tests.e2e.conftest import Running, sign_in
+from tests.e2e.looks import SCREENS, Looked, Post
 
 pytestmark = pytest.mark.e2e
-AXE = ROOT / ".venv/frontend/node_modules/axe-core/axe.min.js"
-FINDINGS = """() => axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations
-  .filter((each) => ["serious", "critical"].includes(each.impact))
-  .map((each) => `${each.id}: ${each.nodes.map((node) => node.html).slice(0, 3).join(" ")}`))"""
 PAGES = (
     "/", "/compute/instances", "/compute/instances/new", "/compute/images", "/compute/images/new", "/compute/images/atonix-tiny", "/compute/flavors",
     "/compute/flavors/t3-micro", "/compute/key-pairs", "/compute/key-pairs/new", "/jobs", "/audit", "/quotas", "/quotas/requests", "/quotas/requests/new",
@@ -30,13 +23,6 @@ PAGES = (
     "/search?q=tiny", "/api/v1/docs", "/nowhere",
 )  # fmt: skip
 OF_INSTANCE = ("", "/console", "/metrics", "/activity", "/actions/stop", "/actions/terminate", "/actions/update", "/actions/rebuild")
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A portal whose machines are not real: only its pages matter here."""
-    settings = settings_for(tmp_path_factory.mktemp("looks"), portal_port=free_port(), metrics_port=free_port(), metrics_interval_s=1)
-    yield from serving(settings)
 
 
 def instance_of(page: Page, portal: Running) -> str:
@@ -48,23 +34,6 @@ def instance_of(page: Page, portal: Running) -> str:
         expect(page.locator("#state")).to_have_text("Running")
         return page.url
     return portal.url + str(page.locator("tbody th a").first.get_attribute("href"))
-
-
-Post = Callable[..., dict[str, str]]
-
-
-@pytest.fixture
-def post(fake: Running) -> Post:
-    """`post(path, body)`: what the API answers to the administrator."""
-
-    def send(path: str, body: dict[str, object], token: str = "") -> dict[str, str]:
-        answer = requests.post(f"{fake.url}{path}", json=body, headers={"Authorization": f"Token {token}"} if token else {}, timeout=20)
-        assert answer.ok, answer.text
-        found: dict[str, str] = answer.json()
-        return found
-
-    token = send("/api-token-auth/", {"username": "admin", "password": ADMIN_PASSWORD})["token"]
-    return lambda path, body: send(path, body, token)
 
 
 def access_pages(post: Post) -> list[str]:
@@ -94,35 +63,6 @@ def person_pages(post: Post) -> tuple[str, list[str]]:
     question = urlencode({"user": name, "action": "compute.instance.stop"})
     tabs = [f"/security/policies/{policy}{tab}" for tab in ("", "/versions", "/holders", "/actions/update")]
     return f"/users/{user}", [f"/users/{user}/delete", *tabs, f"/security/simulator?{question}"]
-
-
-class Looked:
-    """What was wrong with the pages that were looked at."""
-
-    def __init__(self, pictures: Path) -> None:
-        self.pictures, self.faults = pictures, list[tuple[str, int, list[str]]]()
-
-    def at(self, page: Page) -> None:
-        """One more page, as it is shown now."""
-        # Nothing is pointed at: colours of a hovered button are not what is looked at.
-        page.mouse.move(0, 0)
-        # Through the debugger: the page's own rules would not let a script in.
-        page.evaluate(AXE.read_text())
-        found = page.evaluate(FINDINGS)
-        wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        if found or wider > 0:
-            page.screenshot(path=self.pictures / f"{len(self.faults)}.png", full_page=True)
-            self.faults.append((page.url, wider, found))
-
-
-SCREENS = pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 320)])
-
-
-@pytest.fixture
-def screen(open_context: Callable[..., BrowserContext], theme: str, width: int) -> Callable[[], Page]:
-    """Opens a browser of the size and theme that is looked at."""
-    assert AXE.is_file(), "set-up installs axe-core"
-    return lambda: open_context(color_scheme=theme, reduced_motion="reduce", viewport={"width": width, "height": 800}).new_page()
 
 
 @SCREENS

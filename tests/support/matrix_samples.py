@@ -53,6 +53,7 @@ LAST = "/projects/<project_id>/delete"
 # Of what is named alike, the other one: part of the path, name in it → name among the ids.
 OTHERWISE = {
     ("/api/v1/security/roles/", "session_id"): "other_role_session_id", ("/security/roles/", "session_id"): "role_session_id",
+    ("<rule_id>/remove", "rule_id"): "other_rule_id",
     ("service-accounts/", "api_key_id"): "other_account_key_id", ("service-accounts/", "key_id"): "account_key_id",
 }  # fmt: skip
 INSTANCE = "compute.instance"
@@ -92,9 +93,10 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
     kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith("networking.")}
-    rules = owner.get(f"/networking/security-groups/{rows['networking.security_group']}").json["rules"]
+    group = f"/networking/security-groups/{rows['networking.security_group']}"
+    other_rule = made(f"{group}/rules", {"from_port": 80, "cidr": "10.0.0.0/8"})["rule_id"]
     return {
-        "rule_id": rules[0]["rule_id"],
+        "rule_id": next(each["rule_id"] for each in owner.get(group).json["rules"] if each["rule_id"] != other_rule), "other_rule_id": other_rule,
         **{kinds[key]: row_id for key, row_id in rows.items() if key in kinds}, "role_id": role, "service": "compute", "collection": "instances",
         "row_id": rows[INSTANCE], "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances",
         "resource_type": "instances", "api_key_id": owner.get("/auth/keys").json["results"][0]["id"], "account_id": account,
@@ -160,6 +162,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/security/policies/<policy_id>/attach": member, "POST /api/v1/security/policies/<policy_id>/detach": member,
         "POST /api/v1/security/policies/simulate": asked,
         "POST /api/v1/security/users": {"username": f"{new}-api", "email": f"{new}-api@example.org"},
+        "POST /networking/security-groups/<security_group_id>/rules": {"service": "ssh", "whom": "10.0.0.0/8"},
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
         "POST /projects/<project_id>/delete": {"confirm": ids["project_name"]},
         "POST /projects/<project_id>/members": {"username": ids["member_name"], "role": "viewer"},

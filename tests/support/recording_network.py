@@ -1,7 +1,7 @@
 """A network engine that remembers what it was told, refuses what cannot be, and can be made to fail or to lose something."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec
@@ -18,6 +18,7 @@ class RecordingNetwork:
         self.failures: list[EngineError] = []
         self.lost: list[Drift] = []
         self.seen: list[Flow] = []
+        self.hits: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def _call(self) -> None:
@@ -54,6 +55,11 @@ class RecordingNetwork:
 
     def tap_of(self, port_id: str) -> str:
         return f"tap{port_id[-10:]}"
+
+    def rule_hits(self, vpc_id: str) -> Mapping[str, int]:
+        self._call()
+        spec = self.specs.get(vpc_id)
+        return {rule.rule_id: self.hits.get(rule.rule_id, 0) for group in spec.groups for rule in group.rules} if spec is not None else {}
 
     def drift(self) -> Sequence[Drift]:
         return list(self.lost)
