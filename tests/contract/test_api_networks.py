@@ -188,6 +188,14 @@ def test_who_reaches_whom_and_the_drawing(api: Api, vpc: dict[str, Any], worker:
     assert asked["sentence"] == "a can reach b with SSH (TCP port 22): a rule of net-default decides. Lets everything in from 10.0.0.0/16."
     asked = api.post("/networking/reachability", {"source": "internet", "target": "b", "port": 22}).json
     assert asked["sentence"] == "The internet cannot reach b with SSH (TCP port 22): b has no public address."
+    # Somebody who has the address only means the interface; where two VPCs have it, it has to be said which.
+    asked = api.post("/networking/reachability", {"source": "10.0.1.4", "target": "b", "port": 22}).json
+    assert asked["sentence"].startswith("a can reach b with SSH")
+    body = {"name": "c", "flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": "twins", "private_ip": "10.0.1.4"}
+    assert api.post("/networking/subnets", {"name": "twins", "vpc": "other", "cidr_block": "10.0.1.0/24"}).status_code == 201
+    assert api.post("/compute/instances", body).status_code == 202
+    refused = api.post("/networking/reachability", {"source": "10.0.1.4", "target": "b", "port": 22})
+    assert (refused.status_code, "a, c. Name one of them" in refused.text) == (400, True)
     graph = api.get(f"/networking/vpcs/{vpc['id']}/topology").json
     assert {(node["type"], node["label"]) for node in graph["nodes"]} == {("vpc", "net"), ("subnet", "small"), ("instance", "a"), ("instance", "b")}
     assert {edge["source"] for edge in graph["edges"]} <= {node["id"] for node in graph["nodes"]}
