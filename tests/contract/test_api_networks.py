@@ -218,6 +218,16 @@ def test_the_flow_log(api: Api, vpc: dict[str, Any], database: sessionmaker[Sess
     assert len(api.get(f"{path}?limit=20&cursor={cursor}").json["results"]) == 10
     assert {each["action"] for each in api.get(f"{path}?action=reject&port=81&limit=100").json["results"]} == {"reject"}
     assert api.get(f"{path}?action=maybe").status_code == 400
+    assert [len(api.get(f"{path}?since={day}&limit=100").json["results"]) for day in ("2026-01-01", "2999-01-01")] == [30, 0]
+    assert api.get(f"{path}?since=yesterday").status_code == 400
+
+
+def test_the_flow_log_is_kept_by_the_portal_alone(api: Api, vpc: dict[str, Any]) -> None:
+    path = f"/networking/vpcs/{vpc['id']}/flow-logs"
+    refused = api("PUT", path, {"enabled": True, "destination": "s3://logs"})
+    assert (refused.status_code, "destination" in refused.text) == (400, True)
+    assert api("PUT", path, {"enabled": True, "destination": "portal"}).json["flow_logs_destination"] == "portal"
+    assert api("PUT", path, {"enabled": False}).json["flow_logs_destination"] is None
 
 
 def test_what_belongs_to_others_is_not_there(api: Api, api_for: Callable[..., Api], vpc: dict[str, Any], people: Any, app: Flask) -> None:

@@ -1,19 +1,14 @@
 """The portal's answer to "can A reach B" is what packets do: networks are drawn through the portal, made on the host, and tried with real connections."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from portal.engines.fake import FakeCompute
 from portal.engines.network_ports import Via, VpcSpec
 from portal.networking import view
 from portal.networking.reachability import Answer, Specs, reach
-from portal.settings import Settings
-from tests.support.draining import TestWorker
 from tests.support.drawn_networks import BEHIND, Call, Drawing
-from tests.support.network import Guest, NetworkHost, Outside, local_network_host, why_no_networks
-from tests.support.people import People
+from tests.support.network import Guest, NetworkHost, Outside, why_no_networks
 from tests.support.probes import answers, listen, swallow
 from tests.support.scenarios import Stage
 
@@ -22,29 +17,6 @@ pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can 
 
 CASES, ASKED, AT_ONCE, FEW = 300, 10, 24, 4
 QUICKLY_S, PATIENTLY_S = 0.8, 3.0
-
-
-@pytest.fixture
-def host() -> Iterator[NetworkHost]:
-    with local_network_host() as found:
-        yield found
-
-
-@pytest.fixture
-def network(host: NetworkHost) -> object:
-    """The real engine, in place of the one that only remembers."""
-    return host.engine
-
-
-@pytest.fixture
-def settings(settings: Settings, host: NetworkHost) -> Settings:
-    """Settings with the external network of this test's own."""
-    return settings.model_copy(update={"network_external_cidr": f"{host.external}/24"})
-
-
-@pytest.fixture
-def stage(people: People, worker: TestWorker, fake: FakeCompute) -> Stage:
-    return Stage(people.context(people.user("project_admin")), worker, fake)
 
 
 def swallowers(specs: Specs) -> set[str]:
