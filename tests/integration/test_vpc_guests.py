@@ -80,7 +80,9 @@ def test_guests_get_their_addresses_and_know_who_they_are(place: Place) -> None:
 
 
 def test_what_is_allowed_passes_by_name_and_nothing_else(place: Place) -> None:
-    assert "a2" in place.says("a1", "timeout 9 wget -q -O - http://a2.test.internal/ | sed s/^/GOT-/").split("GOT-")[-1]
+    for name in ("a2.test.internal", "a2"):
+        assert "a2" in place.says("a1", f"timeout 9 wget -q -O - http://{name}/ | sed s/^/GOT-/").split("GOT-")[-1], name
+    assert "a2.test.internal" in place.says("a1", "nslookup 10.0.2.5")
     assert "CLOSED" in place.says("a1", "echo | timeout 3 nc 10.0.2.5 22 || echo CLO''SED")
     assert "NOBODY" in place.says("b1", "timeout 3 wget -q -O - http://10.0.2.5/ || echo NOB''ODY")
     assert "NOBODY" in place.says("b1", "timeout 3 ping -c 1 -W 2 10.0.2.5 > /dev/null || echo NOB''ODY")
