@@ -39,7 +39,11 @@ class Vpc(ProjectOwned, Stateful, Base):
         help="Instances without a public address that are routed to the internet gateway leave with the VPC's own.",
     )  # fmt: skip
     dns_servers: Mapped[str] = f.field(
-        f.Line(255), label="Name servers", default="", editable=True, help="Addresses that DHCP gives instead of the VPC's own, separated by commas."
+        f.Line(255),
+        label="Name servers",
+        default="",
+        editable=True,
+        help="Asked for names outside the VPC, separated by commas; the host's own if left empty.",
     )
     flow_logs_enabled: Mapped[bool] = f.field(f.Bool(), label="Flow log", default=False)
     flow_logs_traffic: Mapped[str] = f.field(f.Choice(TRAFFIC), label="In the flow log", default="all")

@@ -245,6 +245,17 @@ class Drawing:
                 found.add(Call(source, target, *self._what(target)))
         return sorted(found, key=str)
 
+    def pairs(self, specs: Specs, count: int) -> list[tuple[str, str, list[str], Call]]:
+        """Two interfaces, the addresses by which one may call the other, and what with."""
+        ports = [(vpc, port) for vpc in specs.vpcs for port in vpc.ports]
+        found = []
+        for _ in range(count):
+            (here, caller), (there, called) = self._chance.sample(ports, 2)
+            inner = [called.address] if here is there or self._linked(specs, here.vpc_id, there.vpc_id) else []
+            outer = [called.public_address] if called.public_address and here is not there else []
+            found.append((caller.port_id, called.port_id, inner + outer, Call(caller.port_id, "", *self._what(called.address))))
+        return found
+
     def _what(self, target: str) -> tuple[str, int]:
         if self._chance.random() < 0.6:
             return "tcp", self._chance.choice((*PORTS, DNS) if target.endswith(".1") else PORTS)
