@@ -42,8 +42,10 @@ def _heal(ctx: Context, vpc_id: str, found: Mapping[str, list[str]]) -> None:
             # What nobody knows of is left alone: the database may be an old copy.
             if vpc is None or vpc.state in {*GOING, "pending"}:
                 return
+            has_failed = vpc.state == "failed"
             vpc_queue(ctx, vpc)
-            if vpc_id in found:
+            # While it cannot be brought back, its state says so; it is not told anew at each look.
+            if vpc_id in found and not has_failed:
                 payload = {"missing": found[vpc_id][:MOST_TOLD]}
                 events.emit(ctx, DRIFTED, resource_id=vpc.id, name=vpc.name, project_id=vpc.project_id, payload=payload)
                 audit.record(ctx, DRIFTED, audit.Subject("networking.vpc", vpc.id, vpc.name, vpc.project_id), details=payload)

@@ -204,6 +204,18 @@ def test_what_went_missing_on_the_host_comes_back_and_is_told(stage: Stage, netw
     assert list(network.specs) == [vpc.id]
 
 
+def test_what_cannot_be_brought_back_is_told_once(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    network.lost = [Drift(vpc.id, "the router is gone")]
+    network.failures = [EngineRefused("no"), EngineRefused("no")]
+    for _ in range(3):
+        reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
+        stage.worker.drain()
+    stage.ctx.db.rollback()
+    assert len(stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).all()) == 1
+    assert (live(stage, Vpc)[0].state, network.lost) == ("available", [])
+
+
 def test_what_flowed_is_kept_where_it_is_wanted(stage: Stage, network: RecordingNetwork, people: People) -> None:
     vpc = some_vpc(stage)
     flow = Flow(1_700_000_000.5, vpc.id, True, "tcp", "10.0.0.4", 40_000, "10.0.0.5", 80, 60)
