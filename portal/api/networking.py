@@ -17,6 +17,7 @@ from portal.api.represent import represent
 from portal.api.resources import aliases, link, list_schema, listed, only, ref
 from portal.api.schemas import MAYBE, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.engines.network_ports import Direction, RuleSpec
+from portal.http.audit_filters import moment
 from portal.http.listing import paging, whole
 from portal.http.request import context
 from portal.kernel.declare import Operation, Outcome
@@ -165,6 +166,7 @@ def _of_vpcs() -> Iterator[Endpoint]:
     queries = [
         Query("src", "Only from this address."), Query("dst", "Only to this address."), Query("port", "Only to this port.",
               {"type": "integer", "minimum": 0, "maximum": 65535}),
+        Query("since", "Only those that began then or later.", {"type": "string", "format": "date-time"}),
         Query("action", "Only those that were let through, or refused.", {"type": "string", "enum": ["accept", "reject"]}),
         Query("limit", "How many.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}), Query("cursor", "Where the page begins."),
     ]  # fmt: skip
@@ -205,7 +207,7 @@ def make_inside(rtype: ResourceType, op: Operation, vpc_id: str) -> ResponseRetu
 def flow_logs(vpc_id: str) -> ResponseReturnValue:
     """What flowed."""
     ctx = context()
-    only("src", "dst", "port", "action", "limit", "cursor")
+    only("src", "dst", "port", "action", "since", "limit", "cursor")
     vpc = find(ctx, VPC, vpc_id)
     limit, _ = paging(request.args)
     before = whole(request.args, "cursor", 0, low=0, high=2**62)
@@ -218,6 +220,8 @@ def flow_logs(vpc_id: str) -> ResponseReturnValue:
         if value := request.args.get(name, ""):
             query = query.where(column == value.replace("\x00", ""))
     query = query.where(FlowRecord.destination_port == port) if port >= 0 else query
+    since = moment(request.args, "since")
+    query = query.where(FlowRecord.at >= since) if since is not None else query
     query = query.where(FlowRecord.is_accepted.is_(action == "accept")) if action else query
     query = query.where(FlowRecord.id < before) if before else query
     rows = ctx.db.scalars(query.order_by(FlowRecord.id.desc()).limit(limit)).all()

@@ -148,7 +148,10 @@ class VpcSpec:
 
 @dataclass(frozen=True, slots=True)
 class PeeringSpec:
-    """A link between the routers of two VPCs whose CIDRs do not overlap; only routes that name it lead over it."""
+    """A link between the routers of two VPCs whose CIDRs do not overlap; only routes that name it lead over it.
+
+    Guests find the names of the other VPC, in full, as long as both VPCs have names.
+    """
 
     peering_id: str
     vpc_ids: tuple[str, str]

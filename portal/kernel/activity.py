@@ -141,11 +141,18 @@ def _title(ctx: Context, action: str) -> str:
     return f"{op.label}: {ending}" if op is not None else ending.replace("_", " ").capitalize()
 
 
+def _missing(details: Mapping[str, object]) -> str:
+    """What the reconciler did not find on the host, in words."""
+    missing = details.get("missing")
+    return " ".join(map(str, missing)) if isinstance(missing, list) else ""
+
+
 def _of_entry(ctx: Context, entry: AuditEntry) -> ActivityItem:
     job_id = str(entry.details.get("job_id") or "")
     changes = {name: entry.details[name] for name in ("before", "after") if isinstance(entry.details.get(name), dict)}
     return ActivityItem(
-        entry.timestamp, "audit", _title(ctx, entry.action), entry.username, entry.status, entry.error_message, job_id, entry.request_id,
+        entry.timestamp, "audit", _title(ctx, entry.action), entry.username, entry.status, entry.error_message or _missing(entry.details), job_id,
+        entry.request_id,
         entry.resource_type, entry.resource_id, entry.resource_name, changes,
     )  # fmt: skip
 
@@ -153,7 +160,7 @@ def _of_entry(ctx: Context, entry: AuditEntry) -> ActivityItem:
 def _of_event(ctx: Context, event: Event) -> ActivityItem:
     job_id = str(event.payload.get("job_id") or "")
     return ActivityItem(
-        event.at, "event", _title(ctx, event.type), event.actor, str(event.payload.get("state") or ""), job_id=job_id,
+        event.at, "event", _title(ctx, event.type), event.actor, str(event.payload.get("state") or ""), _missing(event.payload), job_id,
         resource_type=event.type.rpartition(".")[0], resource_id=event.resource_id, resource_name=event.resource_name,
     )  # fmt: skip
 

@@ -7,21 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
+from portal.engines.network_checks import router_address
 from portal.engines.network_ports import Direction, PeeringSpec, PortSpec, RouteSpec, RuleSpec, SubnetSpec, Via, VpcSpec
 from portal.networking.addresses import ANYWHERE
 from portal.networking.rules import covers, sentence, traffic
 
 INTERNET = "internet"
 LOCAL_ROUTE = "local"
+METADATA = "169.254.169.254"
+LINK_LOCAL = IPv4Network("169.254.0.0/16")
+DNS, HTTP, ECHO = 53, 80, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """All that an answer may need: VPCs, the peerings between them, and what things are called."""
+    """All that an answer may need: VPCs, the peerings between them, what things are called, and the external network, whose first address is the host's."""
 
     vpcs: Sequence[VpcSpec]
     peerings: Sequence[PeeringSpec] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    external: str = ""
 
     def name(self, some_id: str) -> str:
         """What people call it."""
@@ -89,6 +94,8 @@ class _World:
         self.public: dict[str, _Place] = {}
         self.vpcs = {vpc.vpc_id: vpc for vpc in specs.vpcs}
         self.peerings = {peering.peering_id: peering.vpc_ids for peering in specs.peerings}
+        self.gateways = {text for vpc in specs.vpcs for text in public_of(vpc)} - {port.public_address for vpc in specs.vpcs for port in vpc.ports}
+        self.host = str(IPv4Network(specs.external)[1]) if specs.external else ""
         for vpc in specs.vpcs:
             subnets = {subnet.subnet_id: subnet for subnet in vpc.subnets}
             for port in vpc.ports:
@@ -123,6 +130,11 @@ class _World:
         """Whether a peering joins two VPCs."""
         return any(set(pair) == {one, other} for pair in self.peerings.values())
 
+    def home(self, vpc: VpcSpec, address: str) -> VpcSpec | None:
+        """The other VPC in whose range an address lies; one that a peering joins rather than another."""
+        others = [other for other in self.specs.vpcs if other is not vpc and IPv4Address(address) in IPv4Network(other.cidr)]
+        return max(others, key=lambda other: self.linked(vpc.vpc_id, other.vpc_id), default=None)
+
     def at(self, vpc: VpcSpec, address: str) -> _Place | None:
         """The port with a private address."""
         return next((self.ports[port.port_id] for port in vpc.ports if port.address == address), None)
@@ -153,38 +165,58 @@ class _Way:
         if not address:
             raise _Stop("They are in different VPCs, no peering joins these, and the target has no public address.", "address", target)
         self._hop("interface", start.port.port_id, f"leaves {self._name(start.port.port_id)} ({start.port.address})")
+        if address in {METADATA, *(str(router_address(subnet)) for subnet in start.vpc.subnets)}:
+            return self._to_router(start.vpc, address)
         self._pass(start, Direction.EGRESS, ANYWHERE if address == INTERNET else f"{address}/32")
-        if address != INTERNET and IPv4Address(address) in IPv4Network(start.vpc.cidr):
-            return self._local(start, address)
-        return self._routed(start, address)
+        return self._onward(start, start, address)
 
     # -- the pieces ----------------------------------------------------------------------------------------------------------------------
+
+    def _to_router(self, vpc: VpcSpec, address: str) -> str:
+        """A router says its few words to every guest of its VPC, whatever the groups say."""
+        asked = (self.protocol, self.port)
+        known = {("tcp", HTTP)} if address == METADATA else {("tcp", DNS), ("udp", DNS), ("icmp", ECHO)}
+        what = "the metadata service, which answers HTTP" if address == METADATA else "a router, which answers DNS and ping"
+        self._hop("router", vpc.vpc_id, f"{address} is {what}")
+        self.decided = ("router", vpc.vpc_id)
+        if asked not in known:
+            raise _Stop(f"{address} is {what} and nothing else.", *self.decided)
+        return f"{address} is {what} of every guest in {self._name(vpc.vpc_id)}."
+
+    def _onward(self, start: _Place, sender: _Place, address: str) -> str:
+        """The way of what `start` began and `sender`, a guest as router if it is another, sends."""
+        route = route_of(sender.vpc, sender.subnet, address)
+        if route is not None and route.via is Via.LOCAL:
+            return self._local(start, address)
+        return self._routed(start, sender, address, route)
 
     def _local(self, start: _Place, address: str) -> str:
         self._hop("route", LOCAL_ROUTE, f"{start.vpc.cidr} is routed within the VPC")
         end = self.world.at(start.vpc, address)
         if end is None:
             raise _Stop(f"No network interface in {self._name(start.vpc.vpc_id)} has the address {address}.", "address", address)
+        back = route_of(end.vpc, end.subnet, start.port.address)
+        if back is None or back.via not in {Via.LOCAL, Via.INTERFACE}:
+            why = f"Answers would not come back: the route {back.destination if back else ''} of {self._name(end.subnet.subnet_id)} leads elsewhere."
+            raise _Stop(why, "route", end.subnet.subnet_id)
         return self._arrive(end, f"{start.port.address}/32")
 
-    def _routed(self, start: _Place, address: str) -> str:
-        route = best_route(start.subnet.routes, address)
+    def _routed(self, start: _Place, sender: _Place, address: str, route: RouteSpec | None) -> str:
+        subnet = self._name(sender.subnet.subnet_id)
         if route is None:
-            raise _Stop(f"No route of {self._name(start.subnet.subnet_id)} leads to {_shown(address)}.", "route", start.subnet.subnet_id)
+            raise _Stop(f"No route of {subnet} leads to {_shown(address)}.", "route", sender.subnet.subnet_id)
         self._hop("route", route.destination, f"{route.destination} leads to {self._name(route.target_id) if route.target_id else _SAYS[route.via]}")
         self.decided = ("route", route.destination)
         match route.via:
             case Via.INTERNET:
-                return self._out(start, address, self._leaving(start))
+                return self._out(start, address, self._leaving(start), route)
             case Via.NAT:
-                return self._out(start, address, self._through_nat(start, route))
+                return self._out(start, address, self._through_nat(start, route), route)
             case Via.PEERING:
                 return self._over(start, address, route)
             case Via.INTERFACE:
-                return self._handed(start, route)
-        raise _Stop(
-            f"The route {route.destination} of {self._name(start.subnet.subnet_id)} leads nowhere: its target is gone.", "route", route.destination
-        )
+                return self._handed(start, sender, address, route)
+        raise _Stop(f"The route {route.destination} of {subnet} leads nowhere: its target is gone.", "route", route.destination)
 
     def _leaving(self, start: _Place) -> str:
         """The address with which a guest leaves through the internet gateway."""
@@ -210,10 +242,27 @@ class _Way:
         if not vpc.uplink_address:
             raise _Stop(f"{self._name(vpc.vpc_id)} has no internet gateway.", "gateway", vpc.vpc_id)
 
-    def _out(self, start: _Place, address: str, seen_from: str) -> str:
+    def _out(self, start: _Place, address: str, seen_from: str, route: RouteSpec) -> str:
         self._hop("internet-gateway", start.vpc.vpc_id, f"leaves {self._name(start.vpc.vpc_id)} from {seen_from}")
         end = self.world.public.get(address)
-        return self._public(end, f"{seen_from}/32") if end is not None else f"the route {self.decided[1]} leads there, and the rules let it out."
+        if end is not None:
+            return self._public(end, f"{seen_from}/32", within=end.vpc is start.vpc)
+        if address != INTERNET:
+            self._refuse_nobody(start, address, route)
+        return f"the route {route.destination} leads there, and the rules let it out."
+
+    def _refuse_nobody(self, start: _Place, address: str, route: RouteSpec) -> None:
+        """Stop at addresses of which it is known that nobody outside has them, or answers there."""
+        if address in self.world.gateways:
+            raise _Stop(f"{address} belongs to a gateway, which answers nobody.", "address", address)
+        if address == self.world.host or IPv4Address(address) in LINK_LOCAL:
+            raise _Stop(f"{address} is the host's, which guests do not reach.", "address", address)
+        home = self.world.home(start.vpc, address)
+        if home is not None:
+            named = self._name(home.vpc_id)
+            why = f"{address} lies in {named}, and the route {route.destination} of {self._name(start.subnet.subnet_id)} leads out to the internet instead. "
+            way_out = "over the peering" if self.world.linked(start.vpc.vpc_id, home.vpc_id) else "to a peering, which there is not yet"
+            raise _Stop(f"{why}A route for {home.cidr} has to lead {way_out}.", "route", route.destination)
 
     def _over(self, start: _Place, address: str, route: RouteSpec) -> str:
         pair = self.world.peerings.get(route.target_id, ())
@@ -233,12 +282,26 @@ class _Way:
             raise _Stop(why, "route", end.subnet.subnet_id)
         return self._arrive(end, f"{start.port.address}/32")
 
-    def _handed(self, start: _Place, route: RouteSpec) -> str:
+    def _handed(self, start: _Place, sender: _Place, address: str, route: RouteSpec) -> str:
         through = self.world.ports.get(route.target_id)
         if through is None or through.vpc.vpc_id != start.vpc.vpc_id:
             raise _Stop(f"The route {route.destination} leads to a network interface that is gone.", "route", route.destination)
+        if through is sender:
+            raise _Stop(
+                f"The route {route.destination} leads back to {self._name(route.target_id)}, from where it comes.", "route", route.destination
+            )
+        if address in public_of(start.vpc):
+            why = f"{address} is a public address of {self._name(start.vpc.vpc_id)} itself: its router keeps what is sent there, and no route leads it on."
+            raise _Stop(why, "address", address)
         self._arrive(through, f"{start.port.address}/32")
-        return f"it comes to {self._name(route.target_id)}, whose guest decides about the rest of the way."
+        if address == INTERNET or IPv4Address(address) not in IPv4Network(start.vpc.cidr):
+            return f"it comes to {self._name(route.target_id)}, whose guest decides about the rest of the way."
+        if sender is not start:
+            raise _Stop(f"Routes lead it from one guest to another and not to {address}.", "route", route.destination)
+        # Within the VPC its own rules hold for what it passes on as well.
+        self._hop("interface", route.target_id, f"{self._name(route.target_id)} has to pass it on as it is")
+        self._pass(through, Direction.EGRESS, f"{address}/32")
+        return f"if {self._name(route.target_id)} passes it on, {self._onward(start, through, address)}"
 
     def _from_outside(self, source: str, target: str, address: str) -> str:
         if not address:
@@ -246,12 +309,18 @@ class _Way:
         end = self.world.public.get(address)
         if end is None:
             raise _Stop(f"Nothing in a network here answers at {_shown(address)}.", "address", address)
+        if source != INTERNET and IPv4Address(source) in IPv4Network(end.vpc.cidr):
+            raise _Stop(
+                f"{source} lies in {self._name(end.vpc.vpc_id)} itself, so nothing with this address is let in from outside.", "address", source
+            )
         return self._public(end, ANYWHERE if source == INTERNET else f"{source}/32")
 
-    def _public(self, end: _Place, seen_from: str) -> str:
+    def _public(self, end: _Place, seen_from: str, *, within: bool = False) -> str:
         self._need_gateway(end.vpc)
         self._hop("internet-gateway", end.vpc.vpc_id, f"{end.port.public_address} belongs to {self._name(end.port.port_id)} ({end.port.address})")
-        back = best_route(end.subnet.routes, INTERNET if seen_from == ANYWHERE else seen_from.partition("/")[0])
+        # Within a VPC answers turn back at the router; the address itself has to be one that leads out.
+        caller = end.port.public_address if within else seen_from.partition("/")[0]
+        back = best_route(end.subnet.routes, INTERNET if seen_from == ANYWHERE else caller)
         if back is None or back.via is not Via.INTERNET:
             why = f"Answers would not come back: no route of {self._name(end.subnet.subnet_id)} leads to the internet gateway."
             raise _Stop(why, "route", end.subnet.subnet_id)
@@ -306,3 +375,18 @@ def best_route(routes: Sequence[RouteSpec], address: str) -> RouteSpec | None:
     wanted = IPv4Network(ANYWHERE if address == INTERNET else f"{address}/32")
     fitting = [route for route in routes if route.via is not Via.LOCAL and wanted.subnet_of(IPv4Network(route.destination))]
     return max(fitting, key=lambda route: IPv4Network(route.destination).prefixlen, default=None)
+
+
+def public_of(vpc: VpcSpec) -> set[str]:
+    """The addresses that a VPC has outside: its gateways' and those that lead to its guests."""
+    return {vpc.uplink_address, *(nat.public_address for nat in vpc.nats), *(port.public_address for port in vpc.ports)} - {""}
+
+
+def route_of(vpc: VpcSpec, subnet: SubnetSpec, address: str) -> RouteSpec | None:
+    """The route that packets from a subnet take: the VPC's own range is routed within it, unless a closer route leads elsewhere."""
+    found = best_route(subnet.routes, address)
+    inside = IPv4Network(vpc.cidr)
+    if address == INTERNET or IPv4Address(address) not in inside:
+        return found
+    is_closer = found is not None and IPv4Network(found.destination).prefixlen > inside.prefixlen
+    return found if is_closer else RouteSpec(vpc.cidr, Via.LOCAL)

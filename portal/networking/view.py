@@ -30,6 +30,7 @@ from portal.networking.reachability import Answer, Specs
 from portal.networking.security_groups import rule_shown
 
 MOST_ADDRESSES = 10_000
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def specs_seen(ctx: Context) -> Specs:
     ids = ctx.db.scalars(mine.order_by(Vpc.id)).all()
     states = [state for vpc_id in ids if (state := desired_state(ctx.db, ctx.registry, vpc_id)) is not None]
     peerings: dict[str, PeeringSpec] = {each.peering_id: each for state in states for each in state.peerings}
-    return Specs([state.spec for state in states], list(peerings.values()), names_in(ctx, ids))
+    return Specs([state.spec for state in states], list(peerings.values()), names_in(ctx, ids), ctx.settings.network_external_cidr)
 
 
 def reach(ctx: Context, source: str, target: str, protocol: str, port: int | None) -> Answer:
@@ -106,7 +107,17 @@ def reach(ctx: Context, source: str, target: str, protocol: str, port: int | Non
                 reachability.reach(Specs([]), found, reachability.INTERNET, protocol, port)
             except ValueError as error:
                 raise wrong(field, str(error)) from None
-    return reachability.reach(specs, places.get(source, source), places.get(target, target), protocol, port)
+    start = places.get(source, source)
+    return reachability.reach(specs, start if start in known else _behind(specs, start), places.get(target, target), protocol, port)
+
+
+def _behind(specs: Specs, source: str) -> str:
+    """The interface that has an address, or the address itself if none has: it lies outside then. Raises InvalidRequest if several have it."""
+    found = [port.port_id for vpc in specs.vpcs for port in vpc.ports if source in {port.address, port.public_address}]
+    if len(found) > 1:
+        named = ", ".join(sorted(specs.name(each) for each in found[:MOST_NAMED]))
+        raise wrong("source", f"is the address of several interfaces in different VPCs: {named}. Name one of them.")
+    return found[0] if found else source
 
 
 def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:

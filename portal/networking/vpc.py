@@ -43,8 +43,11 @@ LIFECYCLE = Lifecycle(
     tones={"failed": "bad"},
 )
 NAMED = 5
+# Where flow logs go.
+PORTAL = "portal"
 Force = Annotated[bool, f.FieldInfo(f.Bool(), "Delete all of it", "With subnets, groups, route tables, gateways, interfaces and peerings in it.")]
 Enabled = Annotated[bool, f.FieldInfo(f.Bool(), "Flow log", "Record connections as they begin, sampled.")]
+Destination = Annotated[str, f.FieldInfo(f.Choice((PORTAL,)), "Kept by", "The portal, for its page and the API; files and buckets are not there.")]
 Traffic = Annotated[str, f.FieldInfo(f.Choice(TRAFFIC), "Connections", "Those that were let through, those that were refused, or all.")]
 
 
@@ -121,8 +124,9 @@ def vpc_apply(ctx: Context, vpc: Vpc) -> None:
 
 
 @operation(Vpc, "configure_flow_logs", label="Flow log", needs="write", when={"available", "pending", "failed"})
-def vpc_configure_flow_logs(ctx: Context, vpc: Vpc, *, enabled: Enabled, traffic_type: Traffic = "all") -> None:
+def vpc_configure_flow_logs(ctx: Context, vpc: Vpc, *, enabled: Enabled, traffic_type: Traffic = "all", destination: Destination = PORTAL) -> None:
     """Switch the flow log on or off."""
+    del destination
     vpc.flow_logs_enabled, vpc.flow_logs_traffic = enabled, traffic_type
     vpc_touch(ctx, vpc.id)
 
@@ -201,6 +205,7 @@ VPC = ResourceType(
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("cidr_block", "Range", css="mono", sort="cidr_block"),
              Column("applied", "In force", css="md"), Column("uplink_address", "Outbound address", css="mono lo", hidden=True),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"networks": 1}, search=("name", "id", "cidr_block"), show={"applied": applied}, aliases={"status": "state"},
+    lifecycle=LIFECYCLE, quota={"networks": 1}, search=("name", "id", "cidr_block"),
+    show={"applied": applied, "flow_logs_destination": lambda v: PORTAL if v.flow_logs_enabled else None}, aliases={"status": "state"},
     at_end=vpc_at_end, describe=lambda v: (v.cidr_block, v.state), usable=lambda v: v.state not in {"deleting", "deleted"},
 )  # fmt: skip

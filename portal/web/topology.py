@@ -137,7 +137,16 @@ def _gates(gates: Sequence[Node], tone: Tone) -> tuple[list[Box], list[str]]:
         lines.append(f"M{box.x + box.width:.0f} {middle:.0f}H{SPINE}")
         if node.type == "internet-gateway":
             boxes.append(
-                Box(MARGIN, y, OUTSIDE, "Internet", "0.0.0.0/0", "globe", "/networking/reachability?source=internet", "Internet 0.0.0.0/0, what it reaches")
+                Box(
+                    MARGIN,
+                    y,
+                    OUTSIDE,
+                    "Internet",
+                    "0.0.0.0/0",
+                    "globe",
+                    "/networking/reachability?source=internet",
+                    "Internet 0.0.0.0/0, what it reaches",
+                )
             )
             lines.append(f"M{MARGIN + OUTSIDE} {middle:.0f}H{box.x:.0f}")
     if gates:

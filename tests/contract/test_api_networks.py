@@ -188,6 +188,14 @@ def test_who_reaches_whom_and_the_drawing(api: Api, vpc: dict[str, Any], worker:
     assert asked["sentence"] == "a can reach b with SSH (TCP port 22): a rule of net-default decides. Lets everything in from 10.0.0.0/16."
     asked = api.post("/networking/reachability", {"source": "internet", "target": "b", "port": 22}).json
     assert asked["sentence"] == "The internet cannot reach b with SSH (TCP port 22): b has no public address."
+    # Somebody who has the address only means the interface; where two VPCs have it, it has to be said which.
+    asked = api.post("/networking/reachability", {"source": "10.0.1.4", "target": "b", "port": 22}).json
+    assert asked["sentence"].startswith("a can reach b with SSH")
+    body = {"name": "c", "flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": "twins", "private_ip": "10.0.1.4"}
+    assert api.post("/networking/subnets", {"name": "twins", "vpc": "other", "cidr_block": "10.0.1.0/24"}).status_code == 201
+    assert api.post("/compute/instances", body).status_code == 202
+    refused = api.post("/networking/reachability", {"source": "10.0.1.4", "target": "b", "port": 22})
+    assert (refused.status_code, "a, c. Name one of them" in refused.text) == (400, True)
     graph = api.get(f"/networking/vpcs/{vpc['id']}/topology").json
     assert {(node["type"], node["label"]) for node in graph["nodes"]} == {("vpc", "net"), ("subnet", "small"), ("instance", "a"), ("instance", "b")}
     assert {edge["source"] for edge in graph["edges"]} <= {node["id"] for node in graph["nodes"]}
@@ -210,6 +218,16 @@ def test_the_flow_log(api: Api, vpc: dict[str, Any], database: sessionmaker[Sess
     assert len(api.get(f"{path}?limit=20&cursor={cursor}").json["results"]) == 10
     assert {each["action"] for each in api.get(f"{path}?action=reject&port=81&limit=100").json["results"]} == {"reject"}
     assert api.get(f"{path}?action=maybe").status_code == 400
+    assert [len(api.get(f"{path}?since={day}&limit=100").json["results"]) for day in ("2026-01-01", "2999-01-01")] == [30, 0]
+    assert api.get(f"{path}?since=yesterday").status_code == 400
+
+
+def test_the_flow_log_is_kept_by_the_portal_alone(api: Api, vpc: dict[str, Any]) -> None:
+    path = f"/networking/vpcs/{vpc['id']}/flow-logs"
+    refused = api("PUT", path, {"enabled": True, "destination": "s3://logs"})
+    assert (refused.status_code, "destination" in refused.text) == (400, True)
+    assert api("PUT", path, {"enabled": True, "destination": "portal"}).json["flow_logs_destination"] == "portal"
+    assert api("PUT", path, {"enabled": False}).json["flow_logs_destination"] is None
 
 
 def test_what_belongs_to_others_is_not_there(api: Api, api_for: Callable[..., Api], vpc: dict[str, Any], people: Any, app: Flask) -> None:

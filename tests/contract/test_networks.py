@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.compute.instances import Instance, instance_create, instance_start, instance_stop, instance_terminate
 from portal.engines.network_ports import Drift, Flow, Via
 from portal.engines.ports import Capability, EngineError, EngineRefused, mac_address
+from portal.kernel.activity import activity_of
 from portal.kernel.capabilities import report
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Outcome
@@ -21,6 +22,7 @@ from portal.kernel.operations import run
 from portal.kernel.quota import recount
 from portal.kernel.runner import TaskRun
 from portal.networking.elastic_ips import elastic_ip_associate, elastic_ip_create, elastic_ip_disassociate
+from portal.networking.flow_log import flows_kept
 from portal.networking.gateways import internet_gateway_detach, nat_gateway_delete
 from portal.networking.interfaces import network_interface_attach, network_interface_create, network_interface_detach
 from portal.networking.models import FlowRecord, InternetGateway, IpAllocation, NetworkInterface, RouteTable, SecurityGroup, Subnet, Vpc
@@ -192,11 +194,27 @@ def test_what_went_missing_on_the_host_comes_back_and_is_told(stage: Stage, netw
     stage.ctx.db.rollback()
     told = stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).one()
     assert (told.resource_id, told.payload) == (vpc.id, {"missing": ["the bridge of 10.0.1.0/24 is gone"]})
+    # Those who read the audit log, and those who do not, see it on the page of the VPC.
+    for role in ("project_admin", "viewer"):
+        ctx = people.context(people.user(role))
+        assert "the bridge of 10.0.1.0/24 is gone" in [item.detail for item in activity_of(ctx, ctx.registry.of(Vpc), vpc)], role
     before = {*network.specs}
     network.specs.clear()
     reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
     stage.worker.drain()
     assert {*network.specs} == before
+
+
+def test_what_cannot_be_brought_back_is_told_once(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    network.lost = [Drift(vpc.id, "the router is gone")]
+    network.failures = [EngineRefused("no"), EngineRefused("no")]
+    for _ in range(3):
+        reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
+        stage.worker.drain()
+    stage.ctx.db.rollback()
+    assert len(stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).all()) == 1
+    assert (live(stage, Vpc)[0].state, network.lost) == ("available", [])
 
 
 def test_what_flowed_is_kept_where_it_is_wanted(stage: Stage, network: RecordingNetwork, people: People) -> None:
@@ -211,6 +229,24 @@ def test_what_flowed_is_kept_where_it_is_wanted(stage: Stage, network: Recording
     reconcile_networks(system)
     stage.ctx.db.rollback()
     assert [(row.is_accepted, row.vpc_id) for row in stage.ctx.db.scalars(select(FlowRecord))] == [(False, vpc.id)]
+
+
+def test_the_flow_log_does_not_grow_for_ever(stage: Stage) -> None:
+    vpcs = [some_vpc(stage) for _ in range(2)]
+    for vpc in vpcs:
+        stage.do(vpc_configure_flow_logs, vpc.id, enabled=True)
+    moment, session = now().timestamp(), stage.ctx.db
+    some = Flow(moment, vpcs[0].id, True, "tcp", "10.0.0.4", 40_000, "10.0.0.5", 80, 60)
+
+    def ports(vpc: Vpc) -> list[int]:
+        session.rollback()
+        return list(session.scalars(select(FlowRecord.source_port).where(FlowRecord.vpc_id == vpc.id).order_by(FlowRecord.id)))
+
+    flows_kept(session, [replace(some, vpc_id=vpcs[1].id), *(replace(some, source_port=number) for number in range(1, 8))], most=5)
+    assert (ports(vpcs[0]), ports(vpcs[1])) == ([3, 4, 5, 6, 7], [40_000])
+    flows_kept(session, [replace(some, at_s=moment - 8 * 24 * 3600, source_port=9), replace(some, source_port=8)], most=5)
+    assert ports(vpcs[0])[-1] == 8
+    assert 9 not in ports(vpcs[0])
 
 
 def test_the_cost_of_reading_a_network_does_not_grow(stage: Stage, network: RecordingNetwork) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from portal.engines.network_ports import Drift
+from portal.kernel.runner import TaskRun
+from portal.networking.reconcile import reconcile_networks
 from tests.support.draining import TestWorker
+from tests.support.people import People
+from tests.support.recording_network import RecordingNetwork
 from tests.support.web import Api, csrf_of
 
 
@@ -146,3 +151,15 @@ def test_an_instance_shows_its_interfaces_and_the_rules_that_hold(client_for: Ca
     assert ("Lets everything in from 10.0.0.0/16." in reached, "out to" in reached) == (True, False)
     for path in (f"/networking/vpcs/{vpc['id']}/flows", f"/networking/route-tables/{vpc['main_route_table_id']}/routes"):
         assert client_for("viewer").get(path).status_code == 200
+
+
+def test_what_somebody_took_from_the_host_is_told_on_the_page(
+    client_for: Callable[..., FlaskClient], vpc: dict[str, Any], worker: TestWorker, network: RecordingNetwork, people: People
+) -> None:
+    network.lost = [Drift(vpc["id"], "The name server does not run.")]
+    reconcile_networks(TaskRun(people.context(None), worker.runner.engines))
+    worker.drain()
+    for role in ("project_admin", "viewer"):
+        page = client_for(role).get(f"/networking/vpcs/{vpc['id']}").text
+        assert "Drifted" in page, role
+        assert "The name server does not run." in page, role

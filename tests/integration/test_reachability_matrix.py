@@ -1,4 +1,4 @@
-"""The answer to "can A reach B on port P?" is what really happens: three VPCs, a peering, NAT and floating addresses under random groups."""
+"""The answer to "can A reach B on port P?" is what really happens: three VPCs, a peering, NAT, a guest as router and floating addresses."""
 
 import random
 from collections.abc import Iterator
@@ -61,11 +61,16 @@ class World:
 
     def _full(self, *, shared_nat: bool) -> VpcSpec:
         spec = self._host.vpc(groups=self._groups(), uplink_address=self._host.public(11), shared_nat=shared_nat)
-        public = SubnetSpec(f"{spec.vpc_id}-s1", "10.0.1.0/24", [LOCAL, OUT_BY_GATEWAY, OVER])
+        # What the public subnet sends to the private one goes through a guest.
+        self.through = PortSpec(f"eni-{spec.vpc_id[4:]}-mid", f"{spec.vpc_id}-s3", "52:54:00:00:03:05", "10.0.3.5", self._some())
+        closer = RouteSpec("10.0.2.0/24", Via.INTERFACE, self.through.port_id)
+        public = SubnetSpec(f"{spec.vpc_id}-s1", "10.0.1.0/24", [LOCAL, OUT_BY_GATEWAY, OVER, closer])
         private = SubnetSpec(f"{spec.vpc_id}-s2", "10.0.2.0/24", [LOCAL, OUT_BY_NAT, OVER])
-        spec = replace(spec, subnets=[public, private], nats=[NatSpec("nat-1", self._host.public(60))])
+        between = SubnetSpec(f"{spec.vpc_id}-s3", "10.0.3.0/24", [LOCAL])
+        spec = replace(spec, subnets=[public, private, between], nats=[NatSpec("nat-1", self._host.public(60))])
         return with_ports(
             spec,
+            self.through,
             port(spec, "10.0.1.5", *self._some(), public_address=self.floating[0]),
             port(spec, "10.0.1.6", *self._some()),
             port(spec, "10.0.2.5", *self._some()),
@@ -124,6 +129,7 @@ def test_what_is_said_is_what_happens(host: NetworkHost, seed: int) -> None:
     host.engine.ensure_peering(world.peering)
     guests = {each.port_id: Guest(host.engine, vpc, each).configure() for vpc in world.vpcs for each in vpc.ports}
     outside = Outside(host.engine, host)
+    guests[world.through.port_id].run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     try:
         for guest in (*guests.values(), outside):
             for number in PORTS:

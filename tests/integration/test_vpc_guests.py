@@ -1,4 +1,4 @@
-"""Real guests in real networks: two VPCs with the same addresses, and what their guests see of each other and of the world."""
+"""Real guests in real networks: two VPCs with the same addresses and a third one, and what their guests see of each other and of the world."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import pytest
 
 from portal.engines.local.network import namespaces
 from portal.engines.local.network.engine import LocalNetwork
-from portal.engines.network_ports import GroupSpec, GuestData, PortSpec, VpcSpec
+from portal.engines.network_ports import GroupSpec, GuestData, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.engines.ports import MachineInterface, MachineSpec, MachineState
 from tests.support.hosts import TINY, Host, local_host, process_directory, why_no_local_host
 from tests.support.network import OUT, PING, NetworkHost, Outside, free_external, port, rule, why_no_networks, with_ports
@@ -22,12 +22,13 @@ GROUPS = [GroupSpec("sg-web", [rule("rule-http", port=80), PING, OUT])]
 
 @dataclass
 class Place:
-    """Machines and networks of one host, with three guests that have come up."""
+    """Machines and networks of one host, with four guests that have come up."""
 
     host: Host
     networks: NetworkHost
     one: VpcSpec
     other: VpcSpec
+    far: VpcSpec
     guests: dict[str, MachineSpec]
 
     def says(self, guest: str, command: str) -> str:
@@ -48,6 +49,15 @@ def a_vpc(networks: NetworkHost, names: dict[str, str], public: str = "") -> Vpc
     return with_ports(spec, *ports)
 
 
+def a_far_vpc(networks: NetworkHost) -> VpcSpec:
+    spec = networks.vpc(
+        groups=GROUPS, cidr="10.9.0.0/16", domain="far.internal", subnets=[SubnetSpec("subnet-far", "10.9.1.0/24")], uplink_address=""
+    )
+    return with_ports(
+        spec, PortSpec("eni-far", "subnet-far", "52:54:00:09:01:05", "10.9.1.5", ("sg-web",), names=("c1",), guest=GuestData("i-of-c1", "c1"))
+    )
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     with local_host() as host:
@@ -57,8 +67,9 @@ def place() -> Iterator[Place]:
         host.engine.ensure_builtin_image(TINY)
         one = a_vpc(networks, {"a1": "10.0.1.5", "a2": "10.0.2.5"}, networks.public(50))
         other = a_vpc(networks, {"b1": "10.0.1.5"})
+        far = a_far_vpc(networks)
         guests = {}
-        for vpc in (one, other):
+        for vpc in (one, other, far):
             engine.ensure_vpc(vpc)
             for each in vpc.ports:
                 name = each.names[0]
@@ -66,7 +77,7 @@ def place() -> Iterator[Place]:
         for spec in guests.values():
             host.wait_for(spec, "READY")
         try:
-            yield Place(host, networks, one, other, guests)
+            yield Place(host, networks, one, other, far, guests)
         finally:
             host.clear()
             networks.clear()
@@ -74,13 +85,15 @@ def place() -> Iterator[Place]:
 
 
 def test_guests_get_their_addresses_and_know_who_they_are(place: Place) -> None:
-    for name, address in (("a1", "10.0.1.5"), ("a2", "10.0.2.5"), ("b1", "10.0.1.5")):
+    for name, address in (("a1", "10.0.1.5"), ("a2", "10.0.2.5"), ("b1", "10.0.1.5"), ("c1", "10.9.1.5")):
         assert f"inet {address}/24" in place.says(name, "ip -4 addr show eth0")
         assert f"i-of-{name}" in place.says(name, "timeout 9 wget -q -O - http://169.254.169.254/latest/meta-data/instance-id; echo")
 
 
 def test_what_is_allowed_passes_by_name_and_nothing_else(place: Place) -> None:
-    assert "a2" in place.says("a1", "timeout 9 wget -q -O - http://a2.test.internal/ | sed s/^/GOT-/").split("GOT-")[-1]
+    for name in ("a2.test.internal", "a2"):
+        assert "a2" in place.says("a1", f"timeout 9 wget -q -O - http://{name}/ | sed s/^/GOT-/").split("GOT-")[-1], name
+    assert "a2.test.internal" in place.says("a1", "nslookup 10.0.2.5")
     assert "CLOSED" in place.says("a1", "echo | timeout 3 nc 10.0.2.5 22 || echo CLO''SED")
     assert "NOBODY" in place.says("b1", "timeout 3 wget -q -O - http://10.0.2.5/ || echo NOB''ODY")
     assert "NOBODY" in place.says("b1", "timeout 3 ping -c 1 -W 2 10.0.2.5 > /dev/null || echo NOB''ODY")
@@ -104,6 +117,29 @@ def test_a_floating_address_works_from_outside_and_within(place: Place) -> None:
         assert "GOT-a1" in place.says(name, f"timeout 9 wget -q -O - http://{place.networks.public(50)}/ | sed s/^/GOT-/"), name
 
 
+def test_a_peering_opens_what_its_routes_say_and_no_more(place: Place) -> None:
+    engine, peering = place.networks.engine, PeeringSpec("pcx-1", (place.one.vpc_id, place.far.vpc_id))
+    fetch = "timeout 3 wget -q -O - http://10.9.1.5/ | sed s/^/GOT-/"
+    engine.ensure_peering(peering)
+    assert "GOT-c1" not in place.says("a1", fetch), "no route yet"
+    back = RouteSpec("10.0.1.0/24", Via.PEERING, "pcx-1")
+    engine.ensure_vpc(replace(place.far, subnets=[replace(place.far.subnets[0], routes=[back])]))
+    there = RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1")
+    first, second = place.one.subnets
+    engine.ensure_vpc(replace(place.one, subnets=[replace(first, routes=[*first.routes, there]), second]))
+    try:
+        assert "GOT-c1" in place.says("a1", "timeout 9 wget -q -O - http://c1.far.internal/ | sed s/^/GOT-/")
+        assert "CLOSED" in place.says("a1", "echo | timeout 3 nc 10.9.1.5 22 || echo CLO''SED")
+        assert "GOT-a1" in place.says("c1", "timeout 9 wget -q -O - http://10.0.1.5/ | sed s/^/GOT-/")
+        assert "GOT-c1" not in place.says("a2", fetch), "the route of another subnet"
+        assert "GOT-c1" not in place.says("b1", fetch), "another VPC"
+    finally:
+        engine.remove_peering("pcx-1")
+        for spec in (place.one, place.far):
+            engine.ensure_vpc(spec)
+    assert "GOT-c1" not in place.says("a1", fetch)
+
+
 def test_traffic_is_measured_at_the_tap(place: Place) -> None:
     def moved() -> tuple[int, int]:
         found = next(each for each in place.host.engine.samples() if each.machine_id == place.guests["a2"].machine_id)
@@ -125,6 +161,9 @@ def test_an_interface_comes_and_goes_while_the_guest_runs(place: Place) -> None:
     until(lambda: "eth1" in place.says("a2", "ls /sys/class/net"), within_s=20, what="the second interface")
     said = place.says("a2", "ip link set eth1 up; udhcpc -i eth1 -n -q -t 5 -T 1; ip -4 addr show eth1")
     assert "inet 10.0.1.77/24" in said
+    # Within one subnet the same rules hold.
+    assert "GOT-a2" in place.says("a1", "timeout 9 wget -q -O - http://10.0.1.77/ | sed s/^/GOT-/")
+    assert "CLOSED" in place.says("a1", "echo | timeout 3 nc 10.0.1.77 22 || echo CLO''SED")
     for _ in range(2):
         place.host.engine.ensure_interfaces(spec)
     until(lambda: "eth1" not in place.says("a2", "ls /sys/class/net"), within_s=20, what="it to be gone")
@@ -137,8 +176,8 @@ def test_guests_stay_connected_when_somebody_takes_the_namespaces_away(place: Pl
     engine = place.networks.engine
     for namespace in (engine._fabric.name, engine._router(place.one.vpc_id).name):  # type: ignore[attr-defined]
         namespaces.remove(namespace)
-    assert {each.vpc_id for each in engine.drift()} == {place.one.vpc_id, place.other.vpc_id}
-    for spec in (place.one, place.other):
+    assert {each.vpc_id for each in engine.drift()} == {place.one.vpc_id, place.other.vpc_id, place.far.vpc_id}
+    for spec in (place.one, place.other, place.far):
         engine.ensure_vpc(spec)
     assert engine.drift() == []
     assert "SOMEBODY" in place.says("a1", "ping -c 1 -W 5 10.0.2.5 > /dev/null && echo SOME''BODY")

@@ -21,7 +21,7 @@ from portal.engines.local.network.flows import FlowReader
 from portal.engines.local.network.links import Links
 from portal.engines.local.network.listing import Link, listed
 from portal.engines.local.network.metadata import MetadataService
-from portal.engines.local.network.name_server import NameServer, host_resolvers
+from portal.engines.local.network.name_server import NameServer, host_resolvers, names_of
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
 from portal.engines.local.network.router import Router, linked
@@ -92,7 +92,9 @@ class LocalNetwork:
             if before is None or before.states != [spec]:
                 stopped = purge(router.name, spec)
                 log.info("%s changed; %s connections may not go on", spec.vpc_id, stopped)
-            self._name_server(spec.vpc_id).ensure(spec, self._upstream(spec))
+            self._name(spec)
+            if before is None or any(names_of(state) != names_of(spec) for state in before.states):
+                self._name_peers(spec.vpc_id)
             metadata.ensure(router.name, spec)
             flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
             self._store.save_vpc(VpcRecord([spec], namespace, generation, epoch))
@@ -173,6 +175,7 @@ class LocalNetwork:
                     raise EngineError("The other VPC's router is not there yet.")
             for vpc_id in (here, there):
                 self._reroute(vpc_id)
+                self._name_again(vpc_id)
 
     def remove_peering(self, peering_id: str) -> None:
         """Unlink."""
@@ -186,6 +189,7 @@ class LocalNetwork:
                     with Links(self._router(vpc_id).name) as links:
                         links.remove(names.peering_side(peering_id))
                     self._reroute(vpc_id)
+                    self._name_again(vpc_id)
 
     def _peerings_of(self, vpc_id: str) -> list[PeeringSpec]:
         return [peering for peering in self._store.peerings() if vpc_id in peering.vpc_ids]
@@ -200,6 +204,25 @@ class LocalNetwork:
         if record is not None and record.is_finished and namespaces.exists(router.name):
             with Links(router.name) as links:
                 router.ensure_ways(links, record.spec, linked(links, self._peerings_of(vpc_id)))
+
+    # -- names -------------------------------------------------------------------------------------------------------------------------------
+
+    def _name(self, spec: VpcSpec) -> None:
+        """Let guests find names: their own VPC's, and those of its peers."""
+        others = {vpc_id for peering in self._peerings_of(spec.vpc_id) for vpc_id in peering.vpc_ids} - {spec.vpc_id}
+        records = [self._store.vpc(vpc_id) for vpc_id in sorted(others)]
+        self._name_server(spec.vpc_id).ensure(spec, self._upstream(spec), [record.spec for record in records if record is not None])
+
+    def _name_again(self, vpc_id: str) -> None:
+        record = self._store.vpc(vpc_id)
+        if record is not None and record.is_finished and namespaces.exists(self._router(vpc_id).name):
+            self._name(record.spec)
+
+    def _name_peers(self, vpc_id: str) -> None:
+        """Names that changed are others' as well."""
+        for peering in self._peerings_of(vpc_id):
+            for other in set(peering.vpc_ids) - {vpc_id}:
+                self._name_again(other)
 
     # -- looking -----------------------------------------------------------------------------------------------------------------------------
 

@@ -35,8 +35,11 @@ class External:
         name = self.installation.host_link
         # Before the link: guests never see the host without its rules.
         nft.apply("", self.rules())
-        with Links("") as links:
+        with Links(self.installation.fabric) as fabric, Links("") as links:
             self._refuse_overlap(links)
+            if not fabric.has(HOST_END):
+                # Its other end is in a fabric that somebody took the name of, and that goes on for as long as guests hold its taps.
+                links.remove(name)
             links.ensure_veth(name, HOST_END, self.installation.fabric, (mac(name), mac(name, HOST_END)))
             links.ensure_label(name, self.installation.folder)
             links.ensure_address(name, f"{self.host}/{self.cidr.prefixlen}")
@@ -64,11 +67,14 @@ class External:
         nft.apply("", f"table inet {table} {{\n}}\ndelete table inet {table}\n")
 
     def is_right(self) -> bool:
-        """Whether link, address and rules are there."""
+        """Whether link, address and rules are there, and the other end in the fabric."""
         try:
             with Links("") as links:
                 link = links.find(self.installation.host_link)
                 if link is None or not link.is_up or (link.index, f"{self.host}/{self.cidr.prefixlen}") not in links.addresses():
+                    return False
+            with Links(self.installation.fabric) as fabric:
+                if not (fabric.has(HOST_END) and fabric.has(EXTERNAL_BRIDGE)):
                     return False
             nft.run("", ["list", "chain", "inet", self.installation.host_table, "input"])
         except EngineError as error:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
@@ -39,12 +39,13 @@ class NameServer:
     folder: Path
     namespace: str
 
-    def ensure(self, spec: VpcSpec, upstream: Sequence[str]) -> None:
-        """Let it run with these addresses and names; `upstream` answers questions about all other names. Raises EngineError."""
+    def ensure(self, spec: VpcSpec, upstream: Sequence[str], peers: Sequence[VpcSpec] = ()) -> None:
+        """Let it run with these addresses and names, and with those of peers in full; `upstream` answers about all others. Raises EngineError."""
+        known = [peer for peer in peers if peer.dns_names] if spec.dns_names else []
         self.folder.mkdir(parents=True, exist_ok=True)
         _replace(self.folder / "hosts", "".join(_hosts(spec)))
-        _replace(self.folder / "names", "".join(_names(spec)))
-        text = "\n".join(self._configuration(spec, upstream)) + "\n"
+        _replace(self.folder / "names", "".join([*_names(spec), *(line for peer in known for line in _full_names(peer))]))
+        text = "\n".join(self._configuration(spec, upstream, {peer.domain for peer in known})) + "\n"
         process = self.process()
         if process and self._conf.exists() and self._conf.read_text() == text:
             with suppress(ProcessLookupError):
@@ -118,12 +119,12 @@ class NameServer:
                 raise EngineError("The VPC's name server did not start in time.")
             _PAUSE.wait(LOOK_EVERY_S)
 
-    def _configuration(self, spec: VpcSpec, upstream: Sequence[str]) -> Iterator[str]:
+    def _configuration(self, spec: VpcSpec, upstream: Sequence[str], others: Collection[str]) -> Iterator[str]:
         user = "nobody" if _others_may_read(self.folder) else "root"
         yield from ("port=53", "no-resolv", "no-hosts", "no-poll", "bind-dynamic", "except-interface=lo", "bogus-priv", "domain-needed")
         yield from ("dhcp-authoritative", "dhcp-ignore-names", "leasefile-ro", "no-ping", "log-facility=/dev/null")
         yield from (f"user={user}", f"pid-file={self._pid}", f"addn-hosts={self.folder / 'names'}", f"dhcp-hostsfile={self.folder / 'hosts'}")
-        yield from (f"domain={spec.domain}", f"local=/{spec.domain}/", "expand-hosts")
+        yield from (f"domain={spec.domain}", "expand-hosts", *(f"local=/{domain}/" for domain in sorted({spec.domain, *others})))
         yield from (f"server={server}" for server in upstream)
         for subnet in spec.subnets:
             cidr, tag, router = IPv4Network(subnet.cidr), names.short(subnet.subnet_id), router_address(subnet)
@@ -142,6 +143,17 @@ def _names(spec: VpcSpec) -> Iterator[str]:
     for port in spec.ports if spec.dns_names else ():
         if port.names:
             yield f"{port.address} {' '.join(port.names)}\n"
+
+
+def names_of(spec: VpcSpec) -> set[tuple[str, str]]:
+    """What addresses are called in full: in the VPC's own domain, unless it is said otherwise."""
+    if not spec.dns_names:
+        return set()
+    return {(port.address, name if "." in name else f"{name}.{spec.domain}") for port in spec.ports for name in port.names}
+
+
+def _full_names(spec: VpcSpec) -> Iterator[str]:
+    yield from (f"{address} {name}\n" for address, name in sorted(names_of(spec)))
 
 
 def host_resolvers(paths: Sequence[Path] = RESOLVERS) -> list[str]:
