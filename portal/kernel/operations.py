@@ -37,7 +37,11 @@ def run(
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
-        outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
+        outcome = idempotency.replay(ctx, attempt.fingerprint(target))
+        if outcome is None:
+            outcome = attempt.execute(target)
+        else:
+            attempt.authorize_again(outcome.rows[0])
     if outcome.jobs and not outcome.replayed:
         ctx.deliver(outcome.jobs)
     return outcome
@@ -130,7 +134,7 @@ class _Attempt:
         project_id = ctx.project_id if rtype.tenancy is not Tenancy.PLATFORM else None
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
-        target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {rtype.label.lower()}")
+        target = self._new()
         inputs = self._authorized_inputs(target)
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
@@ -139,6 +143,15 @@ class _Attempt:
         home = None if made.everywhere else project_id
         jobs = [job for row in made.rows if (job := self._insert(row, home, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
+
+    def _new(self) -> authz.Target:
+        """What does not exist yet, as policies see it."""
+        project_id = self.ctx.project_id if self.rtype.tenancy is not Tenancy.PLATFORM else None
+        return authz.Target(project_id, self.ctx.principal.user_id, label=f"a new {self.rtype.label.lower()}")
+
+    def authorize_again(self, row: Any) -> None:
+        """What was given before is given again only to a credential that may ask for it. Raises Forbidden."""
+        self._authorized_inputs(self._new() if self.op.effect is Effect.CREATE else authz.target_of(row), judge=False)
 
     def _insert(self, row: Any, project_id: str | None, *, queue: bool) -> str | None:
         ctx, rtype = self.ctx, self.rtype
@@ -205,10 +218,10 @@ class _Attempt:
             )
         check_ready(self.ctx, self.op, row)
 
-    def _authorized_inputs(self, target: authz.Target) -> dict[str, Any]:
+    def _authorized_inputs(self, target: authz.Target, *, judge: bool = True) -> dict[str, Any]:
         """The checked input, if it is allowed. Conditions see it as it is understood: rows by their id however they were named, and defaults.
 
-        What is wrong with it is told only to who may do it with what they wrote.
+        What is wrong with it is told, if somebody is to `judge` it, only to who may do it with what they wrote.
         """
         ctx, problem = self.ctx, None
         try:
@@ -217,7 +230,7 @@ class _Attempt:
         except PortalError as error:
             inputs, problem = {}, error
         self.decided = _decided(authz.authorize(ctx, self.action, target))
-        if problem is not None:
+        if problem is not None and judge:
             raise problem
         self.authorized = ctx.inputs
         return inputs
