@@ -127,6 +127,7 @@ def client_delete(ctx: Context, client_id: str) -> None:
     """Remove an application; every token of it ends. Raises NotFound or Forbidden."""
     client = client_find(ctx, client_id)
     with acting(ctx, "identity.oauth_client.delete", _about(client.id, client.name), target=_target(ctx, client)):
+        refuse_restricted(ctx, "identity.oauth_client.delete")
         row = ctx.db.get_one(OAuthClient, client_id, with_for_update={"of": OAuthClient}, populate_existing=True)
         ctx.db.delete(row)
 
