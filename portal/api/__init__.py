@@ -33,7 +33,7 @@ def install(app: Flask) -> None:
         return document(endpoints, registry)
 
     endpoints: list[Endpoint] = [
-        *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app.extensions["portal_limiter"]),
+        *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
         *networking.endpoints(), *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
+from flask import Flask
 from flask.typing import ResponseReturnValue
-from flask_limiter import Limiter
 from pydantic import Field, StringConstraints
 
 from portal.api import body as io
@@ -13,7 +13,8 @@ from portal.api.endpoints import PREFIX, Endpoint
 from portal.api.resources import list_schema, only
 from portal.api.schemas import NUMBER, TEXT, WHEN, Input, read, thing
 from portal.api.users import USER, show_user
-from portal.http.request import context, portal_settings, session_secret, signed_in, token_from_header
+from portal.http.request import context, session_secret, signed_in, token_from_header
+from portal.http.security import guess_limit
 from portal.identity import accounts, api_sessions, factors, iam, sign_in, tokens
 from portal.identity.models import ApiToken, User, UserSession
 from portal.identity.preferences import LANGUAGES, language_of, locale_update, zone_of
@@ -92,11 +93,11 @@ TOKEN = thing(
 SESSION = thing(session_id=TEXT, created_at=WHEN, last_seen_at=WHEN, expires_at=WHEN, source_ip=TEXT, user_agent=TEXT, is_current={"type": "boolean"})
 
 
-def endpoints(limiter: Limiter) -> Iterator[Endpoint]:
+def endpoints(app: Flask) -> Iterator[Endpoint]:
     """All of them. Passwords may be tried only so often."""
     from portal.http.guard import Access
 
-    tries = limiter.limit(lambda: f"{portal_settings().rate_limit_anonymous_per_minute or 10**9} per minute")
+    tries = guess_limit(app)
     public: dict[str, Any] = {"tag": "Identity", "refuses": (403,), "rule": Access.PUBLIC, "body": Credentials.model_json_schema()}
     yield Endpoint("POST", "/api-token-auth/", "token", tries(token), "Exchange user name and password for a token", answers={200: thing(token=TEXT)},
                    aliases=("/api/auth/token",), **public)  # fmt: skip

@@ -94,9 +94,7 @@ def from_http(error: HTTPException) -> PortalError:
     """One of Werkzeug's errors in the portal's words."""
     status = error.code or 500
     if isinstance(error, CSRFError):
-        found = PortalError("The form is too old or did not come from this portal. Load the page again; what you typed is kept.")
-        found.code, found.status = "INVALID_REQUEST", 400
-        return found
+        return refusals.ForgedForm("The form is too old or did not come from this portal. Load the page again; what you typed is kept.")
     if isinstance(error, ClientDisconnected):
         return InvalidRequest("The body broke off before its end. Nothing was kept; send it again.")
     if isinstance(error, RequestEntityTooLarge):

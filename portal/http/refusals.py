@@ -15,7 +15,7 @@ from portal.identity.tokens import token_behind
 from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
-from portal.kernel.errors import Forbidden, NotFound, PortalError, Unauthorized
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, PortalError, Unauthorized
 
 READ, CREDENTIAL = "core.request.refuse", "identity.credential.refuse"
 # The same credential, or any unknown one from the same address, is told of once in this time by each process.
@@ -23,6 +23,10 @@ AGAIN_S = 60.0
 KEEP = 4096
 
 log = logging.getLogger("portal.http")
+
+
+class ForgedForm(InvalidRequest):
+    """A form that does not carry the mark that the portal gave it: it is old, or a foreign page sent it."""
 
 
 class _Told:
@@ -53,6 +57,8 @@ def note(error: PortalError) -> None:
     try:
         if isinstance(error, Forbidden) and not error.is_audited:
             _note_forbidden(error)
+        elif isinstance(error, ForgedForm):
+            _note_forged()
         elif isinstance(error, Unauthorized) and not error.is_audited and signed_in() is None and (token := token_from_header()):
             _note_credential(token)
     except SQLAlchemyError:
@@ -76,6 +82,16 @@ def _note_forbidden(error: Forbidden) -> None:
         about = audit.Subject(action.rpartition(".")[0], name=resource[:255], project_id=ctx.project_id)
         audit.record(ctx, action, about, status="denied", error=error.message, details=details)
     error.is_audited = True
+
+
+def _note_forged() -> None:
+    ctx = _context()
+    if not _told.is_new(f"form of {ctx.principal.user_id or ctx.source_ip}"):
+        return
+    about = audit.Subject("core.request", name=request.path[:255], project_id=ctx.project_id)
+    details = {"method": request.method, "path": request.path[:512], "origin": request.headers.get("Origin", "")[:255]}
+    with transaction(ctx.db):
+        audit.record(ctx, READ, about, status="failure", error="The form carried no valid mark of this portal.", details=details)
 
 
 def _note_credential(token: str) -> None:

@@ -94,7 +94,7 @@ def unfinished() -> Unfinished | None:
     if found is None:
         return None
     if found.session is None:
-        lacks = found.principal.needs_factor and found.principal.assumed is None and bool(found.user.password_hash)
+        lacks = found.principal.needs_factor and bool(found.user.password_hash)
         return Unfinished.ENROL if lacks and not factors.devices_of(db.session(), found.user.id) else None
     if found.user.must_change_password:
         return Unfinished.NEW_PASSWORD

@@ -1,9 +1,11 @@
 """Headers, cookies, CSRF and request limits."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from flask import Flask, Request, Response, g, request
 from flask.sessions import SecureCookieSessionInterface
+from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -30,6 +32,7 @@ HEADERS = {
 MAX_FORM_BYTES = 2 << 20
 FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 GIB = 1 << 30
+ViewT = TypeVar("ViewT", bound=Callable[..., ResponseReturnValue])
 
 
 class FormCookie(SecureCookieSessionInterface):
@@ -117,13 +120,25 @@ def _limits(app: Flask, settings: Settings) -> None:
     # Processes that count each for itself share what one caller has.
     counting = settings.web_workers if settings.rate_limit_storage.startswith("memory:") else 1
 
-    def allowed() -> str:
-        limit = settings.rate_limit_per_minute if signed_in() else settings.rate_limit_anonymous_per_minute
+    def share(limit: int) -> str:
         return f"{max(1, limit // counting) if limit else 10**9} per minute"
+
+    def allowed() -> str:
+        return share(settings.rate_limit_per_minute if signed_in() else settings.rate_limit_anonymous_per_minute)
 
     def free() -> bool:
         return request.endpoint in {"static", "probes.health", "probes.healthz", "probes.ready", "probes.metrics"}
 
     options: dict[str, Any] = {"headers_enabled": True, "storage_uri": settings.rate_limit_storage, "strategy": "fixed-window"}
-    limiter = Limiter(_who, app=app, default_limits=[allowed], default_limits_exempt_when=free, **options)
-    app.extensions["portal_limiter"] = limiter
+    limiter = Limiter(_who, app=app, application_limits=[allowed], application_limits_exempt_when=free, **options)
+
+    def guesses() -> str:
+        return share(settings.rate_limit_anonymous_per_minute)
+
+    app.extensions["portal_guesses"] = limiter.shared_limit(guesses, scope="guesses", key_func=lambda: f"address:{source_ip()}")
+
+
+def guess_limit(app: Flask) -> Callable[[ViewT], ViewT]:
+    """What holds for a view at which passwords and secrets can be tried, with any credential: all of these together count per address."""
+    limited: Callable[[ViewT], ViewT] = app.extensions["portal_guesses"]
+    return limited

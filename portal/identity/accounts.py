@@ -3,7 +3,7 @@
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -130,7 +130,9 @@ def assumed_by(session: Session, token: ApiToken, user: User, revision: int | No
     if role is None or not iam.is_trusted(session, role, user.id) or not token_holds(session, token.origin):
         return None
     acting_in = Assumed(role.id, role.name, str(role.project_id), token.name)
-    return iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
+    in_role = iam.with_role(session, Principal(user.id, user.username, f"role:{token.id}", mfa=token.mfa, assumed=acting_in), role, revision)
+    # What is asked of the user is asked of whoever acts in their stead.
+    return replace(in_role, needs_factor=iam.with_access(session, principal_of(user, ""), revision).needs_factor)
 
 
 def token_holds(session: Session, credential: str) -> bool:
@@ -233,10 +235,10 @@ def require_proof(ctx: Context) -> None:
         raise ConfirmationRequired("Confirm that it is you; your last proof of that is too old for this.")
 
 
-def require_person(ctx: Context) -> None:
-    """Raise Forbidden for what is no session: a token alone never changes how its user signs in. Then as `require_proof`."""
+def require_person(ctx: Context, what: str = "How you sign in is changed") -> None:
+    """Raise Forbidden for what is no session: a token alone never does what would outlast it. Then as `require_proof`."""
     if not ctx.principal.credential.startswith(OF_SESSION):
-        raise Forbidden("How you sign in is changed in the console, by whoever has signed in there; a token alone does not.")
+        raise Forbidden(f"{what} in the console, by whoever has signed in there; a token alone does not.")
     require_proof(ctx)
 
 

@@ -201,6 +201,8 @@ def factors_reset(ctx: Context, user: User) -> None:
     about = audit.Subject("identity.user", user.id, user.username)
     with acting(ctx, "identity.mfa.reset", about, target=Target(None, label="the platform's users")):
         refuse_restricted(ctx, "identity.mfa.reset")
+        if ctx.principal.user_id is not None:
+            require_person(ctx, "The second factors of a user are taken away")
         refuse_beyond(ctx, user)
         user_lock(ctx.db, user.id)
         sign_ins_end(ctx.db, user.id)

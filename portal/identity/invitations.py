@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from portal.identity import iam, passwords, sign_in
 from portal.identity.access import access_end, user_lock
-from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_person, require_proof
 from portal.identity.models import Invitation, User, digest
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
@@ -32,6 +32,8 @@ def user_invite(ctx: Context, user_id: str) -> str:
     user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
     with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
         refuse_restricted(ctx, "identity.user.invite")
+        if user.last_login_at is not None:
+            require_person(ctx, "A new password for somebody who has signed in before is asked for")
         # Whoever holds the code becomes that user.
         refuse_beyond(ctx, user)
         if not user_lock(ctx.db, user.id).is_active:

@@ -171,11 +171,13 @@ def _keep_an_admin(ctx: Context, held: Membership, role: str) -> None:
     if held.role != "project_admin" or role == "project_admin":
         return
     others = (
-        select(Membership.user_id)
-        .join(Membership.user)
-        .where(Membership.project_id == held.project_id, Membership.role == "project_admin", Membership.user_id != held.user_id, User.kind == PERSON)
+        select(User.id)
+        .join(Membership, Membership.user_id == User.id)
+        .where(Membership.project_id == held.project_id, Membership.role == "project_admin", Membership.user_id != held.user_id)
+        .where(User.kind == PERSON, User.is_active.is_(True))
     )
-    if ctx.db.scalars(others.limit(1)).first() is None:
+    # Locked, so that none of them is disabled meanwhile.
+    if not ctx.db.scalars(others.order_by(User.id).with_for_update(read=True, of=User)).all():
         raise Conflict("This is the project's last administrator. Make somebody else project admin first.")
 
 

@@ -18,7 +18,7 @@ from portal.identity.projects import PROJECT_ROLES
 from portal.identity.providers import Claims, Provider
 from portal.identity.sealed import seal
 from portal.identity.sign_in import Proof, Step
-from portal.identity.users import EMAIL, USERNAME, is_last_admin, keep_an_admin
+from portal.identity.users import EMAIL, RESERVED, USERNAME, is_last_admin, keep_an_admin
 from portal.kernel import audit
 from portal.kernel.context import Context, Principal
 from portal.kernel.db import Base, UtcDateTime, now, transaction
@@ -118,7 +118,7 @@ def _new_user(ctx: Context, provider: Provider, claims: Claims) -> User:
 
 def _free_name(ctx: Context, claims: Claims) -> str:
     wish = re.sub(r"[^A-Za-z0-9._-]", "-", claims.username or claims.email.partition("@")[0]).lstrip("._-")[:140]
-    wish = wish if USERNAME.fullmatch(wish) else "user"
+    wish = wish if USERNAME.fullmatch(wish) and wish.lower() not in RESERVED else "user"
     taken = set(ctx.db.scalars(select(User.username).where(User.username.istartswith(wish, autoescape=True))))
     names = (wish, *(f"{wish}-{number}" for number in range(2, len(taken) + 3)))
     return next(name for name in names if name.lower() not in {each.lower() for each in taken})

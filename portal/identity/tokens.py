@@ -32,6 +32,7 @@ from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from portal.kernel.ids import storable
 from portal.kernel.operations import acting, refuse_application
 from portal.kernel.policy import LEVELS, Statement
+from portal.kernel.projects import refuse_ending
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
 MAX_SCOPES = 50
@@ -68,6 +69,8 @@ def token_create(
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
         owner = _lock_owner(ctx, user)
+        if owner.kind == SERVICE:
+            refuse_ending(ctx.db, owner.default_project_id)
         if checked_hash and owner.password_hash != checked_hash:
             raise Unauthorized("The password was changed meanwhile. Sign in again.")
         live = ctx.db.scalars(_keys(user.id).order_by(ApiToken.created_at)).all()
@@ -165,11 +168,25 @@ def _is_scope(scope: str, services: set[str]) -> bool:
 def _refuse_stronger(ctx: Context, scopes: Sequence[str]) -> None:
     """A token whose scopes are limited makes none that may do more."""
     for limit in ctx.principal.limits:
-        wanted = scopes_limit(scopes or ("admin",)).statements[0]
-        inside = limit.statements[0]
-        more = [action for action, level in ctx.registry.permissions.items() if wanted.covers(action, level) and not inside.covers(action, level)]
-        if more:
+        if more := _beyond(ctx, scopes, limit.statements[0]):
             raise Forbidden(f"This token has no say in tokens that may do more than it: {', '.join(more[:5])}.", details={"actions": more[:100]})
+
+
+def _beyond(ctx: Context, scopes: Sequence[str], inside: Statement) -> list[str]:
+    """The actions that scopes cover and a statement does not."""
+    wanted = _as_statement(scopes)
+    return [action for action, level in ctx.registry.permissions.items() if wanted.covers(action, level) and not inside.covers(action, level)]
+
+
+def _as_statement(scopes: Sequence[str]) -> Statement:
+    return scopes_limit(scopes or ("admin",)).statements[0]
+
+
+def _refuse_others(ctx: Context, token: ApiToken) -> None:
+    """A token has a hand in itself and in what it made: another may hold for longer than it. Raises Forbidden."""
+    maker = _maker(ctx)
+    if maker is not None and token.id != maker.id and token.origin != ctx.principal.credential:
+        raise Forbidden("A token strengthens and replaces itself and what it made, no other token. Sign in to do that.")
 
 
 def tokens_of(ctx: Context, owner: User | None = None) -> Sequence[ApiToken]:
@@ -264,6 +281,10 @@ def token_update(
     check_scopes(ctx, scopes or ())
     with acting(ctx, "identity.api_token.update", oneself(ctx), details={"key_id": token_id[:64], "after": changes}):
         token = _own(ctx, token_id, None)
+        if (is_active and not token.is_active) or (scopes is not None and _beyond(ctx, scopes, _as_statement(token.scopes))):
+            _refuse_others(ctx, token)
+        # As it is as well as it is to be: who may do less neither takes nor gives what they have not.
+        _refuse_stronger(ctx, token.scopes)
         _refuse_stronger(ctx, token.scopes if scopes is None else scopes)
         for attribute, value in changes.items():
             if value is not None:
@@ -287,6 +308,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
         if owner is not None:
             _lock_owner(ctx, owner)
         token = _own(ctx, token_id, owner)
+        _refuse_others(ctx, token)
         _refuse_stronger(ctx, token.scopes)
         if overlap_hours and token.previous_until is not None and token.previous_until > now():
             raise Conflict(
@@ -297,6 +319,9 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
         token.token_hash, token.prefix = digest(secret), secret[:12]
         if _maker(ctx) is None:
             token.expires_at = now() + timedelta(days=token.days)
+        if not overlap_hours:
+            # The old secret may be in wrong hands, and so is what was assumed with it.
+            end_assumed_by(ctx.db, token.id)
     return secret, token
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from portal.kernel.audit import AuditEntry
 from portal.kernel.audit_query import HIGHEST, MAX_LIMIT, READ_AUDIT
@@ -15,6 +15,7 @@ from portal.kernel.control import visible_jobs
 from portal.kernel.events import Event
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.keyset import behind, cursor_of
+from portal.kernel.lookup import about_seen
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
 
@@ -112,7 +113,7 @@ def recent(ctx: Context, *, limit: int = 15) -> list[ActivityItem]:
     """What happened in the current project lately: events, which everybody in it may read, newest first."""
     if ctx.project_id is None or not decide(ctx, "core.event.read", Target(ctx.project_id)).allowed:
         return []
-    query = select(Event).where(Event.project_id == ctx.project_id).order_by(Event.id.desc()).limit(limit)
+    query = select(Event).where(Event.project_id == ctx.project_id, _visible_events(ctx)).order_by(Event.id.desc()).limit(limit)
     return [_of_event(ctx, event) for event in ctx.db.scalars(query)]
 
 
@@ -125,7 +126,8 @@ def events_after(ctx: Context, *, after_id: int = 0, resource_id: str = "", limi
 
 
 def _visible_events(ctx: Context) -> ColumnElement[bool]:
-    return reach(ctx, "core.event.read").where(Columns(Event.project_id))
+    allowed = reach(ctx, "core.event.read").where(Columns(Event.project_id))
+    return and_(allowed, about_seen(ctx, lambda key: Event.type.startswith(f"{key}.", autoescape=True), Event.resource_id))
 
 
 def _newest(items: list[ActivityItem], limit: int) -> list[ActivityItem]:

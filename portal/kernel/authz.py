@@ -25,6 +25,10 @@ __all__ = [
     "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
     "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
+ADMIN = "platform_admin"
+# Services by which a platform is administered.
+MANAGED = frozenset({"identity", "security", "core"})
+ByLimit = tuple[Rules, tuple[tuple[Limit, Rules], ...]]
 # How the credential ends of somebody about whom another asks.
 IMAGINED = ":simulated"
 
@@ -98,7 +102,11 @@ class Step:
 
 
 class Access:
-    """What a principal may do, compiled once per action and then kept; actions of a type for which the same statements count share it."""
+    """What a principal may do, compiled once per action and then kept; actions of a type for which the same statements count share it.
+
+    What a project lays on people does not keep an administrator of the platform from administering it: of the services in `MANAGED`, denials of
+    projects and permission boundaries do not count for them. Otherwise whoever made a project could shut out everybody else, themselves included.
+    """
 
     def __init__(self, grants: Sequence[Grant], limits: Sequence[Limit]) -> None:
         """`limits` must all allow what a grant allows."""
@@ -106,19 +114,33 @@ class Access:
         self._parts = [[Rule(statement, grant) for grant in part for statement in statements_of(grant)] for part in (
             grants, *([Grant(limit.label, None, statements=limit.statements)] for limit in limits)
         )]  # fmt: skip
-        self._of_action: dict[str, tuple[Rules, tuple[tuple[Limit, Rules], ...]]] = {}
+        self._is_admin = any(grant.role == ADMIN and grant.project_id is None for grant in grants)
+        self._of_action: dict[tuple[str, bool, bool], ByLimit] = {}
         self._shared: dict[tuple[Any, ...], Rules] = {}
 
-    def of(self, action: str, level: str) -> tuple[Rules, tuple[tuple[Limit, Rules], ...]]:
+    def of(self, action: str, level: str) -> "ByLimit":
         """(rules of the grants, rules of each limit) for an action."""
-        found = self._of_action.get(action)
+        manages = self._is_admin and action.partition(".")[0] in MANAGED
+        return self._found(action, level, denials=not manages, boundaries=not manages)
+
+    def to_give(self, action: str, level: str) -> "ByLimit":
+        """As `of`, where it is asked what somebody could give: boundaries bind whoever gets it as well, and denials of projects no administrator."""
+        return self._found(action, level, denials=not self._is_admin, boundaries=False)
+
+    def _found(self, action: str, level: str, *, denials: bool, boundaries: bool) -> "ByLimit":
+        """With the `denials` of projects and with `boundaries`, or without."""
+        key = (action, denials, boundaries)
+        found = self._of_action.get(key)
         if found is None:
-            first, *limits = (self._rules(number, action, level) for number in range(len(self._parts)))
-            found = self._of_action[action] = (first, tuple(zip(self.limits, limits, strict=True)))
+            first = self._rules(0, action, level, denials=denials)
+            counting = [(number, limit) for number, limit in enumerate(self.limits, 1) if boundaries or limit.project_id is None]
+            found = self._of_action[key] = (first, tuple((limit, self._rules(number, action, level)) for number, limit in counting))
         return found
 
-    def _rules(self, part: int, action: str, level: str) -> Rules:
+    def _rules(self, part: int, action: str, level: str, *, denials: bool = True) -> Rules:
         rules = [rule for rule in self._parts[part] if rule.statement.covers(action, level)]
+        if not denials:
+            rules = [rule for rule in rules if rule.statement.allows or rule.scope is None]
         type_key = action.rpartition(".")[0]
         key = (part, type_key, *map(id, rules))
         if key not in self._shared:
@@ -239,7 +261,9 @@ def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id:
     missing = [
         action
         for action, level in ctx.registry.permissions.items()
-        if level != below and any(statement.covers(action, level) for statement in allowing) and not _has_all(reach(ctx, action), project_id)
+        if level != below
+        and any(statement.covers(action, level) for statement in allowing)
+        and not _has_all(_reach_to_give(ctx, action, level), project_id)
     ]
     if missing:
         where = "on the whole platform" if project_id is None else "in this project"
@@ -258,6 +282,10 @@ def refuse_relief(ctx: Context, statements: Iterable[Statement], project_id: str
 
 def _has_all(covered: "Reach", project_id: str | None) -> bool:
     return covered.everything if project_id is None else covered.whole(project_id)
+
+
+def _reach_to_give(ctx: Context, action: str, level: str) -> "Reach":
+    return Reach(Asked(), None) if ctx.principal.is_system else Reach(asked_of(ctx), *access_of(ctx.principal).to_give(action, level))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Cancelling and retrying jobs: allowed to whoever may do the job's operation."""
 
-from sqlalchemy import ColumnElement, select
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, select
 
 from portal.kernel import audit, authz
 from portal.kernel.context import Context
@@ -8,9 +10,9 @@ from portal.kernel.db import now
 from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.ids import is_storable
-from portal.kernel.inputs import inputs_of
 from portal.kernel.jobs import ACTIVE, Job, active_for
-from portal.kernel.operations import acting, reserve_for_change, set_state
+from portal.kernel.lookup import about_seen
+from portal.kernel.operations import acting, reserve_for_change, run_again, set_state
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
 from portal.kernel.runner import close, settle_failure
@@ -31,7 +33,8 @@ def find_job(ctx: Context, job_id: str, *, lock: bool = False) -> Job:
 
 def visible_jobs(ctx: Context) -> ColumnElement[bool]:
     """WHERE for the jobs that the caller may see; jobs of the platform itself are for those who see everything."""
-    return authz.reach(ctx, "core.job.read").where(Columns(Job.project_id, Job.user_id))
+    allowed = authz.reach(ctx, "core.job.read").where(Columns(Job.project_id, Job.user_id))
+    return and_(allowed, about_seen(ctx, lambda key: Job.resource_type == key, Job.resource_id))
 
 
 def is_cancellable(ctx: Context, job: Job) -> bool:
@@ -68,20 +71,13 @@ def job_cancel(ctx: Context, job_id: str) -> Job:
 
 
 def job_retry(ctx: Context, job_id: str) -> Job:
-    """Queue a failed job again, from its first step; what the operation checks and sets is checked and set anew."""
+    """Queue a failed job again, from its first step; what the operation asks, checks and sets is asked, checked and set anew."""
     job, op, rtype, subject, target = _load(ctx, job_id)
     with acting(ctx, f"{job.kind}", subject, target=target, details={"job_id": job_id, "control": "retry"}):
         job = find_job(ctx, job_id, lock=True)
         if job.state not in {"failed", "dead"} or op is None or rtype is None:
             raise StateConflict(f"The job is {job.state}; only a failed one can be retried.", details={"state": job.state})
-        inputs = inputs_of(ctx, op, job.input) if op.effect is not Effect.CREATE else {}
-        row = ctx.db.get(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
-        if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
-            raise StateConflict(
-                f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")}
-            )
-        if op.effect is not Effect.CREATE:
-            op.func(ctx, row, **inputs)
+        row = run_again(ctx, op, job.resource_id, job.input, lambda row: _refuse_changed(ctx, job, op, row))
         if op.effect is not Effect.REMOVE:
             reserve_for_change(ctx, rtype, row)
         if op.holds:
@@ -92,6 +88,13 @@ def job_retry(ctx: Context, job_id: str) -> Job:
             step.state, step.detail, step.started_at, step.finished_at = "todo", "", None, None
     ctx.deliver([job_id])
     return job
+
+
+def _refuse_changed(ctx: Context, job: Job, op: Operation, row: Any) -> None:
+    if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
+        raise StateConflict(
+            f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")}
+        )
 
 
 def _load(ctx: Context, job_id: str) -> tuple[Job, Operation | None, ResourceType | None, audit.Subject, authz.Target]:

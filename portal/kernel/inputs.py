@@ -11,7 +11,7 @@ from portal.kernel.declare import Operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.fields import SAYS
 from portal.kernel.lookup import find_reference
-from portal.kernel.resource import Resource
+from portal.kernel.resource import Registry, Resource
 
 _INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
 
@@ -83,12 +83,27 @@ def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: b
 
 
 def as_understood(inputs: Mapping[str, Any], given: Container[str] = ()) -> dict[str, Any]:
-    """Checked input as conditions of policies see it: a row is its id, whatever it was called in the request.
+    """Checked input as conditions of policies see it: a row is its id and its name, whatever it was called in the request.
 
     Of what was not given, a default that says nothing (no text, no entries, no) is not there.
     """
-    plain = {name: value.id if isinstance(value, Resource) else value for name, value in inputs.items()}
+    plain = {name: names_of(value) if isinstance(value, Resource) else value for name, value in inputs.items()}
     return {name: value for name, value in plain.items() if name in given or says_something(value)}
+
+
+def names_of(row: Resource) -> tuple[str, ...]:
+    """What policies may call a row that a field names."""
+    return row.id, row.name
+
+
+def fields_of(op: Operation) -> Mapping[str, str]:
+    """Every name under which a request of an operation may give a field, and the one that conditions know it by."""
+    return {alias: name for name, param in op.params.items() for alias in (name, *param.info.aliases)}
+
+
+def fields_by_action(registry: Registry) -> dict[str, Mapping[str, str]]:
+    """Action → what its requests may hold, of every operation; other actions show conditions no fields."""
+    return {action: fields_of(op) for action, op in registry.operations().items()}
 
 
 def says_something(value: Any) -> bool:

@@ -4,13 +4,14 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictFloat, StrictInt, StringConstraints, TypeAdapter
-from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, not_, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute
 
 from portal.kernel import quota
 from portal.kernel.authz import reach
@@ -18,7 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Param
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.fields import Bool, Choice, Int, Moment, Number, Ref, State
-from portal.kernel.ids import is_storable
+from portal.kernel.ids import is_storable, storable
 from portal.kernel.resource import Resource, ResourceType, Tenancy
 from portal.kernel.tags import ResourceTag
 from portal.kernel.wording import within
@@ -53,6 +54,24 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
 def find_reference(ctx: Context, param: Param, value: str) -> Any:
     """The row that a request names by id, resource_id or name, locked against removal. Raises InvalidRequest naming the field."""
     rtype = ctx.registry.of(param.ref_model)  # type: ignore[arg-type] # only reference parameters come here
+    # A shared lock that has to become a whole one waits for others that want the same.
+    shared = not (isinstance(param.info.kind, Ref) and param.info.kind.exclusive)
+    query = _named(ctx, rtype, value).with_for_update(read=shared, key_share=not shared, of=rtype.model)
+    rows = ctx.db.scalars(query.execution_options(populate_existing=not shared)).all()
+    exact = _exactly(rows, value)
+    if len(exact) != 1:
+        why = f"There is no {within(rtype.label)} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
+        raise InvalidRequest.fields({param.name: [why]})
+    return exact[0]
+
+
+def seen_by_name(ctx: Context, rtype: ResourceType, value: str) -> Any | None:
+    """The one row that a request would name so, not locked; None where there is none, or several."""
+    exact = _exactly(ctx.db.scalars(_named(ctx, rtype, storable(value))).all(), value)
+    return exact[0] if len(exact) == 1 else None
+
+
+def _named(ctx: Context, rtype: ResourceType, value: str) -> Select[Any]:
     model = rtype.model
     named = or_(model.id == value, model.resource_id == value, model.name == value)
     query = select(model).where(named, reach(ctx, f"{rtype.key}.read").rows(model), model.deleted_at.is_(None))
@@ -62,17 +81,23 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
     elif rtype.tenancy is Tenancy.SHARED:
         query = query.where(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
     # Ids before names: however many are named like an id, the one that has it is among the first.
-    query = query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id)
-    # A shared lock that has to become a whole one waits for others that want the same.
-    shared = not (isinstance(param.info.kind, Ref) and param.info.kind.exclusive)
-    rows = ctx.db.scalars(
-        query.limit(3).with_for_update(read=shared, key_share=not shared, of=model).execution_options(populate_existing=not shared)
-    ).all()
-    exact = [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
-    if len(exact) != 1:
-        why = f"There is no {within(rtype.label)} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
-        raise InvalidRequest.fields({param.name: [why]})
-    return exact[0]
+    return query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id).limit(3)
+
+
+def _exactly(rows: Sequence[Any], value: str) -> list[Any]:
+    return [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
+
+
+def about_seen(ctx: Context, is_about: Callable[[str], ColumnElement[bool]], row_id: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """WHERE for records that tell of rows: not of those that the caller may not see. `is_about` gives the records of a type, by its key."""
+    projects = {grant.project_id for grant in ctx.principal.grants}
+    parts = []
+    for rtype in ctx.registry:
+        reading = reach(ctx, f"{rtype.key}.read")
+        # Whoever sees all there is where they belong is the usual case, and costs nothing.
+        if not all(reading.everything if each is None else reading.whole(each) for each in projects):
+            parts.append(or_(not_(is_about(rtype.key)), row_id.in_(select(rtype.model.id).where(reading.rows(rtype.model)))))
+    return and_(true(), *parts)
 
 
 @dataclass(frozen=True, slots=True)

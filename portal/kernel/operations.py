@@ -5,7 +5,7 @@ Lock order, so that no two transactions wait for each other: references (sorted 
 (each sorted by holder and dimension), the head of the audit log.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from portal.kernel import audit, authz, events, idempotency, quota, tags
 from portal.kernel.context import Context
 from portal.kernel.db import now, out_of_service, transaction
-from portal.kernel.declare import Created, Effect, Operation, Outcome
+from portal.kernel.declare import Created, Effect, Operation, Outcome, Param
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
 from portal.kernel.ids import new_id
-from portal.kernel.inputs import as_understood, canonical, inputs_of, says_something
+from portal.kernel.inputs import as_understood, canonical, inputs_of, names_of, says_something
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
@@ -39,7 +39,11 @@ def run(
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
     _forget_along(ctx)
     with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
-        outcome = idempotency.replay(ctx, attempt.fingerprint(target)) or attempt.execute(target)
+        outcome = idempotency.replay(ctx, attempt.fingerprint(target))
+        if outcome is None:
+            outcome = attempt.execute(target)
+        else:
+            attempt.authorize_again(outcome.rows[0])
     if (jobs := [*outcome.jobs, *ctx.also_queued]) and not outcome.replayed:
         ctx.deliver(jobs)
     return outcome
@@ -141,7 +145,7 @@ class _Attempt:
         project_id = ctx.project_id if rtype.tenancy is not Tenancy.PLATFORM else None
         if rtype.tenancy is Tenancy.PROJECT and project_id is None:
             raise InvalidRequest("Choose a project first: you are a member of none.")
-        target = authz.Target(project_id, ctx.principal.user_id, label=f"a new {within(rtype.label)}")
+        target = self._new()
         inputs = self._authorized_inputs(target)
         made = op.func(ctx, **inputs)
         made = made if isinstance(made, Created) else Created([made])
@@ -150,6 +154,32 @@ class _Attempt:
         home = None if made.everywhere else project_id
         jobs = [job for row in made.rows if (job := self._insert(row, home, inputs, queue=made.queue)) is not None]
         return Outcome(made.rows, jobs, made.once)
+
+    def _new(self) -> authz.Target:
+        """What does not exist yet, as policies see it."""
+        project_id = self.ctx.project_id if self.rtype.tenancy is not Tenancy.PLATFORM else None
+        return authz.Target(project_id, self.ctx.principal.user_id, label=f"a new {within(self.rtype.label)}")
+
+    def authorize_again(self, row: Any) -> None:
+        """What was given before is given again only to a credential that may ask for it. Raises Forbidden."""
+        self._authorized_inputs(self._new() if self.op.effect is Effect.CREATE else authz.target_of(row), judge=False)
+
+    def again(self, row_id: str, check: Callable[[Any], None]) -> Any:
+        """Ask, check and set once more what a failed job was to do."""
+        is_new = self.op.effect is Effect.CREATE
+        seen = self.ctx.db.get(self.rtype.model, row_id)
+        target = self._new() if is_new or seen is None else authz.target_of(seen)
+        inputs = self._authorized_inputs(target)
+        # After what it refers to.
+        row: Any = self.ctx.db.get(self.rtype.model, row_id, with_for_update=True, populate_existing=True)
+        check(row)
+        if self.op.effect is not Effect.REMOVE:
+            refuse_ending(self.ctx.db, row.project_of())
+        _refuse_protected(self.ctx, self.op, row)
+        if not is_new:
+            self.op.func(self.ctx, row, **inputs)
+        self._authorize_result(target, row)
+        return row
 
     def _insert(self, row: Any, project_id: str | None, inputs: Mapping[str, Any], *, queue: bool) -> str | None:
         ctx, rtype = self.ctx, self.rtype
@@ -211,10 +241,10 @@ class _Attempt:
             )
         check_ready(self.ctx, self.op, row)
 
-    def _authorized_inputs(self, target: authz.Target) -> dict[str, Any]:
+    def _authorized_inputs(self, target: authz.Target, *, judge: bool = True) -> dict[str, Any]:
         """The checked input, if it is allowed. Conditions see it as it is understood: rows by their id however they were named, and defaults.
 
-        What is wrong with it is told only to who may do it with what they wrote.
+        What is wrong with it is told, if somebody is to `judge` it, only to who may do it with what they wrote.
         """
         ctx, problem = self.ctx, None
         try:
@@ -223,7 +253,7 @@ class _Attempt:
         except PortalError as error:
             inputs, problem = {}, error
         self.decided = _decided(authz.authorize(ctx, self.action, target))
-        if problem is not None:
+        if problem is not None and judge:
             raise problem
         self.authorized = ctx.inputs
         return inputs
@@ -232,12 +262,20 @@ class _Attempt:
         """Ask again with what the operation itself filled in or looked up: a size that was left out is one that conditions look at as well."""
         ctx, filled = self.ctx, {}
         for name, param in self.op.params.items() if not self.op.partial else ():
-            found = getattr(row, f"{name}_id" if param.ref_model is not None else name, None)
-            if name not in ctx.inputs and says_something(found):
+            found = self._found_in(row, name, param)
+            # A name that was meant for several is another for each.
+            if says_something(found) and (name not in ctx.inputs or (isinstance(found, str | int | float) and found != ctx.inputs[name])):
                 filled[name] = found
         if filled or ctx.inputs is not self.authorized:
             ctx.inputs = {**ctx.inputs, **filled}
             authz.authorize(ctx, self.action, target)
+
+    def _found_in(self, row: Any, name: str, param: Param) -> Any:
+        if param.ref_model is None:
+            return getattr(row, name, None)
+        row_id = getattr(row, f"{name}_id", None)
+        named = self.ctx.db.get(param.ref_model, row_id) if row_id else None
+        return names_of(named) if named is not None else None
 
     def _tell(self, row: Any, job_id: str | None, *, before: dict[str, object], after: dict[str, object]) -> None:
         changed = sorted(name for name in after if after[name] != before.get(name) and name not in {"updated_at", "state_at"})
@@ -312,16 +350,29 @@ def _tell_along(ctx: Context, row: Any, verb: str, *, details: Mapping[str, obje
     events.emit(ctx, action, resource_id=row.id, name=row.name, project_id=row.project_of(), payload={})
 
 
+def run_again(ctx: Context, op: Operation, row_id: str, data: Mapping[str, Any], check: Callable[[Any], None]) -> Any:
+    """What `run` asks, checks and sets, for a row that a failed job left behind, within the caller's transaction; gives the row, locked.
+
+    `check` judges its state: it gets the locked row, or None.
+    """
+    attempt = _Attempt(ctx, op, ctx.registry.of(op.model), dict(data), expected_version=None, strict=False)
+    return attempt.again(row_id, check)
+
+
 def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     """Raise Conflict or StateConflict if the row is locked, in a state that does not allow the operation, or busy."""
-    if row.locked and not op.while_locked:
-        raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
-    if reason := protection(ctx.registry.of(op.model), op, row):
-        raise Conflict(reason, details={op.unless: True})
+    _refuse_protected(ctx, op, row)
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
     if op.steps and (job := active_for(ctx.db, row.id)) is not None:
         raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+
+
+def _refuse_protected(ctx: Context, op: Operation, row: Any) -> None:
+    if row.locked and not op.while_locked:
+        raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if reason := protection(ctx.registry.of(op.model), op, row):
+        raise Conflict(reason, details={op.unless: True})
 
 
 def protection(rtype: ResourceType, op: Operation, row: Any) -> str:

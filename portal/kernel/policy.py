@@ -6,7 +6,7 @@ A key that is not known makes a positive comparison fail and a negative one (`â€
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -161,7 +161,17 @@ def _date(compare: Callable[[datetime, datetime], bool]) -> Callable[[Any, str],
 
 
 def _is_bool(known: Any, wanted: str) -> bool:
-    return bool(known) is (wanted == "true")
+    return text_of(known) == wanted
+
+
+def text_of(known: Any) -> str:
+    """A known value as a document writes it: yes and no as in JSON."""
+    return ("true" if known else "false") if isinstance(known, bool) else str(known)
+
+
+def each_of(known: Any) -> Sequence[Any]:
+    """What is known under a key that may have several values, such as the id and the name of what a field names: any of them counts."""
+    return known if isinstance(known, list | tuple) else (known,)
 
 
 _bool = _must(("true", "false").index, "true or false")
@@ -169,10 +179,10 @@ _cidr, _num = _must(ipaddress.ip_network, "an address or network such as 10.0.0.
 _day = _must(moment, "a moment such as 2026-12-31T00:00:00Z")
 NUMERIC, TIME, ADDRESS = ("request.input/", "request.tag/"), ("request.time",), ("request.ip",)
 OPERATORS: Mapping[str, Operator] = {
-    "StringEquals": Operator(lambda known, wanted: str(known) == wanted, _fine),
-    "StringNotEquals": Operator(lambda known, wanted: str(known) == wanted, _fine, negated=True),
-    "StringLike": Operator(lambda known, wanted: is_like(str(known), wanted), _fine),
-    "StringNotLike": Operator(lambda known, wanted: is_like(str(known), wanted), _fine, negated=True),
+    "StringEquals": Operator(lambda known, wanted: text_of(known) == wanted, _fine),
+    "StringNotEquals": Operator(lambda known, wanted: text_of(known) == wanted, _fine, negated=True),
+    "StringLike": Operator(lambda known, wanted: is_like(text_of(known), wanted), _fine),
+    "StringNotLike": Operator(lambda known, wanted: is_like(text_of(known), wanted), _fine, negated=True),
     "NumericEquals": Operator(_number(lambda a, b: a == b), _num, NUMERIC),
     "NumericNotEquals": Operator(_number(lambda a, b: a == b), _num, NUMERIC, negated=True),
     "NumericLessThan": Operator(_number(lambda a, b: a < b), _num, NUMERIC),
@@ -185,7 +195,7 @@ OPERATORS: Mapping[str, Operator] = {
     "DateGreaterThanEquals": Operator(_date(lambda a, b: a >= b), _day, TIME),
     "IpAddress": Operator(_in_network, _cidr, ADDRESS),
     "NotIpAddress": Operator(_in_network, _cidr, ADDRESS, negated=True),
-    "Bool": Operator(_is_bool, _bool, BOOLEANS),
+    "Bool": Operator(_is_bool, _bool, (*BOOLEANS, "request.input/")),
     "Null": Operator(lambda known, wanted: (known is None) is (wanted == "true"), _bool),
 }
 
@@ -205,7 +215,8 @@ class Condition:
             return rule.compare(known, self.values[0])
         if known is None:
             return rule.negated
-        return any(rule.compare(known, value) for value in filled(self.values, asked)) is not rule.negated
+        wanted = filled(self.values, asked)
+        return any(rule.compare(each, value) for each in each_of(known) for value in wanted) is not rule.negated
 
 
 def filled(values: Iterable[str], asked: Asked) -> list[str]:

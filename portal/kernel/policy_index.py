@@ -17,7 +17,22 @@ from operator import itemgetter
 from typing import Any
 
 from portal.kernel.context import Grant
-from portal.kernel.policy import NAMED, OPERATORS, TARGET_ID, Asked, Condition, Statement, Target, filled, glob, is_like, known_of, moment
+from portal.kernel.policy import (
+    NAMED,
+    OPERATORS,
+    TARGET_ID,
+    Asked,
+    Condition,
+    Statement,
+    Target,
+    each_of,
+    filled,
+    glob,
+    is_like,
+    known_of,
+    moment,
+    text_of,
+)
 
 # For so many people the values of what depends on who asks are kept.
 KEPT = 64
@@ -68,12 +83,12 @@ def test_of(need: Condition) -> Test:
     if has_variables(need):
         return need.holds
     if operator == "StringEquals":
-        return lambda known, _asked: known is not None and str(known) in wanted
+        return lambda known, _asked: known is not None and any(text_of(each) in wanted for each in each_of(known))
     if operator == "StringNotEquals":
-        return lambda known, _asked: known is None or str(known) not in wanted
+        return lambda known, _asked: known is None or all(text_of(each) not in wanted for each in each_of(known))
     if operator in {"StringLike", "StringNotLike"}:
         match, is_negated = _matching(wanted), operator == "StringNotLike"
-        return lambda known, _asked: (known is not None and match(str(known))) is not is_negated
+        return lambda known, _asked: (known is not None and any(match(text_of(each)) for each in each_of(known))) is not is_negated
     if operator in MOMENTS:
         compare, edge = MOMENTS[operator], _edge(need)
         return lambda known, _asked: known is not None and compare(known, edge)
@@ -144,7 +159,8 @@ class _Steps:
 
     def taken(self, known: Any, asked: Asked) -> Iterator["_Node"]:
         """The steps that what is known allows."""
-        yield from self._by_text(str(known), asked)
+        for each in each_of(known):
+            yield from self._by_text(text_of(each), asked)
         if self.networks:
             yield from self._around(str(known))
         for operator, edges in self.edges.items():

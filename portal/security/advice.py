@@ -12,6 +12,7 @@ from portal.kernel.policy_documents import PolicyError, Problem, parse
 
 BELOW, ABOVE = ("LessThan", "LessThanEquals"), ("GreaterThan", "GreaterThanEquals")
 NO_ONE = Asked()
+FIELD = "request.input/"
 ALWAYS_KNOWN = frozenset({"resource.shared", "principal.mfa", "request.time"})
 
 
@@ -24,13 +25,18 @@ class Advice:
     statements: tuple[Statement, ...] = ()
 
 
-def advice(document: Any, permissions: Mapping[str, str]) -> Advice:
-    """Everything that can be said of a document by itself; `permissions` (name → level) are the actions that there are."""
+def advice(document: Any, permissions: Mapping[str, str], fields: Mapping[str, Mapping[str, str]]) -> Advice:
+    """Everything that can be said of a document by itself.
+
+    `permissions` (name → level) are the actions that there are, `fields` (action → name in a request → name for conditions) what their requests hold.
+    """
     try:
         statements = parse(document, permissions)
     except PolicyError as error:
         return Advice(error.problems, ())
     found = [warning for number, _ in enumerate(statements) for warning in _warnings(statements, number, permissions)]
+    for number, statement in enumerate(statements):
+        found += _unknown_fields(statement, f"Statement[{number}].Condition", [fields.get(each, {}) for each in actions_of(statement, permissions)])
     return Advice((), found, statements)
 
 
@@ -77,6 +83,17 @@ def _foreign_resources(statement: Statement, path: str, covered: set[str]) -> It
         kind = resource.partition("/")[0]
         if not any(is_like(each, kind) for each in types):
             yield Problem(f"{path}.Resource[{number}]", f"does nothing: none of the actions is one on {kind}")
+
+
+def _unknown_fields(statement: Statement, path: str, held: Sequence[Mapping[str, str]]) -> Iterable[Problem]:
+    for condition in statement.conditions:
+        name = condition.key.removeprefix(FIELD)
+        if not condition.key.startswith(FIELD) or any(name in each.values() for each in held):
+            continue
+        meant = sorted({each[name] for each in held if name in each})
+        why = f"requests may write it so, conditions know it as {FIELD}{meant[0]}" if meant else "no request for any of the actions has such a field"
+        holds = OPERATORS[condition.operator].negated or (condition.operator == "Null" and condition.values == ("true",))
+        yield Problem(path, f"{'always' if holds else 'can never'} hold{'s' if holds else ''}: {condition.key}: {why}")
 
 
 # -- conditions that never hold --------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy, IamRol
 from portal.identity.models import Project, User
 from portal.kernel.authz import IMAGINED, Access, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
+from portal.kernel.inputs import fields_by_action
 from portal.kernel.lookup import find
 from portal.kernel.policy import Statement
 from portal.kernel.policy_documents import Problem
@@ -53,7 +54,7 @@ class Review:
 def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
     """Look at a document as if it were saved as a policy's (empty: a new one, that nobody holds). Raises NotFound."""
     policy = find(ctx, POLICY, policy_id) if policy_id else None
-    found = advice(document, ctx.registry.permissions)
+    found = advice(document, ctx.registry.permissions, fields_by_action(ctx.registry))
     if policy is None or found.problems or not decide(ctx, SIMULATE, Target(policy.project_id)).allowed:
         return Review(found.problems, found.warnings)
     bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id).order_by(Project.name)).all()

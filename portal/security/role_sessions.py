@@ -20,6 +20,7 @@ from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refusals_audited
 from portal.kernel.policy import Statement
+from portal.kernel.projects import refuse_ending
 
 ASSUME, END = "security.role.assume", "security.role.end_session"
 SHORTEST_S, USUAL_S, HOUR_S = 900, 3600, 3600
@@ -57,6 +58,7 @@ def role_assume(ctx: Context, role_id: str, session_name: str, *, duration_s: in
         )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
+        refuse_ending(ctx.db, role.project_id)
         _tell(ctx, ASSUME, role, token)
     return secret, token, role
 

@@ -15,7 +15,7 @@ from portal.identity.access import end_tokens
 from portal.identity.iam import BUILTIN, CUSTOM, IamAttachment, IamGroup, IamPolicy, IamRole
 from portal.identity.models import PERSON, SERVICE, ApiToken, Membership, User
 from portal.kernel import fields as f
-from portal.kernel.authz import ROLES, refuse_escalation, refuse_relief
+from portal.kernel.authz import ROLES, authorize, refuse_escalation, refuse_relief, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Param, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest
@@ -88,8 +88,15 @@ def _policies_named(ctx: Context, project_id: str, names: Sequence[str]) -> list
 
 def _attach(ctx: Context, role: IamRole, policies: Sequence[IamPolicy]) -> None:
     for policy in policies:
+        _authorize(ctx, role, "attach", policy)
         refuse_escalation(ctx, statements_in(policy.document), policy.project_id)
         role.attachments.append(IamAttachment(policy_id=policy.id, principal_type="role", created_by=ctx.principal.username))
+
+
+def _authorize(ctx: Context, role: IamRole, verb: str, policy: IamPolicy) -> None:
+    """By this door as by the policy's own."""
+    inputs = {"principal_type": "role", **({"principal_id": role.id} if role.id else {})}
+    authorize(replace(ctx, inputs=inputs), f"security.policy.{verb}", target_of(policy))
 
 
 def _refuse_builtin(role: IamRole) -> None:
@@ -137,6 +144,7 @@ def _set_policies(ctx: Context, role: IamRole, names: Sequence[str]) -> None:
     wanted = {policy.id: policy for policy in _policies_named(ctx, str(role.project_id), names)}
     have = {policy.id: policy for policy in role.attached}
     for policy_id in have.keys() - wanted.keys():
+        _authorize(ctx, role, "detach", have[policy_id])
         refuse_relief(ctx, statements_in(have[policy_id].document), have[policy_id].project_id)
     mine = (IamAttachment.principal_type == "role", IamAttachment.principal_id == role.id)
     ctx.db.execute(delete(IamAttachment).where(*mine, IamAttachment.policy_id.in_(have.keys() - wanted.keys())))

@@ -13,9 +13,11 @@ from portal.identity.iam import BUILTIN, IamAttachment, IamPolicy, IamRole
 from portal.identity.models import Membership, User
 from portal.kernel.authz import IMAGINED, Decision, Step, Target, authorize, compiled, decide, target_of, trace
 from portal.kernel.context import Context, Grant, Principal
+from portal.kernel.declare import Effect
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.lookup import find
+from portal.kernel.inputs import as_understood, fields_of, names_of
+from portal.kernel.lookup import find, seen_by_name
 from portal.kernel.wording import within
 from portal.security.role_sessions import ASSUME, with_trust
 from portal.security.roles import ROLE
@@ -77,11 +79,43 @@ def simulate(ctx: Context, question: Question) -> Answer:
         raise InvalidRequest.fields({"action": [f"There is no action {question.action[:80]}."]})
     target = target_named(ctx, question.resource, question.action)
     somebody = _somebody_named(ctx, question.user, target)
-    seen = _as(ctx, somebody, question.under)
+    if (op := ctx.registry.operations().get(question.action)) is not None and op.effect is Effect.CREATE and not target.id:
+        # What somebody makes is theirs.
+        target = replace(target, owner_id=somebody.id)
+    seen = _as(ctx, somebody, replace(question.under, inputs=_understood(ctx, question)))
     if question.action == ASSUME:
         role = _role_named(ctx, target)
         seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
-    return Answer(_name(somebody), target, decide(seen, question.action, target), trace(seen, question.action, target))
+    decision, unseen = _decide(seen, question.action, target)
+    path = [*(trace(seen, unseen, target) if unseen else ()), *trace(seen, question.action, target)]
+    return Answer(_name(somebody), target, decision, path)
+
+
+def _understood(ctx: Context, question: Question) -> Mapping[str, Any]:
+    """The fields of an imagined request as conditions see them. Raises InvalidRequest for one that no such request has."""
+    op = ctx.registry.operations().get(question.action)
+    known = fields_of(op) if op is not None else {}
+    found = {} if op is None else as_understood({name: param.default for name, param in op.params.items() if not param.required and not op.partial})
+    for name, value in question.under.inputs.items():
+        if op is None or name not in known:
+            has = f"there are {', '.join(sorted(op.params))}" if op is not None and op.params else "conditions see none of its fields"
+            raise InvalidRequest.fields({"inputs": [f"A request for {question.action} has no {name[:80]}; {has}."]})
+        param = op.params[known[name]]
+        row = seen_by_name(ctx, ctx.registry.of(param.ref_model), value) if param.ref_model is not None and isinstance(value, str) else None
+        found[known[name]] = names_of(row) if row is not None else value
+    return found
+
+
+def _decide(seen: Context, action: str, target: Target) -> tuple[Decision, str]:
+    """What comes of an action on something: who may not see it is told that it is not there. Gives that permission as well, if it decided."""
+    reading = f"{action.rpartition('.')[0]}.read"
+    decision = decide(seen, action, target)
+    if not (decision.allowed and target.id) or action in {ASSUME, reading} or reading not in seen.registry.permissions:
+        return decision, ""
+    first = decide(seen, reading, target)
+    if first.allowed:
+        return decision, ""
+    return replace(first, action=action, because=f"It is not there for who may not see it ({reading}). {first.because}"), reading
 
 
 def target_named(ctx: Context, resource: str, action: str) -> Target:
@@ -186,7 +220,7 @@ def who_can(ctx: Context, action: str, target: Target, under: Circumstances = PL
     found = []
     for user in asked:
         seen = _as(ctx, user, under)
-        decision = decide(with_trust(seen, assumed, trusts=user.id in trusted_by_it) if assumed is not None else seen, action, target)
+        decision, _ = _decide(with_trust(seen, assumed, trusts=user.id in trusted_by_it) if assumed is not None else seen, action, target)
         if decision.allowed:
             found.append(Holder(user, decision))
         else:
@@ -202,11 +236,8 @@ def _roles_that_can(ctx: Context, action: str, target: Target, under: Circumstan
     found = []
     for role in roles:
         whole = replace(_acting_in(role, mfa=under.mfa), grants=grants[role.id], limits=limits)
-        decision = decide(
-            replace(ctx, principal=replace(whole, access=compiled(whole)), source_ip=under.ip or ctx.source_ip, inputs={}, at=under.at),
-            action,
-            target,
-        )
+        acting_in = replace(ctx, principal=replace(whole, access=compiled(whole)), source_ip=under.ip or ctx.source_ip, inputs={}, at=under.at)
+        decision, _ = _decide(acting_in, action, target)
         if decision.allowed:
             found.append((role, decision, trusted[role.id]))
     return found
@@ -230,4 +261,4 @@ def what_can(ctx: Context, named: str, resource: str = "") -> list[Decision]:
         seen = with_trust(seen, role, trusts=iam.is_trusted(ctx.db, role, somebody.id))
     else:
         actions = [action for action in actions if action != ASSUME]
-    return [decide(seen, action, target) for action in actions]
+    return [_decide(seen, action, target)[0] for action in actions]

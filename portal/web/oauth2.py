@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 from portal.http.errors import from_http
 from portal.http.guard import Access, access, no_cookie
 from portal.http.request import context, issuer, portal_settings, signed_in
-from portal.http.security import CSP
+from portal.http.security import CSP, guess_limit
 from portal.identity.accounts import require_proof
 from portal.identity.models import User
 from portal.identity.oauth2 import endpoints
@@ -32,7 +32,7 @@ WORDS = {400: "invalid_request", 401: "invalid_client", 403: "access_denied", 42
 def install(app: Flask) -> None:
     """Register both; credentials of applications may be tried only so often."""
     direct = Blueprint("oauth2_direct", __name__)
-    tries = app.extensions["portal_limiter"].limit(lambda: f"{portal_settings().rate_limit_anonymous_per_minute or 10**9} per minute")
+    tries = guess_limit(app)
     for path, view, method in (
         (TOKEN, token, "POST"), (REVOKE, revoke, "POST"), (INTROSPECT, introspect, "POST"), (JWKS, jwks, "GET"),
         ("/.well-known/oauth-authorization-server", discovery, "GET"),
@@ -55,8 +55,10 @@ def ask() -> ResponseReturnValue:
     user, asked = _person(), _asked(request.args)
     answer = endpoints.authorize(context(), issuer(), user, asked)
     question = answer.question
-    if question is None:
+    if question is None and answer.trusts:
         return redirect(answer.location, 303)
+    if question is None:
+        return render("auth/application_error.html", 400, answer=answer, host=urlsplit(answer.location).netloc)
     if question.remembered and may_skip_question(question.redirect_uri) and not _from_own_form():
         return redirect(endpoints.decide(context(), issuer(), user, asked, allowed=True), 303)
     if not question.remembered:

@@ -25,8 +25,8 @@ CREDENTIALS = {"grants": ["client_credentials"], "redirect_uris": [], "scopes": 
 
 @pytest.fixture
 def admin(api_for: Callable[..., Api]) -> Api:
-    """A project admin."""
-    return api_for("project_admin")
+    """A project admin who is signed in."""
+    return api_for("project_admin").signed_in()
 
 
 def account(api: Api, name: str = "robot", role: str = "developer") -> str:
@@ -60,7 +60,7 @@ def test_an_application_is_registered_changed_and_removed(admin: Api, app: Flask
 
 def test_applications_are_their_owners_and_platform_admins_see_all(admin: Api, api_for: Callable[..., Api], app: Flask) -> None:
     made, path = register(admin, app), f"/oauth-clients/{register(admin, app).client_id}"
-    other, platform = api_for("project_admin"), api_for("platform_admin")
+    other, platform = api_for("project_admin"), api_for("platform_admin").signed_in()
     tried = [other.get(path), other("PATCH", path, {"name": "mine"}), other("DELETE", path), other.post(f"{path}/rotate-secret")]
     assert [answer.status_code for answer in tried] == [404] * 4
     assert other.get("/oauth-clients").json["results"] == []
@@ -75,7 +75,7 @@ def test_applications_are_their_owners_and_platform_admins_see_all(admin: Api, a
     "https://user:pw@app.example.org/", "javascript:alert(1)", "data:text/html,x", "//app.example.org", "app.example.org", "https://", "https:///x", "com.app:/cb",
     "https://app.example.org/a b", "https://app.example.org\\@evil.com/", "https://app.example.org/ü", "https://app.example.org/\n", "http://127.0.0.1.evil.com/",
     "http://127.0.0.1@evil.com/", "http://localhost.evil.com/", "http://10.0.0.1/", "https://app.example.org/" + "x" * 1000, 'https://app.example.org/"',
-    "https://app.example.org;script-src/",
+    "https://app.example.org;script-src/", "https://app.example.org:99999/cb", "http://127.0.0.1:65536/",
 ])  # fmt: skip
 def test_addresses_that_are_refused(admin: Api, uri: str) -> None:
     body = {"name": "Reports", "redirect_uris": [uri], "scopes": ["compute:read"]}
@@ -160,14 +160,14 @@ def test_a_grant_that_was_not_registered_is_refused(admin: Api, app: Flask) -> N
 
 
 def test_nobody_makes_an_application_of_an_account_that_may_more(admin: Api, api_for: Callable[..., Api], app: Flask) -> None:
-    clerk = api_for("developer")
+    clerk = api_for("developer").signed_in()
     document = {"Version": VERSION, "Statement": [{"Effect": "Allow", "Action": "identity.service_account.*", "Resource": "*"}]}
     policy = admin.post("/security/policies", {"name": "clerk", "document": document}).json["id"]
     admin.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": clerk.user.id})
     strong, weak = account(admin, "strong", "project_admin"), account(admin, "weak", "viewer")
     body = {"name": "x", **CREDENTIALS}
     assert clerk.post("/oauth-clients", {**body, "service_account_id": strong}).status_code == 403
-    assert api_for("viewer").post("/oauth-clients", {**body, "service_account_id": weak}).status_code == 400, "not theirs to see"
+    assert api_for("viewer").signed_in().post("/oauth-clients", {**body, "service_account_id": weak}).status_code == 400, "not theirs to see"
     mine = clerk.post("/oauth-clients", {**body, "service_account_id": weak}).json["client_id"]
     assert clerk("PATCH", f"/oauth-clients/{mine}", {"service_account_id": strong}).status_code == 403
     assert admin("PATCH", f"/service-accounts/{weak}", {"role": "project_admin"}).status_code == 200
@@ -194,8 +194,8 @@ def test_it_is_no_openid_provider(admin: Api, app: Flask, people: People) -> Non
     assert set(said["grant_types_supported"]) == {"authorization_code", "refresh_token", "client_credentials"}
     assert {"openid", "end_session_endpoint", "userinfo_endpoint", "registration_endpoint"}.isdisjoint({*said["scopes_supported"], *said})
     made, sofa = register(admin, app), browser(app, people, people.user("developer"))
-    assert said_in(made.ask(sofa, scope="openid"))["error"] == "invalid_scope"
     assert "id_token" not in made.tokens(sofa)
+    assert said_in(made.ask(sofa, scope="openid"))["error"] == "invalid_scope"
 
 
 @pytest.mark.parametrize(

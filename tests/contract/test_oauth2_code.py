@@ -86,6 +86,7 @@ def test_a_public_application_needs_no_secret(owner: Api, app: Flask, sofa: Flas
 ])  # fmt: skip
 def test_without_s256_there_is_no_code(owner: Api, app: Flask, sofa: FlaskClient, change: dict[str, Any]) -> None:
     for each in (register(owner, app), register(owner, app, is_public=True)):
+        each.code(sofa)
         said = said_in(each.ask(sofa, **change))
         assert (said["error"], said["state"], said["iss"], "code" in said) == ("invalid_request", "s-123 &=", ISSUER, False)
 
@@ -192,8 +193,21 @@ def test_an_unknown_application_is_never_answered_elsewhere(reports: Application
     ({"scope": "compute:read nonsense"}, "invalid_scope"), ({"state": "x" * 2001}, "invalid_request"), ({"scope": ["compute:read", "*:read"]}, "invalid_request"),
 ])  # fmt: skip
 def test_other_faults_are_told_to_the_application(reports: Application, sofa: FlaskClient, change: dict[str, Any], error: str) -> None:
+    page = reports.ask(sofa, **change)
+    assert (page.status_code, "Location" in page.headers, "app.example.org" in page.text) == (400, False, True), "nobody is sent to a stranger"
+    reports.code(sofa)
     said = said_in(reports.ask(sofa, **change))
     assert (said["error"], said["iss"], "code" in said) == (error, ISSUER, False)
+
+
+def test_another_name_or_address_asks_anew(reports: Application, owner: Api, sofa: FlaskClient) -> None:
+    changed = owner.signed_in()
+    path = f"/oauth-clients/{reports.client_id}"
+    for change in ({"name": "Atonix Portal"}, {"redirect_uris": [CALLBACK, "https://evil.example/cb"]}):
+        reports.code(sofa)
+        assert reports.ask(sofa).status_code == 303, "a yes is remembered"
+        assert changed("PATCH", path, change).status_code == 200
+        assert reports.ask(sofa).status_code == 200, "but it was to another name, or to other addresses"
 
 
 def test_a_refusal_is_told_and_gives_nothing(reports: Application, sofa: FlaskClient, database: sessionmaker[Session]) -> None:

@@ -153,6 +153,9 @@ def test_a_protected_instance_is_in_the_way(full: str, owner: Api, worker: TestW
 
 def test_nothing_is_made_or_changed_meanwhile(full: str, owner: Api, people: People, worker: TestWorker, database: sessionmaker[Session]) -> None:
     ctx = people.context(owner.user, full)
+    robot = owner.post("/service-accounts", {"name": "clerk", "role": "viewer"}).json["id"]
+    trust = {"principals": [{"type": "user", "id": owner.user.id}]}
+    role = owner.post("/security/roles", {"name": "late-helper", "trust_policy": trust}).json["id"]
     assert owner("DELETE", f"/projects/{full}").status_code == 202
     with database() as session:
         instance = session.scalars(select(Instance.id).where(Instance.name == "web-1")).one()
@@ -165,6 +168,11 @@ def test_nothing_is_made_or_changed_meanwhile(full: str, owner: Api, people: Peo
         with pytest.raises(StateConflict, match="being deleted"):
             call()
     assert owner.post(f"/compute/instances/{instance}/stop").status_code == 409
+    signed_in = owner.signed_in()
+    application = {"name": "x", "grants": ["client_credentials"], "scopes": ["compute:read"], "service_account_id": robot}
+    assert signed_in.post(f"/service-accounts/{robot}/keys", {"name": "late"}).status_code == 409
+    assert signed_in.post(f"/security/roles/{role}/assume", {"session_name": "late"}).status_code == 409
+    assert signed_in.post("/oauth-clients", application).status_code == 409
     worker.drain()
     with pytest.raises(NotFound):
         run(ctx, key_pair_create, None, {"name": "too-late"})

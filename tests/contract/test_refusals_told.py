@@ -9,11 +9,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.http import refusals
+from portal.http.refusals import READ
 from portal.identity.models import ApiToken
+from portal.identity.oauth2.endpoints import CONSENT
 from portal.identity.users import user_update
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
 from tests.support.effects import entries_since, last_seq
+from tests.support.oauth import register
 from tests.support.people import People
 from tests.support.web import Api, browser, csrf_of
 
@@ -101,3 +104,24 @@ def test_what_is_tried_at_random_is_told(app: Flask, database: sessionmaker[Sess
 def test_a_refusal_that_cannot_be_placed_is_a_refusal(app: Flask, people: People) -> None:
     headers = {"Authorization": f"Token {people.token(people.user('viewer'))}", "X-Project": "prj-nonesuch"}
     assert app.test_client().get("/account", headers=headers).status_code == 403
+
+
+def test_a_form_from_elsewhere_is_told_once(app: Flask, people: People, database: sessionmaker[Session]) -> None:
+    user = people.user()
+    client = browser(app, people, user)
+    for _ in range(2):
+        answer = client.post("/account/tokens", data={"name": "x", "csrf_token": "forged"}, headers={"Origin": "https://evil.example"})
+        assert answer.status_code == 400
+    with database() as session:
+        (entry,) = session.scalars(select(AuditEntry).where(AuditEntry.action == READ, AuditEntry.user_id == user.id))
+        assert (entry.status, entry.details["path"], entry.details["origin"]) == ("failure", "/account/tokens", "https://evil.example")
+
+
+def test_an_address_that_is_not_the_applications_is_told(
+    app: Flask, people: People, api_for: Callable[..., Api], database: sessionmaker[Session]
+) -> None:
+    user, made = people.user(), register(api_for(), app)
+    assert made.ask(browser(app, people, user), redirect_uri="https://evil.example/cb").status_code == 400
+    with database() as session:
+        entry = session.scalars(select(AuditEntry).where(AuditEntry.action == CONSENT)).one()
+        assert (entry.status, entry.user_id, entry.details["redirect_uri"]) == ("failure", user.id, "https://evil.example/cb")

@@ -586,3 +586,11 @@ def test_first_sign_ins_at_once_make_one_user(people: People, database: sessionm
     assert len({step.signed_in.user.id for step in steps}) == 1
     with database() as session:
         assert len(session.scalars(select(Identity)).all()) == 1
+
+
+@pytest.mark.parametrize("name", ["anonymous", "System", "unknown"])
+def test_a_name_that_the_portal_uses_is_nobodys(app: Flask, liar: Liar, database: sessionmaker[Session], name: str) -> None:
+    liar.claims = {"sub": "u-9", "preferred_username": name, "email": "nine@example.net"}
+    enter(app.test_client(), liar)
+    with database() as session:
+        assert session.scalars(select(User.username).where(User.email == "nine@example.net")).one() == "user"

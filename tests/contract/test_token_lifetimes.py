@@ -58,7 +58,7 @@ def test_what_a_token_made_ends_with_it(
     owner = Api(app.test_client(), thief.user, people.token(thief.user))
     assert owner("PATCH", f"/auth/keys/{row.id}", {"is_active": False}).status_code == 200
     assert kept.get("/auth/me").status_code == 401
-    assert owner("PATCH", f"/auth/keys/{row.id}", {"is_active": True, "scopes": ["compute:read"]}).status_code == 200
+    assert owner.signed_in()("PATCH", f"/auth/keys/{row.id}", {"is_active": True, "scopes": ["compute:read"]}).status_code == 200
     assert kept.get("/compute/instances").status_code == 200
     assert kept.post("/compute/key-pairs", {"name": "x"}).status_code == 403
     assert owner("DELETE", f"/auth/keys/{row.id}").status_code == 204
@@ -150,3 +150,14 @@ def test_a_second_rotation_does_not_end_what_was_promised(leaked: Callable[..., 
     third, _ = token_rotate(ctx, row.id, overlap_hours=0)
     answers = [Api(app.test_client(), first.user, secret).get("/auth/me").status_code for secret in (first.token, second, third)]
     assert answers == [401, 401, 200]
+
+
+def test_nor_does_a_session_in_a_role(people: People, api_for: Callable[..., Api], app: Flask) -> None:
+    admin, user = api_for("project_admin"), people.user("developer")
+    trust = {"principals": [{"type": "user", "id": user.id}]}
+    role = admin.post("/security/roles", {"name": "helper", "trust_policy": trust}).json["id"]
+    api = Api(app.test_client(), user, people.token(user))
+    assumed = Api(app.test_client(), user, api.post(f"/security/roles/{role}/assume", {"session_name": "x"}).json["access_token"])
+    assert assumed.get("/auth/me").status_code == 200
+    rules_update(people.context(people.user("platform_admin")), ["developer"])
+    assert (assumed.get("/compute/instances").status_code, assumed.get("/auth/me").status_code) == (403, api.get("/auth/me").status_code)

@@ -25,7 +25,7 @@ from portal.identity.tokens import token_create
 from portal.kernel.db import db, now
 from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
-from tests.support.people import People
+from tests.support.people import PASSWORD, People
 
 
 class Compiled(BytecodeCache):
@@ -86,6 +86,12 @@ class Api:
     def post(self, path: str, json: Any = None, **more: Any) -> TestResponse:
         """POST."""
         return self("POST", path, json, **more)
+
+    def signed_in(self) -> "Api":
+        """The same user with a session, which may do what a token alone may not."""
+        answer = self.client.post("/api/v1/auth/login", json={"username": self.user.username, "password": PASSWORD})
+        assert answer.status_code == 200, answer.json
+        return Api(self.client.application.test_client(), self.user, self.token, {"Authorization": f"Bearer {answer.json['access_token']}"})
 
 
 class Queries:

@@ -12,16 +12,28 @@ from sqlalchemy.orm import Session
 
 from portal.identity import iam
 from portal.identity.accounts import SEEN_EVERY, SignedIn, behind, principal_of
+from portal.identity.models import PERSON
 from portal.identity.oauth2.keys import ALGORITHM, LEEWAY_S, public_key, signing_key
 from portal.identity.oauth2.models import OAuthClient, OAuthFamily
 from portal.identity.tokens import scopes_limit
-from portal.kernel.context import Context
+from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
 from portal.kernel.ids import is_storable, new_id
+from portal.kernel.policy import Statement
 
 TYPE = "at+jwt"
 MAX_LENGTH = 4096
 CREDENTIAL = "oauth:"
+# Whatever it changed there would outlive the consent: accounts, who belongs where, and who may do what.
+NO_SAY = (
+    "identity:write", "identity:delete", "identity:manage", "identity.project.create", "identity.project.bound", "identity.user.create",
+    "identity.user.update", "identity.user.delete", "identity.user.invite", "identity.user.sign_out", "identity.mfa.*", "identity.oauth_client.*",
+    "security:manage", "security:platform", "core:platform",
+)  # fmt: skip
+DELEGATED = Limit(
+    "What an application may do for somebody",
+    (Statement("Everything", allows=True, actions=("*",)), Statement("NoSayInAccounts", allows=False, actions=NO_SAY)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +116,8 @@ def bearer_user(session: Session, token: str, issuer: str, *, source_ip: str) ->
     family, user, revision = row
     if family.last_used_at is None or moment - family.last_used_at > SEEN_EVERY:
         _touch(session, family.id, moment, source_ip)
-    principal = replace(principal_of(user, CREDENTIAL + claims.client_id), limits=(scopes_limit(claims.scopes),))
+    limits = (scopes_limit(claims.scopes), *([DELEGATED] if user.kind == PERSON else []))
+    principal = replace(principal_of(user, CREDENTIAL + claims.client_id), limits=limits)
     return SignedIn(user, iam.with_access(session, principal, revision))
 
 

@@ -5,12 +5,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from portal.identity.access import user_lock
-from portal.identity.accounts import account_target, refuse_beyond, require_proof
+from portal.identity.accounts import account_target, refuse_beyond, require_person, require_proof
 from portal.identity.models import SERVICE, User, digest
-from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient
+from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient, OAuthConsent
 from portal.identity.tokens import check_scopes
 from portal.kernel import audit
 from portal.kernel.authz import Target, authorize, decide
@@ -18,7 +18,8 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
+from portal.kernel.projects import refuse_ending
 
 READ = "identity.oauth_client.read"
 EVERYWHERE = Target(None, label="applications of other people")
@@ -29,6 +30,10 @@ NAME_MAX = 100
 SECRET_PREFIX = "atonix_app_"  # noqa: S105 - how a secret is recognised, not one
 # Host and port, no user, no fragment, no wildcard, nothing that a browser reads otherwise than it is written.
 HTTPS = re.compile(r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[!-\[\]-~]*)?")
+PORT = re.compile(r"https?://(?:\[[^\]]*\]|[^/:]*):([0-9]+)")
+MAX_PORT = 65535
+# Its secret, and an address that its codes go to, hold for longer than a token.
+CHANGED = "What acts as a service account is registered, and registered applications are changed,"
 URI_RULE = "must be https://…, or http:// on 127.0.0.1, [::1] or localhost, without a fragment, wildcard, quotes or user name"
 
 
@@ -45,9 +50,10 @@ class Registration:
 
 
 def clients_of(ctx: Context) -> Sequence[OAuthClient]:
-    """The caller's own applications, and for platform admins all, by name."""
+    """The caller's own applications, and for platform admins all, by name. Raises Forbidden for a credential that stands for less than the user."""
     query = select(OAuthClient).order_by(OAuthClient.name, OAuthClient.id)
     if not decide(ctx, READ, EVERYWHERE).allowed:
+        refuse_restricted(ctx, READ)
         query = query.where(OAuthClient.owner_id == ctx.principal.user_id)
     return ctx.db.scalars(query).all()
 
@@ -55,13 +61,18 @@ def clients_of(ctx: Context) -> Sequence[OAuthClient]:
 def client_find(ctx: Context, client_id: str) -> OAuthClient:
     """An application of the caller's, for platform admins any. Raises NotFound."""
     found = ctx.db.get(OAuthClient, storable(client_id))
-    if found is None or not (found.owner_id == ctx.principal.user_id or decide(ctx, READ, EVERYWHERE).allowed):
+    everywhere = decide(ctx, READ, EVERYWHERE).allowed
+    if not everywhere:
+        refuse_restricted(ctx, READ)
+    if found is None or not (everywhere or found.owner_id == ctx.principal.user_id):
         raise NotFound(f"There is no application {client_id[:80]} of yours.")
     return found
 
 
 def client_create(ctx: Context, given: Registration) -> tuple[str, OAuthClient]:
     """Register an application; gives its secret, which is shown once and empty for a public one. Raises InvalidRequest, Forbidden or Conflict."""
+    if given.service_account_id:
+        require_person(ctx, CHANGED)
     require_proof(ctx)
     secret = "" if given.is_public else SECRET_PREFIX + secrets.token_urlsafe(32)
     client = OAuthClient(id=new_id("app"), owner_id=ctx.principal.user_id, secret_hash=digest(secret) if secret else "", created_at=now())
@@ -79,21 +90,28 @@ def client_create(ctx: Context, given: Registration) -> tuple[str, OAuthClient]:
 
 
 def client_update(ctx: Context, client_id: str, given: Registration) -> OAuthClient:
-    """Register an application anew under its id; whether it is public stays. Raises NotFound, InvalidRequest or Forbidden."""
-    require_proof(ctx)
+    """Register an application anew under its id; whether it is public stays. With another name or a new address everybody is asked anew.
+
+    Raises NotFound, InvalidRequest or Forbidden.
+    """
     client = client_find(ctx, client_id)
+    require_person(ctx, CHANGED)
     with acting(ctx, "identity.oauth_client.update", _about(client.id, client.name), target=_target(ctx, client), details=_details(given)):
         row = ctx.db.get_one(OAuthClient, client_id, with_for_update={"of": OAuthClient}, populate_existing=True)
         _check(ctx, given)
+        was = (row.name, set(row.redirect_uris))
         _apply(ctx, row, given)
+        if row.name != was[0] or set(row.redirect_uris) - was[1]:
+            # Who said yes did so to this name and these addresses.
+            ctx.db.execute(delete(OAuthConsent).where(OAuthConsent.client_id == row.id))
         ctx.db.flush()
     return row
 
 
 def client_rotate_secret(ctx: Context, client_id: str) -> tuple[str, OAuthClient]:
     """Give an application a new secret, shown once; the old one ends at once. Raises NotFound, Forbidden, or Conflict for a public one."""
-    require_proof(ctx)
     client = client_find(ctx, client_id)
+    require_person(ctx, CHANGED)
     if client.is_public:
         raise Conflict(f"{client.name} is public: it has no secret.")
     secret = SECRET_PREFIX + secrets.token_urlsafe(32)
@@ -109,6 +127,7 @@ def client_delete(ctx: Context, client_id: str) -> None:
     """Remove an application; every token of it ends. Raises NotFound or Forbidden."""
     client = client_find(ctx, client_id)
     with acting(ctx, "identity.oauth_client.delete", _about(client.id, client.name), target=_target(ctx, client)):
+        refuse_restricted(ctx, "identity.oauth_client.delete")
         row = ctx.db.get_one(OAuthClient, client_id, with_for_update={"of": OAuthClient}, populate_existing=True)
         ctx.db.delete(row)
 
@@ -129,6 +148,7 @@ def _account(ctx: Context, account_id: str) -> User:
         raise InvalidRequest.fields({"service_account_id": [f"There is no service account {account_id[:80]} here."]})
     authorize(ctx, "identity.service_account.create_key", account_target(account))
     refuse_beyond(ctx, account)
+    refuse_ending(ctx.db, account.default_project_id)
     return account
 
 
@@ -156,7 +176,8 @@ def _check(ctx: Context, given: Registration) -> None:
 
 def _is_redirect(uri: str) -> bool:
     matches = HTTPS.fullmatch(uri) or LOOPBACK.fullmatch(uri)
-    return matches is not None and len(uri) <= MAX_URI and not set(uri) & set("#*\"'<>`{}|^\\")
+    port = matches and PORT.match(uri)
+    return matches is not None and len(uri) <= MAX_URI and not (port and int(port[1]) > MAX_PORT) and not set(uri) & set("#*\"'<>`{}|^\\")
 
 
 def _target(ctx: Context, client: OAuthClient) -> Target | None:

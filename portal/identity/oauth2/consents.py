@@ -13,7 +13,7 @@ from portal.identity.oauth2.models import LOOPBACK, OAuthClient, OAuthConsent, O
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound
 from portal.kernel.ids import storable
-from portal.kernel.operations import acting
+from portal.kernel.operations import acting, refuse_restricted
 
 VERBS = {
     "read": "See what there is in {}",
@@ -70,7 +70,8 @@ def consent_keep(ctx: Context, user: User, client_id: str, scopes: Sequence[str]
 
 
 def consents_of(ctx: Context) -> Sequence[Allowed]:
-    """The applications that the caller lets act in their name, by name."""
+    """The applications that the caller lets act in their name, by name. Raises Forbidden for a credential that stands for less than the user."""
+    refuse_restricted(ctx, "identity.oauth_consent.read")
     used = (
         select(func.max(OAuthFamily.last_used_at))
         .where(OAuthFamily.user_id == OAuthConsent.user_id, OAuthFamily.client_id == OAuthConsent.client_id)

@@ -17,6 +17,7 @@ from portal.kernel.errors import Forbidden, InvalidRequest
 from portal.kernel.operations import acting
 
 AUTHORIZE, TOKEN, REVOKE, INTROSPECT, JWKS = "/oauth2/authorize", "/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/oauth2/jwks"
+CONSENT = "identity.oauth_consent.create"
 MAX_STATE = 2000
 
 
@@ -32,21 +33,36 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What comes of an authorization request: a question for the user, or where the browser goes."""
+    """What comes of an authorization request: a question for the user, or where the browser goes.
+
+    It goes there by itself if the user `trusts` the application, which is if they have said yes to it before; whoever may register one would
+    otherwise have a link here that leads anywhere.
+    """
 
     question: Question | None = None
     location: str = ""
+    client: OAuthClient | None = None
+    problem: str = ""
+    trusts: bool = False
 
 
 def authorize(ctx: Context, issuer: str, user: User, asked: Asked) -> Answer:
     """Judge an authorization request. Raises InvalidRequest where nobody may be sent anywhere: unknown application, or an address that is not its own."""
     server = Server(ctx, issuer)
-    client, redirect_uri = _addressee(server, asked)
+    try:
+        client, redirect_uri = _addressee(server, asked)
+    except InvalidRequest as error:
+        with transaction(ctx.db):
+            details = {"client_id": asked.first("client_id")[:64], "redirect_uri": asked.first("redirect_uri")[:200]}
+            audit.record(ctx, CONSENT, oneself(ctx), status="failure", error=error.message, details=details)
+        raise
     try:
         _refuse_malformed(asked)
         grant = server.get_consent_grant(asked, end_user=user)
     except OAuth2Error as error:
-        return Answer(location=_back(issuer, redirect_uri, asked, dict(error.get_body())))
+        said = dict(error.get_body())
+        problem = said.get("error_description") or said["error"]
+        return Answer(None, _back(issuer, redirect_uri, asked, said), client, problem, consent_covers(ctx, client, ()))
     scopes = tuple(grant.request.scope.split())
     return Answer(Question(client, redirect_uri, scopes, consent_covers(ctx, client, scopes)))
 
@@ -82,7 +98,7 @@ def decide(ctx: Context, issuer: str, user: User, asked: Asked, *, allowed: bool
         require_proof(ctx)
     details = {"client_id": question.client.id, "client": question.client.name, "scopes": list(question.scopes), "allowed": allowed}
     server = Server(ctx, issuer)
-    with acting(ctx, "identity.oauth_consent.create", oneself(ctx), details=details):
+    with acting(ctx, CONSENT, oneself(ctx), details=details):
         try:
             server.lock(question.client, user.id)
         except OAuth2Error:

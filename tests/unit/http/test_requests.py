@@ -268,6 +268,20 @@ def test_too_many_requests_are_refused_with_the_way_out(app_with: Callable[..., 
     assert {client.get(path).status_code for path in ("/health", "/ready", "/healthz", "/metrics") for _ in range(3)} == {200}
 
 
+def test_what_can_be_guessed_at_counts_together(app_with: Callable[..., Flask], people: People) -> None:
+    from tests.support.web import api_client
+
+    app, wrong = app_with(rate_limit_per_minute=100, rate_limit_anonymous_per_minute=4), {"username": "nobody", "password": "x"}
+    api = api_client(app, people, people.user("developer"))
+    paths = ("/api/v1/auth/login", "/api-token-auth/", "/api/v1/auth/login", "/api-token-auth/", "/api/v1/auth/login")
+    # With a token of one's own as without.
+    answers = [api.client.post(path, json=wrong, headers={"Authorization": f"Token {api.token}"}) for path in paths]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 401, 429]
+    refused = [app.test_client().post(path, json={"refresh_token": "x"}).status_code for path in ("/api/v1/auth/refresh", "/oauth2/token")]
+    assert refused == [429, 429]
+    assert api.get("/compute/flavors").status_code == 200
+
+
 def test_users_are_counted_apart(app_with: Callable[..., Flask], people: People) -> None:
     from tests.support.web import api_client
 

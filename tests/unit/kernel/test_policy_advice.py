@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from portal.kernel.inputs import fields_by_action
 from portal.kernel.policy_documents import VERSION
 from portal.kernel.resource import Registry
 from portal.security.advice import advice
@@ -17,13 +18,13 @@ def document(*statements: dict[str, Any]) -> dict[str, Any]:
 
 
 def warnings(registry: Registry, *statements: dict[str, Any]) -> list[tuple[str, str]]:
-    found = advice(document(*statements), registry.permissions)
+    found = advice(document(*statements), registry.permissions, fields_by_action(registry))
     assert found.problems == ()
     return [(each.path, each.message) for each in found.warnings]
 
 
 def test_problems_have_a_path(registry: Registry) -> None:
-    found = advice(document({}, {"Action": ["compute.instance.start", "compute.banana.*"]}), registry.permissions)
+    found = advice(document({}, {"Action": ["compute.instance.start", "compute.banana.*"]}), registry.permissions, {})
     assert [(each.path, each.message) for each in found.problems] == [("Statement[1].Action[1]", "there is no action compute.banana.*")]
     assert (found.warnings, found.statements) == ((), ())
 
@@ -66,8 +67,8 @@ NEVER: list[dict[str, Any]] = [
     {"StringLike": {"resource.name": "web-1*"}, "StringNotLike": {"resource.name": "web-*"}},
     {"StringEquals": {"resource.tag/env": "a"}, "Null": {"resource.tag/env": True}},
     {"Null": {"principal.mfa": True}},
-    {"NumericGreaterThan": {"request.input/size": 10}, "NumericLessThan": {"request.input/size": [5, 10]}},
-    {"NumericEquals": {"request.input/size": 3}, "NumericGreaterThan": {"request.input/size": 3}},
+    {"NumericGreaterThan": {"request.tag/size": 10}, "NumericLessThan": {"request.tag/size": [5, 10]}},
+    {"NumericEquals": {"request.tag/size": 3}, "NumericGreaterThan": {"request.tag/size": 3}},
     {"DateLessThan": {"request.time": "2020-01-01T00:00:00Z"}},
     {"DateLessThan": {"request.time": "2999-01-01T00:00:00Z"}, "DateGreaterThan": {"request.time": "2999-01-02T00:00:00Z"}},
     {"IpAddress": {"request.ip": "10.1.0.0/16"}, "NotIpAddress": {"request.ip": ["192.168.0.0/16", "10.0.0.0/8"]}},
@@ -77,8 +78,8 @@ MAYBE: list[dict[str, Any]] = [
     {"StringLike": {"resource.name": "web-*"}, "StringNotLike": {"resource.name": "web-1*"}},
     {"StringLike": {"resource.name": "a*"}, "StringNotLike": {"resource.name": "a?*"}},
     {"StringEquals": {"resource.owner": "${principal.id}"}, "StringNotEquals": {"resource.owner": "${principal.id}"}},
-    {"NumericGreaterThanEquals": {"request.input/size": 10}, "NumericLessThanEquals": {"request.input/size": 10}},
-    {"NumericEquals": {"request.input/size": 5}, "StringLike": {"request.input/size": "5.0"}},
+    {"NumericGreaterThanEquals": {"request.tag/size": 10}, "NumericLessThanEquals": {"request.tag/size": 10}},
+    {"NumericEquals": {"request.tag/size": 5}, "StringLike": {"request.tag/size": "5.0"}},
     {"DateLessThan": {"request.time": ["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"]}},
     {"IpAddress": {"request.ip": "10.0.0.0/8"}, "NotIpAddress": {"request.ip": "10.1.0.0/16"}},
     {"StringNotEquals": {"resource.tag/env": "a"}, "Null": {"resource.tag/env": True}},

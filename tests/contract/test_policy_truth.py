@@ -1,0 +1,200 @@
+"""What a policy says holds for every way in which the same thing can be asked for, and the simulator says what would come of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from portal.engines.fake import FakeCompute
+from portal.engines.ports import EngineRefused
+from tests.contract.test_iam import SMALL, allow, attach, write
+from tests.support.draining import TestWorker
+from tests.support.oauth import register
+from tests.support.people import People
+from tests.support.web import Api, api_client, browser
+
+CREATE, RESIZE, STOP = "compute.instance.create", "compute.instance.resize", "compute.instance.stop"
+
+
+@pytest.fixture
+def admin(api_for: Callable[..., Api]) -> Api:
+    """A project admin."""
+    return api_for("project_admin")
+
+
+@pytest.fixture
+def developer(api_for: Callable[..., Api]) -> Api:
+    """Somebody who makes machines."""
+    return api_for("developer")
+
+
+def deny(admin: Api, api: Api, *actions: str, **conditions: Any) -> None:
+    attach(admin, write(admin, f"no-{len(actions)}-{abs(hash(str(conditions))) % 10**6}", allow(*actions, effect="Deny", **conditions)), api.user.id)
+
+
+def test_each_of_several_is_judged_by_its_own_name(admin: Api, developer: Api) -> None:
+    deny(admin, developer, CREATE, StringLike={"request.input/name": "prod-*"})
+    assert developer.post("/compute/instances", {"name": "prod", "count": 2, **SMALL}).status_code == 403
+    assert developer.post("/compute/instances", {"name": "test", "count": 2, **SMALL}).status_code == 202
+
+
+@pytest.mark.parametrize("condition", [
+    {"StringEquals": {"request.input/force": "true"}}, {"Bool": {"request.input/force": True}}, {"StringLike": {"request.input/force": "t*"}},
+])  # fmt: skip
+def test_yes_and_no_are_written_as_in_json(admin: Api, developer: Api, worker: TestWorker, condition: dict[str, Any]) -> None:
+    made = developer.post("/compute/instances", {"name": "web", **SMALL}).json["instance_id"]
+    worker.drain()
+    deny(admin, developer, STOP, **condition)
+    assert developer.post(f"/compute/instances/{made}/stop", {"force": True}).status_code == 403
+    assert developer.post(f"/compute/instances/{made}/stop", {"force": False}).status_code == 202
+
+
+@pytest.mark.parametrize("named", ["t3-micro", "t3.micro"])
+@pytest.mark.parametrize("body", [{"flavor": "t3.micro"}, {"flavor": "t3-micro"}, {"instance_type": "t3.micro"}])
+def test_what_a_field_names_is_known_by_id_and_name(admin: Api, developer: Api, named: str, body: dict[str, Any]) -> None:
+    deny(admin, developer, CREATE, StringEquals={"request.input/flavor": named})
+    request = {"name": "web", "image": "atonix-tiny", **body}
+    assert developer.post("/compute/instances", request).status_code == 403
+    context = {"inputs": {name: value for name, value in request.items() if name != "name"}}
+    question = {"user": developer.user.username, "action": CREATE, "context": context}
+    assert admin.post("/security/policies/simulate", question).json["decision"] == "deny"
+
+
+@pytest.mark.parametrize("condition", [
+    {"NumericGreaterThan": {"request.input/root_volume_size_gb": 4}}, {"NumericLessThan": {"request.input/count": 5}},
+    {"StringEquals": {"resource.owner": "${principal.id}"}},
+])  # fmt: skip
+def test_the_simulator_knows_defaults_and_the_owner(admin: Api, developer: Api, condition: dict[str, Any]) -> None:
+    deny(admin, developer, CREATE, **condition)
+    body = {"name": "web", "root_volume_size_gb": 10, **SMALL}
+    assert developer.post("/compute/instances", body).status_code == 403
+    inputs = {} if "count" in str(condition) else {"root_volume_size_gb": 10}
+    question = {"user": developer.user.username, "action": CREATE, "context": {"inputs": inputs}}
+    assert admin.post("/security/policies/simulate", question).json["decision"] == "deny"
+
+
+def test_the_simulator_imagines_no_field_that_there_is_not(admin: Api) -> None:
+    question = {"user": admin.user.username, "action": "identity.service_account.create", "context": {"inputs": {"name": "sys"}}}
+    refused = admin.post("/security/policies/simulate", question)
+    assert (refused.status_code, "see none of its fields" in str(refused.json["details"])) == (400, True)
+
+
+def test_who_may_not_see_it_may_not_change_it(admin: Api, developer: Api, worker: TestWorker) -> None:
+    made = admin.post("/compute/instances", {"name": "web", **SMALL}).json["instance_id"]
+    worker.drain()
+    deny(admin, developer, "compute.instance.read")
+    path, resource = f"/compute/instances/{made}", f"compute.instance/{made}"
+    assert developer("PATCH", path, {"description": "x"}).status_code == 404
+    answer = admin.post(
+        "/security/policies/simulate", {"user": developer.user.username, "action": "compute.instance.update", "resource": resource}
+    ).json
+    assert (answer["decision"], "not there for who may not see it" in answer["because"]) == ("deny", True)
+    holders = admin.get(f"/security/who-can?action=compute.instance.update&resource={resource}").json["results"]
+    assert developer.user.username not in {row["username"] for row in holders}
+
+
+@pytest.mark.parametrize("hidden", [{}, {"StringEquals": {"resource.tag/env": "prod"}}])
+def test_what_is_hidden_is_told_by_nothing_else(admin: Api, developer: Api, worker: TestWorker, people: People, hidden: dict[str, Any]) -> None:
+    made = admin.post("/compute/instances", {"name": "secret-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
+    worker.drain()
+    deny(admin, developer, "compute.instance.read", **hidden)
+    for path in ("/jobs", "/events", f"/jobs?resource_id={made}"):
+        assert (made in admin.get(path).text, made in developer.get(path).text) == (True, False), path
+    client = browser(admin.client.application, people, developer.user)
+    assert "secret-1" not in client.get("/").text + client.get("/jobs").text
+
+
+def test_a_job_is_retried_under_the_rules_of_today(admin: Api, developer: Api, worker: TestWorker, fake: FakeCompute) -> None:
+    made = developer.post("/compute/instances", {"name": "web", **SMALL}).json["instance_id"]
+    worker.drain()
+    developer.post(f"/compute/instances/{made}/stop")
+    worker.drain()
+    fake.fail_next("ensure_defined", EngineRefused("no room"), times=9)
+    job = developer.post(f"/compute/instances/{made}/resize", {"flavor": "t3-small"}).json["job_id"]
+    worker.drain()
+    assert developer.get(f"/jobs/{job}").json["state"] in {"failed", "dead"}
+    deny(admin, developer, RESIZE, StringEquals={"request.input/flavor": "t3.small"})
+    assert developer.post(f"/jobs/{job}/retry").status_code == 403
+    assert admin.post(f"/jobs/{job}/retry").status_code in {200, 202}
+
+
+def test_what_was_protected_since_is_not_terminated_by_a_retry(admin: Api, developer: Api, worker: TestWorker, fake: FakeCompute) -> None:
+    made = developer.post("/compute/instances", {"name": "web", **SMALL}).json["instance_id"]
+    worker.drain()
+    fake.fail_next("remove_machine", EngineRefused("no"), times=9)
+    job = developer("DELETE", f"/compute/instances/{made}").json["job_id"]
+    worker.drain()
+    assert developer.get(f"/jobs/{job}").json["state"] in {"failed", "dead"}
+    assert admin("PATCH", f"/compute/instances/{made}", {"enable_termination_protection": True}).status_code == 200
+    assert developer.post(f"/jobs/{job}/retry").status_code == 409
+    assert admin("PATCH", f"/compute/instances/{made}", {"enable_termination_protection": False}).status_code == 200
+    assert admin.post(f"/compute/instances/{made}/lock").status_code == 200
+    assert developer.post(f"/jobs/{job}/retry").status_code == 409
+
+
+def test_a_policy_is_attached_through_no_other_door(admin: Api, api_for: Callable[..., Api]) -> None:
+    keeper = api_for("project_admin")
+    policy = write(admin, "looks", allow("compute:read"))
+    deny(admin, keeper, "security.policy.attach", "security.policy.detach")
+    role = admin.post("/security/roles", {"name": "held", "permission_policies": [policy]}).json["id"]
+    assert keeper.post("/security/roles", {"name": "made", "permission_policies": [policy]}).status_code == 403
+    assert keeper("PATCH", f"/security/roles/{role}", {"permission_policies": []}).status_code == 403
+    assert keeper.post("/security/roles", {"name": "empty"}).status_code == 201
+
+
+def test_a_project_shuts_nobody_out_who_administers_the_platform(api_for: Callable[..., Api], people: People) -> None:
+    boss, project = api_for("platform_admin"), people.project()
+    pad, _ = api_for("project_admin", project), people.user("project_admin", project)
+    assert pad.post(f"/projects/{project}/members", {"username": boss.user.username, "role": "viewer"}).status_code in {200, 201}
+    policy = write(pad, "everything", allow("*", effect="Deny"))
+    attach(pad, policy, boss.user.id)
+    assert boss.get(f"/projects/{project}").status_code == 200
+    in_project = {"headers": {"X-Project": project}}
+    assert boss.get("/compute/instances", **in_project).status_code == 200
+    assert boss.post("/compute/key-pairs", {"name": "x"}, **in_project).status_code == 403, "what is no administration is denied all the same"
+    more = {"username": "more", "email": "more@example.org", "platform_role": "platform_admin"}
+    assert boss.post("/users", more).status_code == 201
+    assert boss("PATCH", f"/users/{pad.user.id}", {"is_active": False}).status_code == 200
+    attached = {"principal_type": "user", "principal_id": boss.user.id}
+    assert boss.post(f"/security/policies/{policy}/detach", attached, **in_project).status_code == 200
+
+
+def test_the_last_who_could_sign_in_stays_project_admin(admin: Api, api_for: Callable[..., Api], people: People) -> None:
+    boss, project = api_for("platform_admin"), people.project()
+    first, second = people.user("project_admin", project), people.user("project_admin", project)
+    assert boss("PATCH", f"/users/{first.id}", {"is_active": False}).status_code == 200
+    assert boss("DELETE", f"/projects/{project}/members/{second.id}").status_code == 409
+    assert boss.post(f"/projects/{project}/members", {"username": second.username, "role": "viewer"}).status_code == 409
+
+
+def test_an_application_changes_no_accounts_for_anybody(api_for: Callable[..., Api], people: People) -> None:
+    boss, victim = api_for("platform_admin"), api_for("developer")
+    app = boss.client.application
+    wide = register(api_for("developer"), app, scopes=["admin"])
+    theirs = register(victim, app)
+    token = wide.tokens(browser(app, people, boss.user), scope="admin")["access_token"]
+    given = Api(app.test_client(), boss.user, "", {"Authorization": f"Bearer {token}"})
+    assert given.get("/compute/instances").status_code == 200
+    project = people.project_id
+    tried = [
+        given("PATCH", f"/oauth-clients/{theirs.client_id}", {"redirect_uris": ["https://thief.example/cb"]}), given.post(f"/oauth-clients/{theirs.client_id}/rotate-secret"),
+        given("DELETE", f"/oauth-clients/{theirs.client_id}"), given.post("/users", {"username": "mine", "email": "mine@example.org", "password": "tulip-violin-anchor"}),
+        given.post(f"/users/{victim.user.id}/sign-out"), given("PUT", f"/projects/{project}/boundary", {"policy": None}), given("DELETE", f"/projects/{project}"),
+        given.post("/service-accounts", {"name": "mine"}), given.post("/security/groups", {"name": "mine"}),
+    ]  # fmt: skip
+    assert [answer.status_code for answer in tried] == [403] * len(tried)
+    narrow = api_client(app, people, boss.user)
+    scoped = Api(narrow.client, boss.user, narrow.post("/auth/keys", {"name": "n", "scopes": ["identity:*"]}).json["key"])
+    assert scoped("DELETE", f"/oauth-clients/{theirs.client_id}").status_code == 403
+
+
+@pytest.mark.parametrize(("action", "condition", "says"), [
+    (CREATE, {"StringEquals": {"request.input/instance_type": "t3-micro"}}, "conditions know it as request.input/flavor"),
+    (CREATE, {"StringEquals": {"request.input/nonsense": "x"}}, "can never hold"), (CREATE, {"StringNotEquals": {"request.input/nonsense": "x"}}, "always holds"),
+    ("identity.service_account.create", {"StringLike": {"request.input/name": "sy*"}}, "can never hold"),
+])  # fmt: skip
+def test_fields_that_conditions_never_see_are_said(admin: Api, action: str, condition: dict[str, Any], says: str) -> None:
+    found = admin.post("/security/policies/validate", {"document": allow(action, effect="Deny", **condition)}).json
+    assert says in str(found["warnings"])
+    fine = admin.post("/security/policies/validate", {"document": allow("compute:*", effect="Deny", StringEquals={"request.input/flavor": "x"})}).json
+    assert fine["warnings"] == []
