@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from portal.identity.models import PERSON, ApiToken, Challenge, Invitation, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel.errors import Unauthorized
+from portal.kernel.proof import OF_SESSION
 
-OF_SESSION, OF_TOKEN = "session:", "token:"  # how the credential of either begins
+OF_TOKEN = "token:"  # noqa: S105 - how its credential begins
 
 
 class EndedSession(NamedTuple):

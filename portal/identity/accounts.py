@@ -11,17 +11,18 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
-from portal.identity.access import OF_SESSION, access_end, end_sessions, user_lock
+from portal.identity.access import access_end, end_sessions, user_lock
 from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
 from portal.kernel.context import Assumed, Context, Grant, Principal
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import ConfirmationRequired, Forbidden, InvalidRequest, NotFound, Unauthorized
+from portal.kernel.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting, refusals_audited, refuse_restricted
 from portal.kernel.projects import is_there
+from portal.kernel.proof import OF_SESSION, require_proof
 
 SEEN_EVERY = timedelta(seconds=30)
 WRONG = "User name or password is wrong, or the account is locked for a while after too many tries."
@@ -224,15 +225,6 @@ def password_change(ctx: Context, old: str, new: str, *, keep_session: str = "")
         row = user_lock(ctx.db, ctx.principal.user_id)
         row.password_hash, row.must_change_password, row.failed_sign_ins = fresh, False, 0
         access_end(ctx.db, row.id, keep_session=keep_session)
-
-
-def require_proof(ctx: Context) -> None:
-    """Raise ConfirmationRequired unless who acts in a session has proved lately who they are; what is no session has no person to ask."""
-    who = ctx.principal
-    if not who.credential.startswith(OF_SESSION):
-        return
-    if who.proved_at is None or who.proved_at + timedelta(minutes=ctx.settings.confirm_minutes) <= now():
-        raise ConfirmationRequired("Confirm that it is you; your last proof of that is too old for this.")
 
 
 def require_person(ctx: Context, what: str = "How you sign in is changed") -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import select, update
 
 from portal.identity import sign_in
-from portal.identity.access import OF_SESSION, end_sessions, user_lock
+from portal.identity.access import end_sessions, user_lock
 from portal.identity.accounts import ACCESS_PREFIX, note_failure, principal_of
 from portal.identity.models import SessionRefresh, User, UserSession, digest
 from portal.identity.sign_in import Proof
@@ -18,6 +18,7 @@ from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Unauthorized
+from portal.kernel.proof import OF_SESSION
 
 REFRESH_PREFIX = "atonix.r."
 REFRESH = "identity.session.refresh"

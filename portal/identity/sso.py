@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, ForeignKey, String, UniqueConstraint, and_, select
 from sqlalchemy.exc import IntegrityError
@@ -13,7 +13,7 @@ from portal.identity import factors, sign_in
 from portal.identity.access import admins_lock, end_sessions, user_lock
 from portal.identity.accounts import oneself, require_person, session_renew
 from portal.identity.iam import IamGroup, IamGroupMember, bump, leave_group, leave_project
-from portal.identity.models import Membership, Project, User, UserSession
+from portal.identity.models import Challenge, Membership, Project, User, UserSession, digest
 from portal.identity.projects import PROJECT_ROLES
 from portal.identity.providers import Claims, Provider
 from portal.identity.sealed import seal
@@ -21,13 +21,15 @@ from portal.identity.sign_in import Proof, Step
 from portal.identity.users import EMAIL, RESERVED, USERNAME, is_last_admin, keep_an_admin
 from portal.kernel import audit
 from portal.kernel.context import Context, Principal
-from portal.kernel.db import Base, UtcDateTime, now, transaction
+from portal.kernel.db import Base, UtcDateTime, insert_of, now, transaction
 from portal.kernel.errors import Conflict, NotFound, Unauthorized
 from portal.kernel.ids import is_storable, new_id, storable
 from portal.kernel.operations import acting
 from portal.kernel.projects import is_open
 
 TRIES = 3
+# How long a logout token may be taken beyond its end, and how long one is remembered at most.
+LEEWAY_S, REMEMBERED_S = 60.0, 30 * 86_400.0
 
 
 class Identity(Base):
@@ -239,19 +241,41 @@ def confirm_by(ctx: Context, provider: Provider, claims: Claims) -> str:
         return session_renew(ctx, is_factor=claims.mfa)
 
 
-def sessions_end(ctx: Context, provider: Provider, *, subject: str, sid: str) -> int:
-    """End the sessions that a provider says are over: one by its name there, or all of a user; how many there were."""
+@dataclass(frozen=True, slots=True)
+class LogoutToken:
+    """What a provider says is over: a session by its name there (`sid`), or all of a subject. The token is good once, until it expires (in seconds)."""
+
+    subject: str
+    sid: str
+    token_id: str
+    expires_at_s: float
+
+
+def sessions_end(ctx: Context, provider: Provider, said: LogoutToken) -> int:
+    """End the sessions that a provider says are over; how many there were. Raises Unauthorized for a token that was used before."""
     ctx.principal = Principal(None, provider.method, "sso")
     these = [UserSession.method == provider.method]
-    if sid:
-        these.append(UserSession.provider_sid == sid)
-    if subject:
-        users = select(Identity.user_id).where(Identity.issuer == provider.issuer, Identity.subject == subject)
+    if said.sid:
+        these.append(UserSession.provider_sid == said.sid)
+    if said.subject:
+        users = select(Identity.user_id).where(Identity.issuer == provider.issuer, Identity.subject == said.subject)
         these.append(UserSession.user_id.in_(users))
     with transaction(ctx.db):
+        _use_up(ctx, provider, said)
         rows = end_sessions(ctx.db, *these)
         for row in rows:
             user = ctx.db.get_one(User, row.user_id)
             about = audit.Subject("identity.user", user.id, user.username)
             audit.record(ctx, "identity.session.delete", about, details={"session": row.session_id, "provider": provider.name})
     return len(rows)
+
+
+def _use_up(ctx: Context, provider: Provider, said: LogoutToken) -> None:
+    values = {
+        "id_hash": digest(f"{provider.issuer} {said.token_id}"), "purpose": "logout-token", "challenge": "", "method": provider.method[:64],
+        "provider_sid": "", "sealed_id_token": "", "tries": 0,
+        "expires_at": now() + timedelta(seconds=min(max(0.0, said.expires_at_s - now().timestamp()) + LEEWAY_S, REMEMBERED_S)),
+    }  # fmt: skip
+    taken = insert_of(ctx.db)(Challenge).values(values).on_conflict_do_nothing().returning(Challenge.id_hash)
+    if ctx.db.scalar(taken) is None:
+        raise Unauthorized("This logout token was used before.")

@@ -21,7 +21,6 @@ from portal.identity.accounts import (
     principal_of,
     refuse_assumed,
     refuse_beyond,
-    require_proof,
 )
 from portal.identity.models import SERVICE, ApiToken, User, digest, role_digest
 from portal.kernel import audit, limits, quota
@@ -33,6 +32,7 @@ from portal.kernel.ids import storable
 from portal.kernel.operations import acting, refuse_application
 from portal.kernel.policy import LEVELS, Statement
 from portal.kernel.projects import refuse_ending
+from portal.kernel.proof import require_proof
 
 TOKEN_PREFIX = "atonix_"  # noqa: S105 - how a token is recognised, not one
 MAX_SCOPES = 50

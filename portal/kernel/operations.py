@@ -15,12 +15,22 @@ from portal.kernel import audit, authz, events, idempotency, quota, tags
 from portal.kernel.context import Context
 from portal.kernel.db import now, out_of_service, transaction
 from portal.kernel.declare import Created, Effect, Operation, Outcome, Param
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, PreconditionFailed, StateConflict, Unavailable
+from portal.kernel.errors import (
+    ConfirmationRequired,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    PortalError,
+    PreconditionFailed,
+    StateConflict,
+    Unavailable,
+)
 from portal.kernel.ids import new_id
 from portal.kernel.inputs import as_understood, canonical, inputs_of, names_of, says_something
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
+from portal.kernel.proof import require_proof_for
 from portal.kernel.resource import ResourceType, Tenancy
 from portal.kernel.wording import within
 
@@ -63,6 +73,7 @@ def acting(
         decided = {}
         if target is not None:
             decided = _decided(authz.authorize(ctx, permission or action, target))
+            require_proof_for(ctx, permission or action)
         else:
             refuse_restricted(ctx, action)
         yield
@@ -110,7 +121,7 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
         except OperationalError as error:
             raise Unavailable(out_of_service(error)) from error
     except PortalError as error:
-        if error.status in REFUSALS:
+        if error.status in REFUSALS and not isinstance(error, ConfirmationRequired):
             subject = about.subject if isinstance(about, _Attempt) else about
             with transaction(ctx.db):
                 status = "denied" if isinstance(error, Forbidden) else "failure"
@@ -253,6 +264,7 @@ class _Attempt:
         except PortalError as error:
             inputs, problem = {}, error
         self.decided = _decided(authz.authorize(ctx, self.action, target))
+        require_proof_for(ctx, self.action)
         if problem is not None and judge:
             raise problem
         self.authorized = ctx.inputs

@@ -8,7 +8,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.accounts import checked_name, require_proof, token_holds
+from portal.identity.accounts import checked_name, token_holds
 from portal.identity.iam import BUILTIN, IamGroupMember, IamRole
 from portal.identity.models import ApiToken, Membership, User, UserSession, role_digest
 from portal.identity.tokens import TOKEN_PREFIX
@@ -21,6 +21,7 @@ from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refusals_audited
 from portal.kernel.policy import Statement
 from portal.kernel.projects import refuse_ending
+from portal.kernel.proof import require_proof
 
 ASSUME, END = "security.role.assume", "security.role.end_session"
 SHORTEST_S, USUAL_S, HOUR_S = 900, 3600, 3600

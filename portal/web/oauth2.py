@@ -12,7 +12,6 @@ from portal.http.errors import from_http
 from portal.http.guard import Access, access, no_cookie
 from portal.http.request import context, issuer, portal_settings, signed_in
 from portal.http.security import CSP, guess_limit
-from portal.identity.accounts import require_proof
 from portal.identity.models import User
 from portal.identity.oauth2 import endpoints
 from portal.identity.oauth2.consents import in_words, may_skip_question
@@ -22,6 +21,7 @@ from portal.identity.oauth2.server import Asked, Reply
 from portal.identity.tokens import scopes_known
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.errors import Forbidden, PortalError
+from portal.kernel.proof import require_proof
 from portal.web.page import render
 
 pages = Blueprint("oauth2", __name__)

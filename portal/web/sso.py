@@ -39,6 +39,8 @@ def back(name: str) -> ResponseReturnValue:
     """From the provider."""
     ctx, provider = context(), remote.provider_named(name)
     try:
+        if any(len(given) > 1 for given in request.args.to_dict(flat=False).values()):
+            raise Unauthorized("The provider's answer says something twice. Begin again.")  # noqa: TRY301 - told like all others
         claims, id_token, goal, purpose = remote.come_back(provider, by=_session_id(), issuer=request.args.get("iss", ""))
         if purpose == "link":
             sso.identity_link(ctx, provider, claims)
@@ -59,7 +61,8 @@ def logged_out(name: str) -> ResponseReturnValue:
     """What the provider itself sends when a session there has ended."""
     provider = remote.provider_named(name)
     claims = remote.logout_claims(provider, request.form.get("logout_token", "")[:MAX_TOKEN])
-    sso.sessions_end(context(), provider, subject=str(claims.get("sub") or ""), sid=str(claims.get("sid") or ""))
+    said = sso.LogoutToken(str(claims.get("sub") or ""), str(claims.get("sid") or ""), str(claims["jti"]), float(claims["exp"]))
+    sso.sessions_end(context(), provider, said)
     return make_response("", 200)
 
 

@@ -1,12 +1,16 @@
 """What a policy says holds for every way in which the same thing can be asked for, and the simulator says what would come of it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import EngineRefused
+from portal.identity.models import UserSession
+from portal.kernel.db import now, transaction
 from tests.contract.test_iam import SMALL, allow, attach, write
 from tests.support.draining import TestWorker
 from tests.support.oauth import register
@@ -198,3 +202,18 @@ def test_fields_that_conditions_never_see_are_said(admin: Api, action: str, cond
     assert says in str(found["warnings"])
     fine = admin.post("/security/policies/validate", {"document": allow("compute:*", effect="Deny", StringEquals={"request.input/flavor": "x"})}).json
     assert fine["warnings"] == []
+
+
+def test_changing_who_may_do_what_asks_who_one_is(admin: Api, people: People) -> None:
+    signed_in = admin.signed_in()
+    policy = write(admin, "looks", allow("compute:read"))
+    with people.sessions() as session, transaction(session):
+        session.execute(update(UserSession).values(proved_at=now() - timedelta(hours=1)))
+    project = people.project_id
+    tried = [
+        signed_in("PATCH", f"/security/policies/{policy}", {"document": allow("*")}), signed_in.post("/security/groups", {"name": "crew"}),
+        signed_in.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": admin.user.id}),
+        signed_in.post(f"/projects/{project}/members", {"username": admin.user.username, "role": "viewer"}), signed_in.post("/service-accounts", {"name": "robot"}),
+    ]  # fmt: skip
+    assert {answer.json["error"] for answer in tried} == {"CONFIRMATION_REQUIRED"}
+    assert signed_in.post("/compute/key-pairs", {"name": "x"}).status_code == 201

@@ -11,7 +11,7 @@ from portal.identity import api_sessions
 from portal.identity.accounts import session_replace, session_revoke, sign_out
 from portal.identity.models import ApiToken, User, UserSession, digest
 from portal.identity.sign_in import Proof, sessions_end_others, sign_in
-from portal.identity.sso import sessions_end
+from portal.identity.sso import LogoutToken, sessions_end
 from portal.identity.tokens import token_create, token_revoke, token_user
 from portal.identity.users import user_sign_out
 from portal.kernel.context import Context
@@ -46,7 +46,7 @@ def from_provider(entered: Entered) -> None:
     with entered.people.sessions() as session, transaction(session):
         row = session.query(UserSession).filter_by(session_id=entered.session_id).one()
         row.method, row.provider_sid = STAFF.method, "s-1"
-    sessions_end(entered.people.context(None), STAFF, subject="", sid="s-1")
+    sessions_end(entered.people.context(None), STAFF, LogoutToken("", "s-1", "j-1", 0.0))
 
 
 SESSION_ENDS: dict[str, Callable[[Entered], object]] = {

@@ -594,3 +594,12 @@ def test_a_name_that_the_portal_uses_is_nobodys(app: Flask, liar: Liar, database
     enter(app.test_client(), liar)
     with database() as session:
         assert session.scalars(select(User.username).where(User.email == "nine@example.net")).one() == "user"
+
+
+def test_a_logout_token_is_good_once(app: Flask, liar: Liar) -> None:
+    token, tell = {"logout_token": liar.logout_token(sub="u-1")}, app.test_client()
+    assert tell.post("/sso/staff/logout", data=token).status_code == 200
+    client = app.test_client()
+    enter(client, liar)
+    assert tell.post("/sso/staff/logout", data=token).status_code in {303, 401}
+    assert client.get("/account").status_code == 200

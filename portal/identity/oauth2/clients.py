@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 
 from portal.identity.access import user_lock
-from portal.identity.accounts import account_target, refuse_beyond, require_person, require_proof
+from portal.identity.accounts import account_target, refuse_beyond, require_person
 from portal.identity.models import SERVICE, User, digest
 from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient, OAuthConsent
 from portal.identity.tokens import check_scopes
@@ -20,6 +20,7 @@ from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.ids import new_id, storable
 from portal.kernel.operations import acting, refuse_restricted
 from portal.kernel.projects import refuse_ending
+from portal.kernel.proof import require_proof
 
 READ = "identity.oauth_client.read"
 EVERYWHERE = Target(None, label="applications of other people")

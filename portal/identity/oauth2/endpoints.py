@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from portal.identity.accounts import oneself, require_proof
+from portal.identity.accounts import oneself
 from portal.identity.models import User
 from portal.identity.oauth2.consents import consent_covers, consent_keep
 from portal.identity.oauth2.models import GRANTS, OAuthClient
@@ -15,6 +15,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden, InvalidRequest
 from portal.kernel.operations import acting
+from portal.kernel.proof import require_proof
 
 AUTHORIZE, TOKEN, REVOKE, INTROSPECT, JWKS = "/oauth2/authorize", "/oauth2/token", "/oauth2/revoke", "/oauth2/introspect", "/oauth2/jwks"
 CONSENT = "identity.oauth_consent.create"
