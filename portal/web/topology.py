@@ -57,6 +57,7 @@ class Zone:
     x: float
     y: float
     height: float
+    name: str
     label: str
     cidr: str
     url: str
@@ -137,7 +138,16 @@ def _gates(gates: Sequence[Node], tone: Tone) -> tuple[list[Box], list[str]]:
         lines.append(f"M{box.x + box.width:.0f} {middle:.0f}H{SPINE}")
         if node.type == "internet-gateway":
             boxes.append(
-                Box(MARGIN, y, OUTSIDE, "Internet", "0.0.0.0/0", "globe", "/networking/reachability?source=internet", "Internet 0.0.0.0/0, what it reaches")
+                Box(
+                    MARGIN,
+                    y,
+                    OUTSIDE,
+                    "Internet",
+                    "0.0.0.0/0",
+                    "globe",
+                    "/networking/reachability?source=internet",
+                    "Internet 0.0.0.0/0, what it reaches",
+                )
             )
             lines.append(f"M{MARGIN + OUTSIDE} {middle:.0f}H{box.x:.0f}")
     if gates:
@@ -161,7 +171,9 @@ def _zones(subnets: Sequence[Node], inside: Mapping[str, Sequence[Node]], tone: 
         rows = max(1, len(shown) + (len(members) > len(shown)))
         boxes = [_box(each, x + 10, y + HEAD + number * STEP, ZONE - 20, tone) for number, each in enumerate(shown)]
         folded = [each for each in members if each not in first]
-        zones.append(Zone(x, y, HEAD + rows * STEP + 4, _short(node.label, 14), node.detail, _url(node), boxes, len(folded), _states(folded)))
+        zones.append(
+            Zone(x, y, HEAD + rows * STEP + 4, node.label, _short(node.label, 14), node.detail, _url(node), boxes, len(folded), _states(folded))
+        )
         ends[column] = y + zones[-1].height + GAP
     return zones
 
