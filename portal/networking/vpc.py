@@ -135,11 +135,16 @@ def vpc_configure_flow_logs(ctx: Context, vpc: Vpc, *, enabled: Enabled, traffic
            when={"available", "failed"}, holds="deleting", settles="deleted", fails="failed")  # fmt: skip
 def vpc_delete(ctx: Context, vpc: Vpc, *, force: Force = False) -> None:
     """Delete a VPC; what is in the way is named, and goes with it if all of it is to go. Instances have to be terminated first."""
-    guests = _instances(ctx, vpc.id)
-    things = [] if force else _in_the_way(ctx, vpc)
+    guests, things = vpc_contents(ctx, vpc)
+    things = [] if force else things
     if guests or things:
         way_out = "Terminate the instances first." if guests else 'Delete these first, or choose "Delete all of it".'
         raise Conflict(f"{vpc.name} is in use: {', '.join([*guests, *things])}. {way_out}", details={"in_the_way": [*guests, *things]})
+
+
+def vpc_contents(ctx: Context, vpc: Vpc) -> tuple[list[str], list[str]]:
+    """What keeps a VPC from being deleted at all, and what goes with it if all of it is to go, each as `subnet front`."""
+    return _instances(ctx, vpc.id), _in_the_way(ctx, vpc)
 
 
 def _instances(ctx: Context, vpc_id: str) -> list[str]:

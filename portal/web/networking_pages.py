@@ -1,7 +1,7 @@
 """What networking shows besides the derived pages: the drawing of a VPC, its addresses and flows, rules, routes, and who reaches whom."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from portal.networking.reachability import Answer
 from portal.networking.routes import ROUTE_TABLE, live_targets, route_table_add_route
 from portal.networking.security_groups import SECURITY_GROUP, rule_shown
 from portal.networking.view import group_names, names_in, reach, topology_of
+from portal.networking.vpc import vpc_contents
 from portal.web import address_map, rule_form
 from portal.web.derived import Tab, base_of, why_not
 from portal.web.page import field_errors, form_status, render
@@ -77,6 +78,8 @@ TABS: dict[str, Sequence[Tab]] = {
     "networking.security_group": (Tab("rules", "Rules", "rules.html", rule_form.tab),),
     "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
 }
+# (type, verb) → what stays in the way of it, and what goes along, to be listed before it is done.
+EFFECTS: Mapping[tuple[str, str], Callable[[Context, Any], tuple[Sequence[str], Sequence[str]]]] = {("networking.vpc", "delete"): vpc_contents}
 OF_INSTANCE = Tab("network", "Network", "network.html", _of_instance)
 
 

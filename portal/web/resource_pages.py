@@ -96,6 +96,8 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     }  # fmt: skip
     if is_create:
         values |= _effects(ctx, rtype, op, form)
+    elif (effects := networking_pages.EFFECTS.get((rtype.key, op.verb))) is not None:
+        values["stopping"], values["going"] = effects(ctx, row)
     if "document" in form.widgets:
         # While it is typed the page asks by itself; without scripts there is a button.
         policy_id = row.id if row else ""

@@ -11,9 +11,10 @@ from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.context import Context
 from portal.kernel.declare import Operation
-from portal.kernel.errors import PortalError
+from portal.kernel.errors import NotFound, PortalError
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
+from portal.networking.changes import wrong
 from portal.networking.rules import TEMPLATES
 from portal.networking.security_groups import (
     SECURITY_GROUP,
@@ -71,8 +72,13 @@ def update(security_group_id: str, rule_id: str) -> ResponseReturnValue:
 
     def change(ctx: Context) -> str:
         rule = next((each for each in find(ctx, SECURITY_GROUP, security_group_id).rules if each.id == rule_id), None)
-        now = replace(typed, direction=rule.direction, service=rule.protocol, whom=typed.whom or rule.cidr or "members") if rule else typed
-        wanted = now.specs()[0]
+        if rule is None:
+            raise NotFound("The rule is gone.")
+        wanted = replace(typed, direction=rule.direction, service=rule.protocol, whom=typed.whom or rule.cidr or "members").specs()[0]
+        if rule.cidr and wanted.group_id:
+            raise wrong("whom", f"must be a range, an address or anywhere; add another rule for members of {wanted.group_id}.")
+        if rule.icmp_type is not None and wanted.icmp_type is None:
+            raise wrong("ports", "must be a type; add another rule for every type.")
         given = {"from_port": wanted.from_port, "to_port": wanted.to_port, "icmp_type": wanted.icmp_type, "cidr": wanted.cidr}
         given = {name: value for name, value in given.items() if value not in (None, "")}
         _run(ctx, security_group_update_rule, security_group_id, rule_id, description=typed.description, **given)

@@ -57,6 +57,7 @@ class Zone:
     x: float
     y: float
     height: float
+    name: str
     label: str
     cidr: str
     url: str
@@ -170,7 +171,9 @@ def _zones(subnets: Sequence[Node], inside: Mapping[str, Sequence[Node]], tone: 
         rows = max(1, len(shown) + (len(members) > len(shown)))
         boxes = [_box(each, x + 10, y + HEAD + number * STEP, ZONE - 20, tone) for number, each in enumerate(shown)]
         folded = [each for each in members if each not in first]
-        zones.append(Zone(x, y, HEAD + rows * STEP + 4, _short(node.label, 14), node.detail, _url(node), boxes, len(folded), _states(folded)))
+        zones.append(
+            Zone(x, y, HEAD + rows * STEP + 4, node.label, _short(node.label, 14), node.detail, _url(node), boxes, len(folded), _states(folded))
+        )
         ends[column] = y + zones[-1].height + GAP
     return zones
 

@@ -143,6 +143,26 @@ def test_the_way_links_to_what_decides(client_for: Callable[..., FlaskClient], a
     assert page.count("decides</span>") == 1
 
 
+def test_what_goes_with_a_vpc_is_listed_before(client_for: Callable[..., FlaskClient], vpc: dict[str, Any]) -> None:
+    page = client_for("developer").get(f"/networking/vpcs/{vpc['id']}/actions/delete").text
+    effects = page[page.index('class="effects"') : page.index("Delete all of it")]
+    assert "instance web-0 <small>is in the way" in effects
+    assert "subnet front <small>goes along" in effects
+
+
+def test_pages_lead_on(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
+    browser = client_for("viewer")
+    inside = browser.get(f"/networking/vpcs/{vpc['id']}").text
+    links = re.findall(rf'href="(/networking/[a-z-]+\?vpc_id={vpc["id"]})"', inside)
+    assert len(links) == 7
+    assert all(browser.get(link).status_code == 200 for link in links)
+    assert "front" in browser.get(links[0]).text
+    interface = api.get("/networking/network-interfaces").json["results"][0]
+    page = browser.get(f"/networking/network-interfaces/{interface['id']}").text
+    assert f'href="/compute/instances/{interface["instance_id"]}/network"' in page
+    assert f'href="/networking/security-groups/{vpc["default_group_id"]}/rules"' in page
+
+
 def test_an_instance_shows_its_interfaces_and_the_rules_that_hold(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     instance = api.get("/compute/instances?search=web-3").json["results"][0]
     page = client_for("viewer").get(f"/compute/instances/{instance['id']}/network").text

@@ -131,6 +131,21 @@ def test_rules_change_in_place(browser: FlaskClient, api: Api, group: str) -> No
     assert browser.post(f"{path}/remove", data=given, headers=HTMX).status_code == 404
 
 
+def test_what_a_rule_cannot_become_is_said(browser: FlaskClient, api: Api, group: str) -> None:
+    given = token(browser, group)
+    browser.post(f"{group}/rules", data={**given, "service": "ping", "whom": "10.0.0.0/8"})
+    (rule,) = rules(api, group)
+    path = f"{group}/rules/{rule['rule_id']}"
+    for typed, field, says in (
+        ({"ports": "8", "whom": "web"}, "e-whom", "add another rule for members of web"),
+        ({"ports": "", "whom": "10.0.0.0/8"}, "e-ports", "add another rule for every type"),
+    ):
+        answer = browser.post(path, data={**given, **typed})
+        assert (answer.status_code, says in answer.text[answer.text.index(f'id="{field}-error"') :][:400]) == (422, True)
+    assert rules(api, group)[0]["sentence"] == rule["sentence"]
+    assert browser.post(f"{group}/rules/rule-absent", data={**given, "ports": "8", "whom": "anywhere"}).status_code == 404
+
+
 def test_a_rule_of_a_group_keeps_its_other_side(browser: FlaskClient, api: Api, group: str) -> None:
     given = token(browser, group)
     browser.post(f"{group}/rules", data={**given, "service": "tcp", "ports": "80", "whom": "web"})

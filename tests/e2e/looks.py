@@ -18,6 +18,12 @@ CLIPPED = """() => [...document.querySelectorAll(".panel > .tbl")].filter((each)
   .filter((each) => getComputedStyle(each.parentElement).overflowX !== "auto")
   .map((each) => `cut off: ${each.caption?.textContent}`)"""
 
+# At the top of the page, no head of a table lies on its first row.
+COVERED = """() => [...document.querySelectorAll(".tbl thead:not(.sr)")].filter((head) => {
+  const [cell, row] = [head.querySelector("th, td"), head.parentElement.tBodies[0]?.rows[0]];
+  return row && cell.getBoundingClientRect().bottom > row.getBoundingClientRect().top + 1;
+}).map((each) => `under its head: ${each.parentElement.caption?.textContent}`)"""
+
 
 class Looked:
     """What was wrong with the pages that were looked at."""
@@ -31,7 +37,7 @@ class Looked:
         page.mouse.move(0, 0)
         # Through the debugger: the page's own rules would not let a script in.
         page.evaluate(AXE.read_text())
-        found = page.evaluate(FINDINGS) + page.evaluate(CLIPPED)
+        found = page.evaluate(FINDINGS) + page.evaluate(CLIPPED) + page.evaluate(COVERED)
         wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         if found or wider > 0:
             page.screenshot(path=self.pictures / f"{len(self.faults)}.png", full_page=True)

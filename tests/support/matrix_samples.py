@@ -93,6 +93,8 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
     kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith("networking.")}
+    several["bulk_subnet_id"] = made("/networking/subnets", {"name": f"{name}-bulk", "vpc": name, "cidr_block": "10.0.2.0/24"})["id"]
+    several["bulk_security_group_id"] = made("/networking/security-groups", {"name": f"{name}-bulk", "vpc": name})["id"]
     group = f"/networking/security-groups/{rows['networking.security_group']}"
     other_rule = made(f"{group}/rules", {"from_port": 80, "cidr": "10.0.0.0/8"})["rule_id"]
     return {
@@ -146,11 +148,11 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/compute/instances/bulk-action": {"action": "stop", "ids": [ids["bulk_instance_id"]]},
         "POST /api/v1/compute/instances/<instance_id>/resize": {"flavor": "t3-small"},
         "POST /api/v1/compute/key-pairs/bulk-action": {"action": "delete", "ids": [ids["bulk_key_pair_id"]]},
-        "POST /api/v1/networking/subnets/bulk-action": {"action": "delete", "ids": [ids["subnet_id"]]},
+        "POST /api/v1/networking/subnets/bulk-action": {"action": "delete", "ids": [ids["bulk_subnet_id"]]},
         "POST /api/v1/networking/route-tables/bulk-action": {"action": "delete", "ids": [ids["route_table_id"]]},
         "POST /api/v1/networking/elastic-ips/bulk-action": {"action": "delete", "ids": [ids["elastic_ip_id"]]},
         "POST /api/v1/networking/network-interfaces/bulk-action": {"action": "delete", "ids": [ids["network_interface_id"]]},
-        "POST /api/v1/networking/security-groups/bulk-action": {"action": "delete", "ids": [ids["security_group_id"]]},
+        "POST /api/v1/networking/security-groups/bulk-action": {"action": "delete", "ids": [ids["bulk_security_group_id"]]},
         "POST /api/v1/networking/reachability": {"source": ids["network_interface_id"], "target": "internet", "protocol": "tcp", "port": 443},
         "POST /api/v1/oauth-clients": {"name": f"{new}-api", **client},
         "POST /api/v1/projects": {"name": f"{new}-api"}, "POST /api/v1/projects/<project_id>/members": {"username": ids["member_name"], "role": "developer"},
