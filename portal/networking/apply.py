@@ -4,7 +4,7 @@ from sqlalchemy import select, update
 
 from portal.engines.network_ports import NetworkEngine
 from portal.engines.ports import EngineUnavailable
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.declare import Step
 from portal.kernel.runner import StepRun
 from portal.networking.desired import Desired, desired_state
@@ -68,6 +68,9 @@ def _applied(run: StepRun, vpc_id: str, wanted: Desired) -> int:
             )
         newer = update(Vpc).where(Vpc.id == vpc_id, Vpc.applied_revision < wanted.revision).values(applied_revision=wanted.revision)
         session.execute(newer.execution_options(synchronize_session=False))
+        # A default network that came with the first instance has no job of its own: the instance's made it.
+        made = update(Vpc).where(Vpc.id == vpc_id, Vpc.state == "pending").values(state="available", state_at=now())
+        session.execute(made.execution_options(synchronize_session=False))
         return session.scalar(select(Vpc.desired_revision).where(Vpc.id == vpc_id)) or 0
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger("portal.networks")
 
 
 def vpc_default(ctx: Context, project_id: str) -> Vpc:
-    """The default VPC of a project, made now if there is none, with the job that brings it to the host; within the transaction of the caller."""
+    """The default VPC of a project, made now if there is none, within the transaction of a caller whose job applies it."""
     query = select(Vpc).where(Vpc.project_id == project_id, Vpc.is_default, Vpc.deleted_at.is_(None))
     found = ctx.db.scalars(query).first()
     if found is not None:
@@ -57,7 +57,6 @@ def vpc_default(ctx: Context, project_id: str) -> Vpc:
     vpc.uplink_address = ipam.take_public(ctx, ("networking.vpc", vpc.id))
     ctx.db.add(Route(route_table_id=vpc.main_route_table_id, destination_cidr=ANYWHERE, target_type="internet-gateway", target_id=gateway.id))
     ctx.db.flush()
-    vpc_queue(ctx, vpc)
     return vpc
 
 
@@ -66,8 +65,9 @@ def default_begin(ctx: Context, project_id: str) -> None:
     jobs = len(ctx.also_queued)
     try:
         with ctx.db.begin_nested():
-            vpc_default(ctx, project_id)
+            vpc = vpc_default(ctx, project_id)
             hold_along(ctx)
+            vpc_queue(ctx, vpc)
     except PortalError as error:
         # The project is there all the same; a worker tries again.
         ctx.made_along.clear()

@@ -42,7 +42,7 @@ def _heal(ctx: Context, vpc_id: str, found: Mapping[str, list[str]]) -> None:
         with transaction(ctx.db):
             vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == vpc_id, Vpc.deleted_at.is_(None)).with_for_update(key_share=True)).first()
             # What nobody knows of is left alone: the database may be an old copy.
-            if vpc is None or vpc.state in {*GOING, "pending"}:
+            if vpc is None or vpc.state in GOING:
                 return
             has_failed = vpc.state == "failed"
             vpc_queue(ctx, vpc)

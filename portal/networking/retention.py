@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from portal.kernel.db import Base, transaction
 from portal.kernel.jobs import ACTIVE, Job
@@ -53,6 +53,9 @@ def _unused(model: type[Any]) -> list[ColumnElement[bool]]:
         # The host is still to be told.
         found.append(VpcPeering.is_linked.is_(False))
     if model is Vpc:
-        # That a project had its default network is remembered as long as the project is there: it is not brought again.
-        found.append(~(Vpc.is_default & exists().where(PROJECTS.c.id == Vpc.project_id, PROJECTS.c.deleted_at.is_(None))))
+        # That a project had its default network is remembered by the last one as long as the project is there: it is not brought again.
+        later = aliased(Vpc)
+        is_open = exists().where(PROJECTS.c.id == Vpc.project_id, PROJECTS.c.deleted_at.is_(None))
+        is_last = ~exists().where(later.project_id == Vpc.project_id, later.is_default, later.created_at > Vpc.created_at)
+        found.append(~(Vpc.is_default & is_open & is_last))
     return found

@@ -231,6 +231,10 @@ def test_what_was_deleted_stays_for_a_while(stage: Stage, people: People, databa
         # That the project had its default network is remembered; one that is there is left alone.
         assert set(session.scalars(select(Vpc.id))) == {machine.vpc_id, kept.id}
         assert len(session.scalars(select(SecurityGroup)).all()) == 1
+    again = running_instance(stage).vpc_id
+    forget(people, stage, database)
+    with database() as session:
+        assert set(session.scalars(select(Vpc.id))) == {again, kept.id}
 
 
 def test_what_has_a_job_at_work_waits(stage: Stage, people: People, database: sessionmaker[Session]) -> None:

@@ -1,11 +1,12 @@
 """Peerings, within a project and between two: both ends see the state, either ends it, and neither learns more of the other than it needs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from flask.testing import FlaskClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -278,3 +279,19 @@ def test_within_a_project_it_is_one_row(east: Side, network: RecordingNetwork) -
         run(east.ctx, vpc_peering_create, None, {"name": "twice", "vpc": "near", "peer_vpc": "vpc-of-east"})
     east.do(vpc_peering_delete, row.id)
     assert (east.peerings(), network.peerings) == ([], {})
+
+
+def test_the_page_tells_each_side_what_it_has_to_know(east: Side, west: Side, client_for: Callable[..., FlaskClient]) -> None:
+    asked(east, west)
+    browsers = {one.vpc.name: client_for("project_admin", one.ctx.project_id) for one in (east, west)}
+
+    def page(one: Side) -> str:
+        return browsers[one.vpc.name].get(f"/networking/vpc-peerings/{one.peerings()[0].id}").text
+
+    assert "its range is told once it is accepted" in page(east)
+    assert "waits for somebody of the other project" in page(east)
+    assert "link is requested; accept needs it to be pending." in page(east)
+    assert "10.0.0.0/16" in page(west)
+    assert "vpc-of-east" not in page(west)
+    west.do(vpc_peering_accept, west.peerings()[0].id)
+    assert "10.1.0.0/16" in page(east)

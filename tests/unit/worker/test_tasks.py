@@ -92,8 +92,7 @@ def test_old_history_goes_and_the_audit_log_stays(
 ) -> None:
     # Several batches, the last of them full.
     monkeypatch.setattr(tasks, "BATCH", 3)
-    for _ in range(2):
-        # The first brings the job of its network.
+    for _ in range(3):
         running_instance(stage_of)
     entries, jobs, events = rows(AuditEntry), rows(Job), rows(Event)
     assert jobs == 3
