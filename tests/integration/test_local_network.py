@@ -267,3 +267,16 @@ def test_a_guest_passes_packets_on_where_a_route_leads_to_it(host: NetworkHost, 
     world = outside()
     assert sends(router, "10.0.2.9", world) == spec.uplink_address
     assert sends(router, "192.168.7.1", world) == "", "out there it is nobody's"
+
+
+def test_who_is_called_by_a_floating_address_does_not_answer_over_a_peering(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    one = made_vpc(host, "10.0.1.5")
+    back = RouteSpec(EVERYWHERE, Via.PEERING, "pcx-1")
+    other = host.vpc(cidr="10.9.0.0/16", subnets=[SubnetSpec("subnet-far", "10.9.1.0/24", [back])])
+    other = with_ports(other, PortSpec("eni-far", "subnet-far", "52:54:00:09:01:05", "10.9.1.5", ("sg-web",), public_address=host.public(60)))
+    host.engine.ensure_vpc(other)
+    host.engine.ensure_peering(PeeringSpec("pcx-1", (one.vpc_id, other.vpc_id)))
+    a, _ = guest(one, 0), guest(other, 0)
+    assert not a.hears(host.public(60), 80), "its route leads elsewhere than the call came from"
+    host.engine.ensure_vpc(replace(other, subnets=[SubnetSpec("subnet-far", "10.9.1.0/24", [RouteSpec(EVERYWHERE, Via.INTERNET)])]))
+    assert a.hears(host.public(60), 80, PATIENTLY_S)

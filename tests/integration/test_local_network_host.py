@@ -127,7 +127,7 @@ def test_networks_whose_installation_was_deleted_do_not_keep_their_addresses(sma
         assert here.drift() == []
         word = gone._installation.word
         assert [path.name for path in namespaces.RUN.iterdir() if word in path.name] == []
-        processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        processes = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
         assert str(tmp_path) not in processes
         here.remove_vpc(spec.vpc_id)
         here.close()

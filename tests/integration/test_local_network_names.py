@@ -88,5 +88,7 @@ def test_names_of_a_peer_that_was_removed_are_gone(host: NetworkHost) -> None:
         assert "10.9.1.4" in asked(guest, "store.far.internal")
         host.engine.remove_vpc(other.vpc_id)
         assert asked(guest, "store.far.internal") == ""
+        folder = str(host.engine._name_server(other.vpc_id).folder)  # type: ignore[attr-defined]
+        assert folder not in subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout, "its name server has ended"
     finally:
         guest.close()

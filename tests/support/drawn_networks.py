@@ -1,7 +1,7 @@
 """Networks that chance draws through the portal's own operations, and who could call whom in them."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from portal.kernel.errors import PortalError
@@ -46,8 +46,10 @@ class Drawing:
         stage.ctx.db.rollback()
 
     def specs(self) -> Specs:
-        """The state that the host was given, as answers are read from it."""
-        return specs_seen(self.stage.ctx)
+        """The state that the host was given, as answers are read from it, in an order that does not depend on ids."""
+        found = specs_seen(self.stage.ctx)
+        ordered = sorted(found.vpcs, key=lambda vpc: vpc.domain)
+        return replace(found, vpcs=[replace(vpc, ports=sorted(vpc.ports, key=lambda port: port.address)) for vpc in ordered])
 
     def _do(self, name: str, target: str | None = None, /, **data: Any) -> Any:
         """Run an operation; its row."""

@@ -127,9 +127,10 @@ class LocalNetwork:
             metadata, flows = self._open()
             metadata.remove(vpc_id)
             flows.remove(vpc_id)
-            self._name_server(vpc_id).remove()
             for peering in self._peerings_of(vpc_id):
                 self.remove_peering(peering.peering_id)
+            # Last: what is taken from its peers is told to it as well.
+            self._name_server(vpc_id).remove()
             former = {name for state in record.states for name in names.links_of(state)}
             if namespaces.exists(self._fabric.name):
                 with Links(self._fabric.name) as fabric:

@@ -157,8 +157,8 @@ def _fixed(spec: VpcSpec, host: str) -> Iterator[str]:
 
 
 def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
-    # Who is called by a floating address answers by the internet gateway, not with a NAT gateway's address.
-    yield f"oifname {NATS} ct status dnat goto refuse"
+    # Who is called by a floating address answers by the internet gateway, not with a NAT gateway's address, nor over a peering.
+    yield f"oifname {{ {NATS}, {PEERS} }} ct status dnat goto refuse"
     yield ANSWERS
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     yield f"iifname {OUTSIDE} ct status dnat accept"
