@@ -20,7 +20,7 @@ from portal.engines.local.network.fabric import Fabric
 from portal.engines.local.network.flows import FlowReader
 from portal.engines.local.network.links import Links
 from portal.engines.local.network.listing import Link, listed
-from portal.engines.local.network.metadata import MetadataService
+from portal.engines.local.network.metadata_service import MetadataService
 from portal.engines.local.network.name_server import NameServer, host_resolvers, names_of
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
