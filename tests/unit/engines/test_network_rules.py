@@ -12,7 +12,7 @@ from portal.engines.local.network.flows import PAYLOAD, PREFIX, TIMESTAMP, flows
 from portal.engines.local.network.metadata import answers
 from portal.engines.local.network.name_server import host_resolvers
 from portal.engines.local.network.netlink import attribute, attributes
-from portal.engines.local.network.routing import FIRST_TABLE, PEER_GATEWAY, PEERING_TABLE, Lookup, Route, covers, forwarded_by, tables
+from portal.engines.local.network.routing import FIRST_TABLE, PEER_GATEWAY, PEERING_TABLE, Lookup, Route, covers, forwarded_by, led, tables
 from portal.engines.local.network.verdict import Connection, Verdicts
 from portal.engines.network_ports import (
     Direction,
@@ -130,13 +130,28 @@ def test_floating_addresses_have_doors_where_packets_would_leave() -> None:
         (Connection(6, "10.0.1.5", "192.0.2.1", "192.0.2.1", "100.64.0.8", 443), True),
         (Connection(6, "10.0.1.5", "192.0.2.1", "192.0.2.1", "100.64.0.9", 443), False),  # nor this public one
         (Connection(6, "10.9.1.5", "100.64.0.50", "10.0.1.5", "10.9.1.5", 80), False),  # no longer a floating address
-        (Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80), True),
+        (Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80), False),  # no route leads there any more
         (Connection(17, "10.0.1.5", "10.0.1.1", "10.0.1.1", "10.0.1.5", 53), True),
         (Connection(6, "10.0.1.77", "169.254.169.254", "169.254.169.254", "10.0.1.77", 80), False),
     ],
 )
 def test_connections_are_judged_as_the_rules_would(connection: Connection, may: bool) -> None:
     assert Verdicts(VPC).may_go_on(connection) is may
+
+
+def test_connections_of_a_peer_go_on_while_answers_would_go_over_a_peering() -> None:
+    spec = routed(RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1"))
+    assert Verdicts(spec).may_go_on(Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80))
+    assert not Verdicts(spec).may_go_on(Connection(1, "10.9.1.5", "10.0.2.5", "10.0.2.5", "10.9.1.5", icmp_type=8))
+
+
+def test_what_a_table_leads_somewhere_is_without_what_it_leads_elsewhere() -> None:
+    spec = routed(
+        RouteSpec("10.0.0.0/8", Via.PEERING, "pcx-1"), RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-2"), RouteSpec("10.9.9.0/24", Via.PEERING, "pcx-1")
+    )
+    found = led(spec, spec.subnets[0], Via.PEERING)
+    for target, text in (("pcx-1", "10.1.0.0"), ("pcx-2", "10.9.1.0"), ("pcx-1", "10.9.9.0"), ("", "10.0.1.0")):
+        assert [each for each in found if any(IPv4Network(f"{text}/32").subnet_of(part) for part in found[each])] == [target][: bool(target)]
 
 
 def test_nat_gateways_keep_their_connections() -> None:

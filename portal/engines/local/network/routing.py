@@ -3,9 +3,9 @@
 Pure: from a VPC's state to routes, without touching the host.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, collapse_addresses
 
 from portal.engines.local.network import names
 from portal.engines.network_ports import RouteSpec, SubnetSpec, Via, VpcSpec
@@ -79,9 +79,30 @@ def _of_subnet(spec: VpcSpec, subnet: SubnetSpec, table: int, external: IPv4Netw
 
 def covers(spec: VpcSpec, subnet: SubnetSpec, target: IPv4Network) -> RouteSpec:
     """The route by which a subnet reaches all of a range: the longest prefix, BLACKHOLE without any."""
-    known = [*subnet.routes, RouteSpec(spec.cidr, Via.LOCAL)] if all(r.destination != spec.cidr for r in subnet.routes) else subnet.routes
-    covering = [route for route in known if target.subnet_of(IPv4Network(route.destination))]
+    covering = [route for route in _known(spec, subnet) if target.subnet_of(IPv4Network(route.destination))]
     return max(covering, key=lambda route: IPv4Network(route.destination).prefixlen, default=RouteSpec(str(EVERYWHERE), Via.BLACKHOLE))
+
+
+def led(spec: VpcSpec, subnet: SubnetSpec, via: Via) -> dict[str, list[IPv4Network]]:
+    """What a subnet's table leads that way, by target: without what a closer route leads elsewhere."""
+    ranges = {IPv4Network(route.destination): route for route in _known(spec, subnet)}
+    found: dict[str, list[IPv4Network]] = {}
+    for whole, route in ranges.items():
+        if route.via is via:
+            found.setdefault(route.target_id, []).extend(_without(whole, [each for each in ranges if each != whole and each.subnet_of(whole)]))
+    return {target_id: list(collapse_addresses(parts)) for target_id, parts in found.items()}
+
+
+def _known(spec: VpcSpec, subnet: SubnetSpec) -> Sequence[RouteSpec]:
+    """A subnet's table with the route that every VPC has by itself."""
+    return [*subnet.routes, RouteSpec(spec.cidr, Via.LOCAL)] if all(r.destination != spec.cidr for r in subnet.routes) else subnet.routes
+
+
+def _without(whole: IPv4Network, holes: Collection[IPv4Network]) -> list[IPv4Network]:
+    left = [whole]
+    for hole in sorted(holes, key=lambda each: each.prefixlen):
+        left = [part for each in left for part in (each.address_exclude(hole) if hole.subnet_of(each) else [each])]
+    return left
 
 
 def _route(spec: VpcSpec, route: RouteSpec, table: int, external: IPv4Network, linked: Collection[str]) -> Route:
