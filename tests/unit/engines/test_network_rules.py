@@ -89,13 +89,23 @@ def test_a_peering_is_routed_while_it_is_there_and_lets_in_to_subnets_only() -> 
 
 def test_the_guard_lets_a_guest_pass_on_only_what_is_routed_to_it() -> None:
     spec = routed(RouteSpec("192.168.7.0/24", Via.INTERFACE, "eni-2"))
-    assert forwarded_by(spec, "eni-2") == [IPv4Network("10.0.1.0/24"), IPv4Network("192.168.7.0/24")]
+    near, behind = [IPv4Network("10.0.1.0/24")], [IPv4Network("192.168.7.0/24")]
+    assert forwarded_by(spec, "eni-2") == [(near, behind), (behind, near)]
     assert forwarded_by(spec, "eni-1") == []
     text = guard.render(spec, {"tgone"})
-    assert "ip saddr 192.168.7.0/24 accept" in text
+    assert "ip saddr { 192.168.7.0/24 } ip daddr { 10.0.1.0/24 } accept" in text
     assert text.count("ether saddr != 52:54:00:00:00:01 drop") == 1
     assert 'delete element bridge atonix guard { "tgone" }' in text
     assert "policy drop" in text
+
+
+@pytest.mark.parametrize("wide", [EVERYWHERE, "10.0.0.0/8"])
+def test_a_route_wider_than_the_vpc_makes_nobody_somebody_else_in_it(wide: str) -> None:
+    inside, everybody = IPv4Network("10.0.0.0/16"), IPv4Network(wide)
+    for sources, targets in forwarded_by(routed(RouteSpec(wide, Via.INTERFACE, "eni-2")), "eni-2"):
+        ends = [each for each in (*sources, *targets) if each.overlaps(inside)]
+        assert ends == [IPv4Network("10.0.1.0/24")], "the subnet with the route, on one side only"
+        assert sum(each.num_addresses for each in (*sources, *targets)) == everybody.num_addresses - inside.num_addresses + 256
 
 
 def test_rules_are_one_text_that_takes_away_what_is_gone() -> None:

@@ -123,11 +123,15 @@ def _route(spec: VpcSpec, route: RouteSpec, table: int, external: IPv4Network, l
     return Route(table, destination)
 
 
-def forwarded_by(spec: VpcSpec, port_id: str) -> list[IPv4Network]:
-    """Where packets may come from that a port's guest passes on as a router: what lies behind it, and whoever is routed to it."""
-    found = set[IPv4Network]()
+def forwarded_by(spec: VpcSpec, port_id: str) -> list[tuple[list[IPv4Network], list[IPv4Network]]]:
+    """What a port's guest passes on as a router, as sources and targets: whoever is routed to it, to where its table says, and what lies behind back."""
+    inside = IPv4Network(spec.cidr)
+    found = []
     for subnet in spec.subnets:
-        behind = [IPv4Network(route.destination) for route in subnet.routes if route.via is Via.INTERFACE and route.target_id == port_id]
-        if behind:
-            found |= {*behind, IPv4Network(subnet.cidr)}
-    return sorted(found)
+        targets = led(spec, subnet, Via.INTERFACE).get(port_id, [])
+        if targets:
+            found.append(([IPv4Network(subnet.cidr)], targets))
+            # Who is in the VPC sends for himself, or is routed to the port as well.
+            if behind := [each for each in targets if not each.subnet_of(inside)]:
+                found.append((behind, [IPv4Network(subnet.cidr)]))
+    return found
