@@ -234,7 +234,7 @@ class LocalNetwork:
                 return []
             self._open()
             fabric = self._fabric_links()
-            self._is_external_right = not self._uses_external(vpc_ids) or self._external.is_right()
+            self._is_external_right = self._uses_external(vpc_ids) and self._external.is_right()
         found = []
         for vpc_id in vpc_ids:
             with self._guard:
