@@ -29,6 +29,8 @@ LOOK_EVERY_S = 0.003
 _PAUSE = threading.Event()
 TIMEOUT_S = 10
 LEASE = "1h"
+# Network cards after a machine's first: a router told there would be taken for the way out of everything.
+SECOND = "second"
 # Who waits so long for an answer that takes no time will not get it.
 ANSWER_S = 2
 # For the address of a name without a dot, which it knows or does not, but asks nobody else for.
@@ -152,13 +154,15 @@ class NameServer:
             cidr, tag, router = IPv4Network(subnet.cidr), names.short(subnet.subnet_id), router_address(subnet)
             yield f"interface={names.subnet_side(subnet)}"
             yield f"dhcp-range=set:{tag},{cidr[0]},static,{cidr.netmask},{LEASE}"
-            yield f"dhcp-option=tag:{tag},option:router,{router}"
+            yield f"dhcp-option=tag:{tag},tag:!{SECOND},option:router,{router}"
+            yield f"dhcp-option=tag:{tag},tag:{SECOND},option:router"
             yield f"dhcp-option=tag:{tag},option:dns-server,{router}"
 
 
 def _hosts(spec: VpcSpec) -> Iterator[str]:
     for port in spec.ports:
-        yield ",".join((port.mac, port.address, *((port.names[0].split(".")[0],) if port.names and spec.dns_names else ()))) + "\n"
+        kind = () if port.is_primary else (f"set:{SECOND}",)
+        yield ",".join((port.mac, *kind, port.address, *((port.names[0].split(".")[0],) if port.names and spec.dns_names else ()))) + "\n"
 
 
 def _names(spec: VpcSpec) -> Iterator[str]:
