@@ -102,7 +102,8 @@ class PortSpec:
 
     `public_address` is a floating address that leads here (1:1 NAT), or empty; its subnet needs a route to the internet gateway. Guests of the same VPC
     reach it as from outside: the sender's rules see the floating address, the receiver's rules the sender's public one. `names` are what its address
-    is called in the VPC's DNS; one without a dot is in the VPC's domain.
+    is called in the VPC's DNS; one without a dot is in the VPC's domain. Its guest is told a router by DHCP only at its primary one: what leaves by
+    another one with the first one's address does not pass.
     """
 
     port_id: str
@@ -113,6 +114,7 @@ class PortSpec:
     public_address: str = ""
     names: Sequence[str] = ()
     guest: GuestData | None = None
+    is_primary: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,8 @@ def _ports(session: Session, registry: Registry, vpc: Vpc, interfaces: Sequence[
         names = [guest.hostname] if guest is not None and each.is_primary and vpc.enable_dns_hostnames else []
         if guest is not None and each.public_ip:
             guest = GuestData(guest.instance_id, guest.hostname, guest.ssh_public_keys, guest.user_data, each.public_ip, guest.metadata)
-        ports.append(
-            PortSpec(each.id, each.subnet_id, each.mac_address, each.private_ip, [m.group_id for m in each.memberships], each.public_ip, names, guest)
-        )
+        groups = [membership.group_id for membership in each.memberships]
+        ports.append(PortSpec(each.id, each.subnet_id, each.mac_address, each.private_ip, groups, each.public_ip, names, guest, each.is_primary))
     return ports
 
 

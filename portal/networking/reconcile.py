@@ -8,6 +8,7 @@ from portal.kernel import audit, events
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import PortalError
+from portal.kernel.jobs import active_for
 from portal.kernel.runner import TaskRun
 from portal.networking.changes import GOING, vpc_queue
 from portal.networking.defaults import bring_defaults
@@ -44,10 +45,10 @@ def _heal(ctx: Context, vpc_id: str, found: Mapping[str, list[str]]) -> None:
             # What nobody knows of is left alone: the database may be an old copy.
             if vpc is None or vpc.state in GOING:
                 return
-            has_failed = vpc.state == "failed"
+            # What is being brought up to date is not as it should be yet, and what cannot be, its state says; neither is told at each look.
+            is_known = vpc.state == "failed" or active_for(ctx.db, vpc.id) is not None
             vpc_queue(ctx, vpc)
-            # While it cannot be brought back, its state says so; it is not told anew at each look.
-            if vpc_id in found and not has_failed:
+            if vpc_id in found and not is_known:
                 payload = {"missing": found[vpc_id][:MOST_TOLD]}
                 events.emit(ctx, DRIFTED, resource_id=vpc.id, name=vpc.name, project_id=vpc.project_id, payload=payload)
                 audit.record(ctx, DRIFTED, audit.Subject("networking.vpc", vpc.id, vpc.name, vpc.project_id), details=payload)

@@ -217,6 +217,18 @@ def test_what_cannot_be_brought_back_is_told_once(stage: Stage, network: Recordi
     assert (live(stage, Vpc)[0].state, network.lost) == ("available", [])
 
 
+def test_a_change_that_is_being_made_is_no_damage(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    run(stage.ctx, security_group_add_rule, vpc.default_group_id, {"from_port": 80, "cidr": "0.0.0.0/0"})
+    network.lost = [Drift(vpc.id, "A change was not finished.")]
+    for _ in range(2):
+        reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
+    stage.worker.drain()
+    stage.ctx.db.rollback()
+    assert stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).all() == []
+    assert network.lost == []
+
+
 def test_what_flowed_is_kept_where_it_is_wanted(stage: Stage, network: RecordingNetwork, people: People) -> None:
     vpc = some_vpc(stage)
     flow = Flow(1_700_000_000.5, vpc.id, True, "tcp", "10.0.0.4", 40_000, "10.0.0.5", 80, 60)

@@ -183,7 +183,10 @@ def test_a_namespace_of_somebody_else_is_never_taken_for_ours(host: NetworkHost)
         stranger.communicate()
 
 
-DAMAGES = ("bridge", "router rules", "guard", "name server", "address", "route", "tap", "metadata", "router's name", "router", "uplink of the host")
+DAMAGES = (
+    "bridge", "router rules", "guard", "name server", "hanging name server", "address", "route", "tap", "metadata", "router's name", "router",
+    "uplink of the host", "forwarding", "proxy", "loose connections",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("what", DAMAGES)
@@ -207,3 +210,10 @@ def test_whatever_is_broken_is_seen_and_healed(host: NetworkHost, guest: Callabl
     assert not b.hears("10.0.1.5", 22)
     assert a.fetch("169.254.169.254", "/latest/meta-data/instance-id")[0] == 200
     assert "10.0.2.5" in a.run("busybox", "nslookup", "g1.test.internal", "10.0.1.1")
+
+
+def test_the_first_way_out_of_an_installation_is_made_after_networks_were_looked_at(host: NetworkHost) -> None:
+    closed = made_vpc(host, "10.0.1.5", uplink_address="")
+    assert host.engine.drift() == []
+    host.engine.ensure_vpc(replace(closed, uplink_address=host.public(10)))
+    assert host.engine.drift() == []

@@ -12,7 +12,7 @@ from portal.engines.local.network.flows import PAYLOAD, PREFIX, TIMESTAMP, flows
 from portal.engines.local.network.metadata import answers
 from portal.engines.local.network.name_server import host_resolvers
 from portal.engines.local.network.netlink import attribute, attributes
-from portal.engines.local.network.routing import FIRST_TABLE, PEER_GATEWAY, PEERING_TABLE, Lookup, Route, covers, forwarded_by, tables
+from portal.engines.local.network.routing import FIRST_TABLE, PEER_GATEWAY, PEERING_TABLE, Lookup, Route, covers, forwarded_by, led, tables
 from portal.engines.local.network.verdict import Connection, Verdicts
 from portal.engines.network_ports import (
     Direction,
@@ -89,13 +89,23 @@ def test_a_peering_is_routed_while_it_is_there_and_lets_in_to_subnets_only() -> 
 
 def test_the_guard_lets_a_guest_pass_on_only_what_is_routed_to_it() -> None:
     spec = routed(RouteSpec("192.168.7.0/24", Via.INTERFACE, "eni-2"))
-    assert forwarded_by(spec, "eni-2") == [IPv4Network("10.0.1.0/24"), IPv4Network("192.168.7.0/24")]
+    near, behind = [IPv4Network("10.0.1.0/24")], [IPv4Network("192.168.7.0/24")]
+    assert forwarded_by(spec, "eni-2") == [(near, behind), (behind, near)]
     assert forwarded_by(spec, "eni-1") == []
     text = guard.render(spec, {"tgone"})
-    assert "ip saddr 192.168.7.0/24 accept" in text
+    assert "ip saddr { 192.168.7.0/24 } ip daddr { 10.0.1.0/24 } accept" in text
     assert text.count("ether saddr != 52:54:00:00:00:01 drop") == 1
     assert 'delete element bridge atonix guard { "tgone" }' in text
     assert "policy drop" in text
+
+
+@pytest.mark.parametrize("wide", [EVERYWHERE, "10.0.0.0/8"])
+def test_a_route_wider_than_the_vpc_makes_nobody_somebody_else_in_it(wide: str) -> None:
+    inside, everybody = IPv4Network("10.0.0.0/16"), IPv4Network(wide)
+    for sources, targets in forwarded_by(routed(RouteSpec(wide, Via.INTERFACE, "eni-2")), "eni-2"):
+        ends = [each for each in (*sources, *targets) if each.overlaps(inside)]
+        assert ends == [IPv4Network("10.0.1.0/24")], "the subnet with the route, on one side only"
+        assert sum(each.num_addresses for each in (*sources, *targets)) == everybody.num_addresses - inside.num_addresses + 256
 
 
 def test_rules_are_one_text_that_takes_away_what_is_gone() -> None:
@@ -130,13 +140,28 @@ def test_floating_addresses_have_doors_where_packets_would_leave() -> None:
         (Connection(6, "10.0.1.5", "192.0.2.1", "192.0.2.1", "100.64.0.8", 443), True),
         (Connection(6, "10.0.1.5", "192.0.2.1", "192.0.2.1", "100.64.0.9", 443), False),  # nor this public one
         (Connection(6, "10.9.1.5", "100.64.0.50", "10.0.1.5", "10.9.1.5", 80), False),  # no longer a floating address
-        (Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80), True),
+        (Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80), False),  # no route leads there any more
         (Connection(17, "10.0.1.5", "10.0.1.1", "10.0.1.1", "10.0.1.5", 53), True),
         (Connection(6, "10.0.1.77", "169.254.169.254", "169.254.169.254", "10.0.1.77", 80), False),
     ],
 )
 def test_connections_are_judged_as_the_rules_would(connection: Connection, may: bool) -> None:
     assert Verdicts(VPC).may_go_on(connection) is may
+
+
+def test_connections_of_a_peer_go_on_while_answers_would_go_over_a_peering() -> None:
+    spec = routed(RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1"))
+    assert Verdicts(spec).may_go_on(Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80))
+    assert not Verdicts(spec).may_go_on(Connection(1, "10.9.1.5", "10.0.2.5", "10.0.2.5", "10.9.1.5", icmp_type=8))
+
+
+def test_what_a_table_leads_somewhere_is_without_what_it_leads_elsewhere() -> None:
+    spec = routed(
+        RouteSpec("10.0.0.0/8", Via.PEERING, "pcx-1"), RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-2"), RouteSpec("10.9.9.0/24", Via.PEERING, "pcx-1")
+    )
+    found = led(spec, spec.subnets[0], Via.PEERING)
+    for target, text in (("pcx-1", "10.1.0.0"), ("pcx-2", "10.9.1.0"), ("pcx-1", "10.9.9.0"), ("", "10.0.1.0")):
+        assert [each for each in found if any(IPv4Network(f"{text}/32").subnet_of(part) for part in found[each])] == [target][: bool(target)]
 
 
 def test_nat_gateways_keep_their_connections() -> None:

@@ -18,7 +18,8 @@ SENTENCES = {
     "links": "A bridge, a tap or a link is missing or not as it should be.",
     "addresses": "An address of the router is missing or one too many.",
     "routes": "A route is missing or one too many.",
-    "names": "The name server does not run.",
+    "settings": "A setting of the router's kernel was changed.",
+    "names": "The name server does not answer.",
     "metadata": "The metadata service does not answer.",
     "external": "The host's side of the external network is missing or not as it should be.",
 }
@@ -46,7 +47,9 @@ def differences(
     if record.epoch != epoch:
         yield "guard"
     yield from _ways(record.spec, router, fabric, peerings)
-    if not server.process():
+    if not namespaces.has_kernel(router.name, router.settings(record.spec)):
+        yield "settings"
+    if not server.is_right(record.spec):
         yield "names"
     if not is_answered():
         yield "metadata"

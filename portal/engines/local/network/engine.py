@@ -20,7 +20,7 @@ from portal.engines.local.network.fabric import Fabric
 from portal.engines.local.network.flows import FlowReader
 from portal.engines.local.network.links import Links
 from portal.engines.local.network.listing import Link, listed
-from portal.engines.local.network.metadata import MetadataService
+from portal.engines.local.network.metadata_service import MetadataService
 from portal.engines.local.network.name_server import NameServer, host_resolvers, names_of
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
@@ -235,7 +235,7 @@ class LocalNetwork:
                 return []
             self._open()
             fabric = self._fabric_links()
-            self._is_external_right = not self._uses_external(vpc_ids) or self._external.is_right()
+            self._is_external_right = self._uses_external(vpc_ids) and self._external.is_right()
         found = []
         for vpc_id in vpc_ids:
             with self._guard:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Network
 
 from portal.engines.local.network import names
-from portal.engines.local.network.routing import covers
+from portal.engines.local.network.routing import covers, led
 from portal.engines.network_checks import router_address
 from portal.engines.network_ports import Direction, GroupSpec, IpProtocol, RuleSpec, SubnetSpec, Via, VpcSpec
 
@@ -162,7 +162,11 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     yield ANSWERS
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     yield f"iifname {OUTSIDE} ct status dnat accept"
-    yield f"iifname {PEERS} ip saddr != {spec.cidr} accept"
+    for subnet in spec.subnets:
+        # From a peer comes only who would be answered over the same peering.
+        for peering_id, ranges in led(spec, subnet, Via.PEERING).items():
+            way = f'iifname "{names.peering_side(peering_id)}" oifname "{names.subnet_side(subnet)}"'
+            yield f"{way} ip saddr {{ {', '.join(map(str, ranges))} }} accept"
     if not spec.shared_nat:
         # Without an address of one's own there is no way out, nor back in by another's.
         yield f'iifname {INNER} oifname "{names.UPLINK}" ip saddr != @outward goto refuse'

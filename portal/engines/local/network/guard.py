@@ -1,7 +1,7 @@
 """The guard in the fabric: from each tap pass only packets with its guest's own MAC and address, and without an entry nothing passes. Pure."""
 
-from collections.abc import Collection
-from ipaddress import collapse_addresses
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network
 
 from portal.engines.local.network import names
 from portal.engines.local.network.routing import forwarded_by
@@ -42,12 +42,16 @@ def render(spec: VpcSpec | None, former: Collection[str]) -> str:
 
 
 def _rules(spec: VpcSpec | None, port: PortSpec) -> list[str]:
-    passed_on = collapse_addresses(forwarded_by(spec, port.port_id)) if spec is not None else ()
+    passed_on = forwarded_by(spec, port.port_id) if spec is not None else ()
     return [
         f"ether saddr != {port.mac} drop",
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
         f"ip saddr {port.address} accept",
-        *(f"ip saddr {each} accept" for each in passed_on),
+        *(f"ip saddr {_set(sources)} ip daddr {_set(targets)} accept" for sources, targets in passed_on),
         f"arp saddr ether {port.mac} arp saddr ip {{ 0.0.0.0, {port.address} }} accept",
         "drop",
     ]
+
+
+def _set(ranges: Iterable[IPv4Network]) -> str:
+    return f"{{ {', '.join(map(str, ranges))} }}"

@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -28,6 +29,12 @@ LOOK_EVERY_S = 0.003
 _PAUSE = threading.Event()
 TIMEOUT_S = 10
 LEASE = "1h"
+# Network cards after a machine's first: a router told there would be taken for the way out of everything.
+SECOND = "second"
+# Who waits so long for an answer that takes no time will not get it.
+ANSWER_S = 2
+# For the address of a name without a dot, which it knows or does not, but asks nobody else for.
+QUESTION = bytes.fromhex("0a1801000001000000000000") + b"\x06nobody\x00" + bytes.fromhex("00010001")
 # Where the addresses of real servers are on hosts that have one of their own on loopback.
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
@@ -47,7 +54,7 @@ class NameServer:
         _replace(self.folder / "names", "".join([*_names(spec), *(line for peer in known for line in _full_names(peer))]))
         text = "\n".join(self._configuration(spec, upstream, {peer.domain for peer in known})) + "\n"
         process = self.process()
-        if process and self._conf.exists() and self._conf.read_text() == text:
+        if process and self._conf.exists() and self._conf.read_text() == text and self._answers(spec):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGHUP)
                 return
@@ -71,6 +78,23 @@ class NameServer:
             if self._is_ours(number) and Path(f"/proc/{number}/ns/net").stat().st_ino == identity(self.namespace):
                 return number
         return 0
+
+    def is_right(self, spec: VpcSpec) -> bool:
+        """Whether it runs where it should, and answers."""
+        return bool(self.process()) and self._answers(spec)
+
+    def _answers(self, spec: VpcSpec) -> bool:
+        """Whether it answers a question, as somebody with subnets could ask it."""
+        if not spec.subnets:
+            return True
+        with inside(self.namespace):
+            asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with asking, suppress(OSError):
+            asking.settimeout(ANSWER_S)
+            asking.connect((str(router_address(spec.subnets[0])), 53))
+            asking.send(QUESTION)
+            return bool(asking.recv(512))
+        return False
 
     def _is_ours(self, number: int) -> bool:
         return f"--conf-file={self._conf}".encode() in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
@@ -130,13 +154,15 @@ class NameServer:
             cidr, tag, router = IPv4Network(subnet.cidr), names.short(subnet.subnet_id), router_address(subnet)
             yield f"interface={names.subnet_side(subnet)}"
             yield f"dhcp-range=set:{tag},{cidr[0]},static,{cidr.netmask},{LEASE}"
-            yield f"dhcp-option=tag:{tag},option:router,{router}"
+            yield f"dhcp-option=tag:{tag},tag:!{SECOND},option:router,{router}"
+            yield f"dhcp-option=tag:{tag},tag:{SECOND},option:router"
             yield f"dhcp-option=tag:{tag},option:dns-server,{router}"
 
 
 def _hosts(spec: VpcSpec) -> Iterator[str]:
     for port in spec.ports:
-        yield ",".join((port.mac, port.address, *((port.names[0].split(".")[0],) if port.names and spec.dns_names else ()))) + "\n"
+        kind = () if port.is_primary else (f"set:{SECOND}",)
+        yield ",".join((port.mac, *kind, port.address, *((port.names[0].split(".")[0],) if port.names and spec.dns_names else ()))) + "\n"
 
 
 def _names(spec: VpcSpec) -> Iterator[str]:

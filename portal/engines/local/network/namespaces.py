@@ -103,3 +103,13 @@ def set_kernel(namespace: str, values: dict[str, int]) -> None:
                 path = Path("/proc/sys/net") / name
                 if path.read_text().strip() != str(value):
                     path.write_text(str(value))
+
+
+def has_kernel(namespace: str, values: dict[str, int]) -> bool:
+    """Whether all of this is set in a namespace, as far as its kernel knows it."""
+    with inside(namespace):
+        for name, value in values.items():
+            with suppress(FileNotFoundError):
+                if (Path("/proc/sys/net") / name).read_text().strip() != str(value):
+                    return False
+    return True

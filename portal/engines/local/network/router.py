@@ -56,11 +56,7 @@ class Router:
         for nat in spec.nats:
             self._pair(fabric, router, names.uplink_end(nat.nat_id), names.nat_side(nat), names.EXTERNAL_BRIDGE)
         router.ensure_up("lo")
-        # Guests reach each other through the router only: it answers for all of them, and nobody else would, so at once.
-        sides = [names.subnet_side(subnet) for subnet in spec.subnets]
-        special = {f"ipv4/conf/{side}/proxy_arp_pvlan": 1 for side in sides} | {f"ipv4/neigh/{side}/proxy_delay": 0 for side in sides}
-        special |= {f"ipv4/conf/{name}/arp_ignore": 1 for name in self._outer_sides(spec)}
-        namespaces.set_kernel(self.name, special)
+        namespaces.set_kernel(self.name, self.settings(spec))
 
     def _pair(self, fabric: Links, router: Links, outer: str, inner: str, bridge: str) -> None:
         if not (fabric.has(outer) and router.has(inner)):
@@ -71,6 +67,14 @@ class Router:
         fabric.ensure_in_bridge(outer, bridge)
         fabric.ensure_up(outer)
         router.ensure_up(inner)
+
+    def settings(self, spec: VpcSpec) -> dict[str, int]:
+        """What the kernel is told about the router and its links."""
+        sides = [names.subnet_side(subnet) for subnet in spec.subnets]
+        # Guests reach each other through the router only: it answers for all of them, and nobody else would, so at once.
+        found = {f"ipv4/conf/{side}/proxy_arp_pvlan": 1 for side in sides} | {f"ipv4/neigh/{side}/proxy_delay": 0 for side in sides}
+        found |= {f"ipv4/conf/{side}/rp_filter": 0 for side in sides} | {f"ipv4/conf/{side}/forwarding": 1 for side in sides}
+        return KERNEL | found | {f"ipv4/conf/{name}/arp_ignore": 1 for name in self._outer_sides(spec)}
 
     @staticmethod
     def _outer_sides(spec: VpcSpec) -> list[str]:

@@ -3,9 +3,9 @@
 Pure: from a VPC's state to routes, without touching the host.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, collapse_addresses
 
 from portal.engines.local.network import names
 from portal.engines.network_ports import RouteSpec, SubnetSpec, Via, VpcSpec
@@ -79,9 +79,30 @@ def _of_subnet(spec: VpcSpec, subnet: SubnetSpec, table: int, external: IPv4Netw
 
 def covers(spec: VpcSpec, subnet: SubnetSpec, target: IPv4Network) -> RouteSpec:
     """The route by which a subnet reaches all of a range: the longest prefix, BLACKHOLE without any."""
-    known = [*subnet.routes, RouteSpec(spec.cidr, Via.LOCAL)] if all(r.destination != spec.cidr for r in subnet.routes) else subnet.routes
-    covering = [route for route in known if target.subnet_of(IPv4Network(route.destination))]
+    covering = [route for route in _known(spec, subnet) if target.subnet_of(IPv4Network(route.destination))]
     return max(covering, key=lambda route: IPv4Network(route.destination).prefixlen, default=RouteSpec(str(EVERYWHERE), Via.BLACKHOLE))
+
+
+def led(spec: VpcSpec, subnet: SubnetSpec, via: Via) -> dict[str, list[IPv4Network]]:
+    """What a subnet's table leads that way, by target: without what a closer route leads elsewhere."""
+    ranges = {IPv4Network(route.destination): route for route in _known(spec, subnet)}
+    found: dict[str, list[IPv4Network]] = {}
+    for whole, route in ranges.items():
+        if route.via is via:
+            found.setdefault(route.target_id, []).extend(_without(whole, [each for each in ranges if each != whole and each.subnet_of(whole)]))
+    return {target_id: list(collapse_addresses(parts)) for target_id, parts in found.items()}
+
+
+def _known(spec: VpcSpec, subnet: SubnetSpec) -> Sequence[RouteSpec]:
+    """A subnet's table with the route that every VPC has by itself."""
+    return [*subnet.routes, RouteSpec(spec.cidr, Via.LOCAL)] if all(r.destination != spec.cidr for r in subnet.routes) else subnet.routes
+
+
+def _without(whole: IPv4Network, holes: Collection[IPv4Network]) -> list[IPv4Network]:
+    left = [whole]
+    for hole in sorted(holes, key=lambda each: each.prefixlen):
+        left = [part for each in left for part in (each.address_exclude(hole) if hole.subnet_of(each) else [each])]
+    return left
 
 
 def _route(spec: VpcSpec, route: RouteSpec, table: int, external: IPv4Network, linked: Collection[str]) -> Route:
@@ -102,11 +123,15 @@ def _route(spec: VpcSpec, route: RouteSpec, table: int, external: IPv4Network, l
     return Route(table, destination)
 
 
-def forwarded_by(spec: VpcSpec, port_id: str) -> list[IPv4Network]:
-    """Where packets may come from that a port's guest passes on as a router: what lies behind it, and whoever is routed to it."""
-    found = set[IPv4Network]()
+def forwarded_by(spec: VpcSpec, port_id: str) -> list[tuple[list[IPv4Network], list[IPv4Network]]]:
+    """What a port's guest passes on as a router, as sources and targets: whoever is routed to it, to where its table says, and what lies behind back."""
+    inside = IPv4Network(spec.cidr)
+    found = []
     for subnet in spec.subnets:
-        behind = [IPv4Network(route.destination) for route in subnet.routes if route.via is Via.INTERFACE and route.target_id == port_id]
-        if behind:
-            found |= {*behind, IPv4Network(subnet.cidr)}
-    return sorted(found)
+        targets = led(spec, subnet, Via.INTERFACE).get(port_id, [])
+        if targets:
+            found.append(([IPv4Network(subnet.cidr)], targets))
+            # Who is in the VPC sends for himself, or is routed to the port as well.
+            if behind := [each for each in targets if not each.subnet_of(inside)]:
+                found.append((behind, [IPv4Network(subnet.cidr)]))
+    return found

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from portal.engines.local.network.filter import METADATA
 from portal.engines.local.network.routing import covers
 from portal.engines.network_checks import router_address
-from portal.engines.network_ports import Direction, IpProtocol, PortSpec, RuleSpec, Via, VpcSpec
+from portal.engines.network_ports import Direction, IpProtocol, PortSpec, RouteSpec, RuleSpec, Via, VpcSpec
 
 NUMBERS = {1: IpProtocol.ICMP, 6: IpProtocol.TCP, 17: IpProtocol.UDP}
 
@@ -38,6 +38,7 @@ class Verdicts:
         self._own = {METADATA, *(str(router_address(subnet)) for subnet in spec.subnets)}
         self._floating = {port.public_address: port.address for port in spec.ports if port.public_address}
         self._is_gone = cache(self._look_whether_gone)
+        self._is_expected = cache(self._look_whether_expected)
         self._between = cache(self._find_between)
         self._rules_about = cache(self._find_rules_about)
 
@@ -47,6 +48,13 @@ class Verdicts:
         if connection.source in self._own or connection.answered_by in self._own:
             return sender is not None or receiver is not None
         if self._is_gone(connection.source) or self._is_gone(connection.answered_by):
+            return False
+        if (
+            sender is None
+            and receiver is not None
+            and connection.destination == receiver.address
+            and not self._is_expected(receiver.address, connection.source)
+        ):
             return False
         if connection.destination != connection.answered_by and self._floating.get(connection.destination) != connection.answered_by:
             return False
@@ -66,11 +74,18 @@ class Verdicts:
         shared = self._spec.uplink_address if self._spec.shared_nat else ""
         return {sender.public_address or shared, *(nat.public_address for nat in self._spec.nats)} - {""}
 
+    def _look_whether_expected(self, receiver_address: str, source: str) -> bool:
+        """Whether a foreign address that calls a guest by its inner one is where the guest's subnet would answer it."""
+        return self._route(self._ports[receiver_address], source).via in {Via.PEERING, Via.INTERFACE}
+
+    def _route(self, port: PortSpec, target: str) -> RouteSpec:
+        subnet = next(subnet for subnet in self._spec.subnets if subnet.subnet_id == port.subnet_id)
+        return covers(self._spec, subnet, IPv4Network(target))
+
     def _find_between(self, source: str, target: str) -> PortSpec | None:
         """The port of the guest that a sender's packets are routed to, if they are."""
         sender = self._ports[source]
-        subnet = next(subnet for subnet in self._spec.subnets if subnet.subnet_id == sender.subnet_id)
-        route = covers(self._spec, subnet, IPv4Network(target))
+        route = self._route(sender, target)
         if route.via is not Via.INTERFACE or route.target_id == sender.port_id:
             return None
         return next(port for port in self._spec.ports if port.port_id == route.target_id)

@@ -1,0 +1,88 @@
+"""Whom a packet may claim to come from: over peerings, and from guests that pass on what others send."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from portal.engines.network_ports import GroupSpec, IpProtocol, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
+from tests.support.network import (
+    EVERYWHERE,
+    OUT,
+    PATIENTLY_S,
+    Guest,
+    NetworkHost,
+    Outside,
+    local_network_host,
+    port,
+    rule,
+    sends,
+    why_no_networks,
+    with_ports,
+)
+
+MISSING = why_no_networks()
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can be made here")]
+ANYTHING = GroupSpec("sg-all", [rule("rule-in", protocol=IpProtocol.ALL), OUT])
+
+
+@pytest.fixture
+def host() -> Iterator[NetworkHost]:
+    with local_network_host() as found:
+        yield found
+
+
+def one_guest(host: NetworkHost, net: int, *routes: RouteSpec) -> VpcSpec:
+    """A VPC 10.net.0.0/16 with one guest, 10.net.1.5, that lets in everything."""
+    spec = host.vpc(cidr=f"10.{net}.0.0/16", groups=[ANYTHING], uplink_address="")
+    spec = replace(spec, subnets=[SubnetSpec(f"{spec.vpc_id}-s", f"10.{net}.1.0/24", routes)])
+    number = len(host.made)
+    mac = f"52:54:00:{number:02x}:01:05"
+    return with_ports(spec, PortSpec(f"eni-{spec.vpc_id}", f"{spec.vpc_id}-s", mac, f"10.{net}.1.5", ("sg-all",)))
+
+
+def test_a_peer_without_a_route_back_sends_nothing_in_and_is_not_taken_for_another(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    to_q, to_p = RouteSpec("10.2.0.0/16", Via.PEERING, "pcx-pq"), RouteSpec("10.1.0.0/16", Via.PEERING, "pcx-pq")
+    p, q, r = one_guest(host, 1, to_q), one_guest(host, 2, to_p), one_guest(host, 1, replace(to_q, target_id="pcx-qr"))
+    for spec in (p, q, r):
+        host.engine.ensure_vpc(spec)
+    host.engine.ensure_peering(PeeringSpec("pcx-pq", (p.vpc_id, q.vpc_id)))
+    host.engine.ensure_peering(PeeringSpec("pcx-qr", (q.vpc_id, r.vpc_id)))
+    in_p, in_q, in_r = (guest(spec, 0) for spec in (p, q, r))
+    assert sends(in_p, "10.1.1.5", in_q) == "10.1.1.5"
+    assert sends(in_r, "10.1.1.5", in_q) == ""
+    host.engine.ensure_vpc(replace(q, subnets=[replace(q.subnets[0], routes=[])]))
+    assert sends(in_p, "10.1.1.5", in_q) == "", "what was let in before, too"
+
+
+@pytest.mark.parametrize("wide", ["10.0.0.0/8", EVERYWHERE])
+def test_a_guest_that_routes_lead_to_sends_as_nobody_else_of_the_vpc(host: NetworkHost, guest: Callable[..., Guest], wide: str) -> None:
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, *(port(spec, address, "sg-all") for address in ("10.0.1.5", "10.0.2.5", "10.0.2.9")))
+    to_first = RouteSpec(wide, Via.INTERFACE, spec.ports[0].port_id)
+    one, two = spec.subnets
+    host.engine.ensure_vpc(replace(spec, subnets=[one, replace(two, routes=[to_first])]))
+    router, client, victim = (guest(spec, number) for number in range(3))
+    # The router is known before anybody asks for it with an address that is not his.
+    assert router.pings(router.gateway)
+    router.run("ip", "address", "add", "10.0.2.5/32", "dev", "lo")
+    assert sends(client, "10.0.2.5", victim) == "10.0.2.5"
+    assert sends(router, "10.0.2.5", victim) == "", "a subnet that is routed to it is so for what lies behind, not for neighbours"
+    router.run("ip", "address", "add", "10.0.1.77/32", "dev", "lo")
+    assert sends(router, "10.0.1.77", victim) == ""
+    # What lies behind it is its own to send.
+    behind = "10.77.0.1"
+    router.run("ip", "address", "add", f"{behind}/32", "dev", "lo")
+    assert sends(router, behind, victim) == behind
+
+
+def test_a_guest_passes_on_what_is_routed_to_it(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, port(spec, "10.0.1.5", "sg-all"), port(spec, "10.0.2.5", "sg-all"))
+    one, two = spec.subnets
+    host.engine.ensure_vpc(replace(spec, subnets=[one, replace(two, routes=[RouteSpec(EVERYWHERE, Via.INTERFACE, spec.ports[0].port_id)])]))
+    router, client = guest(spec, 0), guest(spec, 1)
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    router.run("nft", "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100; }; add rule ip nat out oif eth0 masquerade")
+    world = outside()
+    assert client.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {spec.uplink_address}"
