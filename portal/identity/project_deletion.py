@@ -13,18 +13,19 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from portal.identity import iam
 from portal.identity.accounts import require_proof
-from portal.identity.deletion import Listed, listed, remove
+from portal.identity.deletion import remove
 from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
 from portal.kernel import audit, quota_requests
 from portal.kernel.alerts import Notice, alert
-from portal.kernel.authz import authorize, reach
+from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import AskedWork, Effect, Operation
+from portal.kernel.declare import AskedWork, Operation
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
+from portal.kernel.leaving import NAMED, Listed, listed, refusals, removal, rows_listed
 from portal.kernel.operations import acting, end, run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_days import QuotaHistory
@@ -36,7 +37,6 @@ DELETE = "identity.project.delete"
 DELETING = AskedWork(DELETE, cancelled="What was deleted by then is gone; the project stays with what is left.")
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
-NAMED = 5
 ACCESS = (iam.IamGroup, iam.IamPolicy, iam.IamRole)
 
 
@@ -53,8 +53,7 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
     """What the deletion of a project would do. Raises NotFound or Forbidden."""
     project = project_find(ctx, project_id)
     authorize(ctx, DELETE, project_target(project))
-    names = ((rtype, select(rtype.model.name).where(*_live(rtype, project_id))) for rtype in _types(ctx))
-    resources = [found for rtype, query in names if (found := listed(ctx, rtype.label, query, plural=rtype.plural))]
+    resources = [found for rtype in _types(ctx) if (found := rows_listed(ctx, rtype, *_live(rtype, project_id)))]
     members = select(User.username).join(Membership, Membership.user_id == User.id).where(Membership.project_id == project_id)
     asked = select(QuotaRequest.dimension).where(QuotaRequest.project_id == project_id, QuotaRequest.state == "pending")
     going = [
@@ -67,29 +66,7 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
 
 
 def _in_the_way(ctx: Context, project: Project) -> list[str]:
-    found = []
-    for rtype in _types(ctx):
-        model, mine = rtype.model, _live(rtype, project.id)
-        if locked := _names(ctx, rtype, *mine, model.locked.is_(True)):
-            found.append(f"{locked} locked against changes: unlock first.")
-        op = _removal(rtype)
-        if op.unless and (protected := _names(ctx, rtype, *mine, getattr(model, op.unless).is_(True))):
-            label = rtype.fields()[op.unless].label.lower()
-            found.append(f"{protected} protected: switch {label} off first.")
-        allowed = reach(ctx, ctx.registry.name_of(op)).rows(model)
-        if kept := _names(ctx, rtype, *mine, ~allowed):
-            found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
-    return found
-
-
-def _names(ctx: Context, rtype: ResourceType, *where: ColumnElement[bool]) -> str:
-    """The rows in words, such as `Instances web-1, web-2 are`; empty where there is none."""
-    count = _count(ctx, rtype.model, *where)
-    if not count:
-        return ""
-    names = ctx.db.scalars(select(rtype.model.name).where(*where).order_by(rtype.model.name).limit(NAMED)).all()
-    more = f" and {count - len(names)} more" if count > len(names) else ""
-    return f"{rtype.label if count == 1 else rtype.plural} {', '.join(names)}{more} {'is' if count == 1 else 'are'}"
+    return [reason for rtype in _types(ctx) for reason in refusals(ctx, rtype, *_live(rtype, project.id))]
 
 
 def project_delete(ctx: Context, project_id: str) -> Job:
@@ -138,7 +115,7 @@ def _remove_some(ctx: Context, project_id: str, job: Job) -> list[str]:
     first = [rtype for key, rtype in there.items() if key not in referred] or list(there.values())
     refused: list[str] = []
     for rtype in first:
-        op = _removal(rtype)
+        op = removal(rtype)
         ids = ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
         refused += filter(None, [_failure(ctx, op, row_id, job) or _remove(ctx, op, row_id) for row_id in ids])
     return refused[:NAMED]
@@ -243,11 +220,6 @@ def _contents(ctx: Context) -> Sequence[ResourceType]:
 
 def _live(rtype: ResourceType, project_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return rtype.model.project_id == project_id, rtype.model.deleted_at.is_(None)
-
-
-def _removal(rtype: ResourceType) -> Operation:
-    """The operation that removes a row of the type."""
-    return next(op for op in rtype.operations if op.effect is Effect.REMOVE and not op.internal)
 
 
 def _references(rtype: ResourceType) -> set[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from portal.kernel.context import Context
     from portal.kernel.declare import AskedWork, Operation
     from portal.kernel.guests import GuestNetworks, Machines
+    from portal.kernel.leaving import Leaving
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")
@@ -181,7 +182,7 @@ class ResourceType:
     `shapes` where it is no plain value. Where a row is offered
     as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
     price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
-    `goes_with` is the type with whose row the rows of this one go. `also_at` are other whole paths of the API.
+    `goes_with` is the type with whose row the rows of this one go, and `leaving` says of a row that can be deleted with all that is in it what that is. `also_at` are other whole paths of the API.
     """
 
     model: type[Any]
@@ -210,6 +211,7 @@ class ResourceType:
     goes_with: str = ""
     also_at: Sequence[str] = ()
     at_end: "Callable[[Context, Any], None]" = _alone
+    leaving: "Callable[[Context, Any], Leaving] | None" = None
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 
     @property
