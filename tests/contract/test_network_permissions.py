@@ -106,3 +106,12 @@ def test_instances_are_named_as_in_the_way_before(net: dict[str, str], api: Api,
 
 def test_who_may_not_delete_a_vpc_is_not_told_what_is_in_it(net: dict[str, str], limited: Limited) -> None:
     assert limited(["networking.vpc.read"], []).get(f"{NETWORK}/vpcs/{net['vpc']}/deletion").status_code == 403
+
+
+def test_an_elastic_ip_is_taken_by_no_gateway_of_who_may_not_associate_it(net: dict[str, str], api: Api, limited: Limited) -> None:
+    address = api.post(f"{NETWORK}/elastic-ips", {"name": "precious"}).json["id"]
+    script = limited(["networking.nat_gateway.*", "networking.*.read"], ["networking.elastic_ip.associate"])
+    refused = script.post(f"{NETWORK}/nat-gateways", {"name": "mine", "subnet": net["subnet"], "elastic_ip": address})
+    assert (refused.status_code, refused.json["details"]["action"]) == (403, "networking.elastic_ip.associate")
+    assert api.get(f"{NETWORK}/elastic-ips/{address}").json["associated_with"] is None
+    assert script.post(f"{NETWORK}/nat-gateways", {"name": "mine", "subnet": net["subnet"]}).status_code == 202
