@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -21,13 +20,13 @@ from portal.http.audit_filters import moment
 from portal.http.listing import paging, whole
 from portal.http.request import context
 from portal.kernel.declare import Operation, Outcome
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.inputs import input_model_of
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.networking.gateways import INTERNET_GATEWAY, internet_gateway_attach
-from portal.networking.models import FlowRecord, IpAllocation, Route, Subnet
+from portal.networking.models import FlowRecord, IpAllocation, Route
 from portal.networking.routes import (
     ROUTE_TABLE,
     live_targets,
@@ -77,6 +76,8 @@ TEMPLATE = thing(
 )
 Line = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Port = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+T = TypeVar("T")
 
 
 class EvaluateInput(Input):
@@ -137,6 +138,13 @@ def _run(op: Operation, row_id: str, **fixed: str) -> Outcome:
     if twice := sorted(set(data) & set(fixed)):
         raise InvalidRequest.fields({name: ["is said by the path."] for name in twice})
     return run(context(), op, row_id, {**data, **fixed}, expected_version=io.expected_version())
+
+
+def _still(made: T | None) -> T:
+    """What a request made, unless somebody took it away before it was answered. Raises NotFound."""
+    if made is None:
+        raise NotFound("It was made, and is gone already.")
+    return made
 
 
 def _same(op: Operation, rtype: ResourceType) -> Callable[..., ResponseReturnValue]:
@@ -276,10 +284,8 @@ def reserve(subnet_id: str) -> ResponseReturnValue:
     """Keep an address."""
     ctx = context()
     outcome = _run(subnet_reserve_address, subnet_id)
-    subnet: Subnet = outcome.row
-    newest = select(IpAllocation).where(IpAllocation.subnet_id == subnet.id, IpAllocation.resource_id == "")
-    row = ctx.db.scalars(newest.order_by(IpAllocation.allocated_at.desc(), IpAllocation.id).limit(1)).one()
-    return io.answer(_allocation(row), 201)
+    row = ctx.db.get(IpAllocation, outcome.part)
+    return io.answer(_allocation(_still(row)), 201)
 
 
 def unreserve(subnet_id: str, ip: str) -> ResponseReturnValue:
@@ -337,7 +343,8 @@ def _rule(shown: Mapping[str, Any]) -> dict[str, Any]:
 def add_rule(fixed: Mapping[str, str], security_group_id: str) -> ResponseReturnValue:
     """A new rule."""
     outcome = _run(security_group_add_rule, security_group_id, **fixed)
-    return io.answer(_rule(max(rules_shown(context(), outcome.row), key=itemgetter("created_at"))), 201)
+    made = (each for each in rules_shown(context(), outcome.row) if each["rule_id"] == outcome.part)
+    return io.answer(_rule(_still(next(made, None))), 201)
 
 
 def change_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:
@@ -425,7 +432,8 @@ def _route(route: Route, alive: set[str]) -> dict[str, Any]:
 def add_route(route_table_id: str) -> ResponseReturnValue:
     """A new route."""
     outcome = _run(route_table_add_route, route_table_id)
-    route = max(outcome.row.routes, key=lambda each: each.created_at)
+    routes: list[Route] = outcome.row.routes
+    route = _still(next((each for each in routes if each.id == outcome.part), None))
     return io.answer(_route(route, {route.target_id}), 201)
 
 

@@ -179,10 +179,10 @@ class ResourceType:
 
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
     no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
-    `shapes` where it is no plain value. Where a row is offered
-    as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
-    price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
-    `goes_with` is the type with whose row the rows of this one go, and `leaving` says of a row that can be deleted with all that is in it what that is. `also_at` are other whole paths of the API.
+    `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
+    can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
+    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it; `goes_with` is the type with whose row the
+    rows of this one go. `also_at` are other whole paths of the API.
     """
 
     model: type[Any]
