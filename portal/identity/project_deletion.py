@@ -22,7 +22,7 @@ from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import AskedWork, Operation
-from portal.kernel.errors import Conflict, PortalError
+from portal.kernel.errors import Conflict, NotFound, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
 from portal.kernel.leaving import NAMED, Listed, listed, refusals, removal, rows_listed
@@ -108,31 +108,54 @@ def delete_project(ctx: Context, claim: Claim) -> None:
 
 
 def _remove_some(ctx: Context, project_id: str, job: Job) -> list[str]:
-    """Run the removal of some of what nothing else in the project refers to; what could not go, and why."""
+    """Run the removal of some of what nothing else in the project refers to; what could not go, and why.
+
+    What is still needed is no reason to give up as long as something else goes, be it what refers to nothing else but is referred to.
+    """
     there = {rtype.key: rtype for rtype in _contents(ctx) if _count(ctx, rtype.model, *_live(rtype, project_id))}
     there = {key: rtype for key, rtype in there.items() if rtype.goes_with not in there}
     referred = {key for rtype in there.values() for key in _references(rtype) if key != rtype.key}
-    first = [rtype for key, rtype in there.items() if key not in referred] or list(there.values())
-    refused: list[str] = []
-    for rtype in first:
-        op = removal(rtype)
-        ids = ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
-        refused += filter(None, [_failure(ctx, op, row_id, job) or _remove(ctx, op, row_id) for row_id in ids])
-    return refused[:NAMED]
+    needed: list[str] = []
+    for is_last in (False, True):
+        types = [rtype for key, rtype in there.items() if (key in referred) is is_last]
+        found = [_remove(ctx, removal(rtype), row_id, job) for rtype in types for row_id in _first(ctx, rtype, project_id)]
+        if failed := [each.reason for each in found if each.is_final]:
+            return failed[:NAMED]
+        needed += [each.reason for each in found if each.reason]
+        if not all(each.reason for each in found):
+            return []
+    return needed[:NAMED]
 
 
-def _remove(ctx: Context, op: Operation, row_id: str) -> str:
-    """Delete one; what is in the way of that, empty if it goes or something is still at work on it."""
-    if active_for(ctx.db, row_id) is not None:
-        ctx.db.rollback()
-        return ""
+def _first(ctx: Context, rtype: ResourceType, project_id: str) -> Sequence[str]:
+    return ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What came of telling something to go: nothing is in the way, or a reason; a final one is not asked again."""
+
+    reason: str = ""
+    is_final: bool = False
+
+
+def _remove(ctx: Context, op: Operation, row_id: str, job: Job) -> _Told:
+    """Delete one, unless something is still at work on it."""
+    if failure := _failure(ctx, op, row_id, job):
+        return _Told(failure, is_final=True)
+    is_busy = active_for(ctx.db, row_id) is not None
     ctx.db.rollback()
+    if is_busy:
+        return _Told()
     try:
         # What it holds goes as well.
         run(ctx, op, row_id, {"force": True} if "force" in op.params else None)
+    except NotFound:
+        # It went with something else.
+        return _Told()
     except PortalError as error:
-        return error.message
-    return ""
+        return _Told(error.message, is_final=not isinstance(error, Conflict))
+    return _Told()
 
 
 def _failure(ctx: Context, op: Operation, row_id: str, job: Job) -> str:

@@ -182,7 +182,7 @@ class ResourceType:
     `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
     can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
     which it goes; `leaving` says what that is where somebody may delete a row with all that is in it; `goes_with` is the type with whose row the
-    rows of this one go. `also_at` are other whole paths of the API.
+    rows of this one go, or are free to go. `also_at` are other whole paths of the API.
     """
 
     model: type[Any]

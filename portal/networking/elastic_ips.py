@@ -130,7 +130,8 @@ ELASTIC_IP = ResourceType(
     operations=[elastic_ip_create, elastic_ip_associate, elastic_ip_disassociate, elastic_ip_delete, update_operation(ElasticIp)],
     columns=[Column("name", "Name", sort="name"), Column("public_ip", "Address", css="mono"), Column("status", "State", css="md"),
              Column("associated_with", "Leads to", css="mono md"), Column("created_at", "Created", sort="created_at", css="lo")],
-    quota={"elastic_ips": 1}, search=("name", "id", "public_ip"), at_end=elastic_ip_at_end, also_at=("/api/v1/services/cloud/floating-ips",), aliases={"eip_id": "id"},
+    quota={"elastic_ips": 1}, search=("name", "id", "public_ip"), at_end=elastic_ip_at_end, goes_with="networking.vpc",
+    also_at=("/api/v1/services/cloud/floating-ips",), aliases={"eip_id": "id"},
     show={"status": lambda v: "associated" if _leads_to(v) else "allocated", "associated_with": _leads_to},
     describe=lambda v: (v.public_ip,), usable=lambda v: not _leads_to(v),
 )  # fmt: skip

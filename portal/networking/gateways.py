@@ -134,7 +134,7 @@ INTERNET_GATEWAY = ResourceType(
     operations=[internet_gateway_create, internet_gateway_attach, internet_gateway_detach, internet_gateway_delete, update_operation(InternetGateway)],
     columns=[Column("name", "Name", sort="name"), Column("vpc_name", "VPC", css="md"), Column("status", "State"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    eager=_eager_gateway, aliases={"vpc": "vpc_id", "ig_id": "id"}, at_end=_leave,
+    eager=_eager_gateway, aliases={"vpc": "vpc_id", "ig_id": "id"}, at_end=_leave, goes_with="networking.vpc",
     show={"vpc_name": lambda v: v.vpc.name if v.vpc else None, "status": lambda v: applied(v.vpc if v.vpc_id else None)},
 )  # fmt: skip
 
