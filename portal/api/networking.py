@@ -46,6 +46,7 @@ from portal.networking.security_groups import (
     security_group_remove_rule,
     security_group_update_rule,
 )
+from portal.networking.sight import UNSEEN, WHOLE, Sight, sight_of
 from portal.networking.subnets import SUBNET, subnet_create, subnet_release_address, subnet_reserve_address, subnet_set_tier
 from portal.networking.view import allocations_of, group_names, reach, rules_shown, topology_of
 from portal.networking.vpc import VPC, vpc_configure_flow_logs
@@ -187,7 +188,7 @@ def _of_vpcs() -> Iterator[Endpoint]:
         answers={200: list_schema(FLOW)},
         query=queries,
     )
-    graph = thing(nodes={"type": "array", "items": NODE}, edges={"type": "array", "items": EDGE})
+    graph = thing(nodes={"type": "array", "items": NODE}, edges={"type": "array", "items": EDGE}, hidden=NUMBER)
     yield _on(VPC, "GET /topology", "topology", topology, "The VPC as a graph", answers={200: graph})
     totals = thing(total=NUMBER, usable=NUMBER, allocated=NUMBER, free=NUMBER)
     found = thing(count=NUMBER, totals=totals, results={"type": "array", "items": ALLOCATION})
@@ -248,21 +249,24 @@ def topology(vpc_id: str) -> ResponseReturnValue:
     """Nodes and edges."""
     ctx = context()
     found = topology_of(ctx, find(ctx, VPC, vpc_id))
-    return io.answer({"nodes": [asdict(node) for node in found.nodes], "edges": [asdict(edge) for edge in found.edges]})
+    return io.answer({"nodes": [asdict(node) for node in found.nodes], "edges": [asdict(edge) for edge in found.edges], "hidden": found.hidden})
 
 
 def ip_allocations(vpc_id: str) -> ResponseReturnValue:
     """Addresses of a VPC."""
     ctx = context()
     only("subnet_id")
-    rows, totals = allocations_of(ctx, find(ctx, VPC, vpc_id), subnet_id=request.args.get("subnet_id", "").replace("\x00", ""))
-    return io.answer({"count": len(rows), "totals": totals, "results": [_allocation(row) for row in rows]})
+    vpc = find(ctx, VPC, vpc_id)
+    sight = sight_of(ctx, [vpc.id])
+    rows, totals = allocations_of(ctx, vpc, subnet_id=request.args.get("subnet_id", "").replace("\x00", ""))
+    return io.answer({"count": len(rows), "totals": totals, "results": [_allocation(row, sight) for row in rows]})
 
 
-def _allocation(row: IpAllocation) -> dict[str, Any]:
+def _allocation(row: IpAllocation, sight: Sight = WHOLE) -> dict[str, Any]:
+    held_by, description = (row.resource_id, row.description) if sight.sees(row.resource_id) else ("", UNSEEN)
     return {
-        "allocation_id": row.id, "ip": row.address, "subnet_id": row.subnet_id, "resource_type": row.resource_type, "resource_id": row.resource_id,
-        "description": row.description, "state": "allocated" if row.resource_id else "reserved", "allocated_at": io.moment(row.allocated_at),
+        "allocation_id": row.id, "ip": row.address, "subnet_id": row.subnet_id, "resource_type": row.resource_type, "resource_id": held_by,
+        "description": description, "state": "allocated" if row.resource_id else "reserved", "allocated_at": io.moment(row.allocated_at),
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What policies say of networks holds on every way: for what goes with something else, for what is taken along, and for what answers tell."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -18,12 +19,13 @@ Limited = Callable[..., Api]
 def limited(api_for: Callable[..., Api], app: Flask) -> Limited:
     """`limited(allow, deny)`: a client of a service account that may do just that, in the same project."""
 
-    boss = api_for("platform_admin")
+    boss, numbers = api_for("platform_admin"), itertools.count(1)
 
     def client(allow: list[str], deny: list[str]) -> Api:
-        account = boss.post("/service-accounts", {"name": "script"}).json["service_account_id"]
+        name = f"script-{next(numbers)}"
+        account = boss.post("/service-accounts", {"name": name}).json["service_account_id"]
         statements = [{"Effect": effect, "Action": actions, "Resource": "*"} for effect, actions in (("Allow", allow), ("Deny", deny)) if actions]
-        policy = boss.post("/security/policies", {"name": "script", "document": {"Version": VERSION, "Statement": statements}}).json["id"]
+        policy = boss.post("/security/policies", {"name": name, "document": {"Version": VERSION, "Statement": statements}}).json["id"]
         given = boss.post(f"/security/policies/{policy}/attach", {"principal_type": "service_account", "principal_id": account})
         assert given.status_code == 200, given.json
         return Api(app.test_client(), boss.user, boss.post(f"/service-accounts/{account}/keys", {"name": "ci"}).json["key"])
@@ -115,3 +117,53 @@ def test_an_elastic_ip_is_taken_by_no_gateway_of_who_may_not_associate_it(net: d
     assert (refused.status_code, refused.json["details"]["action"]) == (403, "networking.elastic_ip.associate")
     assert api.get(f"{NETWORK}/elastic-ips/{address}").json["associated_with"] is None
     assert script.post(f"{NETWORK}/nat-gateways", {"name": "mine", "subnet": net["subnet"]}).status_code == 202
+
+
+@pytest.fixture
+def busy(net: dict[str, str], api: Api, worker: TestWorker) -> dict[str, str]:
+    """The same with two instances in group web, of which one may be asked for PostgreSQL."""
+    rule = {"from_port": 5432, "referenced_group": "web", "description": "x"}
+    assert api.post(f"{NETWORK}/security-groups/{net['group']}/rules", rule).status_code == 201
+    for name in ("web-1", "db-1"):
+        body = {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": net["subnet"], "security_groups": ["web"]}
+        made = api.post("/compute/instances", body)
+        assert made.status_code == 202, made.json
+        net[name] = made.json["id"]
+    worker.drain()
+    return net
+
+
+def test_what_lists_hide_drawings_and_addresses_hide_as_well(busy: dict[str, str], api: Api, limited: Limited) -> None:
+    url = f"{NETWORK}/vpcs/{busy['vpc']}"
+    secrets = [busy[each] for each in ("web-1", "db-1", "card", "nat", "gateway", "group")] + ["web-1", "db-1"]
+    whole = api.get(f"{url}/topology")
+    assert (whole.json["hidden"], all(each in whole.text for each in secrets if each != busy["group"])) == (0, True)
+    # Of instances: their interfaces are there, under the names that their own list shows.
+    cards = limited(["networking.*.read"], [])
+    nodes = cards.get(f"{url}/topology").json["nodes"]
+    assert [node["type"] for node in nodes if node["resource_id"].startswith("i-")] == []
+    assert sum(node["type"] == "network-interface" for node in nodes) == 3
+    blind = limited(["networking.vpc.read", "networking.subnet.read"], [])
+    drawn = blind.get(f"{url}/topology")
+    assert [each for each in secrets if each in drawn.text] == []
+    assert ([node["type"] for node in drawn.json["nodes"]], drawn.json["hidden"]) == (["vpc", "subnet"], 5)
+    addresses = blind.get(f"{url}/ip-allocations")
+    assert [each for each in secrets if each in addresses.text] == []
+    assert {(each["description"], each["state"]) for each in addresses.json["results"]} == {("something that you may not see", "allocated")}
+    assert limited(["networking.vpc.read"], []).get(f"{url}/ip-allocations").json["results"] == []
+
+
+def test_answers_tell_of_rules_and_guests_only_to_who_may_see_them(busy: dict[str, str], api: Api, limited: Limited) -> None:
+    asked = {"source": "web-1", "target": "db-1", "protocol": "tcp", "port": 5432}
+    path = f"{NETWORK}/reachability"
+    told = api.post(path, asked).json
+    assert (told["allowed"], told["decider_id"].partition("-")[0], "web decides" in told["sentence"]) == (True, "rule", True)
+    assert limited(["networking.vpc.read"], []).post(path, asked).status_code == 400
+    guests = limited(["networking.*.read", "compute.instance.read"], ["networking.security_group.read"])
+    answer = guests.post(path, asked)
+    assert (answer.json["allowed"], answer.json["decider_id"]) == (True, "")
+    assert answer.json["sentence"].endswith(": a rule of something that you may not see decides.")
+    assert [each for each in ("rule-", busy["group"], "Allows") if each in answer.text] == []
+    blind = limited(["networking.vpc.read"], [])
+    by_address = blind.post(path, {**asked, "source": "10.0.1.5", "target": "10.0.1.7"})
+    assert [each for each in ("eni-", "web-1", "db-1", "rule-") if each in by_address.text] == []
