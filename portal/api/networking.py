@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -21,13 +20,13 @@ from portal.http.audit_filters import moment
 from portal.http.listing import paging, whole
 from portal.http.request import context
 from portal.kernel.declare import Operation, Outcome
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.inputs import input_model_of
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.networking.gateways import INTERNET_GATEWAY, internet_gateway_attach
-from portal.networking.models import FlowRecord, IpAllocation, Route, Subnet
+from portal.networking.models import FlowRecord, IpAllocation, Route
 from portal.networking.routes import (
     ROUTE_TABLE,
     live_targets,
@@ -47,6 +46,7 @@ from portal.networking.security_groups import (
     security_group_remove_rule,
     security_group_update_rule,
 )
+from portal.networking.sight import UNSEEN, WHOLE, Sight, sight_of
 from portal.networking.subnets import SUBNET, subnet_create, subnet_release_address, subnet_reserve_address, subnet_set_tier
 from portal.networking.view import allocations_of, group_names, reach, rules_shown, topology_of
 from portal.networking.vpc import VPC, vpc_configure_flow_logs
@@ -77,6 +77,8 @@ TEMPLATE = thing(
 )
 Line = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Port = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+T = TypeVar("T")
 
 
 class EvaluateInput(Input):
@@ -139,6 +141,13 @@ def _run(op: Operation, row_id: str, **fixed: str) -> Outcome:
     return run(context(), op, row_id, {**data, **fixed}, expected_version=io.expected_version())
 
 
+def _still(made: T | None) -> T:
+    """What a request made, unless somebody took it away before it was answered. Raises NotFound."""
+    if made is None:
+        raise NotFound("It was made, and is gone already.")
+    return made
+
+
 def _same(op: Operation, rtype: ResourceType) -> Callable[..., ResponseReturnValue]:
     """A view that does what the operation's own endpoint does."""
 
@@ -179,7 +188,7 @@ def _of_vpcs() -> Iterator[Endpoint]:
         answers={200: list_schema(FLOW)},
         query=queries,
     )
-    graph = thing(nodes={"type": "array", "items": NODE}, edges={"type": "array", "items": EDGE})
+    graph = thing(nodes={"type": "array", "items": NODE}, edges={"type": "array", "items": EDGE}, hidden=NUMBER)
     yield _on(VPC, "GET /topology", "topology", topology, "The VPC as a graph", answers={200: graph})
     totals = thing(total=NUMBER, usable=NUMBER, allocated=NUMBER, free=NUMBER)
     found = thing(count=NUMBER, totals=totals, results={"type": "array", "items": ALLOCATION})
@@ -240,21 +249,24 @@ def topology(vpc_id: str) -> ResponseReturnValue:
     """Nodes and edges."""
     ctx = context()
     found = topology_of(ctx, find(ctx, VPC, vpc_id))
-    return io.answer({"nodes": [asdict(node) for node in found.nodes], "edges": [asdict(edge) for edge in found.edges]})
+    return io.answer({"nodes": [asdict(node) for node in found.nodes], "edges": [asdict(edge) for edge in found.edges], "hidden": found.hidden})
 
 
 def ip_allocations(vpc_id: str) -> ResponseReturnValue:
     """Addresses of a VPC."""
     ctx = context()
     only("subnet_id")
-    rows, totals = allocations_of(ctx, find(ctx, VPC, vpc_id), subnet_id=request.args.get("subnet_id", "").replace("\x00", ""))
-    return io.answer({"count": len(rows), "totals": totals, "results": [_allocation(row) for row in rows]})
+    vpc = find(ctx, VPC, vpc_id)
+    sight = sight_of(ctx, [vpc.id])
+    rows, totals = allocations_of(ctx, vpc, subnet_id=request.args.get("subnet_id", "").replace("\x00", ""))
+    return io.answer({"count": len(rows), "totals": totals, "results": [_allocation(row, sight) for row in rows]})
 
 
-def _allocation(row: IpAllocation) -> dict[str, Any]:
+def _allocation(row: IpAllocation, sight: Sight = WHOLE) -> dict[str, Any]:
+    held_by, description = (row.resource_id, row.description) if sight.sees(row.resource_id) else ("", UNSEEN)
     return {
-        "allocation_id": row.id, "ip": row.address, "subnet_id": row.subnet_id, "resource_type": row.resource_type, "resource_id": row.resource_id,
-        "description": row.description, "state": "allocated" if row.resource_id else "reserved", "allocated_at": io.moment(row.allocated_at),
+        "allocation_id": row.id, "ip": row.address, "subnet_id": row.subnet_id, "resource_type": row.resource_type, "resource_id": held_by,
+        "description": description, "state": "allocated" if row.resource_id else "reserved", "allocated_at": io.moment(row.allocated_at),
     }  # fmt: skip
 
 
@@ -276,10 +288,8 @@ def reserve(subnet_id: str) -> ResponseReturnValue:
     """Keep an address."""
     ctx = context()
     outcome = _run(subnet_reserve_address, subnet_id)
-    subnet: Subnet = outcome.row
-    newest = select(IpAllocation).where(IpAllocation.subnet_id == subnet.id, IpAllocation.resource_id == "")
-    row = ctx.db.scalars(newest.order_by(IpAllocation.allocated_at.desc(), IpAllocation.id).limit(1)).one()
-    return io.answer(_allocation(row), 201)
+    row = ctx.db.get(IpAllocation, outcome.part)
+    return io.answer(_allocation(_still(row)), 201)
 
 
 def unreserve(subnet_id: str, ip: str) -> ResponseReturnValue:
@@ -337,7 +347,8 @@ def _rule(shown: Mapping[str, Any]) -> dict[str, Any]:
 def add_rule(fixed: Mapping[str, str], security_group_id: str) -> ResponseReturnValue:
     """A new rule."""
     outcome = _run(security_group_add_rule, security_group_id, **fixed)
-    return io.answer(_rule(max(rules_shown(context(), outcome.row), key=itemgetter("created_at"))), 201)
+    made = (each for each in rules_shown(context(), outcome.row) if each["rule_id"] == outcome.part)
+    return io.answer(_rule(_still(next(made, None))), 201)
 
 
 def change_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:
@@ -425,7 +436,8 @@ def _route(route: Route, alive: set[str]) -> dict[str, Any]:
 def add_route(route_table_id: str) -> ResponseReturnValue:
     """A new route."""
     outcome = _run(route_table_add_route, route_table_id)
-    route = max(outcome.row.routes, key=lambda each: each.created_at)
+    routes: list[Route] = outcome.row.routes
+    route = _still(next((each for each in routes if each.id == outcome.part), None))
     return io.answer(_route(route, {route.target_id}), 201)
 
 

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.represent import represent
-from portal.api.schemas import TEXT
+from portal.api.schemas import LISTED, TEXT, thing
 from portal.http.listing import flag, list_query, paging, whole
 from portal.http.request import context, portal_settings
 from portal.kernel.activity import events_after
@@ -22,9 +22,11 @@ from portal.kernel.estimate import estimate_create
 from portal.kernel.events import Event
 from portal.kernel.fields import Bool, Choice, Int, State
 from portal.kernel.inputs import input_model_of
+from portal.kernel.leaving import leaving_of
 from portal.kernel.lookup import MAX_PAGE_SIZE, find, list_rows
 from portal.kernel.operations import run
 from portal.kernel.resource import Registry, ResourceType
+from portal.kernel.wording import within
 
 MAX_BULK = 100
 EVENT_SCHEMA: Schema = {
@@ -100,6 +102,10 @@ class _Type:
         yield self._item("GET", "get", self.get, f"One {rtype.label.lower()}", {200: one, 304: None})
         yield self._item("GET", "events", self.events, f"What happened to the {rtype.label.lower()}", {200: list_schema(EVENT_SCHEMA)}, rest="/events",
                          query=PAGING[:2])  # fmt: skip
+        if rtype.leaving is not None:
+            leaving = thing(resources=LISTED, in_the_way={"type": "array", "items": TEXT})
+            summary = f"What the deletion of the {within(rtype.label)} with all of it would take along, and what is in its way"
+            yield self._item("GET", "deletion", self.deletion, summary, {200: leaving}, rest="/deletion")
         for op in rtype.operations:
             if not op.internal:
                 yield from self._of_operation(op)
@@ -186,6 +192,12 @@ class _Type:
         ctx = context()
         row = find(ctx, self.rtype, path[self.rtype.id_name])
         return io.answer(event_feed(resource_id=row.id))
+
+    def deletion(self, **path: str) -> ResponseReturnValue:
+        """Everything that would go."""
+        ctx = context()
+        found = leaving_of(ctx, self.rtype, find(ctx, self.rtype, path[self.rtype.id_name]))
+        return io.answer({"resources": [asdict(each) for each in found.resources], "in_the_way": list(found.in_the_way)})
 
     def _creating(self, op: Operation) -> Any:
         def create() -> ResponseReturnValue:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import delete, select, update
 
 from portal.identity import iam
 from portal.identity.access import admins_lock, user_lock
@@ -18,30 +18,20 @@ from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import storable
+from portal.kernel.leaving import SHOWN, Listed, listed
 from portal.kernel.operations import acting, refuse_restricted
 from portal.kernel.quota_requests import QuotaRequest
 
-SHOWN = 200
-
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """What goes, or changes hands, of one kind: how many, and the names of the first."""
-
-    label: str
-    count: int
-    names: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class UserLeaving:
     """Everything that the deletion of a user concerns: what goes over to an heir, and what else goes away."""
 
     owned: Sequence[Listed]
     gone: Sequence[Listed]
 
 
-def user_leaving(ctx: Context, user_id: str) -> Leaving:
+def user_leaving(ctx: Context, user_id: str) -> UserLeaving:
     """What the deletion of a user would do. Raises Forbidden or NotFound."""
     user = user_find(ctx, user_id)
     authorize(ctx, "identity.user.delete", EVERYWHERE)
@@ -71,16 +61,7 @@ def user_leaving(ctx: Context, user_id: str) -> Leaving:
         gone.append(Listed("Recovery codes", codes, ()))
     if trusting := sorted(role.name for role in iam.roles_trusting(ctx.db, user.id)):
         gone.append(Listed("Roles that they could assume", len(trusting), trusting[:SHOWN]))
-    return Leaving(owned, gone)
-
-
-def listed(ctx: Context, label: str, names: Select[str], *, plural: str = "") -> Listed | None:
-    """What a query names, in alphabetical order; None where it names nothing."""
-    count = ctx.db.scalar(select(func.count()).select_from(names.subquery())) or 0
-    if not count:
-        return None
-    first = ctx.db.scalars(names.order_by(names.selected_columns[0]).limit(SHOWN)).all()
-    return Listed(plural if plural and count > 1 else label, count, first)
+    return UserLeaving(owned, gone)
 
 
 def user_delete(ctx: Context, user_id: str, heir: str) -> None:

@@ -12,18 +12,19 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from portal.identity import iam
-from portal.identity.deletion import Listed, listed, remove
+from portal.identity.deletion import remove
 from portal.identity.models import SERVICE, ApiToken, Membership, Project, User, UserSession
 from portal.identity.projects import NAME_MAX, project_find, project_locked, project_subject, project_target
 from portal.kernel import audit, quota_requests
 from portal.kernel.alerts import Notice, alert
-from portal.kernel.authz import authorize, reach
+from portal.kernel.authz import authorize
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.declare import AskedWork, Effect, Operation
-from portal.kernel.errors import Conflict, PortalError
+from portal.kernel.declare import AskedWork, Operation
+from portal.kernel.errors import Conflict, NotFound, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
+from portal.kernel.leaving import NAMED, Listed, listed, refusals, removal, rows_listed
 from portal.kernel.operations import acting, end, run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_days import QuotaHistory
@@ -35,7 +36,6 @@ DELETE = "identity.project.delete"
 DELETING = AskedWork(DELETE, cancelled="What was deleted by then is gone; the project stays with what is left.")
 # How many are told to go at a time: other projects have work to be done as well.
 ROUND = 50
-NAMED = 5
 ACCESS = (iam.IamGroup, iam.IamPolicy, iam.IamRole)
 
 
@@ -52,8 +52,7 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
     """What the deletion of a project would do. Raises NotFound or Forbidden."""
     project = project_find(ctx, project_id)
     authorize(ctx, DELETE, project_target(project))
-    names = ((rtype, select(rtype.model.name).where(*_live(rtype, project_id))) for rtype in _types(ctx))
-    resources = [found for rtype, query in names if (found := listed(ctx, rtype.label, query, plural=rtype.plural))]
+    resources = [found for rtype in _types(ctx) if (found := rows_listed(ctx, rtype, *_live(rtype, project_id)))]
     members = select(User.username).join(Membership, Membership.user_id == User.id).where(Membership.project_id == project_id)
     asked = select(QuotaRequest.dimension).where(QuotaRequest.project_id == project_id, QuotaRequest.state == "pending")
     going = [
@@ -66,29 +65,7 @@ def project_leaving(ctx: Context, project_id: str) -> ProjectLeaving:
 
 
 def _in_the_way(ctx: Context, project: Project) -> list[str]:
-    found = []
-    for rtype in _types(ctx):
-        model, mine = rtype.model, _live(rtype, project.id)
-        if locked := _names(ctx, rtype, *mine, model.locked.is_(True)):
-            found.append(f"{locked} locked against changes: unlock first.")
-        op = _removal(rtype)
-        if op.unless and (protected := _names(ctx, rtype, *mine, getattr(model, op.unless).is_(True))):
-            label = rtype.fields()[op.unless].label.lower()
-            found.append(f"{protected} protected: switch {label} off first.")
-        allowed = reach(ctx, ctx.registry.name_of(op)).rows(model)
-        if kept := _names(ctx, rtype, *mine, ~allowed):
-            found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
-    return found
-
-
-def _names(ctx: Context, rtype: ResourceType, *where: ColumnElement[bool]) -> str:
-    """The rows in words, such as `Instances web-1, web-2 are`; empty where there is none."""
-    count = _count(ctx, rtype.model, *where)
-    if not count:
-        return ""
-    names = ctx.db.scalars(select(rtype.model.name).where(*where).order_by(rtype.model.name).limit(NAMED)).all()
-    more = f" and {count - len(names)} more" if count > len(names) else ""
-    return f"{rtype.label if count == 1 else rtype.plural} {', '.join(names)}{more} {'is' if count == 1 else 'are'}"
+    return [reason for rtype in _types(ctx) for reason in refusals(ctx, rtype, *_live(rtype, project.id))]
 
 
 def project_delete(ctx: Context, project_id: str) -> Job:
@@ -129,31 +106,54 @@ def delete_project(ctx: Context, claim: Claim) -> None:
 
 
 def _remove_some(ctx: Context, project_id: str, job: Job) -> list[str]:
-    """Run the removal of some of what nothing else in the project refers to; what could not go, and why."""
+    """Run the removal of some of what nothing else in the project refers to; what could not go, and why.
+
+    What is still needed is no reason to give up as long as something else goes, be it what refers to nothing else but is referred to.
+    """
     there = {rtype.key: rtype for rtype in _contents(ctx) if _count(ctx, rtype.model, *_live(rtype, project_id))}
     there = {key: rtype for key, rtype in there.items() if rtype.goes_with not in there}
     referred = {key for rtype in there.values() for key in _references(rtype) if key != rtype.key}
-    first = [rtype for key, rtype in there.items() if key not in referred] or list(there.values())
-    refused: list[str] = []
-    for rtype in first:
-        op = _removal(rtype)
-        ids = ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
-        refused += filter(None, [_failure(ctx, op, row_id, job) or _remove(ctx, op, row_id) for row_id in ids])
-    return refused[:NAMED]
+    needed: list[str] = []
+    for is_last in (False, True):
+        types = [rtype for key, rtype in there.items() if (key in referred) is is_last]
+        found = [_remove(ctx, removal(rtype), row_id, job) for rtype in types for row_id in _first(ctx, rtype, project_id)]
+        if failed := [each.reason for each in found if each.is_final]:
+            return failed[:NAMED]
+        needed += [each.reason for each in found if each.reason]
+        if not all(each.reason for each in found):
+            return []
+    return needed[:NAMED]
 
 
-def _remove(ctx: Context, op: Operation, row_id: str) -> str:
-    """Delete one; what is in the way of that, empty if it goes or something is still at work on it."""
-    if active_for(ctx.db, row_id) is not None:
-        ctx.db.rollback()
-        return ""
+def _first(ctx: Context, rtype: ResourceType, project_id: str) -> Sequence[str]:
+    return ctx.db.scalars(select(rtype.model.id).where(*_live(rtype, project_id)).order_by(rtype.model.id).limit(ROUND)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What came of telling something to go: nothing is in the way, or a reason; a final one is not asked again."""
+
+    reason: str = ""
+    is_final: bool = False
+
+
+def _remove(ctx: Context, op: Operation, row_id: str, job: Job) -> _Told:
+    """Delete one, unless something is still at work on it."""
+    if failure := _failure(ctx, op, row_id, job):
+        return _Told(failure, is_final=True)
+    is_busy = active_for(ctx.db, row_id) is not None
     ctx.db.rollback()
+    if is_busy:
+        return _Told()
     try:
         # What it holds goes as well.
         run(ctx, op, row_id, {"force": True} if "force" in op.params else None)
+    except NotFound:
+        # It went with something else.
+        return _Told()
     except PortalError as error:
-        return error.message
-    return ""
+        return _Told(error.message, is_final=not isinstance(error, Conflict))
+    return _Told()
 
 
 def _failure(ctx: Context, op: Operation, row_id: str, job: Job) -> str:
@@ -241,11 +241,6 @@ def _contents(ctx: Context) -> Sequence[ResourceType]:
 
 def _live(rtype: ResourceType, project_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return rtype.model.project_id == project_id, rtype.model.deleted_at.is_(None)
-
-
-def _removal(rtype: ResourceType) -> Operation:
-    """The operation that removes a row of the type."""
-    return next(op for op in rtype.operations if op.effect is Effect.REMOVE and not op.internal)
 
 
 def _references(rtype: ResourceType) -> set[str]:

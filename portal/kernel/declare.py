@@ -89,6 +89,8 @@ class Outcome:
     jobs: Sequence[str] = ()
     once: Mapping[str, str] = field(default_factory=dict)
     replayed: bool = False
+    # The id of what a change made within the row, such as a rule in a group: what its function gave back.
+    part: str = ""
 
     @property
     def row(self) -> Any:

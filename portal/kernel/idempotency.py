@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -70,11 +70,14 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
     rows = [made[rid] for rid in found.resource_ids if rid in made]
     if not rows:
         raise NotFound("What this Idempotency-Key gave is not here any more.")
-    return Outcome(rows, found.job_ids, replayed=True)
+    # A change concerns one row; what else was kept is the part that it made.
+    part = next(iter(found.resource_ids[1:]), "") if fingerprint.target else ""
+    return Outcome(rows, found.job_ids, replayed=True, part=part)
 
 
-def remember(ctx: Context, rows: Sequence[Any], job_ids: Sequence[str]) -> None:
+def remember(ctx: Context, outcome: Outcome) -> None:
     """Keep what the key gave, in the transaction that claimed it."""
     if ctx.idempotency_key:
         claimed = ctx.db.get_one(IdempotencyKey, (ctx.principal.user_id or "", ctx.idempotency_key), populate_existing=True)
-        claimed.resource_ids, claimed.job_ids = [row.id for row in rows], list(job_ids)
+        claimed.resource_ids = [*(row.id for row in outcome.rows), *filter(None, [outcome.part])]
+        claimed.job_ids = list(outcome.jobs)

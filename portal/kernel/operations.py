@@ -148,7 +148,7 @@ class _Attempt:
 
     def execute(self, target: str | None) -> Outcome:
         outcome = self._create() if self.op.effect is Effect.CREATE else self._change(target or "")
-        idempotency.remember(self.ctx, outcome.rows, outcome.jobs)
+        idempotency.remember(self.ctx, outcome)
         return outcome
 
     def _create(self) -> Outcome:
@@ -218,7 +218,7 @@ class _Attempt:
         self._check_row(row)
         before = snapshot(rtype, row)
         previous_name = row.name
-        op.func(ctx, row, **inputs)
+        part = op.func(ctx, row, **inputs) or ""
         self._authorize_result(before_it, row)
         if row.name != previous_name:
             refuse_duplicate(ctx, rtype, row)
@@ -230,7 +230,7 @@ class _Attempt:
             op.along(ctx, row, inputs)
         job_id = self._after_change(row)
         self._tell(row, job_id, before=before, after=snapshot(rtype, row))
-        return Outcome([row], [job_id] if job_id else [])
+        return Outcome([row], [job_id] if job_id else [], part=part)
 
     def _after_change(self, row: Any) -> str | None:
         ctx, op, rtype = self.ctx, self.op, self.rtype

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from portal.kernel.context import Context
     from portal.kernel.declare import AskedWork, Operation
     from portal.kernel.guests import GuestNetworks, Machines
+    from portal.kernel.leaving import Leaving
 
 Quantity = int | str | Callable[[Any], int]
 LIVE = text("deleted_at IS NULL")
@@ -178,11 +179,10 @@ class ResourceType:
 
     `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
     no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
-    `shapes` where it is no plain value. Where a row is offered
-    as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all; `hourly_cost_usd` is its list
-    price, None where it has none. `at_end` ends what goes with a row, in the transaction in which it goes;
-    `goes_with` is the type with whose row the rows of this one go, or are free to go: a deletion of everything comes to them after it.
-    `also_at` are other whole paths of the API.
+    `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
+    can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
+    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it; `goes_with` is the type with whose row the
+    rows of this one go, or are free to go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
     """
 
     model: type[Any]
@@ -211,6 +211,7 @@ class ResourceType:
     goes_with: str = ""
     also_at: Sequence[str] = ()
     at_end: "Callable[[Context, Any], None]" = _alone
+    leaving: "Callable[[Context, Any], Leaving] | None" = None
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -4,10 +4,12 @@ from sqlalchemy import select, update
 
 from portal.engines.network_ports import NetworkEngine
 from portal.engines.ports import EngineUnavailable
+from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Step
 from portal.kernel.runner import StepRun
 from portal.networking.desired import Desired, desired_state
+from portal.networking.leaving import vpc_leaving
 from portal.networking.models import Vpc, VpcPeering
 
 RECONCILED = "the rows say what is desired; the next apply or the reconciler brings the host there"
@@ -86,9 +88,17 @@ def ensure_vpc_of(run: StepRun) -> None:
 
 def remove_vpc(run: StepRun) -> None:
     """Take the VPC off the host, with everything in it."""
+    run.detail = _goes_along(run)
     if run.engines.network is None and not run.row.applied_revision:
         return
     network_engine(run).remove_vpc(run.row.id)
+
+
+def _goes_along(run: StepRun) -> str:
+    with run.sessions() as session:
+        ctx = Context(session, run.settings, run.registry, SYSTEM, project_id=run.row.project_id)
+        found = vpc_leaving(ctx, session.get_one(Vpc, run.row.id)).resources
+    return f"With {'; '.join(each.sentence for each in found)}." if found else "Nothing is in it."
 
 
 def plug(run: StepRun) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
@@ -162,6 +163,9 @@ def nat_gateway_create(
     """Create a NAT gateway in a public subnet."""
     refuse_without_networks(ctx)
     refuse_private(ctx, subnet)
+    if elastic_ip is not None:
+        # It is a change of the address as well.
+        authorize(ctx, "networking.elastic_ip.associate", target_of(elastic_ip))
     if elastic_ip is not None and (elastic_ip.interface_id or elastic_ip.nat_gateway_id):
         raise Conflict(f"{elastic_ip.public_ip} leads to {elastic_ip.interface_id or elastic_ip.nat_gateway_id} already. Disassociate it first.")
     return NatGateway(

@@ -80,13 +80,13 @@ def _begin(ctx: Context, table: RouteTable, routes: Sequence[Mapping[str, str]])
 @operation(RouteTable, "add_route", label="Add a route", needs="write", icon="plus", in_menu=False)
 def route_table_add_route(
     ctx: Context, table: RouteTable, *, destination_cidr: Destination, target_type: TargetType, target_id: TargetId = ""
-) -> None:
+) -> str:
     """Lead a range to a gateway, a peering or an interface."""
     vpc_touch(ctx, table.vpc_id)
-    _add(ctx, table, destination_cidr, target_type, target_id)
+    return _add(ctx, table, destination_cidr, target_type, target_id)
 
 
-def _add(ctx: Context, table: RouteTable, destination_cidr: str, target_type: str, target_id: str) -> None:
+def _add(ctx: Context, table: RouteTable, destination_cidr: str, target_type: str, target_id: str) -> str:
     try:
         destination = parse_range(destination_cidr)
     except ValueError as error:
@@ -101,8 +101,10 @@ def _add(ctx: Context, table: RouteTable, destination_cidr: str, target_type: st
         )
     if len(table.routes) >= MAX_ROUTES:
         raise Conflict(f"{table.name} has {MAX_ROUTES} routes, the most that a table may have.", details={"limit": MAX_ROUTES})
-    table.routes.append(Route(destination_cidr=str(destination), target_type=target_type, target_id=_target(ctx, table, target_type, target_id)))
+    route = Route(destination_cidr=str(destination), target_type=target_type, target_id=_target(ctx, table, target_type, target_id))
+    table.routes.append(route)
     ctx.db.flush()
+    return route.id
 
 
 def _target(ctx: Context, table: RouteTable, target_type: str, target_id: str) -> str:

@@ -52,14 +52,15 @@ def security_group_create(
 def security_group_add_rule(
     ctx: Context, group: SecurityGroup, *, direction: WAY = "ingress", protocol: Protocol = "tcp", from_port: FromPort = None, to_port: ToPort = None,
     icmp_type: IcmpType = None, cidr: Cidr = "", referenced_group: Group = None, description: Words = "",
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Let something through."""
     vpc_touch(ctx, group.vpc_id)
     wanted = RuleSpec(
         "", Direction(direction), IpProtocol(protocol), from_port, to_port, icmp_type, cidr, group_named(ctx, group.vpc_id, referenced_group)
     )
-    _add(group, wanted, description)
+    rule = _add(group, wanted, description)
     ctx.db.flush()
+    return rule.id
 
 
 @operation(SecurityGroup, "update_rule", label="Change a rule", needs="write", in_menu=False)
@@ -145,19 +146,19 @@ def checked(rule: RuleSpec, *, field: str = "") -> RuleSpec:
         raise wrong(field or name, text) from None
 
 
-def _add(group: SecurityGroup, wanted: RuleSpec, description: str) -> None:
+def _add(group: SecurityGroup, wanted: RuleSpec, description: str) -> SecurityGroupRule:
     wanted = checked(wanted)
     _refuse_twice(group, wanted)
     if len(group.rules) >= MAX_RULES:
         raise Conflict(
             f"{group.name} has {MAX_RULES:,} rules, the most that a group may have. Use ranges, or another group.", details={"limit": MAX_RULES}
         )
-    group.rules.append(
-        SecurityGroupRule(
-            direction=wanted.direction.value, protocol=wanted.protocol.value, from_port=wanted.from_port, to_port=wanted.to_port, icmp_type=wanted.icmp_type,
-            cidr=wanted.cidr, referenced_group_id=wanted.group_id or None, description=description, fingerprint=fingerprint(wanted), is_enabled=True,
-        )
+    rule = SecurityGroupRule(
+        direction=wanted.direction.value, protocol=wanted.protocol.value, from_port=wanted.from_port, to_port=wanted.to_port, icmp_type=wanted.icmp_type,
+        cidr=wanted.cidr, referenced_group_id=wanted.group_id or None, description=description, fingerprint=fingerprint(wanted), is_enabled=True,
     )  # fmt: skip
+    group.rules.append(rule)
+    return rule
 
 
 def _refuse_twice(group: SecurityGroup, wanted: RuleSpec, *, but: SecurityGroupRule | None = None) -> None:

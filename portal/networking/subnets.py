@@ -57,10 +57,11 @@ def subnet_set_tier(ctx: Context, subnet: Subnet, *, tier: Tier) -> None:
 
 
 @operation(Subnet, "reserve_address", label="Reserve an address", needs="write", in_menu=False)
-def subnet_reserve_address(ctx: Context, subnet: Subnet, *, ip: Address = "", description: str = "") -> None:
+def subnet_reserve_address(ctx: Context, subnet: Subnet, *, ip: Address = "", description: str = "") -> str:
     """Keep an address from being given away."""
     vpc_locked(ctx, subnet.vpc_id)
-    ipam.take(ctx.db, subnet, ("", ""), wanted=ip, field="ip", description=description[:255] or "reserved")
+    taken = ipam.take(ctx.db, subnet, ("", ""), wanted=ip, field="ip", description=description[:255] or "reserved")
+    return ctx.db.scalars(select(IpAllocation.id).where(IpAllocation.subnet_id == subnet.id, IpAllocation.address == taken)).one()
 
 
 @operation(Subnet, "release_address", label="Release an address", needs="write", in_menu=False)

@@ -13,7 +13,7 @@ from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
 from portal.networking import reachability
 from portal.networking.addresses import usage
-from portal.networking.changes import wrong
+from portal.networking.changes import seen, wrong
 from portal.networking.desired import desired_state
 from portal.networking.hits import hits_of
 from portal.networking.models import (
@@ -28,6 +28,7 @@ from portal.networking.models import (
 )
 from portal.networking.reachability import Answer, Specs
 from portal.networking.security_groups import rule_shown
+from portal.networking.sight import UNSEEN, Sight, sight_of
 
 MOST_ADDRESSES = 10_000
 MOST_NAMED = 5
@@ -60,10 +61,13 @@ class Topology:
 
     nodes: Sequence[Node]
     edges: Sequence[Edge]
+    # How many things are there besides that the caller may not see.
+    hidden: int = 0
 
 
-def names_in(ctx: Context, vpc_ids: Sequence[str]) -> dict[str, str]:
-    """Id → what people call it, of everything in these VPCs; an interface of an instance is called like that."""
+def names_in(ctx: Context, vpc_ids: Sequence[str], sight: Sight | None = None) -> dict[str, str]:
+    """Id → what people call it, of everything in these VPCs; an interface of an instance is called like that if the caller may see that."""
+    sight = sight or sight_of(ctx, vpc_ids)
     instance = ctx.registry.model("compute.instance")
     found: dict[str, str] = {}
     for model in (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface):
@@ -74,27 +78,32 @@ def names_in(ctx: Context, vpc_ids: Sequence[str]) -> dict[str, str]:
     peerings = select(VpcPeering.link_id, VpcPeering.name).where(joins, VpcPeering.project_id.in_(projects))
     found.update(_pairs(ctx, peerings.where(VpcPeering.deleted_at.is_(None))))
     guests = select(NetworkInterface.id, instance.name).join(instance, instance.id == NetworkInterface.instance_id)
-    found.update(_pairs(ctx, guests.where(NetworkInterface.vpc_id.in_(vpc_ids), NetworkInterface.deleted_at.is_(None), NetworkInterface.is_primary)))
+    visible = seen(ctx, instance)
+    found.update(
+        _pairs(ctx, guests.where(NetworkInterface.vpc_id.in_(vpc_ids), NetworkInterface.deleted_at.is_(None), NetworkInterface.is_primary, visible))
+    )
     found.update(_pairs(ctx, select(Vpc.id, Vpc.name).where(Vpc.id.in_(vpc_ids))))
-    return found
+    return found | dict.fromkeys(sight.hidden, UNSEEN)
 
 
 def _pairs(ctx: Context, query: Any) -> dict[str, str]:
     return {row_id: name for row_id, name in ctx.db.execute(query)}  # noqa: C416 - rows are no tuples for the type checker
 
 
-def specs_seen(ctx: Context) -> Specs:
-    """The VPCs of the project that the caller may see, as the engine is told of them."""
+def specs_seen(ctx: Context) -> tuple[Specs, Sight]:
+    """The VPCs of the project that the caller may see, as the engine is told of them, and what may be told of what is in them."""
     mine = select(Vpc.id).where(Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), may_see(ctx, "networking.vpc.read").rows(Vpc))
     ids = ctx.db.scalars(mine.order_by(Vpc.id)).all()
     states = [state for vpc_id in ids if (state := desired_state(ctx.db, ctx.registry, vpc_id)) is not None]
     peerings: dict[str, PeeringSpec] = {each.peering_id: each for state in states for each in state.peerings}
-    return Specs([state.spec for state in states], list(peerings.values()), names_in(ctx, ids), ctx.settings.network_external_cidr)
+    sight = sight_of(ctx, ids)
+    names = names_in(ctx, ids, sight)
+    return Specs([state.spec for state in states], list(peerings.values()), names, ctx.settings.network_external_cidr), sight
 
 
 def reach(ctx: Context, source: str, target: str, protocol: str, port: int | None) -> Answer:
     """Whether a connection from one place comes to another; an instance stands for its first interface. Raises InvalidRequest."""
-    specs = specs_seen(ctx)
+    specs, sight = specs_seen(ctx)
     places = _places(ctx, (source, target))
     if protocol != "icmp" and port is None:
         raise wrong("port", "is required for tcp and udp.")
@@ -108,7 +117,8 @@ def reach(ctx: Context, source: str, target: str, protocol: str, port: int | Non
             except ValueError as error:
                 raise wrong(field, str(error)) from None
     start = places.get(source, source)
-    return reachability.reach(specs, start if start in known else _behind(specs, start), places.get(target, target), protocol, port)
+    answer = reachability.reach(specs, start if start in known else _behind(specs, start), places.get(target, target), protocol, port)
+    return sight.retold(answer, specs.vpcs, dict(specs.names))
 
 
 def _behind(specs: Specs, source: str) -> str:
@@ -127,10 +137,10 @@ def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
     query = select(instance.id, instance.name, NetworkInterface.id).join(NetworkInterface, NetworkInterface.instance_id == instance.id)
     found: dict[str, str] = {}
     for instance_id, name, interface_id in ctx.db.execute(
-        query.where(*mine, NetworkInterface.is_primary, instance.id.in_(values) | instance.name.in_(values))
+        query.where(*mine, NetworkInterface.is_primary, instance.id.in_(values) | instance.name.in_(values), seen(ctx, instance))
     ):
         found |= {name: interface_id, instance_id: interface_id}
-    own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values))
+    own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values), seen(ctx, NetworkInterface))
     return {**_pairs(ctx, own), **found}
 
 
@@ -139,7 +149,8 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
     state = desired_state(ctx.db, ctx.registry, vpc.id)
     if state is None:
         return Topology([], [])
-    spec, names = state.spec, names_in(ctx, [vpc.id])
+    sight = sight_of(ctx, [vpc.id])
+    spec, names = state.spec, names_in(ctx, [vpc.id], sight)
     nodes = [Node(vpc.id, "vpc", vpc.name, vpc.cidr_block)]
     edges = []
     if spec.uplink_address:
@@ -172,17 +183,20 @@ def topology_of(ctx: Context, vpc: Vpc) -> Topology:
     states = _pairs(ctx, select(instance.id, instance.state).where(instance.id.in_(guests))) if guests else {}
     for port in sorted(spec.ports, key=lambda each: IPv4Address(each.address)):
         label = names.get(port.port_id, port.port_id)
-        kind = "instance" if port.guest is not None else "network-interface"
-        owner = port.guest.instance_id if port.guest is not None else port.port_id
+        is_guest = port.guest is not None and sight.sees(port.guest.instance_id)
+        kind, owner = ("instance", port.guest.instance_id) if is_guest and port.guest is not None else ("network-interface", port.port_id)
         addresses = ", ".join(filter(None, (port.address, port.public_address)))
         nodes.append(Node(port.port_id, kind, label, addresses, owner, states.get(owner, "")))
         edges.append(Edge(port.subnet_id, port.port_id))
-    return Topology([replace(node, resource_id=node.resource_id or node.id) for node in nodes], edges)
+    shown = [replace(node, resource_id=node.resource_id or node.id) for node in nodes if sight.sees(node.id)]
+    edges = [edge for edge in edges if sight.sees(edge.source) and sight.sees(edge.target)]
+    return Topology(shown, edges, len(nodes) - len(shown))
 
 
 def allocations_of(ctx: Context, vpc: Vpc, *, subnet_id: str = "") -> tuple[Sequence[IpAllocation], Mapping[str, int]]:
     """The addresses of a VPC that are taken, and the totals of its subnets."""
-    subnets = ctx.db.scalars(select(Subnet).where(Subnet.vpc_id == vpc.id, Subnet.deleted_at.is_(None)).order_by(Subnet.cidr_block)).all()
+    mine = (Subnet.vpc_id == vpc.id, Subnet.deleted_at.is_(None), seen(ctx, Subnet))
+    subnets = ctx.db.scalars(select(Subnet).where(*mine).order_by(Subnet.cidr_block)).all()
     wanted = [each for each in subnets if subnet_id in ("", each.id)]
     if subnet_id and not wanted:
         raise wrong("subnet_id", f"{vpc.name} has no subnet {subnet_id[:64]}.")

@@ -1,9 +1,9 @@
 """VPCs: private networks of a project, each with its own range, router, name server and metadata service."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
 from portal.kernel import fields as f
@@ -11,22 +11,18 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import end_along, insert_along
+from portal.kernel.operations import insert_along
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import ANYWHERE, parse_address, parse_vpc_range
 from portal.networking.changes import refuse_without_networks, vpc_again, vpc_touch, wrong
+from portal.networking.leaving import instances_in, refused_in, things_in, vpc_emptied, vpc_leaving
 from portal.networking.models import (
     TRAFFIC,
-    InternetGateway,
-    NatGateway,
-    NetworkInterface,
     RouteTable,
     SecurityGroup,
     SecurityGroupRule,
-    Subnet,
     Vpc,
-    VpcPeering,
 )
 from portal.networking.rules import fingerprint
 
@@ -42,7 +38,6 @@ LIFECYCLE = Lifecycle(
     ended=frozenset({"deleted"}),
     tones={"failed": "bad"},
 )
-NAMED = 5
 # Where flow logs go.
 PORTAL = "portal"
 Force = Annotated[bool, f.FieldInfo(f.Bool(), "Delete all of it", "With subnets, groups, route tables, gateways, interfaces and peerings in it.")]
@@ -135,54 +130,18 @@ def vpc_configure_flow_logs(ctx: Context, vpc: Vpc, *, enabled: Enabled, traffic
            when={"available", "failed"}, holds="deleting", settles="deleted", fails="failed")  # fmt: skip
 def vpc_delete(ctx: Context, vpc: Vpc, *, force: Force = False) -> None:
     """Delete a VPC; what is in the way is named, and goes with it if all of it is to go. Instances have to be terminated first."""
-    guests, things = vpc_contents(ctx, vpc)
-    things = [] if force else things
+    guests = instances_in(ctx, vpc)
+    things = [] if force else things_in(ctx, vpc)
     if guests or things:
         way_out = "Terminate the instances first." if guests else 'Delete these first, or choose "Delete all of it".'
         raise Conflict(f"{vpc.name} is in use: {', '.join([*guests, *things])}. {way_out}", details={"in_the_way": [*guests, *things]})
-
-
-def vpc_contents(ctx: Context, vpc: Vpc) -> tuple[list[str], list[str]]:
-    """What keeps a VPC from being deleted at all, and what goes with it if all of it is to go, each as `subnet front`."""
-    return _instances(ctx, vpc.id), _in_the_way(ctx, vpc)
-
-
-def _instances(ctx: Context, vpc_id: str) -> list[str]:
-    model = ctx.registry.model("compute.instance")
-    used = select(NetworkInterface.instance_id).where(NetworkInterface.vpc_id == vpc_id, NetworkInterface.deleted_at.is_(None))
-    return _named(ctx, "instance", model, model.id.in_(used))
-
-
-def _in_the_way(ctx: Context, vpc: Vpc) -> list[str]:
-    found = []
-    for label, model in (("subnet", Subnet), ("NAT gateway", NatGateway), ("internet gateway", InternetGateway), ("interface", NetworkInterface)):
-        found += _named(ctx, label, model, model.vpc_id == vpc.id)
-    found += _named(ctx, "security group", SecurityGroup, SecurityGroup.vpc_id == vpc.id, SecurityGroup.is_default.is_(False))
-    found += _named(ctx, "route table", RouteTable, RouteTable.vpc_id == vpc.id, RouteTable.is_main.is_(False))
-    joined = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
-    return found + _named(ctx, "peering", VpcPeering, joined, VpcPeering.project_id == vpc.project_id, VpcPeering.state != "rejected")
-
-
-def _named(ctx: Context, label: str, model: Any, *where: Any) -> list[str]:
-    live = (*where, model.deleted_at.is_(None))
-    names = ctx.db.scalars(select(model.name).where(*live).order_by(model.name).limit(NAMED)).all()
-    more = (ctx.db.scalar(select(func.count()).select_from(model).where(*live)) or 0) - len(names) if len(names) == NAMED else 0
-    return [f"{label} {name}" for name in names] + ([f"{more} more"] if more else [])
+    if reasons := refused_in(ctx, vpc):
+        raise Conflict(f"{vpc.name} cannot be deleted with what is in it. {' '.join(reasons)}", details={"in_the_way": reasons})
 
 
 def vpc_at_end(ctx: Context, vpc: Vpc) -> None:
-    """End everything in a VPC that is gone, in an order in which nothing is referred to that has ended."""
-    joined = (VpcPeering.vpc_id == vpc.id) | (VpcPeering.peer_vpc_id == vpc.id)
-    for model, where in (
-        (VpcPeering, joined), (NatGateway, NatGateway.vpc_id == vpc.id), (NetworkInterface, NetworkInterface.vpc_id == vpc.id),
-        (InternetGateway, InternetGateway.vpc_id == vpc.id), (Subnet, Subnet.vpc_id == vpc.id), (RouteTable, RouteTable.vpc_id == vpc.id),
-        (SecurityGroup, SecurityGroup.vpc_id == vpc.id),
-    ):  # fmt: skip
-        rows: Sequence[Any] = ctx.db.scalars(select(model).where(where, model.deleted_at.is_(None)).order_by(model.id)).all()
-        for row in rows:
-            # One side of a peering takes the other along.
-            if row.deleted_at is None:
-                end_along(ctx, row)
+    """End everything in a VPC that is gone, and give its address outside back."""
+    vpc_emptied(ctx, vpc)
     ipam.release_of(ctx.db, vpc.id)
     vpc.uplink_address = ""
 
@@ -212,5 +171,5 @@ VPC = ResourceType(
              Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"networks": 1}, search=("name", "id", "cidr_block"),
     show={"applied": applied, "flow_logs_destination": lambda v: PORTAL if v.flow_logs_enabled else None}, aliases={"status": "state"},
-    at_end=vpc_at_end, describe=lambda v: (v.cidr_block, v.state), usable=lambda v: v.state not in {"deleting", "deleted"},
+    at_end=vpc_at_end, leaving=vpc_leaving, describe=lambda v: (v.cidr_block, v.state), usable=lambda v: v.state not in {"deleting", "deleted"},
 )  # fmt: skip

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from portal.kernel.context import Context
 from portal.networking.addresses import reserved, usage
 from portal.networking.models import IpAllocation, NetworkInterface, Subnet
+from portal.networking.sight import UNSEEN, sight_of
 from portal.networking.subnets import SUBNET, subnet_reserve_address
 from portal.networking.view import owners_of
 from portal.web.derived import why_not
@@ -49,7 +50,7 @@ def tab(ctx: Context, subnet: Subnet) -> Mapping[str, Any]:
     """What the tab of addresses shows."""
     rows = ctx.db.scalars(select(IpAllocation).where(IpAllocation.subnet_id == subnet.id)).all()
     figures = usage(subnet.cidr_block, len(rows))
-    held = _holders(ctx, sorted(rows, key=lambda row: IPv4Address(row.address))[:LISTED])
+    held = _holders(ctx, subnet, sorted(rows, key=lambda row: IPv4Address(row.address))[:LISTED])
     kept = [Holder(address, role.replace("_", " ").capitalize(), "Kept") for address, role in reserved(subnet.cidr_block).items()]
     is_small = figures.total <= CELLS
     cells = _addresses(subnet.cidr_block, [*kept, *held]) if is_small else _blocks(subnet.cidr_block, [row.address for row in rows])
@@ -60,13 +61,17 @@ def tab(ctx: Context, subnet: Subnet) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def _holders(ctx: Context, rows: Sequence[IpAllocation]) -> list[Holder]:
+def _holders(ctx: Context, subnet: Subnet, rows: Sequence[IpAllocation]) -> list[Holder]:
+    sight = sight_of(ctx, [subnet.vpc_id])
     ids = [row.resource_id for row in rows if row.resource_type == "networking.network_interface"]
     cards = ctx.db.scalars(select(NetworkInterface).where(NetworkInterface.id.in_(ids))).all() if ids else []
     owners = owners_of(ctx, cards)
     names = {card.id: owners[card.instance_id] for card in cards if card.instance_id and card.instance_id in owners}
     found = []
     for row in rows:
+        if not sight.sees(row.resource_id):
+            found.append(Holder(row.address, UNSEEN, KINDS.get(row.resource_type, ""), "", row.allocated_at))
+            continue
         url = f"{PAGES[row.resource_type]}/{row.resource_id}" if row.resource_type in PAGES else ""
         label = names.get(row.resource_id) or row.description or row.resource_id
         found.append(Holder(row.address, label, KINDS.get(row.resource_type, ""), url, row.allocated_at, is_reserved=not row.resource_id))

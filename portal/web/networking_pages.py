@@ -1,7 +1,7 @@
 """What networking shows besides the derived pages: the drawing of a VPC, its addresses and flows, rules, routes, and who reaches whom."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from portal.networking.models import FlowRecord, NetworkInterface, Route, RouteT
 from portal.networking.reachability import Answer
 from portal.networking.routes import ROUTE_TABLE, live_targets, route_table_add_route
 from portal.networking.security_groups import SECURITY_GROUP, rule_shown
+from portal.networking.sight import sight_of
 from portal.networking.view import group_names, names_in, reach, topology_of
-from portal.networking.vpc import vpc_contents
 from portal.web import address_map, rule_form
 from portal.web.derived import Tab, base_of, why_not
 from portal.web.page import field_errors, form_status, render
@@ -62,7 +62,8 @@ def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
     rtype = ctx.registry.of(NetworkInterface)
     visible = query.where(may_see(ctx, f"{rtype.key}.read").rows(NetworkInterface)).options(*rtype.eager())
     interfaces = ctx.db.scalars(visible.order_by(NetworkInterface.is_primary.desc(), NetworkInterface.id)).unique().all()
-    groups = {each.group_id: each.group for row in interfaces for each in row.memberships}
+    sight = sight_of(ctx, [row.vpc_id for row in interfaces])
+    groups = {each.group_id: each.group for row in interfaces for each in row.memberships if sight.sees(each.group_id)}
     rules: dict[str, list[tuple[SecurityGroup, Mapping[str, Any]]]] = {"ingress": [], "egress": []}
     for group in sorted(groups.values(), key=lambda each: each.name):
         names = group_names(ctx, group)
@@ -79,7 +80,6 @@ TABS: dict[str, Sequence[Tab]] = {
     "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
 }
 # (type, verb) → what stays in the way of it, and what goes along, to be listed before it is done.
-EFFECTS: Mapping[tuple[str, str], Callable[[Context, Any], tuple[Sequence[str], Sequence[str]]]] = {("networking.vpc", "delete"): vpc_contents}
 OF_INSTANCE = Tab("network", "Network", "network.html", _of_instance)
 
 

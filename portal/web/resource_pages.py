@@ -25,6 +25,7 @@ from portal.kernel.declare import Effect, Operation, Outcome
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError
 from portal.kernel.estimate import estimate_create
 from portal.kernel.fields import Int, Number, Ref
+from portal.kernel.leaving import leaving_of
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
@@ -96,8 +97,8 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     }  # fmt: skip
     if is_create:
         values |= _effects(ctx, rtype, op, form)
-    elif (effects := networking_pages.EFFECTS.get((rtype.key, op.verb))) is not None:
-        values["stopping"], values["going"] = effects(ctx, row)
+    if op.effect is Effect.REMOVE and rtype.leaving is not None and decide(ctx, ctx.registry.name_of(op), target_of(row)).allowed:
+        values["leaving"] = leaving_of(ctx, rtype, row)
     if "document" in form.widgets:
         # While it is typed the page asks by itself; without scripts there is a button.
         policy_id = row.id if row else ""

@@ -122,6 +122,8 @@ def draw(found: Topology, tone: Tone) -> Drawing:
     lowest = max([zone.y + zone.height for zone in zones] + [box.y + BOX for box in boxes] + [TOP + BOX])
     summary = f"{vpc.label} {vpc.detail}: {_count(len(zones), 'subnet')} with {_count(sum(map(len, inside.values())), 'interface')}"
     summary += f", {_count(sum(node.type != 'vpc-peering' for node in gates), 'gateway')}, {_count(sum(node.type == 'vpc-peering' for node in gates), 'peering')}"
+    if found.hidden:
+        summary += f"; besides, {_count(found.hidden, 'thing')} that you may not see"
     parts = [Part(node.label, node.detail, _url(node), _states(inside[node.id]), _rows(inside[node.id], tone)) for node in subnets]
     outer = [Part("Gateways and peerings", "", "", _count(len(gates), "way", " out"), _rows(gates, tone))] if gates else []
     return Drawing(lowest + 28, vpc.label, vpc.detail, boxes, zones, [*lines, *_hangers(zones)], summary, [*outer, *parts])

@@ -101,7 +101,7 @@ BAD_INPUT = {
               409, "private_ip", "10.0.5.9 is in use already", typed={"count": "1"}),
     ],
     "in use": [
-        Wrong("a VPC in use", "vpcs", {}, 409, "in_the_way", "net is in use: subnet front, subnet small, interface card", "VPC", "delete", typed={"confirm": "net"}),
+        Wrong("a VPC in use", "vpcs", {}, 409, "in_the_way", "net is in use: network interface card, subnet front, subnet small", "VPC", "delete", typed={"confirm": "net"}),
         Wrong("a VPC with instances", "vpcs", {"force": True}, 409, "in_the_way", "full is in use: instance web. Terminate the instances first.", "FULL", "delete",
               typed={"force": "y", "confirm": "full"}),
         Wrong("a subnet in use", "subnets", {}, 409, "in_the_way", "front is in use by 10.0.5.9", "FRONT", "delete", typed={"confirm": "front"}),

@@ -398,7 +398,7 @@ def test_deleting_names_what_is_in_the_way_and_all_of_it_goes_if_wanted(
         run(stage.ctx, vpc_delete, nat.vpc_id, {"force": True})
     assert refused.value.details["in_the_way"] == ["instance web"]
     stage.do(instance_terminate, machine.id)
-    with pytest.raises(Conflict, match=r"subnet .*NAT gateway .*internet gateway .*interface spare"):
+    with pytest.raises(Conflict, match=r"NAT gateway .*network interface spare, internet gateway .*subnet "):
         run(stage.ctx, vpc_delete, nat.vpc_id)
     row = stage.do(vpc_delete, nat.vpc_id, force=True)
     assert (row.state, network.specs, taken(database)) == ("deleted", {}, 0)

@@ -258,7 +258,7 @@ def test_it_ends_with_either_vpc(east: Side, west: Side, network: RecordingNetwo
     west.do(security_group_add_rule, west.vpc.default_group_id, from_port=80, cidr="10.0.0.0/16")
     with pytest.raises(Conflict) as refused:
         run(west.ctx, vpc_delete, west.vpc.id)
-    assert refused.value.details["in_the_way"] == ["peering link"]
+    assert refused.value.details["in_the_way"] == ["VPC peering link"]
     east.do(vpc_peering_delete, row.id)
     row = east.do(vpc_peering_create, name="again", vpc=east.vpc.id, peer_vpc=west.vpc.id)
     west.do(vpc_peering_accept, west.peerings()[0].id)

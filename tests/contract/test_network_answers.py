@@ -1,0 +1,67 @@
+"""Two who do the same at once: each is answered with what was made for it, and again with the same key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from portal.api import networking
+from portal.kernel.operations import run
+from portal.networking.routes import route_table_add_route
+from portal.networking.security_groups import security_group_add_rule
+from portal.networking.subnets import subnet_reserve_address
+from tests.support.people import People
+from tests.support.web import Api
+
+NETWORK = "/networking"
+
+
+@pytest.fixture
+def vpc(api: Api) -> dict[str, Any]:
+    """A VPC named net with the subnet front."""
+    made: dict[str, Any] = api.post(f"{NETWORK}/vpcs", {"name": "net", "cidr_block": "10.0.0.0/16"}).json
+    assert api.post(f"{NETWORK}/internet-gateways", {"name": "gate", "vpc": "net"}).status_code == 201
+    subnet = api.post(f"{NETWORK}/subnets", {"name": "front", "vpc": "net", "cidr_block": "10.0.1.0/24"}).json["id"]
+    return {**made, "subnet": subnet}
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch, people: People) -> Callable[..., None]:
+    """`meanwhile(op, target, data)`: somebody else does this when the next request has been carried out and is not answered yet."""
+
+    def arrange(op: Any, target: str, data: dict[str, Any]) -> None:
+        other = people.context(people.user("project_admin"))
+
+        def both(*given: Any, **more: Any) -> Any:
+            outcome = run(*given, **more)
+            monkeypatch.setattr(networking, "run", run)
+            run(other, op, target, data)
+            return outcome
+
+        monkeypatch.setattr(networking, "run", both)
+
+    return arrange
+
+
+def test_a_reservation_is_answered_with_its_own_address(api: Api, vpc: dict[str, Any], meanwhile: Callable[..., None]) -> None:
+    meanwhile(subnet_reserve_address, vpc["subnet"], {"description": "theirs"})
+    url = f"{NETWORK}/subnets/{vpc['subnet']}/ip-allocations"
+    mine = api.post(url, {"description": "mine"}, headers={"Idempotency-Key": "one"})
+    assert (mine.status_code, mine.json["description"], mine.json["ip"]) == (201, "mine", "10.0.1.4")
+    again = api.post(url, {"description": "mine"}, headers={"Idempotency-Key": "one"})
+    assert (again.status_code, again.json) == (201, mine.json)
+    assert api.get(f"{NETWORK}/vpcs/{vpc['id']}/ip-allocations").json["count"] == 2
+
+
+def test_a_rule_is_answered_with_itself(api: Api, vpc: dict[str, Any], meanwhile: Callable[..., None]) -> None:
+    group = vpc["default_group_id"]
+    meanwhile(security_group_add_rule, group, {"from_port": 443, "cidr": "0.0.0.0/0"})
+    assert api.post(f"{NETWORK}/security-groups/{group}/rules", {"from_port": 80, "cidr": "0.0.0.0/0"}).json["from_port"] == 80
+
+
+def test_a_route_is_answered_with_itself(api: Api, vpc: dict[str, Any], meanwhile: Callable[..., None]) -> None:
+    table, there = vpc["main_route_table_id"], {"target_type": "internet-gateway"}
+    meanwhile(route_table_add_route, table, {"destination_cidr": "198.51.100.0/24", **there})
+    assert (
+        api.post(f"{NETWORK}/route-tables/{table}/routes", {"destination_cidr": "192.0.2.0/24", **there}).json["destination_cidr"] == "192.0.2.0/24"
+    )
