@@ -79,7 +79,6 @@ TABS: dict[str, Sequence[Tab]] = {
     "networking.security_group": (Tab("rules", "Rules", "rules.html", rule_form.tab),),
     "networking.route_table": (Tab("routes", "Routes", "routes.html", _routes),),
 }
-# (type, verb) → what stays in the way of it, and what goes along, to be listed before it is done.
 OF_INSTANCE = Tab("network", "Network", "network.html", _of_instance)
 
 
