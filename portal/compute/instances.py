@@ -22,8 +22,8 @@ from portal.kernel.declare import Created, Effect, lock_operations, operation, u
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.guests import Placement
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import set_state
 from portal.kernel.resource import Column, ProjectOwned, ResourceType, Stateful
+from portal.kernel.rows import set_state
 
 DEFAULT_VPC = "vpc-12345678"
 MAX_COUNT = 20

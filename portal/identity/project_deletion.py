@@ -25,11 +25,12 @@ from portal.kernel.errors import Conflict, NotFound, PortalError
 from portal.kernel.fields import Ref
 from portal.kernel.jobs import ACTIVE, Claim, Job, JobStep, active_for, held
 from portal.kernel.leaving import NAMED, Listed, listed, refusals, removal, rows_listed
-from portal.kernel.operations import acting, end, run
+from portal.kernel.operations import acting, run
 from portal.kernel.quota import Quota
 from portal.kernel.quota_days import QuotaHistory
 from portal.kernel.quota_requests import QuotaRequest
 from portal.kernel.resource import ResourceType, Tenancy
+from portal.kernel.rows import end
 from portal.kernel.runner import NotYet
 
 DELETE = "identity.project.delete"

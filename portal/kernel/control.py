@@ -12,9 +12,10 @@ from portal.kernel.errors import NotFound, StateConflict
 from portal.kernel.ids import is_storable
 from portal.kernel.jobs import ACTIVE, Job, active_for
 from portal.kernel.lookup import about_seen
-from portal.kernel.operations import acting, reserve_for_change, run_again, set_state
+from portal.kernel.operations import acting, run_again
 from portal.kernel.policy import Columns
 from portal.kernel.resource import ResourceType
+from portal.kernel.rows import reserve_for_change, set_state
 from portal.kernel.runner import close, settle_failure
 
 

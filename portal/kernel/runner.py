@@ -19,8 +19,8 @@ from portal.kernel.db import now, transaction
 from portal.kernel.declare import AskedWork, Effect, Operation, Step
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
-from portal.kernel.operations import end, set_state
 from portal.kernel.resource import Registry, ResourceType
+from portal.kernel.rows import end, set_state
 from portal.settings import Settings
 
 log = logging.getLogger("portal.jobs")

@@ -9,7 +9,8 @@ from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.jobs import active_for
-from portal.kernel.operations import enqueue, reserve_for_change
+from portal.kernel.operations import enqueue
+from portal.kernel.rows import reserve_for_change
 from portal.networking.models import Vpc
 
 APPLY = "networking.vpc.apply"

@@ -14,7 +14,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.guests import ProjectNetwork
-from portal.kernel.operations import hold_along, insert_along
+from portal.kernel.rows import hold_along, insert_along
 from portal.kernel.tables import PROJECTS
 from portal.networking import ipam
 from portal.networking.addresses import ANYWHERE

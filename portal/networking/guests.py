@@ -8,7 +8,7 @@ from portal.engines.ports import MachineInterface
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict
 from portal.kernel.guests import Placement, ProjectNetwork
-from portal.kernel.operations import end_along, insert_along
+from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, network_engine

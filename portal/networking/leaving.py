@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, func, select
 
 from portal.kernel.context import Context
 from portal.kernel.leaving import Leaving, refusals, rows_listed
-from portal.kernel.operations import end_along
 from portal.kernel.resource import ResourceType
+from portal.kernel.rows import end_along
 from portal.kernel.wording import within
 from portal.networking.changes import seen
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, RouteTable, SecurityGroup, Subnet, Vpc, VpcPeering

@@ -17,9 +17,9 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, StateConflict
 from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import end_along, insert_along, set_state
 from portal.kernel.projects import is_open
 from portal.kernel.resource import Column, ResourceType
+from portal.kernel.rows import end_along, insert_along, set_state
 from portal.networking.changes import GOING, vpc_named, vpc_touch, wrong
 from portal.networking.models import Vpc, VpcPeering
 from portal.networking.vpc import applied, free_name

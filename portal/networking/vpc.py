@@ -11,8 +11,8 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.operations import insert_along
 from portal.kernel.resource import Column, ResourceType
+from portal.kernel.rows import insert_along
 from portal.networking import apply, ipam
 from portal.networking.addresses import ANYWHERE, parse_address, parse_vpc_range
 from portal.networking.changes import refuse_without_networks, vpc_again, vpc_touch, wrong
