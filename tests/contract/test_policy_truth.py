@@ -1,5 +1,6 @@
 """What a policy says holds for every way in which the same thing can be asked for, and the simulator says what would come of it."""
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.oauth import register
 from tests.support.people import People
 from tests.support.web import Api, api_client, browser
 
+NUMBERS = itertools.count()
 CREATE, RESIZE, STOP = "compute.instance.create", "compute.instance.resize", "compute.instance.stop"
 
 
@@ -33,7 +35,7 @@ def developer(api_for: Callable[..., Api]) -> Api:
 
 
 def deny(admin: Api, api: Api, *actions: str, **conditions: Any) -> None:
-    attach(admin, write(admin, f"no-{len(actions)}-{abs(hash(str(conditions))) % 10**6}", allow(*actions, effect="Deny", **conditions)), api.user.id)
+    attach(admin, write(admin, f"no-{next(NUMBERS)}", allow(*actions, effect="Deny", **conditions)), api.user.id)
 
 
 def test_each_of_several_is_judged_by_its_own_name(admin: Api, developer: Api) -> None:
@@ -102,6 +104,8 @@ def test_what_is_hidden_is_told_by_nothing_else(admin: Api, developer: Api, work
     made = admin.post("/compute/instances", {"name": "secret-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
     worker.drain()
     deny(admin, developer, "compute.instance.read", **hidden)
+    # Its network card is called after it.
+    deny(admin, developer, "networking.network_interface.read")
     for path in ("/jobs", "/events", f"/jobs?resource_id={made}"):
         assert (made in admin.get(path).text, made in developer.get(path).text) == (True, False), path
     client = browser(admin.client.application, people, developer.user)

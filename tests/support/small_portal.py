@@ -11,7 +11,11 @@ from portal.worker.signals import Signals
 from portal.worker.supervisor import Child, Supervisor
 from tests.support.databases import settings_for
 
-NOTE = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
+# Whole or not at all: somebody is waiting for it.
+NOTE = (
+    "import os, pathlib, sys; note = pathlib.Path(sys.argv[1]); part = note.with_suffix('.part'); "
+    "part.write_text(str(os.getpid())); part.replace(note); "
+)
 WAIT = NOTE + "import signal; signal.pause()"
 WEB = (
     NOTE
