@@ -246,6 +246,7 @@ def rules_update(ctx: Context, roles: Sequence[str]) -> None:
     about = audit.Subject("identity.mfa_rules", "mfa_rules", "second factors")
     with acting(ctx, "identity.mfa.require", about, target=RULES, details=details):
         refuse_restricted(ctx, "identity.mfa.require")
+        require_person(ctx, "What is asked of whoever signs in is changed")
         ctx.db.execute(delete(MfaRule))
         ctx.db.add_all(MfaRule(role=role, created_by=ctx.principal.username) for role in sorted(set(roles)))
         bump(ctx.db)

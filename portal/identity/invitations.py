@@ -31,8 +31,8 @@ def user_invite(ctx: Context, user_id: str) -> str:
     user, code = user_find(ctx, user_id), secrets.token_urlsafe(32)
     with acting(ctx, "identity.user.invite", audit.Subject("identity.user", user.id, user.username), target=EVERYWHERE):
         refuse_restricted(ctx, "identity.user.invite")
-        if user.last_login_at is not None:
-            require_person(ctx, "A new password for somebody who has signed in before is asked for")
+        if user.last_login_at is not None or user.platform_role:
+            require_person(ctx, "A password for somebody who has signed in before, or has a role on the platform, is asked for")
         # Whoever holds the code becomes that user.
         refuse_beyond(ctx, user)
         if not user_lock(ctx.db, user.id).is_active:

@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, or_, select
 
 from portal.identity import passwords
 from portal.identity.access import access_end, admins_lock, sign_ins_end, user_lock
-from portal.identity.accounts import refuse_beyond
+from portal.identity.accounts import refuse_beyond, require_person
 from portal.identity.models import PERSON, ApiToken, Invitation, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel import audit
@@ -20,6 +20,7 @@ from portal.kernel.operations import acting, refuse_restricted
 
 PLATFORM_ROLES = ("", "platform_admin", "auditor")
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,149}")
+PLATFORM = "A role on the whole platform is given"
 RESERVED = frozenset({"anonymous", "system", "unknown"})
 USERNAME_RULE = "must have 2 to 150 letters, digits, dots, dashes or underscores and begin with a letter or digit."
 EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,189}")
@@ -56,6 +57,8 @@ def user_create(ctx: Context, *, username: str, email: str, password: str = "", 
     with acting(
         ctx, "identity.user.create", _about(user), target=EVERYWHERE, details={"username": username[:150], "platform_role": platform_role[:32]}
     ):
+        if platform_role:
+            require_person(ctx, PLATFORM)
         if username.lower() in RESERVED:
             raise InvalidRequest.fields({"username": ["is what the audit log calls nobody in particular. Choose another name."]})
         _check(user)
@@ -79,6 +82,8 @@ def user_update(ctx: Context, user_id: str, *, is_active: bool | None = None, pl
     details = {"before": {name: before[name] for name in after}, "after": after}
     with acting(ctx, "identity.user.update", _about(user), target=EVERYWHERE, details=details):
         refuse_restricted(ctx, "identity.user.update")
+        if platform_role:
+            require_person(ctx, PLATFORM)
         refuse_beyond(ctx, user)
         admins_lock(ctx.db)
         row = user_lock(ctx.db, user_id)

@@ -25,7 +25,8 @@ __all__ = [
     "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
     "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
-ADMIN = "platform_admin"
+ADMIN, AUDITOR = "platform_admin", "auditor"
+LOOKING = frozenset({"read", "audit"})
 # Services by which a platform is administered.
 MANAGED = frozenset({"identity", "security", "core"})
 ByLimit = tuple[Rules, tuple[tuple[Limit, Rules], ...]]
@@ -104,8 +105,9 @@ class Step:
 class Access:
     """What a principal may do, compiled once per action and then kept; actions of a type for which the same statements count share it.
 
-    What a project lays on people does not keep an administrator of the platform from administering it: of the services in `MANAGED`, denials of
-    projects and permission boundaries do not count for them. Otherwise whoever made a project could shut out everybody else, themselves included.
+    What a project lays on people does not keep an administrator of the platform from administering it, nor its auditor from looking: of the services
+    in `MANAGED`, denials of projects and permission boundaries do not count for them. Otherwise whoever made a project could shut out everybody else,
+    themselves included.
     """
 
     def __init__(self, grants: Sequence[Grant], limits: Sequence[Limit]) -> None:
@@ -114,18 +116,19 @@ class Access:
         self._parts = [[Rule(statement, grant) for grant in part for statement in statements_of(grant)] for part in (
             grants, *([Grant(limit.label, None, statements=limit.statements)] for limit in limits)
         )]  # fmt: skip
-        self._is_admin = any(grant.role == ADMIN and grant.project_id is None for grant in grants)
+        everywhere = {grant.role for grant in grants if grant.project_id is None and not grant.statements}
+        self._is_admin, self._is_auditor = ADMIN in everywhere, AUDITOR in everywhere
         self._of_action: dict[tuple[str, bool, bool], ByLimit] = {}
         self._shared: dict[tuple[Any, ...], Rules] = {}
 
     def of(self, action: str, level: str) -> "ByLimit":
         """(rules of the grants, rules of each limit) for an action."""
-        manages = self._is_admin and action.partition(".")[0] in MANAGED
+        manages = (self._is_admin or (self._is_auditor and level in LOOKING)) and action.partition(".")[0] in MANAGED
         return self._found(action, level, denials=not manages, boundaries=not manages)
 
     def to_give(self, action: str, level: str) -> "ByLimit":
-        """As `of`, where it is asked what somebody could give: boundaries bind whoever gets it as well, and denials of projects no administrator."""
-        return self._found(action, level, denials=not self._is_admin, boundaries=False)
+        """As `of`, where it is asked what somebody could give: of administrators of the platform, all that they have beside what projects lay on them."""
+        return self._found(action, level, denials=not self._is_admin, boundaries=not self._is_admin)
 
     def _found(self, action: str, level: str, *, denials: bool, boundaries: bool) -> "ByLimit":
         """With the `denials` of projects and with `boundaries`, or without."""

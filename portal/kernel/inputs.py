@@ -1,18 +1,22 @@
 """Input of operations: one pydantic model per operation checks it and is its JSON Schema; references arrive as loaded, locked rows."""
 
-from collections.abc import Callable, Container, Mapping
+import itertools
+import math
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, create_model
 from pydantic import Field as PydanticField
 
 from portal.kernel.context import Context
-from portal.kernel.declare import Operation
+from portal.kernel.declare import Operation, Param
 from portal.kernel.errors import InvalidRequest
-from portal.kernel.fields import SAYS
-from portal.kernel.lookup import find_reference
-from portal.kernel.resource import Registry, Resource
+from portal.kernel.fields import SAYS, Ref, RefList
+from portal.kernel.lookup import find_reference, seen_by_name
+from portal.kernel.resource import Registry, Resource, ResourceType
 
+# So many combinations of entries of lists are decided on one by one.
+MAX_VARIANTS = 256
 _INPUT_MODELS: dict[Callable[..., Any], type[BaseModel]] = {}
 
 
@@ -82,18 +86,43 @@ def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: b
     return inputs
 
 
-def as_understood(inputs: Mapping[str, Any], given: Container[str] = ()) -> dict[str, Any]:
-    """Checked input as conditions of policies see it: a row is its id and its name, whatever it was called in the request.
+def as_understood(ctx: Context, op: Operation, inputs: Mapping[str, Any], given: Container[str] = ()) -> dict[str, Any]:
+    """Checked input as conditions of policies see it: what a field names is its id, whatever it was called in the request.
 
     Of what was not given, a default that says nothing (no text, no entries, no) is not there.
     """
-    plain = {name: names_of(value) if isinstance(value, Resource) else value for name, value in inputs.items()}
+    plain = {name: _ids(ctx, op.params[name], value) for name, value in inputs.items()}
     return {name: value for name, value in plain.items() if name in given or says_something(value)}
 
 
-def names_of(row: Resource) -> tuple[str, ...]:
-    """What policies may call a row that a field names."""
-    return row.id, row.name
+def _ids(ctx: Context, param: Param, value: Any) -> Any:
+    if isinstance(value, Resource):
+        return value.id
+    kind = param.info.kind
+    if not isinstance(kind, Ref | RefList) or (rtype := ctx.registry.get(kind.type_key)) is None:
+        return value
+    if isinstance(value, list):
+        return [_id(ctx, rtype, each) for each in value]
+    return _id(ctx, rtype, value)
+
+
+def _id(ctx: Context, rtype: ResourceType, value: Any) -> Any:
+    row = seen_by_name(ctx, rtype, value) if isinstance(value, str) and value else None
+    return row.id if row is not None else value
+
+
+def variants(inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The input as several that hold one entry of each list: what is allowed has to be allowed, and not denied, with any of them.
+
+    Raises InvalidRequest where there would be too many.
+    """
+    lists = {
+        name: value for name, value in inputs.items() if isinstance(value, list) and value and all(isinstance(each, str | int) for each in value)
+    }
+    if math.prod(map(len, lists.values())) > MAX_VARIANTS:
+        raise InvalidRequest(f"The lists of this request ({', '.join(sorted(lists))}) are too long together: split it into several requests.")
+    for chosen in itertools.product(*lists.values()):
+        yield {**inputs, **dict(zip(lists, chosen, strict=True))}
 
 
 def fields_of(op: Operation) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ Lock order, so that no two transactions wait for each other: references (sorted 
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from portal.kernel import audit, authz, events, idempotency, tags
 from portal.kernel.context import Context
 from portal.kernel.db import now, out_of_service, transaction
-from portal.kernel.declare import Created, Effect, Operation, Outcome, Param
+from portal.kernel.declare import Created, Effect, Operation, Outcome
 from portal.kernel.errors import (
     ConfirmationRequired,
     Conflict,
@@ -25,7 +26,7 @@ from portal.kernel.errors import (
     StateConflict,
     Unavailable,
 )
-from portal.kernel.inputs import as_understood, canonical, inputs_of, names_of, says_something
+from portal.kernel.inputs import as_understood, canonical, inputs_of, says_something, variants
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
 from portal.kernel.projects import refuse_ending
@@ -193,6 +194,8 @@ class _Attempt:
         write(ctx, rtype, row)
         if self.op.along is not None:
             self.op.along(ctx, row, inputs)
+            # What was chosen for whoever left it out is judged as well.
+            self._authorize_result(self._new(), row)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
         settled = rtype.lifecycle is None or not self.op.steps
         hold_along(ctx, (row, counted(rtype, row), settled))
@@ -254,10 +257,10 @@ class _Attempt:
         ctx, problem = self.ctx, None
         try:
             inputs = inputs_of(ctx, self.op, self.data, strict=self.strict)
-            ctx.inputs = as_understood(inputs, self.data)
+            ctx.inputs = as_understood(ctx, self.op, inputs, self.data)
         except PortalError as error:
             inputs, problem = {}, error
-        self.decided = _decided(authz.authorize(ctx, self.action, target))
+        self.decided = _decided(self._authorize(target))
         require_proof_for(ctx, self.action)
         if problem is not None and judge:
             raise problem
@@ -268,20 +271,18 @@ class _Attempt:
         """Ask again with what the operation itself filled in or looked up: a size that was left out is one that conditions look at as well."""
         ctx, filled = self.ctx, {}
         for name, param in self.op.params.items() if not self.op.partial else ():
-            found = self._found_in(row, name, param)
+            found = getattr(row, f"{name}_id" if param.ref_model is not None else name, None)
             # A name that was meant for several is another for each.
             if says_something(found) and (name not in ctx.inputs or (isinstance(found, str | int | float) and found != ctx.inputs[name])):
                 filled[name] = found
         if filled or ctx.inputs is not self.authorized:
             ctx.inputs = {**ctx.inputs, **filled}
-            authz.authorize(ctx, self.action, target)
+            self._authorize(target)
 
-    def _found_in(self, row: Any, name: str, param: Param) -> Any:
-        if param.ref_model is None:
-            return getattr(row, name, None)
-        row_id = getattr(row, f"{name}_id", None)
-        named = self.ctx.db.get(param.ref_model, row_id) if row_id else None
-        return names_of(named) if named is not None else None
+    def _authorize(self, target: authz.Target) -> authz.Decision:
+        for inputs in variants(self.ctx.inputs):
+            decision = authz.authorize(replace(self.ctx, inputs=inputs), self.action, target)
+        return decision
 
     def _tell(self, row: Any, job_id: str | None, *, before: dict[str, object], after: dict[str, object]) -> None:
         changed = sorted(name for name in after if after[name] != before.get(name) and name not in {"updated_at", "state_at"})

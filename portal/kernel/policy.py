@@ -6,7 +6,7 @@ A key that is not known makes a positive comparison fail and a negative one (`â€
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -169,11 +169,6 @@ def text_of(known: Any) -> str:
     return ("true" if known else "false") if isinstance(known, bool) else str(known)
 
 
-def each_of(known: Any) -> Sequence[Any]:
-    """What is known under a key that may have several values, such as the id and the name of what a field names: any of them counts."""
-    return known if isinstance(known, list | tuple) else (known,)
-
-
 _bool = _must(("true", "false").index, "true or false")
 _cidr, _num = _must(ipaddress.ip_network, "an address or network such as 10.0.0.0/8"), _must(_finite, "a number")
 _day = _must(moment, "a moment such as 2026-12-31T00:00:00Z")
@@ -215,8 +210,7 @@ class Condition:
             return rule.compare(known, self.values[0])
         if known is None:
             return rule.negated
-        wanted = filled(self.values, asked)
-        return any(rule.compare(each, value) for each in each_of(known) for value in wanted) is not rule.negated
+        return any(rule.compare(known, value) for value in filled(self.values, asked)) is not rule.negated
 
 
 def filled(values: Iterable[str], asked: Asked) -> list[str]:

@@ -25,7 +25,6 @@ from portal.kernel.policy import (
     Condition,
     Statement,
     Target,
-    each_of,
     filled,
     glob,
     is_like,
@@ -83,12 +82,12 @@ def test_of(need: Condition) -> Test:
     if has_variables(need):
         return need.holds
     if operator == "StringEquals":
-        return lambda known, _asked: known is not None and any(text_of(each) in wanted for each in each_of(known))
+        return lambda known, _asked: known is not None and text_of(known) in wanted
     if operator == "StringNotEquals":
-        return lambda known, _asked: known is None or all(text_of(each) not in wanted for each in each_of(known))
+        return lambda known, _asked: known is None or text_of(known) not in wanted
     if operator in {"StringLike", "StringNotLike"}:
         match, is_negated = _matching(wanted), operator == "StringNotLike"
-        return lambda known, _asked: (known is not None and any(match(text_of(each)) for each in each_of(known))) is not is_negated
+        return lambda known, _asked: (known is not None and match(text_of(known))) is not is_negated
     if operator in MOMENTS:
         compare, edge = MOMENTS[operator], _edge(need)
         return lambda known, _asked: known is not None and compare(known, edge)
@@ -159,8 +158,7 @@ class _Steps:
 
     def taken(self, known: Any, asked: Asked) -> Iterator["_Node"]:
         """The steps that what is known allows."""
-        for each in each_of(known):
-            yield from self._by_text(text_of(each), asked)
+        yield from self._by_text(text_of(known), asked)
         if self.networks:
             yield from self._around(str(known))
         for operator, edges in self.edges.items():

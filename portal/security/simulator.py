@@ -16,8 +16,8 @@ from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.declare import Effect
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import storable
-from portal.kernel.inputs import as_understood, fields_of, names_of
-from portal.kernel.lookup import find, seen_by_name
+from portal.kernel.inputs import as_understood, fields_of, variants
+from portal.kernel.lookup import find
 from portal.kernel.wording import within
 from portal.security.role_sessions import ASSUME, with_trust
 from portal.security.roles import ROLE
@@ -95,21 +95,20 @@ def _understood(ctx: Context, question: Question) -> Mapping[str, Any]:
     """The fields of an imagined request as conditions see them. Raises InvalidRequest for one that no such request has."""
     op = ctx.registry.operations().get(question.action)
     known = fields_of(op) if op is not None else {}
-    found = {} if op is None else as_understood({name: param.default for name, param in op.params.items() if not param.required and not op.partial})
+    found = {} if op is None else {name: param.default for name, param in op.params.items() if not param.required and not op.partial}
     for name, value in question.under.inputs.items():
         if op is None or name not in known:
             has = f"there are {', '.join(sorted(op.params))}" if op is not None and op.params else "conditions see none of its fields"
             raise InvalidRequest.fields({"inputs": [f"A request for {question.action} has no {name[:80]}; {has}."]})
-        param = op.params[known[name]]
-        row = seen_by_name(ctx, ctx.registry.of(param.ref_model), value) if param.ref_model is not None and isinstance(value, str) else None
-        found[known[name]] = names_of(row) if row is not None else value
-    return found
+        found[known[name]] = value
+    return as_understood(ctx, op, found, {known[name] for name in question.under.inputs}) if op is not None else found
 
 
 def _decide(seen: Context, action: str, target: Target) -> tuple[Decision, str]:
     """What comes of an action on something: who may not see it is told that it is not there. Gives that permission as well, if it decided."""
     reading = f"{action.rpartition('.')[0]}.read"
-    decision = decide(seen, action, target)
+    decisions = [decide(replace(seen, inputs=each), action, target) for each in variants(seen.inputs)]
+    decision = next((each for each in decisions if not each.allowed), decisions[0])
     if not (decision.allowed and target.id) or action in {ASSUME, reading} or reading not in seen.registry.permissions:
         return decision, ""
     first = decide(seen, reading, target)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from portal.identity.access import user_lock
 from portal.identity.accounts import account_target, refuse_beyond, require_person
 from portal.identity.models import SERVICE, User, digest
-from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient, OAuthConsent
+from portal.identity.oauth2.models import CODE, CREDENTIALS, GRANTS, LOOPBACK, REFRESH, OAuthClient, OAuthConsent, end_access
 from portal.identity.tokens import check_scopes
 from portal.kernel import audit
 from portal.kernel.authz import Target, authorize, decide
@@ -105,6 +105,7 @@ def client_update(ctx: Context, client_id: str, given: Registration) -> OAuthCli
         if row.name != was[0] or set(row.redirect_uris) - was[1]:
             # Who said yes did so to this name and these addresses.
             ctx.db.execute(delete(OAuthConsent).where(OAuthConsent.client_id == row.id))
+            end_access(ctx.db, client_id=row.id)
         ctx.db.flush()
     return row
 

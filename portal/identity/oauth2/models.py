@@ -174,8 +174,10 @@ def lock_clients_of(session: Session, user_id: str) -> None:
     session.scalars(select(OAuthClient).where(theirs).order_by(OAuthClient.id).with_for_update(of=OAuthClient)).all()
 
 
-def end_access(session: Session, *, user_id: str, client_id: str = "") -> None:
-    """End everything that applications hold for a user (one application's only, if named), within the caller's transaction."""
+def end_access(session: Session, *, user_id: str = "", client_id: str = "") -> None:
+    """End everything that applications hold for a user, or that an application holds (of both: for that user), within the caller's transaction."""
     for model in (OAuthFamily, OAuthCode):
-        ending = delete(model).where(model.user_id == user_id)
+        ending = delete(model)
+        if user_id or not client_id:
+            ending = ending.where(model.user_id == user_id)
         session.execute(ending.where(model.client_id == client_id) if client_id else ending)
