@@ -117,6 +117,11 @@ def drop_disk(run: StepRun) -> None:
     run.save(image_id=run.row.rebuild_to_id)
 
 
+def replug(run: StepRun) -> None:
+    """Plug in what has lost its place."""
+    Machines().refit(run, run.row.id)
+
+
 def erase(run: StepRun) -> None:
     """Remove the machine with its disk, seed, logs and sockets."""
     compute_engine(run).remove_machine(run.row.id)
@@ -138,6 +143,7 @@ CREATE = (
     Step(boot, "Start the machine", undo=pull_plug),
 )
 START = (Step(prepare_image, "Prepare the image", because=IMAGE_STAYS), Step(make_disk, "Check the root disk", because=RECONCILED), *_BOOTABLE)
+REPLUG = (NETWORKS, Step(replug, "Plug its network cards in", because=RECONCILED))
 STOP = (Step(shut_down, "Shut the guest down", because=RECONCILED),)
 REBOOT = (*STOP, *_BOOTABLE)
 RESIZE = (Step(change_size, "Change vCPU and memory", undo=change_size_back),)

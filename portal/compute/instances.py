@@ -239,6 +239,18 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
 def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Boot a machine that should run and does not."""
     del ctx, reason
+    _count_heal(instance)
+
+
+@operation(Instance, "replug", label="Plug its network cards in again", needs="platform", steps=steps.REPLUG, when={"running"}, holds="starting",
+           settles="running", fails="running", internal=True, while_locked=True)  # fmt: skip
+def instance_replug(ctx: Context, instance: Instance, *, reason: Because) -> None:
+    """Plug network cards in again that have lost their place on the host while the machine runs."""
+    del ctx, reason
+    _count_heal(instance)
+
+
+def _count_heal(instance: Instance) -> None:
     is_again = instance.healed_at is not None and now() - instance.healed_at < HEAL_WINDOW
     instance.heals, instance.healed_at = instance.heals + 1 if is_again else 1, now()
 
@@ -284,7 +296,8 @@ INSTANCE = ResourceType(
     Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="compute",
     summary="Virtual machines.",
     operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
-                update_operation(Instance, along=_renamed), *lock_operations(Instance), instance_heal, instance_halt, instance_settle],
+                update_operation(Instance, along=_renamed), *lock_operations(Instance), instance_heal, instance_replug, instance_halt,
+                instance_settle],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("flavor_name", "Flavor", css="md"),
              Column("private_ip", "Address", css="mono lo"), Column("public_ip", "Public address", css="mono lo", hidden=True),
              Column("image_name", "Image", css="lo"), Column("key_pair_name", "Key pair", css="lo", hidden=True),

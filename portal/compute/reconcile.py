@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from portal.compute.instances import HEAL_WINDOW, Instance, instance_halt, instance_heal, instance_settle
+from portal.compute.instances import HEAL_WINDOW, Instance, instance_halt, instance_heal, instance_replug, instance_settle
 from portal.engines.ports import MachineState
 from portal.kernel.context import Context
 from portal.kernel.db import now
@@ -21,7 +21,7 @@ COMPARED = (Instance.id, Instance.version, Instance.state, Instance.desired_powe
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An instance that is not as it should be, and what to do about it: heal (boot it), halt (stop it) or settle (believe the host)."""
+    """An instance that is not as it should be, and what to do about it: heal (boot it), halt (stop it), replug (its network cards) or settle (believe the host)."""
 
     operation: Operation
     reason: str
@@ -38,19 +38,19 @@ def reconcile_instances(task: TaskRun) -> None:
     ctx.db.rollback()
     rows = ctx.db.execute(select(*COMPARED).where(Instance.state.in_(STEADY), Instance.deleted_at.is_(None))).all()
     ctx.db.rollback()
-    machines = engine.machines()
+    machines, cut_off = engine.machines(), engine.cut_off()
     for row in rows:
         # A machine without a row is left alone: the database may be an old copy.
-        difference = compare(row, machines.get(row.id, MachineState.ABSENT))
+        difference = compare(row, machines.get(row.id, MachineState.ABSENT), is_cut_off=row.id in cut_off)
         if difference is not None:
             _act(ctx, row, difference)
 
 
-def compare(row: Any, actual: MachineState) -> Difference | None:
+def compare(row: Any, actual: MachineState, *, is_cut_off: bool = False) -> Difference | None:
     """What is to be done about one instance; None where row and host agree."""
     up = actual is MachineState.RUNNING
     if row.state == "running":
-        return None if up else _when_down(row, actual)
+        return _when_up(row, is_cut_off=is_cut_off) if up else _when_down(row, actual)
     if row.state == "stopped" and up:
         return Difference(instance_halt, "The machine ran on the host although it should be stopped; it is being stopped.")
     if row.state == "error" and up and row.desired_power == "running":
@@ -60,10 +60,21 @@ def compare(row: Any, actual: MachineState) -> Difference | None:
     return None
 
 
+def _when_up(row: Any, *, is_cut_off: bool) -> Difference | None:
+    # A guest that does not let go of a card is not asked for ever.
+    if not is_cut_off or _is_healed_enough(row):
+        return None
+    return Difference(instance_replug, "A network card of the machine had lost its place on the host; it is being plugged in again.")
+
+
+def _is_healed_enough(row: Any) -> bool:
+    return bool(row.heals >= MAX_HEALS and row.healed_at is not None and now() - row.healed_at < HEAL_WINDOW)
+
+
 def _when_down(row: Any, actual: MachineState) -> Difference:
     if actual is MachineState.STOPPED:
         return Difference(instance_settle, "The guest shut itself down.", "stopped")
-    if row.heals >= MAX_HEALS and row.healed_at is not None and now() - row.healed_at < HEAL_WINDOW:
+    if _is_healed_enough(row):
         return Difference(instance_settle, f"The machine stopped {row.heals} times within minutes after it was restarted.", "error")
     return Difference(instance_heal, f"The machine was {actual.value} on the host although it should run; it is being restarted.")
 

@@ -4,7 +4,7 @@ Its host is a directory; every process that opens it sees the same machines. Tes
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +202,11 @@ class FakeCompute:
         """All machines that were defined."""
         with self._call("machines"):
             return {machine.machine_id: machine.state for machine in self._store.machines() if machine.is_defined}
+
+    def cut_off(self) -> Collection[str]:
+        """Machines run as long as nobody takes their cards away."""
+        with self._call("cut_off"):
+            return ()
 
     def samples(self) -> Sequence[MachineSample]:
         """Counters that grow with the time since boot."""

@@ -19,13 +19,14 @@ class VpcRecord:
     """States of a VPC of which something may be on the host, the last one being wanted; and marks by which a change from outside is seen.
 
     `namespace` and `generation` are the kernel's numbers of the router's namespace and of its rules, `epoch` counts how often the fabric's guard was
-    found changed. While more than one state is noted, a change has not been finished.
+    found changed. While more than one state is noted, a change has not been finished; until `is_purged`, connections of a former state may go on.
     """
 
     states: Sequence[VpcSpec]
     namespace: int = 0
     generation: int = 0
     epoch: int = -1
+    is_purged: bool = True
 
     @property
     def spec(self) -> VpcSpec:
@@ -40,7 +41,7 @@ class VpcRecord:
     def wanting(self, spec: VpcSpec) -> "VpcRecord":
         """What is noted before a change begins."""
         others = [each for each in self.states if each != spec]
-        return replace(self, states=[*others, spec], epoch=-1)
+        return replace(self, states=[*others, spec], epoch=-1, is_purged=False)
 
 
 @dataclass(frozen=True, slots=True)

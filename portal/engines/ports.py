@@ -7,7 +7,7 @@ SQLAlchemy. Every `ensure_*` and `remove_*` may be called again at any time with
 
 import hashlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -205,6 +205,10 @@ class ComputeEngine(Protocol):
 
     def machines(self) -> Mapping[str, MachineState]:
         """Every machine the portal made on this host."""
+        ...
+
+    def cut_off(self) -> Collection[str]:
+        """Running machines with a network card whose tap somebody took away; `ensure_interfaces` plugs it in again once there is one."""
         ...
 
     def samples(self) -> Sequence[MachineSample]:

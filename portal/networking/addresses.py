@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+# What no router passes on.
+UNROUTED = {
+    IPv4Network("0.0.0.0/8"): "which means this host itself",
+    IPv4Network("127.0.0.0/8"): "which every host keeps for itself",
+    IPv4Network("169.254.0.0/16"): "which is known on one link alone, as the metadata service is",
+    IPv4Network("224.0.0.0/3"): "which is for multicast and reserved",
+}
 WIDEST, NARROWEST = 16, 28
 ANYWHERE = "0.0.0.0/0"
 DOTTED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
@@ -63,6 +70,16 @@ def parse_range(text: str) -> IPv4Network:
     if found.network_address != first:
         msg = f"has bits set behind its prefix; did you mean {found}?"
         raise ValueError(msg)
+    return found
+
+
+def parse_destination(text: str) -> IPv4Network:
+    """A range to which packets can be led. Raises ValueError."""
+    found = parse_range(text)
+    for range_, what in UNROUTED.items():
+        if found.subnet_of(range_):
+            msg = f"lies in {range_}, {what}: nothing is routed there"
+            raise ValueError(msg)
     return found
 
 

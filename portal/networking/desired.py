@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, selectinload
 from portal.engines.network_ports import GroupSpec, GuestData, NatSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.kernel.ids import hostname
 from portal.kernel.resource import Registry
+from portal.networking.dns_names import domain_of, labels
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, SecurityGroup, Subnet, Vpc, VpcPeering
 
 INSTANCE, KEY_PAIR = "compute.instance", "compute.key_pair"
@@ -25,11 +26,6 @@ class Desired:
     spec: VpcSpec
     peerings: Sequence[PeeringSpec]
     gone: Sequence[str]
-
-
-def domain_of(vpc: Vpc) -> str:
-    """The domain in which the names of a VPC are."""
-    return f"{hostname(vpc.name)}.internal"
 
 
 def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired | None:
@@ -92,11 +88,15 @@ def route_spec(route: Route, targets: Mapping[str, str], *, has_gateway: bool) -
 
 
 def _ports(session: Session, registry: Registry, vpc: Vpc, interfaces: Sequence[NetworkInterface]) -> list[PortSpec]:
-    guests = _guests(session, registry, [each.instance_id for each in interfaces if each.instance_id and each.state != "detaching"])
+    attached = {each.id: each.instance_id for each in interfaces if each.instance_id and each.state != "detaching"}
+    instances = _guests(session, registry, [*attached.values()])
+    guests = {instance_id: guest for instance_id, (_, guest) in instances.items()}
+    first = {each.instance_id for each in interfaces if each.id in attached and each.is_primary}
+    called = labels((instance_id, name) for instance_id, (name, _) in instances.items() if instance_id in first)
     ports = []
     for each in interfaces:
-        guest = guests.get(each.instance_id or "") if each.state != "detaching" else None
-        names = [guest.hostname] if guest is not None and each.is_primary and vpc.enable_dns_hostnames else []
+        guest = guests.get(attached.get(each.id, ""))
+        names = [called[guest.instance_id]] if guest is not None and each.is_primary and vpc.enable_dns_hostnames else []
         if guest is not None and each.public_ip:
             guest = GuestData(guest.instance_id, guest.hostname, guest.ssh_public_keys, guest.user_data, each.public_ip, guest.metadata)
         groups = [membership.group_id for membership in each.memberships]
@@ -104,21 +104,25 @@ def _ports(session: Session, registry: Registry, vpc: Vpc, interfaces: Sequence[
     return ports
 
 
-def _guests(session: Session, registry: Registry, instance_ids: Sequence[str]) -> Mapping[str, GuestData]:
-    """What the metadata service tells each machine."""
+def _guests(session: Session, registry: Registry, instance_ids: Sequence[str]) -> Mapping[str, tuple[str, GuestData]]:
+    """The name of each machine, and what the metadata service tells it; the oldest first."""
     instance, key_pair = registry.model(INSTANCE), registry.model(KEY_PAIR)
     query = (
         select(instance.id, instance.name, instance.public_key, instance.user_data, instance.project_id, key_pair.public_key.label("pair"))
         .outerjoin(key_pair, instance.key_pair_id == key_pair.id)
         .where(instance.id.in_(instance_ids), instance.deleted_at.is_(None))
+        .order_by(instance.created_at, instance.id)
     )
     return {
-        row.id: GuestData(
-            row.id,
-            hostname(row.name),
-            tuple(key for key in (row.pair, row.public_key) if key),
-            row.user_data,
-            metadata={"project_id": row.project_id},
+        row.id: (
+            row.name,
+            GuestData(
+                row.id,
+                hostname(row.name),
+                tuple(key for key in (row.pair, row.public_key) if key),
+                row.user_data,
+                metadata={"project_id": row.project_id},
+            ),
         )
         for row in (session.execute(query) if instance_ids else ())
     }

@@ -13,7 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.resource import Column, ResourceType
-from portal.networking.addresses import ANYWHERE, parse_range
+from portal.networking.addresses import ANYWHERE, parse_destination
 from portal.networking.changes import seen, vpc_touch, wrong
 from portal.networking.models import TARGETS, InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, Subnet, Vpc, VpcPeering
 from portal.networking.subnets import VPC_FIELD
@@ -88,7 +88,7 @@ def route_table_add_route(
 
 def _add(ctx: Context, table: RouteTable, destination_cidr: str, target_type: str, target_id: str) -> str:
     try:
-        destination = parse_range(destination_cidr)
+        destination = parse_destination(destination_cidr)
     except ValueError as error:
         raise wrong("destination_cidr", f"{error}.") from None
     inside = IPv4Network(table.vpc.cidr_block)

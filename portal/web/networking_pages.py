@@ -15,6 +15,7 @@ from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
 from portal.kernel.errors import PortalError
 from portal.networking.changes import wrong
+from portal.networking.dns_names import name_of
 from portal.networking.models import FlowRecord, NetworkInterface, Route, RouteTable, SecurityGroup, SecurityGroupRule, Vpc
 from portal.networking.reachability import Answer
 from portal.networking.routes import ROUTE_TABLE, live_targets, route_table_add_route
@@ -70,7 +71,9 @@ def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
         for rule in group.rules:
             if rule.is_enabled:
                 rules[rule.direction].append((group, rule_shown(rule, names)))
-    return {"interfaces": interfaces, "rules": rules}
+    first = next((row for row in interfaces if row.is_primary), None)
+    name = name_of(ctx.db, ctx.registry, first.vpc, instance.id) if first is not None else ""
+    return {"interfaces": interfaces, "rules": rules, "dns_name": name}
 
 
 TABS: dict[str, Sequence[Tab]] = {

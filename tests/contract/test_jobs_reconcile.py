@@ -1,6 +1,6 @@
 """The reconciler: what differs is healed or said, once, and never on the ground of what has changed meanwhile."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import pytest
@@ -24,10 +24,14 @@ class Seen:
     def __init__(self, stage: Stage, **states: MachineState) -> None:
         self._stage, self._states = stage, states
         self.before = lambda: None
+        self.without_network: Collection[str] = ()
 
     def machines(self) -> Mapping[str, MachineState]:
         self.before()
         return {**self._stage.engine.machines(), **self._states}
+
+    def cut_off(self) -> Collection[str]:
+        return self.without_network
 
 
 @pytest.fixture
@@ -47,6 +51,19 @@ def row_of(stage: Stage, row: Instance) -> Instance:
 
 def entries(stage: Stage, action: str) -> int:
     return stage.ctx.db.query(AuditEntry).filter(AuditEntry.action == action).count()
+
+
+def test_a_machine_that_has_lost_its_network_card_gets_it_back_and_is_not_asked_for_ever(stage: Stage, reconcile) -> None:
+    row = running_instance(stage)
+    seen = Seen(stage)
+    seen.without_network = [row.id]
+    launched = row_of(stage, row).launch_time
+    for _ in range(MAX_HEALS + 2):
+        reconcile(seen)
+    assert entries(stage, "compute.instance.replug") == MAX_HEALS
+    assert (row_of(stage, row).state, row_of(stage, row).launch_time) == ("running", launched)
+    assert stage.ctx.db.query(Job).filter(Job.kind == "compute.instance.replug", Job.state == "succeeded").count() == MAX_HEALS
+    assert_sound(stage)
 
 
 def test_what_agrees_is_left_alone(stage: Stage, reconcile) -> None:

@@ -107,6 +107,8 @@ BAD_INPUT = {
         Wrong("a subnet in use", "subnets", {}, 409, "in_the_way", "front is in use by 10.0.5.9", "FRONT", "delete", typed={"confirm": "front"}),
     ],
     "a route to nowhere": [
+        *(Wrong(f"a route to {away}", "route-tables", {**ROUTE, "destination_cidr": away}, 400, "destination_cidr", "nothing is routed there", "TABLE", "add_route")
+          for away in ("127.0.0.0/8", "169.254.169.254/32", "224.0.0.0/4", "240.0.0.0/5", "0.0.0.0/8")),
         Wrong("a route to no gateway", "route-tables", ROUTE, 400, "target_id", "net has no internet gateway: the route would lead nowhere", "TABLE", "add_route"),
         Wrong("a route to what is not there", "route-tables", {"destination_cidr": WORLD, "target_type": "nat-gateway", "target_id": "nat-nope"}, 400, "target_id",
               "the route would lead nowhere", "TABLE", "add_route"),

@@ -40,6 +40,19 @@ def test_the_drawing_has_every_thing_as_a_link_or_folded(client_for: Callable[..
     assert "8 running" in listed
 
 
+def test_an_instance_says_what_it_is_called_and_nobody_else_is_called_so(
+    client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any], worker: TestWorker, network: RecordingNetwork
+) -> None:
+    for name in ("web.0", "WEB 0"):
+        api.post("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "vpc_id": "net"})
+    worker.drain()
+    called = [name for port in network.specs[vpc["id"]].ports for name in port.names]
+    assert sorted(called) == sorted([*(f"web-{number}" for number in range(8)), "web-0-2", "web-0-3"])
+    for name, full in (("web-0", "web-0.net.internal"), ("web.0", "web-0-2.net.internal"), ("WEB 0", "web-0-3.net.internal")):
+        (found,) = [each for each in api.get("/compute/instances?limit=50").json["results"] if each["name"] == name]
+        assert full in client_for("viewer").get(f"/compute/instances/{found['id']}/network").text
+
+
 def test_pages_write_abbreviations_as_such(client_for: Callable[..., FlaskClient], api: Api, vpc: dict[str, Any]) -> None:
     browser = client_for("developer")
     assert "Create VPC" in browser.get("/networking/vpcs").text

@@ -1,14 +1,18 @@
 """What becomes of networks and of connections when something changes, breaks or is restarted; names, metadata and the flow log."""
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from portal.engines.network_ports import Flow, GroupSpec
+from portal.engines.local.network import engine
+from portal.engines.network_ports import Flow, GroupSpec, VpcSpec
+from portal.engines.ports import EngineError
 from tests.support.network import (
     OUT,
     PATIENTLY_S,
@@ -217,3 +221,52 @@ def test_the_first_way_out_of_an_installation_is_made_after_networks_were_looked
     assert host.engine.drift() == []
     host.engine.ensure_vpc(replace(closed, uplink_address=host.public(10)))
     assert host.engine.drift() == []
+
+
+def test_others_do_not_wait_while_connections_of_a_vpc_are_gone_through(host: NetworkHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    long, other = made_vpc(host, "10.0.1.5"), made_vpc(host, "10.0.1.5")
+    begun, over = threading.Event(), threading.Event()
+
+    def slowly(_namespace: str, spec: VpcSpec) -> int:
+        if spec.vpc_id == long.vpc_id:
+            begun.set()
+            assert over.wait(30)
+        return 0
+
+    monkeypatch.setattr(engine, "purge", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(host.engine.ensure_vpc, replace(long, ports=[]))
+            assert begun.wait(10)
+            pool.submit(host.engine.ensure_vpc, replace(other, ports=[])).result(5)
+            assert host.engine.drift() == [], "what is being done is no damage"
+            assert not first.done()
+        finally:
+            over.set()
+        first.result(10)
+    assert host.engine.drift() == []
+
+
+def test_connections_that_were_not_gone_through_are_so_by_the_next_try(
+    host: NetworkHost, guest: Callable[..., Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = made_vpc(host, "10.0.1.5", "10.0.1.6")
+    a, _ = guest(spec, 0), guest(spec, 1)
+    closed = replace(spec, groups=[GroupSpec("sg-web", [])])
+    with a.connect("10.0.1.6", 80, PATIENTLY_S) as link, link.makefile() as words:
+        assert words.readline()
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "purge", fails)
+            with pytest.raises(EngineError):
+                host.engine.ensure_vpc(closed)
+        assert [each.vpc_id for each in host.engine.drift()] == [spec.vpc_id]
+        host.engine.ensure_vpc(closed)
+        link.sendall(b"still there?")
+        link.settimeout(1)
+        with pytest.raises(TimeoutError):
+            link.recv(100)
+    assert host.engine.drift() == []
+
+
+def fails(_namespace: str, _spec: VpcSpec) -> int:
+    raise EngineError("The kernel does not list its connections.")

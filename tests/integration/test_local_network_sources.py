@@ -1,10 +1,15 @@
 """Whom a packet may claim to come from: over peerings, and from guests that pass on what others send."""
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from portal.engines.local.network import filter as rules
+from portal.engines.local.network.namespaces import inside
 from portal.engines.network_ports import GroupSpec, IpProtocol, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from tests.support.network import (
     EVERYWHERE,
@@ -20,6 +25,7 @@ from tests.support.network import (
     why_no_networks,
     with_ports,
 )
+from tests.support.servers import until
 
 MISSING = why_no_networks()
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can be made here")]
@@ -86,3 +92,27 @@ def test_a_guest_passes_on_what_is_routed_to_it(host: NetworkHost, guest: Callab
     router.run("nft", "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100; }; add rule ip nat out oif eth0 masquerade")
     world = outside()
     assert client.hears(world.address, 80, PATIENTLY_S) == f"{world.address} saw {spec.uplink_address}"
+
+
+def test_a_guest_begins_only_so_many_connections_and_its_neighbour_is_free(
+    host: NetworkHost, guest: Callable[..., Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MOST_CONNECTIONS", 100)
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, *(port(spec, address, "sg-all") for address in ("10.0.1.5", "10.0.1.6")))
+    host.engine.ensure_vpc(spec)
+    busy, other = guest(spec, 0), guest(spec, 1)
+    assert sends(busy, "10.0.1.5", other) == "10.0.1.5"
+
+    def connections() -> int:
+        with inside(host.engine._router(spec.vpc_id).name):  # type: ignore[attr-defined]
+            return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+
+    with inside(busy.name), closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as mouth:
+        for number in range(1000, 1300):
+            mouth.sendto(b"hello", ("10.0.1.6", number))
+    until(lambda: connections() == 100, within_s=5, what="all that may begin")
+    # A change does not let it begin anew.
+    host.engine.ensure_vpc(replace(spec, groups=[replace(ANYTHING, rules=[*ANYTHING.rules, rule("rule-more", port=80)])]))
+    assert not busy.hears("10.0.1.6", 80)
+    assert other.hears("10.0.1.5", 80, PATIENTLY_S)

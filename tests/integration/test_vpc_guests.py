@@ -7,6 +7,7 @@ import pytest
 
 from portal.engines.local.network import namespaces
 from portal.engines.local.network.engine import LocalNetwork
+from portal.engines.local.network.links import Links
 from portal.engines.network_ports import GroupSpec, GuestData, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.engines.ports import MachineInterface, MachineSpec, MachineState
 from tests.support.hosts import TINY, Host, local_host, process_directory, why_no_local_host
@@ -185,6 +186,21 @@ def test_guests_stay_connected_when_somebody_takes_the_namespaces_away(place: Pl
         engine.ensure_vpc(spec)
     assert engine.drift() == []
     assert "SOMEBODY" in place.says("a1", "ping -c 1 -W 5 10.0.2.5 > /dev/null && echo SOME''BODY")
+
+
+def test_a_running_guest_whose_tap_somebody_deletes_is_noticed_and_plugged_in_again(place: Place) -> None:
+    networks, machines, spec = place.networks.engine, place.host.engine, place.guests["a2"]
+    assert machines.cut_off() == []
+    with Links(networks._fabric.name) as fabric:  # type: ignore[attr-defined]
+        fabric.remove(spec.interfaces[0].tap)
+    assert machines.cut_off() == [spec.machine_id]
+    networks.ensure_vpc(place.one)
+    assert networks.drift() == []
+    assert machines.cut_off() == [spec.machine_id], "its tap is there again, but nobody holds it"
+    machines.ensure_interfaces(spec)
+    assert machines.cut_off() == []
+    until(lambda: "inet 10.0.2.5/24" in place.says("a2", "ip -4 addr show"), within_s=20, what="the card to be up again")
+    assert "GOT-a2" in place.says("a1", "timeout 9 wget -q -O - http://10.0.2.5/ | sed s/^/GOT-/")
 
 
 def test_a_machine_that_is_started_again_is_where_it_was(place: Place) -> None:

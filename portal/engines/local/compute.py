@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage
 from portal.engines.local.locks import KeyedLocks
 from portal.engines.local.network.listing import listed
 from portal.engines.local.network.names import Installation
+from portal.engines.local.network.namespaces import exists
 from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece
 from portal.engines.local.seed import write_seed
@@ -193,17 +194,17 @@ class LocalCompute:
         if not is_active:
             self.ensure_defined(spec)
 
-    @staticmethod
-    def _plug(hypervisor: "Hypervisor", domain: Any, spec: MachineSpec) -> None:
+    def _plug(self, hypervisor: "Hypervisor", domain: Any, spec: MachineSpec) -> None:
         if spec.interfaces and hypervisor.has_user_network(domain):
             raise EngineRefused("The machine was started outside any network. Stop it first.")
         had = hypervisor.taps(domain)
+        lost = self._lost(had)
         wanted = {card.tap: card for card in spec.interfaces}
         for tap, mac in had.items():
-            if tap not in wanted:
+            if tap not in wanted or tap in lost:
                 hypervisor.unplug(domain, MachineInterface("", mac, tap))
         for tap, card in wanted.items():
-            if tap not in had:
+            if tap not in had or tap in lost:
                 hypervisor.plug(domain, card)
 
     def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
@@ -322,6 +323,18 @@ class LocalCompute:
             finally:
                 lock.release()
         return state
+
+    def cut_off(self) -> Collection[str]:
+        """Running machines whose cards' taps are gone, or were made anew without them."""
+        taps = {machine_id: taps for machine_id, (_, taps) in self._open().statistics().items()}
+        lost = self._lost({tap for each in taps.values() for tap in each})
+        return [machine_id for machine_id, each in taps.items() if lost.intersection(each)]
+
+    def _lost(self, taps: Collection[str]) -> set[str]:
+        """Those of running machines' taps that are not there, or that no machine holds."""
+        fabric = Installation(self._paths.installation).fabric
+        links = listed(fabric) if taps and exists(fabric) else {}
+        return {tap for tap in taps if tap not in links or links[tap].is_idle}
 
     def samples(self) -> Sequence[MachineSample]:
         """Counters of all running machines."""

@@ -135,7 +135,7 @@ def test_whatever_is_broken_comes_back_by_itself_and_is_told(place: Place, setti
         place.is_broken_and_healed("fabric")
         place.replug()
         until(place.talks, within_s=WITHIN_S, what="guests talk over the new fabric")
-    assert "name server does not run" in " ".join(place.told())
+    assert "name server does not answer" in " ".join(place.told())
     assert place.engine.drift() == []
 
 

@@ -36,7 +36,7 @@ def differences(
     is_answered: Callable[[], bool],
 ) -> Iterator[str]:
     """What is not as it was last made, as keys of the sentences."""
-    if not record.is_finished:
+    if not (record.is_finished and record.is_purged):
         yield "unfinished"
         return
     if namespaces.identity(router.name) != record.namespace:

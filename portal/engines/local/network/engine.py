@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from portal.engines.local.locks import KeyedLocks
 from portal.engines.local.network import filter as rules
 from portal.engines.local.network import names, namespaces, nft
 from portal.engines.local.network.conntrack import purge
@@ -55,6 +56,9 @@ class LocalNetwork:
         self._fabric = Fabric(self._installation, self._store)
         # Changes take some tens of milliseconds each; one after the other they need no further order.
         self._guard = threading.RLock()
+        # Whatever takes long is done for one VPC at a time, without the guard.
+        self._locks = KeyedLocks()
+        self._purging = set[str]()
         self._metadata: MetadataService | None = None
         self._flows: FlowReader | None = None
         self._is_external_right = False
@@ -73,31 +77,49 @@ class LocalNetwork:
     def ensure_vpc(self, spec: VpcSpec) -> None:
         """Make the VPC exactly so."""
         spec = same(checked(spec, self._external.cidr))
+        with self._locks.of(spec.vpc_id):
+            with self._guard:
+                record = self._make(spec)
+                if record.is_purged:
+                    return
+                self._purging.add(spec.vpc_id)
+            try:
+                self._purge(record)
+            finally:
+                self._purging.discard(spec.vpc_id)
+
+    def _purge(self, record: VpcRecord) -> None:
+        """End what may not go on. A guest can have so many connections that the others' networks must not wait for it."""
+        stopped = purge(self._router(record.spec.vpc_id).name, record.spec)
+        log.info("%s changed; %s connections may not go on", record.spec.vpc_id, stopped)
         with self._guard:
-            metadata, flows = self._open()
-            before = self._store.vpc(spec.vpc_id)
-            record = (before or VpcRecord([])).wanting(spec)
-            if before is None or before.states != record.states or before.epoch >= 0:
-                self._store.save_vpc(record)
-            self._fabric.ensure()
-            if spec.uplink_address or spec.nats:
-                self._ensure_external()
-            router = self._router(spec.vpc_id)
-            namespace = router.ensure_namespace(record.namespace)
-            if namespace != record.namespace:
-                record = replace(record, namespace=namespace)
-                self._store.save_vpc(record)
-            generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
-            epoch = self._connect(router, record)
-            if before is None or before.states != [spec]:
-                stopped = purge(router.name, spec)
-                log.info("%s changed; %s connections may not go on", spec.vpc_id, stopped)
-            self._name(spec)
-            if before is None or any(names_of(state) != names_of(spec) for state in before.states):
-                self._name_peers(spec.vpc_id)
-            metadata.ensure(router.name, spec)
-            flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
-            self._store.save_vpc(VpcRecord([spec], namespace, generation, epoch))
+            self._store.save_vpc(replace(record, is_purged=True))
+
+    def _make(self, spec: VpcSpec) -> VpcRecord:
+        """Make everything of a VPC but an end of its connections; gives what was noted."""
+        metadata, flows = self._open()
+        before = self._store.vpc(spec.vpc_id)
+        record = (before or VpcRecord([])).wanting(spec)
+        if before is None or before.states != record.states or before.epoch >= 0:
+            self._store.save_vpc(record)
+        self._fabric.ensure()
+        if spec.uplink_address or spec.nats:
+            self._ensure_external()
+        router = self._router(spec.vpc_id)
+        namespace = router.ensure_namespace(record.namespace)
+        if namespace != record.namespace:
+            record = replace(record, namespace=namespace)
+            self._store.save_vpc(record)
+        generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
+        epoch = self._connect(router, record)
+        self._name(spec)
+        if before is None or any(names_of(state) != names_of(spec) for state in before.states):
+            self._name_peers(spec.vpc_id)
+        metadata.ensure(router.name, spec)
+        flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
+        record = VpcRecord([spec], namespace, generation, epoch, is_purged=before is not None and before.is_purged and before.states == [spec])
+        self._store.save_vpc(record)
+        return record
 
     def _connect(self, router: Router, record: VpcRecord) -> int:
         """Make the links of a VPC as they should be; gives the epoch of the guard."""
@@ -120,7 +142,7 @@ class LocalNetwork:
 
     def remove_vpc(self, vpc_id: str) -> None:
         """Remove a VPC with everything in it."""
-        with self._guard:
+        with self._locks.of(vpc_id), self._guard:
             record = self._store.vpc(vpc_id)
             if record is None:
                 return
@@ -244,7 +266,7 @@ class LocalNetwork:
 
     def _drift_of(self, vpc_id: str, fabric: dict[str, Link]) -> Sequence[str]:
         record = self._store.vpc(vpc_id)
-        if record is None:
+        if record is None or vpc_id in self._purging:
             return []
         router, metadata = self._router(vpc_id), self._open()[0]
         found = [] if self._is_external_right or not (record.spec.uplink_address or record.spec.nats) else ["external"]

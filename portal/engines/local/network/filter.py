@@ -20,6 +20,8 @@ ACCEPTED, REFUSED = "accepted", "refused"
 # More connections than these are not noted: a scan must not keep the host busy.
 LOG_RATE = "200/second burst 400 packets"
 LOG_BYTES = 64
+# A guest that has more connections than these begins no further ones: all of a VPC's are gone through after each change.
+MOST_CONNECTIONS = 8192
 ANYWHERE = "0.0.0.0/0"
 LINK_LOCAL = "169.254.0.0/16"
 INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, names.NATS))
@@ -81,6 +83,8 @@ def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str
             *(f"  set {name} {{ type ipv4_addr; }}" for name in there["set"]),
             *(f"  set {name} {{ type {kind}; }}" for name, kind in SETS.items()),
             *(f"  map {name} {{ type {kind}; }}" for name, kind in MAPS.items()),
+            # The kernel counts in it from change to change.
+            "  set busy { type ether_addr; size 65535; flags dynamic; }",
             *(f"  chain {name} {{\n  }}" for name in chains),
             *(f"  chain {name} {{\n    type {hook};\n  }}" for name, hook in HOOKS.items()),
             "}",
@@ -160,6 +164,7 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     # Who is called by a floating address answers by the internet gateway, not with a NAT gateway's address, nor over a peering.
     yield f"oifname {{ {NATS}, {PEERS} }} ct status dnat goto refuse"
     yield ANSWERS
+    yield f"iifname {INNER} add @busy {{ ether saddr ct count over {MOST_CONNECTIONS} }} goto refuse"
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     yield f"iifname {OUTSIDE} ct status dnat accept"
     for subnet in spec.subnets:

@@ -24,6 +24,8 @@ class Link:
     received_bytes: int
     sent_bytes: int
     label: str = ""
+    # A tap that no machine holds: nobody is at its other end.
+    is_idle: bool = False
 
 
 def listed(namespace: str) -> dict[str, Link]:
@@ -47,4 +49,5 @@ def _listed_link(row: Mapping[str, Any], numbers: Mapping[str, int]) -> Link:
         index=row["ifindex"], name=row["ifname"], mac=row.get("address", ""), is_up="UP" in row["flags"], master=numbers.get(row.get("master", ""), 0),
         is_isolated=bool(row.get("linkinfo", {}).get("info_slave_data", {}).get("isolated")),
         received_bytes=moved.get("rx", {}).get("bytes", 0), sent_bytes=moved.get("tx", {}).get("bytes", 0),
+        is_idle="NO-CARRIER" in row["flags"],
     )  # fmt: skip
