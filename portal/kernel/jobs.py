@@ -5,7 +5,7 @@ a lease that runs out gives the job to the next worker, which goes on at the fir
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -178,14 +178,21 @@ def release(session: Session, claim: Claim) -> None:
         give_back(held(session, claim))
 
 
-def reap(session: Session) -> list[str]:
-    """Give jobs whose worker went silent back to the queue; their ids."""
-    silent = and_(ACTIVE_SQL, Job.state == "running", Job.lease_until < now())
+def _unknown(_owner: str) -> bool:
+    return False
+
+
+def reap(session: Session, is_gone: Callable[[str], bool] = _unknown) -> list[str]:
+    """Give jobs back to the queue whose worker went silent, or of which somebody knows that it is gone; their ids."""
+    running = and_(ACTIVE_SQL, Job.state == "running")
     session.rollback()
-    found = session.scalars(select(Job.id).where(silent)).first()
+    owners = session.execute(select(Job.lease_owner, Job.lease_until).where(running)).all()
     session.rollback()
-    if found is None:
+    gone = [owner for owner, _ in owners if owner and is_gone(owner.rpartition("/")[0])]
+    moment = now()
+    if not gone and all(until is None or until >= moment for _, until in owners):
         return []
+    silent = and_(running, or_(Job.lease_until < now(), Job.lease_owner.in_(gone)))
     with transaction(session):
         return list(
             session.scalars(

@@ -8,6 +8,7 @@ from portal.kernel import audit, events
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import PortalError
+from portal.kernel.jobs import active_for
 from portal.kernel.runner import TaskRun
 from portal.networking.changes import GOING, vpc_queue
 from portal.networking.defaults import bring_defaults
@@ -43,6 +44,9 @@ def _heal(ctx: Context, vpc_id: str, found: Mapping[str, list[str]]) -> None:
             vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == vpc_id, Vpc.deleted_at.is_(None)).with_for_update(key_share=True)).first()
             # What nobody knows of is left alone: the database may be an old copy.
             if vpc is None or vpc.state in {*GOING, "pending"}:
+                return
+            if active_for(ctx.db, vpc.id) is not None:
+                # It is being brought up to date; what is missing when that has ended is told then.
                 return
             has_failed = vpc.state == "failed"
             vpc_queue(ctx, vpc)

@@ -5,10 +5,8 @@ the ledger decides. Nothing here is needed for correctness but the lease: a work
 """
 
 import logging
-import os
 import queue
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +28,7 @@ from portal.logging import setup_logging
 from portal.settings import Settings
 from portal.worker.asked_tasks import ASKED
 from portal.worker.delivery import Consumer
+from portal.worker.names import is_gone, own_name
 from portal.worker.signals import Signals
 from portal.worker.tasks import TASKS
 
@@ -74,7 +73,11 @@ class Worker:
         ]
 
     def start(self) -> None:
-        """Begin to work, in the background."""
+        """Begin to work, in the background; what a worker of this host left behind is not waited for."""
+        try:
+            self._reap()
+        except SQLAlchemyError as error:
+            log.warning("jobs of workers that are gone could not be taken over: %s", type(error).__name__)
         for thread in (*self._other_threads, *self._job_threads):
             thread.start()
 
@@ -178,8 +181,12 @@ class Worker:
             for lost in renew(session, self._claims(), lease_s=self._settings.job_lease_s):
                 if lost in self._claims():
                     log.warning("another worker has taken a job over", extra={"job_id": lost.job_id})
-            for job_id in reap(session):
-                log.warning("a worker went silent; its job goes back to the queue", extra={"job_id": job_id})
+        self._reap()
+
+    def _reap(self) -> None:
+        with self._sessions() as session:
+            for job_id in reap(session, is_gone):
+                log.warning("a worker went silent or is gone; its job goes back to the queue", extra={"job_id": job_id})
                 self._hints.put(None)
 
     def _keep_reporting(self) -> None:
@@ -219,7 +226,7 @@ def run_worker(settings: Settings) -> int:
     setup_logging(settings)
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
-    worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=f"{socket.gethostname()}:{os.getpid()}")
+    worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None
     if consumer is not None:

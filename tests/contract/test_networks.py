@@ -205,6 +205,17 @@ def test_what_went_missing_on_the_host_comes_back_and_is_told(stage: Stage, netw
     assert {*network.specs} == before
 
 
+def test_a_change_that_is_under_way_is_no_drift(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    run(stage.ctx, security_group_add_rule, vpc.default_group_id, {"from_port": 80, "cidr": "0.0.0.0/0"})
+    network.lost = [Drift(vpc.id, "A change was not finished.")]
+    reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
+    stage.ctx.db.rollback()
+    assert stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).all() == []
+    stage.worker.drain()
+    assert network.lost == []
+
+
 def test_what_cannot_be_brought_back_is_told_once(stage: Stage, network: RecordingNetwork, people: People) -> None:
     vpc = some_vpc(stage)
     network.lost = [Drift(vpc.id, "the router is gone")]

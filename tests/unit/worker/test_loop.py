@@ -1,5 +1,7 @@
 """The worker's threads: claiming, heartbeat, report, stopping."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -112,6 +114,18 @@ def test_a_silent_workers_job_goes_to_the_next(
     until(is_in(database, job_id, "succeeded"), within_s=10, what="the job is done")
     assert job(database, job_id).crashes == 1
     assert "a worker went silent" in caplog.text
+
+
+def test_the_job_of_a_worker_that_was_killed_here_is_taken_over_at_once(new_worker: NewWorker, ctx: Context, database: sessionmaker[Session]) -> None:
+    job_id = create(ctx)
+    killed = subprocess.run(
+        [sys.executable, "-c", "from portal.worker.names import own_name; print(own_name())"], capture_output=True, text=True, check=True
+    )
+    with database() as session:
+        assert claim(session, job_id, worker=killed.stdout.strip(), lease_s=600) is not None
+    new_worker()
+    until(is_in(database, job_id, "succeeded"), within_s=10, what="the job is done")
+    assert job(database, job_id).crashes == 1
 
 
 def test_a_lost_lease_is_noticed(
