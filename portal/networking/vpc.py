@@ -111,7 +111,7 @@ def free_name(ctx: Context, model: Any, wanted: str, vpc: Vpc, *, mark: str = ""
     return wanted if ctx.db.scalar(taken) is None else f"{wanted}-{(mark or vpc.id).rpartition('-')[2]}"
 
 
-@operation(Vpc, "apply", label="Update network", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True,
+@operation(Vpc, "apply", label="Update network", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True, urgent=True,
            follow=vpc_again)  # fmt: skip
 def vpc_apply(ctx: Context, vpc: Vpc) -> None:
     """Bring the host to the desired revision."""

@@ -66,7 +66,10 @@ class Worker:
         self._hints: queue.SimpleQueue[Offer | None] = queue.SimpleQueue()
         self._active: dict[str, Claim] = {}
         self._active_lock = threading.Lock()
+        self._urgent = registry.urgent()
         self._job_threads = [threading.Thread(target=self._work, name=f"jobs-{number}", daemon=True) for number in range(settings.worker_threads)]
+        # Where all the others are at work that takes long, it lets no change of a firewall wait.
+        self._job_threads.append(threading.Thread(target=self._work_urgently, name="jobs-urgent", daemon=True))
         self._other_threads = [
             threading.Thread(target=self._keep_leases, name="heartbeat", daemon=True),
             threading.Thread(target=self._keep_reporting, name="report", daemon=True),
@@ -116,15 +119,34 @@ class Worker:
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
+            self._run(found)
+            self._hints.put(None)
+
+    def _work_urgently(self) -> None:
+        while not self._stop.is_set():
             try:
-                self._runner.run(found)
-            except Exception:
-                # The lease runs out, and the next worker goes on: as after a crash, which it is counted as.
-                log.exception("job left behind", extra={"job_id": found.job_id})
-            finally:
-                with self._active_lock:
-                    del self._active[found.owner]
-                self._hints.put(None)
+                with self._sessions() as session:
+                    found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, kinds=self._urgent, urgent=self._urgent)
+            except SQLAlchemyError as error:
+                log.warning("the jobs table cannot be read: %s", type(error).__name__)
+                self._stop.wait(PAUSE_AFTER_ERROR_S)
+                continue
+            if found is None:
+                self._stop.wait(self._settings.job_poll_ms / 1000)
+                continue
+            with self._active_lock:
+                self._active[found.owner] = found
+            self._run(found)
+
+    def _run(self, found: Claim) -> None:
+        try:
+            self._runner.run(found)
+        except Exception:
+            # The lease runs out, and the next worker goes on: as after a crash, which it is counted as.
+            log.exception("job left behind", extra={"job_id": found.job_id})
+        finally:
+            with self._active_lock:
+                del self._active[found.owner]
 
     def _next(self) -> Claim | None:
         """The next job for the calling thread; None when the worker stops."""
@@ -146,7 +168,7 @@ class Worker:
 
     def _look(self) -> Claim | None:
         with self._sessions() as session:
-            found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, older_than_s=self._older_than_s)
+            found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, older_than_s=self._older_than_s, urgent=self._urgent)
         if found is not None:
             return found
         try:

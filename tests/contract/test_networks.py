@@ -83,6 +83,19 @@ def test_what_an_instance_had_is_free_when_it_is_gone(stage: Stage, network: Rec
         assert recount(session) == []
 
 
+def test_many_that_are_made_at_once_come_to_the_host_with_the_first(stage: Stage, network: RecordingNetwork) -> None:
+    subnet = public_subnet(stage)
+    network.ensured.clear()
+    made = run(stage.ctx, instance_create, None, {"name": "web", "subnet_id": subnet.id, "count": 8, **CREATE})
+    stage.worker.drain()
+    assert {row.state for row in live(stage, Instance)} == {"running"}
+    assert (network.ensured, len(network.specs[subnet.vpc_id].ports)) == ([subnet.vpc_id], len(made.rows))
+    # What is missing on the host is not taken for done.
+    network.specs.clear()
+    stage.do(instance_create, name="late", subnet_id=subnet.id, **CREATE)
+    assert len(network.specs[subnet.vpc_id].ports) == 9
+
+
 def test_several_first_instances_at_once_share_one_network(people: People, database: sessionmaker[Session]) -> None:
     contexts = [people.context(people.user("developer")) for _ in range(6)]
     given = race([lambda ctx=ctx, n=n: run(ctx, instance_create, None, {"name": f"w{n}", **CREATE}) for n, ctx in enumerate(contexts)])
