@@ -111,7 +111,7 @@ class Operation:
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
     it fails. `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
-    portal's own: no page and no endpoint offers it.
+    portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others.
     """
 
     model: type[Any]
@@ -139,6 +139,7 @@ class Operation:
     unless: str = ""
     in_menu: bool = True
     internal: bool = False
+    urgent: bool = False
 
     @property
     def summary(self) -> str:

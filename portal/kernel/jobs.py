@@ -5,13 +5,13 @@ a lease that runs out gives the job to the next worker, which goes on at the fir
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, and_, func, or_, select, text, update
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, now, transaction
@@ -108,8 +108,13 @@ class Claim:
     owner: str
 
 
-def claim_next(session: Session, *, worker: str, lease_s: float, kinds: Sequence[str] | None = None, older_than_s: float = 0.0) -> Claim | None:
-    """Take the job that is due longest; `older_than_s` leaves those alone that a broker will deliver any moment (it never delivers another try)."""
+def claim_next(
+    session: Session, *, worker: str, lease_s: float, kinds: Sequence[str] | None = None, older_than_s: float = 0.0, urgent: Sequence[str] = ()
+) -> Claim | None:  # fmt: skip
+    """Take a job that is due: of an urgent kind, else of the project for which the fewest run, and of these the one that is due longest.
+
+    `older_than_s` leaves those alone that a broker will deliver any moment (it never delivers another try).
+    """
     moment = now()
     # The first condition is the partial index's own: bound values would keep SQLite from using it.
     due = select(Job.id).where(ACTIVE_SQL, Job.state.in_(("queued", "retrying")), Job.run_at <= moment)
@@ -117,15 +122,19 @@ def claim_next(session: Session, *, worker: str, lease_s: float, kinds: Sequence
         due = due.where(or_(Job.state == "retrying", Job.run_at <= moment - timedelta(seconds=older_than_s)))
     if kinds is not None:
         due = due.where(Job.kind.in_(kinds))
-    due = due.order_by(Job.run_at, Job.id).limit(1)
     # Look before locking: an idle worker must not hold the write lock of SQLite ten times a second.
     session.rollback()
-    found = session.execute(due).first()
+    found = session.execute(due.order_by(Job.run_at, Job.id).limit(1)).first()
+    running = select(Job.project_id, func.count()).where(ACTIVE_SQL, Job.state == "running", Job.project_id.is_not(None)).group_by(Job.project_id)
+    busy = {project_id: count for project_id, count in session.execute(running)} if found is not None else {}  # noqa: C416 - rows are no tuples
     session.rollback()
     if found is None:
         return None
+    # Whoever queues many jobs lets nobody else wait for all of them.
+    turns = [case(busy, value=Job.project_id, else_=0)] if busy else []
+    first = due.order_by(case((Job.kind.in_(urgent), 0), else_=1), *turns, Job.run_at, Job.id).limit(1)
     with transaction(session):
-        job_id = session.scalar(due.with_for_update(skip_locked=True))
+        job_id = session.scalar(first.with_for_update(skip_locked=True))
         return _take(session, job_id, worker, lease_s) if job_id else None
 
 
@@ -178,14 +187,21 @@ def release(session: Session, claim: Claim) -> None:
         give_back(held(session, claim))
 
 
-def reap(session: Session) -> list[str]:
-    """Give jobs whose worker went silent back to the queue; their ids."""
-    silent = and_(ACTIVE_SQL, Job.state == "running", Job.lease_until < now())
+def _unknown(_owner: str) -> bool:
+    return False
+
+
+def reap(session: Session, is_gone: Callable[[str], bool] = _unknown) -> list[str]:
+    """Give jobs back to the queue whose worker went silent, or of which somebody knows that it is gone; their ids."""
+    running = and_(ACTIVE_SQL, Job.state == "running")
     session.rollback()
-    found = session.scalars(select(Job.id).where(silent)).first()
+    owners = session.execute(select(Job.lease_owner, Job.lease_until).where(running)).all()
     session.rollback()
-    if found is None:
+    gone = [owner for owner, _ in owners if owner and is_gone(owner.rpartition("/")[0])]
+    moment = now()
+    if not gone and all(until is None or until >= moment for _, until in owners):
         return []
+    silent = and_(running, or_(Job.lease_until < now(), Job.lease_owner.in_(gone)))
     with transaction(session):
         return list(
             session.scalars(

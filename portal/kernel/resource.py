@@ -340,6 +340,10 @@ class Registry:
         """All operations by full name."""
         return self._operations
 
+    def urgent(self) -> Sequence[str]:
+        """Kinds of jobs that go before all others."""
+        return [name for name, op in self._operations.items() if op.urgent]
+
     def level(self, action: str) -> str:
         """Access level of a permission. Raises KeyError for one that was never declared: deny by default."""
         return self.permissions[action]

@@ -18,6 +18,7 @@ UNROUTED = {
 }
 WIDEST, NARROWEST = 16, 28
 ANYWHERE = "0.0.0.0/0"
+THIS_NETWORK = IPv4Network("0.0.0.0/8")
 DOTTED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 SHAPE = "must be an IPv4 range such as 10.0.0.0/16"
 # What the first addresses of a subnet are kept for, and the last.
@@ -49,6 +50,19 @@ def parse_address(text: str) -> IPv4Address:
     except ValueError:
         msg = "must be an IPv4 address such as 10.0.0.10"
         raise ValueError(msg) from None
+
+
+def check_server(text: str) -> None:
+    """Raise ValueError for the address of a server that can answer nobody."""
+    address = parse_address(text)
+    kinds = (
+        (address.is_unspecified or address in THIS_NETWORK, "means no host"), (address.is_loopback, "is the asking host itself"),
+        (address.is_link_local, "is on nobody's network but the asking host's own"), (address.is_multicast, "is a group of hosts"),
+        (address.is_reserved, "is nobody's, or everybody's"),
+    )  # fmt: skip
+    if why := next((why for is_so, why in kinds if is_so), ""):
+        msg = f"{text} {why}, and answers nobody; name the address of a server"
+        raise ValueError(msg)
 
 
 def parse_range(text: str) -> IPv4Network:

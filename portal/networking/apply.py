@@ -23,6 +23,14 @@ def network_engine(run: StepRun) -> NetworkEngine:
     return run.engines.network
 
 
+def in_force(run: StepRun, vpc_id: str) -> bool:
+    """Whether all that is desired of a VPC has been brought to the host, and is still there as far as that is known."""
+    if vpc_id not in network_engine(run).vpcs():
+        return False
+    with run.sessions() as session:
+        return session.scalar(select(Vpc.applied_revision >= Vpc.desired_revision).where(Vpc.id == vpc_id)) or False
+
+
 def apply_vpc(run: StepRun, vpc_id: str) -> None:
     """Make the host's VPC what its rows say, until nothing was changed meanwhile. Raises EngineError."""
     engine = network_engine(run)

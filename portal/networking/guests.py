@@ -11,7 +11,7 @@ from portal.kernel.guests import Placement, ProjectNetwork
 from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
-from portal.networking.apply import apply_vpc, network_engine
+from portal.networking.apply import apply_vpc, in_force, network_engine
 from portal.networking.changes import seen, vpc_named, vpc_touch, why_no_networks, wrong
 from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
@@ -110,8 +110,11 @@ class GuestNetworks:
         vpcs = sorted({row.vpc_id for row in _rows(run, instance_id)})
         if not vpcs:
             return USER_NETWORKING
+        is_new = run.row.launch_time is None
         for vpc_id in vpcs:
-            apply_vpc(run, vpc_id)
+            # Of many that are made at once, the first brings the places of all to the host.
+            if not (is_new and in_force(run, vpc_id)):
+                apply_vpc(run, vpc_id)
         return ", ".join(row.private_ip for row in _rows(run, instance_id))
 
     def interfaces(self, run: StepRun, instance_id: str, *, without: str = "") -> Sequence[MachineInterface]:

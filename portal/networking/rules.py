@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 
 from portal.engines.network_ports import Direction, IpProtocol, RuleSpec
-from portal.networking.addresses import ANYWHERE, parse_address, parse_range
+from portal.networking.addresses import ANYWHERE, PRIVATE, parse_address, parse_range
 
 HIGHEST_PORT = 65_535
 HIGHEST_TYPE = 255
 ECHO = 8
 # Ports behind which a whole machine or database lies.
 ADMIN_PORTS: Mapping[int, str] = {
-    22: "SSH", 3389: "RDP", 5432: "PostgreSQL", 3306: "MySQL", 6379: "Redis", 27017: "MongoDB", 9200: "Elasticsearch", 2375: "Docker", 5900: "VNC",
+    22: "SSH", 23: "Telnet", 445: "SMB", 1433: "SQL Server", 2375: "Docker", 2376: "Docker with TLS", 3306: "MySQL", 3389: "RDP", 5432: "PostgreSQL",
+    5900: "VNC", 5985: "WinRM", 5986: "WinRM with TLS", 6379: "Redis", 6443: "Kubernetes", 9200: "Elasticsearch", 11211: "Memcached", 27017: "MongoDB",
 }  # fmt: skip
+# Who lets in as much as this of what is not private lets the world in, be it in parts.
+WORLDLY = 8
 SERVICES: Mapping[tuple[str, int], str] = {
     **{("tcp", port): name for port, name in ADMIN_PORTS.items()}, ("tcp", 80): "HTTP", ("tcp", 443): "HTTPS", ("tcp", 53): "DNS", ("udp", 53): "DNS",
 }  # fmt: skip
@@ -148,10 +152,15 @@ def sentence(rule: RuleSpec, names: Mapping[str, str] | None = None) -> str:
 
 def warning(rule: RuleSpec) -> str:
     """What is dangerous about a rule; empty where nothing is."""
-    if rule.direction is not Direction.INGRESS or rule.cidr != ANYWHERE:
+    if rule.direction is not Direction.INGRESS or not rule.cidr or not _is_worldly(IPv4Network(rule.cidr)):
         return ""
     open_ports = [name for port, name in ADMIN_PORTS.items() if covers(rule, "tcp", port)]
     if not open_ports:
         return ""
     shown = ", ".join(open_ports) if len(open_ports) < len(ADMIN_PORTS) else "every port, also those of administrators and databases,"
-    return f"Opens {shown} to the whole internet. Let only the addresses in that need it."
+    whom = "the whole internet" if rule.cidr == ANYWHERE else f"a large part of the internet ({rule.cidr})"
+    return f"Opens {shown} to {whom}. Let only the addresses in that need it."
+
+
+def _is_worldly(network: IPv4Network) -> bool:
+    return network.prefixlen <= WORLDLY and network not in PRIVATE

@@ -115,10 +115,20 @@ def reach(ctx: Context, source: str, target: str, protocol: str, port: int | Non
             try:
                 reachability.reach(Specs([]), found, reachability.INTERNET, protocol, port)
             except ValueError as error:
-                raise wrong(field, str(error)) from None
+                raise wrong(field, _outside(ctx, found) or str(error)) from None
     start = places.get(source, source)
     answer = reachability.reach(specs, start if start in known else _behind(specs, start), places.get(target, target), protocol, port)
     return sight.retold(answer, specs.vpcs, dict(specs.names))
+
+
+def _outside(ctx: Context, value: str) -> str:
+    """What is said of an instance in no network; empty where there is none."""
+    model = ctx.registry.model("compute.instance")
+    named = (model.id == value) | (model.name == value)
+    name = ctx.db.scalar(select(model.name).where(named, model.project_id == ctx.project_id, model.deleted_at.is_(None), seen(ctx, model)).limit(1))
+    if name is None:
+        return ""
+    return f"{name} is in no network: it has outbound user networking, with which it reaches the internet and nothing reaches it."
 
 
 def _behind(specs: Specs, source: str) -> str:

@@ -14,7 +14,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.kernel.rows import insert_along
 from portal.networking import apply, ipam
-from portal.networking.addresses import ANYWHERE, parse_address, parse_vpc_range
+from portal.networking.addresses import ANYWHERE, check_server, parse_vpc_range
 from portal.networking.changes import refuse_without_networks, vpc_again, vpc_touch, wrong
 from portal.networking.leaving import instances_in, refused_in, things_in, vpc_emptied, vpc_leaving
 from portal.networking.models import (
@@ -70,7 +70,7 @@ def check_servers(text: str) -> None:
     servers = [each.strip() for each in text.split(",") if each.strip()]
     try:
         for each in servers:
-            parse_address(each)
+            check_server(each)
     except ValueError as error:
         raise wrong("dns_servers", f"{error}.") from None
     if len(servers) > 4:  # noqa: PLR2004 - what DHCP clients take
@@ -111,7 +111,7 @@ def free_name(ctx: Context, model: Any, wanted: str, vpc: Vpc, *, mark: str = ""
     return wanted if ctx.db.scalar(taken) is None else f"{wanted}-{(mark or vpc.id).rpartition('-')[2]}"
 
 
-@operation(Vpc, "apply", label="Update network", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True,
+@operation(Vpc, "apply", label="Update network", needs="platform", steps=apply.APPLY, settles="available", fails="failed", internal=True, while_locked=True, urgent=True,
            follow=vpc_again)  # fmt: skip
 def vpc_apply(ctx: Context, vpc: Vpc) -> None:
     """Bring the host to the desired revision."""

@@ -5,10 +5,8 @@ the ledger decides. Nothing here is needed for correctness but the lease: a work
 """
 
 import logging
-import os
 import queue
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +28,7 @@ from portal.logging import setup_logging
 from portal.settings import Settings
 from portal.worker.asked_tasks import ASKED
 from portal.worker.delivery import Consumer
+from portal.worker.names import is_gone, own_name
 from portal.worker.signals import Signals
 from portal.worker.tasks import TASKS
 
@@ -67,14 +66,21 @@ class Worker:
         self._hints: queue.SimpleQueue[Offer | None] = queue.SimpleQueue()
         self._active: dict[str, Claim] = {}
         self._active_lock = threading.Lock()
+        self._urgent = registry.urgent()
         self._job_threads = [threading.Thread(target=self._work, name=f"jobs-{number}", daemon=True) for number in range(settings.worker_threads)]
+        # Where all the others are at work that takes long, it lets no change of a firewall wait.
+        self._job_threads.append(threading.Thread(target=self._work_urgently, name="jobs-urgent", daemon=True))
         self._other_threads = [
             threading.Thread(target=self._keep_leases, name="heartbeat", daemon=True),
             threading.Thread(target=self._keep_reporting, name="report", daemon=True),
         ]
 
     def start(self) -> None:
-        """Begin to work, in the background."""
+        """Begin to work, in the background; what a worker of this host left behind is not waited for."""
+        try:
+            self._reap()
+        except SQLAlchemyError as error:
+            log.warning("jobs of workers that are gone could not be taken over: %s", type(error).__name__)
         for thread in (*self._other_threads, *self._job_threads):
             thread.start()
 
@@ -113,15 +119,34 @@ class Worker:
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
+            self._run(found)
+            self._hints.put(None)
+
+    def _work_urgently(self) -> None:
+        while not self._stop.is_set():
             try:
-                self._runner.run(found)
-            except Exception:
-                # The lease runs out, and the next worker goes on: as after a crash, which it is counted as.
-                log.exception("job left behind", extra={"job_id": found.job_id})
-            finally:
-                with self._active_lock:
-                    del self._active[found.owner]
-                self._hints.put(None)
+                with self._sessions() as session:
+                    found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, kinds=self._urgent, urgent=self._urgent)
+            except SQLAlchemyError as error:
+                log.warning("the jobs table cannot be read: %s", type(error).__name__)
+                self._stop.wait(PAUSE_AFTER_ERROR_S)
+                continue
+            if found is None:
+                self._stop.wait(self._settings.job_poll_ms / 1000)
+                continue
+            with self._active_lock:
+                self._active[found.owner] = found
+            self._run(found)
+
+    def _run(self, found: Claim) -> None:
+        try:
+            self._runner.run(found)
+        except Exception:
+            # The lease runs out, and the next worker goes on: as after a crash, which it is counted as.
+            log.exception("job left behind", extra={"job_id": found.job_id})
+        finally:
+            with self._active_lock:
+                del self._active[found.owner]
 
     def _next(self) -> Claim | None:
         """The next job for the calling thread; None when the worker stops."""
@@ -143,7 +168,7 @@ class Worker:
 
     def _look(self) -> Claim | None:
         with self._sessions() as session:
-            found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, older_than_s=self._older_than_s)
+            found = claim_next(session, worker=self.name, lease_s=self._settings.job_lease_s, older_than_s=self._older_than_s, urgent=self._urgent)
         if found is not None:
             return found
         try:
@@ -178,8 +203,12 @@ class Worker:
             for lost in renew(session, self._claims(), lease_s=self._settings.job_lease_s):
                 if lost in self._claims():
                     log.warning("another worker has taken a job over", extra={"job_id": lost.job_id})
-            for job_id in reap(session):
-                log.warning("a worker went silent; its job goes back to the queue", extra={"job_id": job_id})
+        self._reap()
+
+    def _reap(self) -> None:
+        with self._sessions() as session:
+            for job_id in reap(session, is_gone):
+                log.warning("a worker went silent or is gone; its job goes back to the queue", extra={"job_id": job_id})
                 self._hints.put(None)
 
     def _keep_reporting(self) -> None:
@@ -219,7 +248,7 @@ def run_worker(settings: Settings) -> int:
     setup_logging(settings)
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
-    worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=f"{socket.gethostname()}:{os.getpid()}")
+    worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None
     if consumer is not None:

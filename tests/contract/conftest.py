@@ -8,10 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select
 
 from portal.engines.fake import FakeCompute
 from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.db import transaction
+from portal.kernel.jobs import Job
 from portal.kernel.resource import Registry
+from portal.networking.defaults import bring_defaults
 from portal.settings import Settings
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -55,6 +59,16 @@ def settings(settings: Settings) -> Settings:
 def stage(people: People, worker: TestWorker, image_url: str) -> Stage:
     """What scenarios play on, as a project admin."""
     return Stage(people.context(people.user("project_admin")), worker, worker.runner.engines.compute, image_url)
+
+
+@pytest.fixture
+def networked(people: People, worker: TestWorker) -> None:
+    """The default network is there: its job is none of those that a test looks at."""
+    bring_defaults(people.context(None))
+    worker.drain()
+    with worker.sessions() as session, transaction(session):
+        for job in session.scalars(select(Job)):
+            session.delete(job)
 
 
 @pytest.fixture

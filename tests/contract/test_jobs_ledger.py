@@ -25,6 +25,7 @@ from portal.kernel.operations import run
 from portal.kernel.quota import Quota, held_by, recount, usage
 from portal.kernel.resource import Registry
 from portal.kernel.runner import SystemTask
+from portal.networking.vpc import vpc_configure_flow_logs
 from portal.settings import Settings
 from portal.worker.loop import Worker
 from portal.worker.scheduler import Scheduler
@@ -36,8 +37,9 @@ from tests.support.sabotage import Do, failing, sabotaged
 from tests.support.scenarios import TINY, Stage, assert_sound, start, stopped_instance
 from tests.support.servers import until
 
+pytestmark = pytest.mark.usefixtures("networked")
 WorkerWith = Callable[[Registry], TestWorker]
-CREATE = {"flavor": "t3-micro", "image": TINY}
+CREATE, CHANGED = {"flavor": "t3-micro", "image": TINY}, "networking.vpc.apply"
 
 
 def unheard(_job_ids: object) -> None:
@@ -81,6 +83,28 @@ def test_a_job_is_claimed_once(stage: Stage, database: sessionmaker[Session]) ->
         release(session, first)
         assert claim_next(session, worker="two", lease_s=30) is not None
     assert stage.worker.job(outcome.job_id).crashes == 0
+
+
+def test_whoever_queues_many_jobs_keeps_nobody_waiting_for_all_of_them(people: People, database: sessionmaker[Session]) -> None:
+    many, one = (people.context(people.user("project_admin", project), project) for project in (people.project_id, people.project()))
+    theirs = [run(many, instance_create, None, {"name": f"web-{number}", **CREATE}).job_id for number in range(4)]
+    mine = run(one, instance_create, None, {"name": "mine", **CREATE})
+    urgent = [CHANGED]
+    run(one, vpc_configure_flow_logs, mine.row.vpc_id, {"enabled": True})
+
+    def next_job() -> Job:
+        with database() as session:
+            taken = claim_next(session, worker="w", lease_s=30, urgent=urgent)
+            assert taken is not None
+            return session.get_one(Job, taken.job_id)
+
+    # A change of a network first, then whose jobs are at work least, then whoever waits longest.
+    assert next_job().kind == CHANGED
+    taken = [next_job().id for _ in range(4)]
+    assert taken[0] == theirs[0]
+    assert taken.index(str(mine.job_id)) <= 2
+    with database() as session:
+        assert claim_next(session, worker="w", lease_s=30, kinds=urgent, urgent=urgent) is None
 
 
 def test_only_silent_workers_are_reaped(stage: Stage, database: sessionmaker[Session]) -> None:

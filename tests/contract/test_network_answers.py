@@ -1,4 +1,4 @@
-"""Two who do the same at once: each is answered with what was made for it, and again with the same key."""
+"""Each is answered with what was made for it, whoever does the same at once, and again with the same key; and what is in no network is told so."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 
 from portal.api import networking
+from portal.engines.ports import Capability
+from portal.kernel.capabilities import report
+from portal.kernel.db import transaction
 from portal.kernel.operations import run
 from portal.networking.routes import route_table_add_route
 from portal.networking.security_groups import security_group_add_rule
 from portal.networking.subnets import subnet_reserve_address
+from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.web import Api
 
@@ -65,3 +69,13 @@ def test_a_route_is_answered_with_itself(api: Api, vpc: dict[str, Any], meanwhil
     assert (
         api.post(f"{NETWORK}/route-tables/{table}/routes", {"destination_cidr": "192.0.2.0/24", **there}).json["destination_cidr"] == "192.0.2.0/24"
     )
+
+
+def test_a_guest_outside_any_network_is_told_so(api: Api, people: People, worker: TestWorker) -> None:
+    with people.sessions() as session, transaction(session):
+        report(session, Capability("network", available=False, detail="", reason="no namespaces"), worker="w")
+    assert api.post("/compute/instances", {"name": "u", "flavor": "t3-micro", "image": "atonix-tiny"}).status_code == 202
+    worker.drain()
+    for asked in ({"source": "u", "target": "internet"}, {"source": "internet", "target": "u"}):
+        answer = api.post(f"{NETWORK}/reachability", {**asked, "port": 80})
+        assert (answer.status_code, "u is in no network: it has outbound user networking" in answer.json["message"]) == (400, True), answer.json

@@ -67,6 +67,11 @@ BAD_INPUT = {
         Wrong("an IPv6 reservation", "subnets", {"ip": "fd00::4"}, 400, "ip", "is an IPv6 address; only IPv4", "SMALL", "reserve_address"),
         Wrong("an IPv6 name server", "vpcs", {"name": "x", "cidr_block": "10.0.0.0/16", "dns_servers": "fd00::1"}, 400, "dns_servers", "is an IPv6 address"),
     ],
+    "name servers that answer nobody": [
+        Wrong(f"the name server {address}", "vpcs", {"name": "x", "cidr_block": "10.0.0.0/16", "dns_servers": f"9.9.9.9, {address}"}, 400, "dns_servers", says)
+        for address, says in (("0.0.0.9", "means no host"), ("127.0.0.1", "is the asking host itself"), ("169.254.169.254", "is on nobody"),
+                              ("224.0.0.1", "is a group of hosts"), ("255.255.255.255", "everybody"))
+    ],
     "ports": [
         Wrong("port 70000", "security-groups", {**RULE, "from_port": 70_000}, 400, "from_port", "70000", "GROUP", "add_rule"),
         Wrong("port -1", "security-groups", {**RULE, "from_port": -1}, 400, "from_port", "-1", "GROUP", "add_rule"),

@@ -83,6 +83,19 @@ def test_what_an_instance_had_is_free_when_it_is_gone(stage: Stage, network: Rec
         assert recount(session) == []
 
 
+def test_many_that_are_made_at_once_come_to_the_host_with_the_first(stage: Stage, network: RecordingNetwork) -> None:
+    subnet = public_subnet(stage)
+    network.ensured.clear()
+    made = run(stage.ctx, instance_create, None, {"name": "web", "subnet_id": subnet.id, "count": 8, **CREATE})
+    stage.worker.drain()
+    assert {row.state for row in live(stage, Instance)} == {"running"}
+    assert (network.ensured, len(network.specs[subnet.vpc_id].ports)) == ([subnet.vpc_id], len(made.rows))
+    # What is missing on the host is not taken for done.
+    network.specs.clear()
+    stage.do(instance_create, name="late", subnet_id=subnet.id, **CREATE)
+    assert len(network.specs[subnet.vpc_id].ports) == 9
+
+
 def test_several_first_instances_at_once_share_one_network(people: People, database: sessionmaker[Session]) -> None:
     contexts = [people.context(people.user("developer")) for _ in range(6)]
     given = race([lambda ctx=ctx, n=n: run(ctx, instance_create, None, {"name": f"w{n}", **CREATE}) for n, ctx in enumerate(contexts)])
@@ -203,6 +216,17 @@ def test_what_went_missing_on_the_host_comes_back_and_is_told(stage: Stage, netw
     reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
     stage.worker.drain()
     assert {*network.specs} == before
+
+
+def test_a_change_that_is_under_way_is_no_drift(stage: Stage, network: RecordingNetwork, people: People) -> None:
+    vpc = some_vpc(stage)
+    run(stage.ctx, security_group_add_rule, vpc.default_group_id, {"from_port": 80, "cidr": "0.0.0.0/0"})
+    network.lost = [Drift(vpc.id, "A change was not finished.")]
+    reconcile_networks(TaskRun(people.context(None), stage.worker.runner.engines))
+    stage.ctx.db.rollback()
+    assert stage.ctx.db.scalars(select(Event).where(Event.type == "networking.vpc.drifted")).all() == []
+    stage.worker.drain()
+    assert network.lost == []
 
 
 def test_what_cannot_be_brought_back_is_told_once(stage: Stage, network: RecordingNetwork, people: People) -> None:

@@ -47,9 +47,15 @@ def test_rules_in_plain_language(rule: RuleSpec, says: str) -> None:
 
 def test_doors_to_the_world_are_warned_of() -> None:
     warned = {port for port in range(65_536) if r.warning(RuleSpec("", IN, TCP, port, port, cidr="0.0.0.0/0"))}
-    assert warned == {22, 3389, 5432, 3306, 6379, 27017, 9200, 2375, 5900}
+    assert warned == {22, 23, 445, 1433, 2375, 2376, 3306, 3389, 5432, 5900, 5985, 5986, 6379, 6443, 9200, 11211, 27017}
     assert "SSH, RDP" not in r.warning(RuleSpec("", IN, TCP, 20, 30, cidr="0.0.0.0/0"))
     assert "every port" in r.warning(RuleSpec("", IN, ALL, cidr="0.0.0.0/0"))
+    # The world in parts is the world.
+    for part in ("0.0.0.0/1", "128.0.0.0/1", "64.0.0.0/2", "8.0.0.0/8"):
+        assert f"large part of the internet ({part})" in r.warning(RuleSpec("", IN, TCP, 22, 22, cidr=part))
+    for few in ("10.0.0.0/8", "192.0.2.0/24", "8.8.0.0/16"):
+        assert r.warning(RuleSpec("", IN, TCP, 22, 22, cidr=few)) == ""
+    assert r.warning(RuleSpec("", IN, TCP, 22, 22, group_id="sg-1")) == ""
     for harmless in (
         RuleSpec("", OUT, ALL, cidr="0.0.0.0/0"),
         RuleSpec("", IN, TCP, 22, 22, cidr="10.0.0.0/8"),

@@ -1,10 +1,13 @@
 """The worker's threads: claiming, heartbeat, report, stopping."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -17,9 +20,12 @@ from portal.kernel.db import transaction
 from portal.kernel.jobs import Job, claim
 from portal.kernel.operations import run
 from portal.kernel.resource import Registry
+from portal.networking.models import Vpc
+from portal.networking.vpc import vpc_configure_flow_logs
 from portal.settings import ComputeDriver, Settings
 from portal.worker.loop import Worker
 from portal.worker.tasks import TASKS
+from tests.support.recording_network import RecordingNetwork
 from tests.support.sabotage import Do, sabotaged
 from tests.support.scenarios import TINY
 from tests.support.servers import until
@@ -84,6 +90,23 @@ def test_jobs_run_as_soon_as_they_are_there(new_worker: NewWorker, ctx: Context,
     assert waits[len(waits) // 2] < 4
 
 
+def test_a_change_of_a_network_waits_for_no_long_job(
+    new_worker: NewWorker, ctx: Context, database: sessionmaker[Session], settings: Settings, network: RecordingNetwork
+) -> None:
+    held = Held(position=0)
+    worker = new_worker(settings=settings.model_copy(update={"worker_threads": 1}), registry=sabotaged(CREATE, held))
+    job_id = create(ctx)
+    assert held.entered.wait(10)
+    vpc_id = ctx.db.scalars(select(Vpc.id)).one()
+    until(lambda: vpc_id in network.specs, within_s=10, what="the network is there")
+    run(ctx, vpc_configure_flow_logs, vpc_id, {"enabled": True})
+    until(lambda: network.specs[vpc_id].flow_log, within_s=10, what="the change is in force")
+    assert job(database, job_id).state == "running"
+    held.let_go.set()
+    until(is_in(database, job_id, "succeeded"), within_s=10, what="the job is done")
+    worker.stop()
+
+
 def test_a_long_step_keeps_its_lease(new_worker: NewWorker, ctx: Context, database: sessionmaker[Session], settings: Settings) -> None:
     held = Held()
     brief = settings.model_copy(update={"job_lease_s": 0.6})
@@ -112,6 +135,18 @@ def test_a_silent_workers_job_goes_to_the_next(
     until(is_in(database, job_id, "succeeded"), within_s=10, what="the job is done")
     assert job(database, job_id).crashes == 1
     assert "a worker went silent" in caplog.text
+
+
+def test_the_job_of_a_worker_that_was_killed_here_is_taken_over_at_once(new_worker: NewWorker, ctx: Context, database: sessionmaker[Session]) -> None:
+    job_id = create(ctx)
+    killed = subprocess.run(
+        [sys.executable, "-c", "from portal.worker.names import own_name; print(own_name())"], capture_output=True, text=True, check=True
+    )
+    with database() as session:
+        assert claim(session, job_id, worker=killed.stdout.strip(), lease_s=600) is not None
+    new_worker()
+    until(is_in(database, job_id, "succeeded"), within_s=10, what="the job is done")
+    assert job(database, job_id).crashes == 1
 
 
 def test_a_lost_lease_is_noticed(
