@@ -1,6 +1,6 @@
 """What a change of a policy's document does to those who hold it, before it is made: by the statements that would count, not by trying resources."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from portal.identity.iam import IamAttachment, IamGroupMember, IamPolicy, IamRol
 from portal.identity.models import Project, User
 from portal.kernel.authz import IMAGINED, Access, Target, access_of, compiled, decide
 from portal.kernel.context import Context, Principal
+from portal.kernel.fields import Ref, RefList
 from portal.kernel.inputs import fields_by_action
-from portal.kernel.lookup import find
+from portal.kernel.lookup import find, seen_by_name
 from portal.kernel.policy import Statement
 from portal.kernel.policy_documents import Problem
 from portal.kernel.policy_rules import Rules
-from portal.security.advice import Advice, actions_of, advice, impossible
+from portal.security.advice import FIELD, Advice, actions_of, advice, impossible
 from portal.security.policies import POLICY
 from portal.security.simulator import SIMULATE, role_principal
 
@@ -55,6 +56,7 @@ def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
     """Look at a document as if it were saved as a policy's (empty: a new one, that nobody holds). Raises NotFound."""
     policy = find(ctx, POLICY, policy_id) if policy_id else None
     found = advice(document, ctx.registry.permissions, fields_by_action(ctx.registry))
+    found = replace(found, warnings=[*found.warnings, *_names_for_ids(ctx, found.statements)])
     if policy is None or found.problems or not decide(ctx, SIMULATE, Target(policy.project_id)).allowed:
         return Review(found.problems, found.warnings)
     bounded = ctx.db.scalars(select(Project.name).where(Project.boundary_policy_id == policy.id).order_by(Project.name)).all()
@@ -67,6 +69,22 @@ def review(ctx: Context, document: Any, policy_id: str = "") -> Review:
     idle = _idle_denials(ctx, policy, found, now_held) if now_held else []
     count = ctx.db.scalar(select(func.count()).select_from(holding(ctx, policy).subquery())) if len(holders) == MAX_HOLDERS else len(holders)
     return Review((), [*found.warnings, *limiting, *idle], effects, count or 0, len(holders))
+
+
+def _names_for_ids(ctx: Context, statements: Sequence[Statement]) -> Iterator[Problem]:
+    """Conditions that ask for the name of something where its id is known."""
+    for number, statement in enumerate(statements):
+        covered = actions_of(statement, ctx.registry.permissions)
+        for condition in statement.conditions:
+            name = condition.key.removeprefix(FIELD)
+            params = [op.params[name] for action, op in ctx.registry.operations().items() if action in covered and name in op.params]
+            keys = {param.info.kind.type_key for param in params if isinstance(param.info.kind, Ref | RefList)}
+            if not condition.key.startswith(FIELD) or len(keys) != 1 or (rtype := ctx.registry.get(keys.pop())) is None:
+                continue
+            for value in condition.values:
+                row = seen_by_name(ctx, rtype, value)
+                if row is not None and row.id != value:
+                    yield Problem(f"Statement[{number}].Condition", f"{value} is a name: {condition.key} is known by the id, which is {row.id}")
 
 
 def holding(ctx: Context, policy: IamPolicy) -> Select[str]:

@@ -368,6 +368,7 @@ def test_a_boundary_binds_everybody_in_its_project(
     assert boss.get(f"/projects/{project}").status_code == 200
     another = api_for("platform_admin")
     assert boss("PATCH", f"/users/{another.user.id}", {"is_active": False}).status_code == 200
+    boss = boss.signed_in()
     more = {"username": "more", "email": "more@example.org", "platform_role": "platform_admin"}
     assert boss.post("/users", more).status_code == 201
     elsewhere = api_for("project_admin", people.project())

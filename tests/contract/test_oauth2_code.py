@@ -204,10 +204,11 @@ def test_another_name_or_address_asks_anew(reports: Application, owner: Api, sof
     changed = owner.signed_in()
     path = f"/oauth-clients/{reports.client_id}"
     for change in ({"name": "Atonix Portal"}, {"redirect_uris": [CALLBACK, "https://evil.example/cb"]}):
-        reports.code(sofa)
+        tokens = reports.tokens(sofa)
         assert reports.ask(sofa).status_code == 303, "a yes is remembered"
         assert changed("PATCH", path, change).status_code == 200
         assert reports.ask(sofa).status_code == 200, "but it was to another name, or to other addresses"
+        assert (reports.me(tokens["access_token"]).status_code, reports.refresh(tokens["refresh_token"]).status_code) == (401, 400)
 
 
 def test_a_refusal_is_told_and_gives_nothing(reports: Application, sofa: FlaskClient, database: sessionmaker[Session]) -> None:
