@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 from flask import Flask, Request, Response, g, request
 from flask.sessions import SecureCookieSessionInterface
-from flask.typing import ResponseReturnValue
 from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -32,7 +31,9 @@ HEADERS = {
 MAX_FORM_BYTES = 2 << 20
 FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 GIB = 1 << 30
-ViewT = TypeVar("ViewT", bound=Callable[..., ResponseReturnValue])
+# How a view answers to what was guessed wrongly.
+WRONG = frozenset({400, 401, 403})
+ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 
 class FormCookie(SecureCookieSessionInterface):
@@ -130,15 +131,23 @@ def _limits(app: Flask, settings: Settings) -> None:
         return request.endpoint in {"static", "probes.health", "probes.healthz", "probes.ready", "probes.metrics"}
 
     options: dict[str, Any] = {"headers_enabled": True, "storage_uri": settings.rate_limit_storage, "strategy": "fixed-window"}
-    limiter = Limiter(_who, app=app, application_limits=[allowed], application_limits_exempt_when=free, **options)
+    limiter = Limiter(_who, app=app, default_limits=[allowed], default_limits_exempt_when=free, **options)
 
     def guesses() -> str:
         return share(settings.rate_limit_anonymous_per_minute)
 
-    app.extensions["portal_guesses"] = limiter.shared_limit(guesses, scope="guesses", key_func=lambda: f"address:{source_ip()}")
+    def is_wrong(response: Response) -> bool:
+        return response.status_code in WRONG
+
+    app.extensions["portal_guesses"] = limiter.shared_limit(
+        guesses, scope="guesses", key_func=lambda: f"address:{source_ip()}", deduct_when=is_wrong, override_defaults=False
+    )
 
 
 def guess_limit(app: Flask) -> Callable[[ViewT], ViewT]:
-    """What holds for a view at which passwords and secrets can be tried, with any credential: all of these together count per address."""
+    """What holds for a view at which passwords, codes and secrets can be tried, whatever credential comes along.
+
+    Wrong ones count, those of all such views together for each address.
+    """
     limited: Callable[[ViewT], ViewT] = app.extensions["portal_guesses"]
     return limited

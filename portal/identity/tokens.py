@@ -61,6 +61,7 @@ def token_create(
     stronger one or was made by another, and QuotaExceeded at the limit, unless the oldest of its name may go.
     """
     require_proof(ctx)
+    _refuse_replaced(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     name = checked_name(name, longest=TOKEN_NAME_MAX)
     check_scopes(ctx, scopes)
@@ -182,6 +183,12 @@ def _as_statement(scopes: Sequence[str]) -> Statement:
     return scopes_limit(scopes or ("admin",)).statements[0]
 
 
+def _refuse_replaced(ctx: Context) -> None:
+    """A secret that was replaced holds on for whoever has not got the new one yet; it may be in wrong hands, and changes nothing. Raises Forbidden."""
+    if ctx.principal.is_replaced:
+        raise Forbidden("This secret has been replaced: it makes, changes and ends no tokens. Use the new one.")
+
+
 def _refuse_others(ctx: Context, token: ApiToken) -> None:
     """A token has a hand in itself and in what it made: another may hold for longer than it. Raises Forbidden."""
     maker = _maker(ctx)
@@ -205,6 +212,7 @@ def token_revoke(ctx: Context, token_id: str, *, owner: User | None = None) -> N
 
     Raises NotFound or Forbidden.
     """
+    _refuse_replaced(ctx)
     act = _act(ctx, "delete", owner)
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64]}):
         token = _own(ctx, token_id, owner)
@@ -232,7 +240,10 @@ def token_user(session: Session, secret: str, *, source_ip: str) -> SignedIn | N
     if makers is None:
         return None
     limits = tuple(scopes_limit(scopes) for scopes in (token.scopes, makers) if scopes)
-    return SignedIn(user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits), revision))
+    is_replaced = token.token_hash != hashed
+    return SignedIn(
+        user, iam.with_access(session, replace(principal_of(user, f"token:{token.id}"), limits=limits, is_replaced=is_replaced), revision)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +284,7 @@ def token_update(
 ) -> ApiToken:  # fmt: skip
     """Rename one of the caller's own tokens, restrict or widen it, switch it off or on. Raises NotFound, InvalidRequest or Forbidden."""
     require_proof(ctx)
+    _refuse_replaced(ctx)
     changes = {
         "name": None if name is None else checked_name(name, longest=TOKEN_NAME_MAX),
         "scopes": None if scopes is None else list(scopes),
@@ -302,6 +314,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
     Raises NotFound or Forbidden.
     """
     require_proof(ctx)
+    _refuse_replaced(ctx)
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     act = _act(ctx, "rotate", owner)
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64], "overlap_hours": overlap_hours}):

@@ -66,6 +66,8 @@ class Principal:
     mfa: bool = False
     # Whether a role among the grants asks for a second factor.
     needs_factor: bool = False
+    # Whether the secret was replaced by a newer one and only holds on for a while.
+    is_replaced: bool = False
     # When the person behind a session last proved who they are.
     proved_at: datetime | None = None
     assumed: Assumed | None = None

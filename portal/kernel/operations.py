@@ -1,8 +1,8 @@
 """`run()`: the only write path. Console, API, S3, scheduler and CLI all change things through here, or through `acting()` for what is no resource.
 
 Load in scope → authorize → validate → lock and check the state → quota → row, job, audit entry and event in ONE transaction.
-Lock order, so that no two transactions wait for each other: references (sorted by type and id), the target, users, quota rows of projects, then of users
-(each sorted by holder and dimension), the head of the audit log.
+No two transactions wait for each other, since all lock in one order: references (sorted by type and id), the target, networks and addresses, users,
+quota rows of projects, then of users (each sorted by holder and dimension), the head of the audit log.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -146,11 +146,6 @@ def free_range(outer: str, taken: Iterable[str], prefix_length: int) -> IPv4Netw
     return IPv4Network((begin, prefix_length)) if begin + size - 1 <= end else None
 
 
-def router_of(subnet: str) -> str:
-    """The first usable address: the router, which answers names as well."""
-    return str(IPv4Network(subnet)[1])
-
-
 def usage(subnet: str, taken: int) -> Usage:
     """The figures of a subnet."""
     total = IPv4Network(subnet).num_addresses
@@ -168,12 +163,6 @@ def candidates(subnet: str) -> Iterator[str]:
     network = IPv4Network(subnet)
     first, last = int(network.network_address) + len(ROLES), int(network.broadcast_address)
     return (str(IPv4Address(number)) for number in range(first, last))
-
-
-def next_free(subnet: str, taken: Iterable[str]) -> str | None:
-    """The lowest address that can be given away and is not taken; None where all are."""
-    held = set(taken)
-    return next((address for address in candidates(subnet) if address not in held), None)
 
 
 def check_address(text: str, subnet: str) -> str:

@@ -1,5 +1,6 @@
 """Compares the networks on the host with what was ensured, brings back what is missing, and finishes what failed; keeps the flow log."""
 
+import logging
 from collections.abc import Mapping
 
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from portal.networking.defaults import bring_defaults
 from portal.networking.flow_log import flows_kept
 from portal.networking.models import Vpc
 
+log = logging.getLogger("portal.networking")
 DRIFTED = "networking.vpc.drifted"
 MOST_TOLD = 10
 
@@ -52,6 +54,7 @@ def _heal(ctx: Context, vpc_id: str, found: Mapping[str, list[str]]) -> None:
                 payload = {"missing": found[vpc_id][:MOST_TOLD]}
                 events.emit(ctx, DRIFTED, resource_id=vpc.id, name=vpc.name, project_id=vpc.project_id, payload=payload)
                 audit.record(ctx, DRIFTED, audit.Subject("networking.vpc", vpc.id, vpc.name, vpc.project_id), details=payload)
-    except PortalError:
+    except PortalError as error:
+        log.warning("the network %s is not brought up to date: %s", vpc_id, error.message)
         # A quota that a failed creation gave back is full by now; the next pass tries again.
         ctx.db.rollback()

@@ -1,9 +1,8 @@
 """Subnets: parts of a VPC's range, and the addresses of them that are kept for something."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from portal.kernel import fields as f
@@ -94,14 +93,6 @@ def subnet_at_end(ctx: Context, subnet: Subnet) -> None:
     """Forget its addresses."""
     for address in ctx.db.scalars(select(IpAllocation.address).where(IpAllocation.subnet_id == subnet.id)).all():
         ipam.release(ctx.db, subnet.id, address)
-
-
-def taken_in(ctx: Context, *subnet_ids: str) -> Mapping[str, int]:
-    """Subnet → how many of its addresses are taken."""
-    query = select(IpAllocation.subnet_id, func.count()).where(IpAllocation.subnet_id.in_(subnet_ids)).group_by(IpAllocation.subnet_id)
-    found = dict.fromkeys(subnet_ids, 0)
-    found.update({subnet_id: count for subnet_id, count in ctx.db.execute(query)})  # noqa: C416 - rows are no tuples for the type checker
-    return found
 
 
 def _eager() -> list[Any]:

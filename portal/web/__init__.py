@@ -4,6 +4,7 @@ from flask import Flask, redirect, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.request import Unfinished, unfinished
+from portal.http.security import guess_limit
 from portal.web import (
     account,
     alerts,
@@ -37,6 +38,8 @@ from portal.web.errors import render_error
 __all__ = ["install", "render_error"]
 
 ALWAYS_OPEN = frozenset({"auth.logout", "auth.theme", "sso.away", "sso.back", "sso.logged_out", "static"})
+# Pages at which passwords, codes and links can be tried.
+GUESSED_AT = ("auth.sign_in_now", "auth.second_factor", "auth.passkey_enter", "auth.confirm_now", "users.invitation_accept")
 CONFIRMING = {"auth.confirm_form", "auth.confirm_now"}
 WHERE = {Unfinished.NEW_PASSWORD: "/account/password", Unfinished.ENROL: "/account/factors", Unfinished.FACTOR: "/confirm"}
 OPEN_FOR = {
@@ -77,6 +80,9 @@ def install(app: Flask) -> None:
         resource_pages,
     ):
         app.register_blueprint(module.pages)
+    tries = guess_limit(app)
+    for endpoint in GUESSED_AT:
+        app.view_functions[endpoint] = tries(app.view_functions[endpoint])
     consoles.install(app)
     oauth2.install(app)
     app.before_request(_first_things_first)

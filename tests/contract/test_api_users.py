@@ -43,7 +43,8 @@ def test_an_answer_tells_roles_and_second_factor(boss: Api, people: People) -> N
         ctx.db.get_one(factors.MfaDevice, device.id).confirmed_at = device.created_at
     assert boss.get(path).json["mfa_enabled"] is True
     assert next(row["mfa_enabled"] for row in boss.get("/users").json["results"] if row["user_id"] == user.id) is True
-    assert boss("PATCH", path, {"platform_role": "auditor"}).json["roles"][0] == {"role": "auditor", "project_id": None}
+    assert boss("PATCH", path, {"platform_role": "auditor"}).status_code == 403, "a token alone gives no role on the platform"
+    assert boss.signed_in()("PATCH", path, {"platform_role": "auditor"}).json["roles"][0] == {"role": "auditor", "project_id": None}
 
 
 @pytest.fixture

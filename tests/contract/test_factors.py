@@ -270,7 +270,7 @@ def test_an_app_is_set_up_by_api(api_for: Callable[..., Api], people: People) ->
 
 
 def test_rules_by_api(api_for: Callable[..., Api]) -> None:
-    boss = api_for("platform_admin")
+    boss = api_for("platform_admin").signed_in()
     assert boss("PUT", "/security/sign-in-rules", {"roles": ["auditor"]}).json == {"roles": ["auditor"]}
     assert boss.get("/security/sign-in-rules").json == {"roles": ["auditor"]}
     assert boss("PUT", "/security/sign-in-rules", {"roles": ["king"]}).status_code == 400

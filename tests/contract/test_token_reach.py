@@ -132,3 +132,19 @@ def test_what_was_made_before_is_shown_only_to_who_may_make_it(people: People, t
     assert first.status_code == 201
     assert whole.post("/compute/key-pairs", body, **given).json["id"] == first.json["id"]
     assert narrow.post("/compute/key-pairs", body, **given).status_code == 403
+
+
+def test_a_secret_that_was_replaced_changes_nothing(people: People, app: Flask) -> None:
+    user = people.user()
+    old = Api(app.test_client(), user, people.token(user))
+    path = f"/auth/keys/{id_of(old, 'test')}"
+    fresh = Api(app.test_client(), user, old.post(f"{path}/rotate").json["key"])
+    assert old.get("/compute/instances").status_code == 200
+    tried = [
+        old.post(f"{path}/rotate", {"overlap_hours": 0}),
+        old("PATCH", path, {"is_active": False}),
+        old("DELETE", path),
+        old.post("/auth/keys", {"name": "more"}),
+    ]
+    assert [answer.status_code for answer in tried] == [403] * 4
+    assert fresh.get("/compute/instances").status_code == 200

@@ -127,6 +127,7 @@ def client_rotate_secret(ctx: Context, client_id: str) -> tuple[str, OAuthClient
 
 def client_delete(ctx: Context, client_id: str) -> None:
     """Remove an application; every token of it ends. Raises NotFound or Forbidden."""
+    require_proof(ctx)
     client = client_find(ctx, client_id)
     with acting(ctx, "identity.oauth_client.delete", _about(client.id, client.name), target=_target(ctx, client)):
         refuse_restricted(ctx, "identity.oauth_client.delete")

@@ -279,7 +279,18 @@ def test_what_can_be_guessed_at_counts_together(app_with: Callable[..., Flask], 
     assert [answer.status_code for answer in answers] == [401, 401, 401, 401, 429]
     refused = [app.test_client().post(path, json={"refresh_token": "x"}).status_code for path in ("/api/v1/auth/refresh", "/oauth2/token")]
     assert refused == [429, 429]
+    client = browser(app, people, people.user("developer"))
+    form = {"username": "nobody", "password": "x", "csrf_token": csrf_of(client.get("/account"))}
+    assert client.post("/login", data=form).status_code == 429, "with a session as without"
     assert api.get("/compute/flavors").status_code == 200
+
+
+def test_what_is_right_is_no_guess(app_with: Callable[..., Flask], people: People) -> None:
+    app, user = app_with(rate_limit_anonymous_per_minute=6), people.user("developer")
+    right = {"username": user.username, "password": PASSWORD}
+    assert [app.test_client().post(path, json=right).status_code for path in ("/api/v1/auth/login", "/api-token-auth/") for _ in range(5)] == [
+        200
+    ] * 10
 
 
 def test_users_are_counted_apart(app_with: Callable[..., Flask], people: People) -> None:
