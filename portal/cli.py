@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
     audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
     user = add("user", _user, "Manage users on the command line.")
-    user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors"])
+    user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors", "detach-policies"])
     user.add_argument("username", nargs="?", default="")
     return parser
 
@@ -266,7 +266,7 @@ def _audit_file(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _user(settings: Settings, args: argparse.Namespace) -> int:
-    from portal.identity.admin import reset_factors, set_password, unlock
+    from portal.identity.admin import detach_policies, reset_factors, set_password, unlock
     from portal.identity.models import PERSON, User
     from portal.kernel.errors import PortalError
 
@@ -278,6 +278,8 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
         try:
             if args.what == "unlock":
                 unlock(session, settings, args.username)
+            elif args.what == "detach-policies":
+                detach_policies(session, settings, args.username)
             elif args.what == "reset-factors":
                 reset_factors(session, settings, args.username)
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
+from sqlalchemy import and_, false, or_, select
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
@@ -146,8 +146,10 @@ def tags() -> ResponseReturnValue:
     """Tags with the resources that carry them."""
     only("key", "value", "limit")
     ctx = context()
-    covered = {rtype.key for rtype in ctx.registry if _covers(ctx, f"{rtype.key}.read")}
-    query = select(ResourceTag).where(ResourceTag.project_id == ctx.project_id, ResourceTag.resource_type.in_(covered))
+    covered = [rtype for rtype in ctx.registry if _covers(ctx, f"{rtype.key}.read")]
+    live = (select(rtype.model.id).where(rtype.model.deleted_at.is_(None)) for rtype in covered)
+    carried = (and_(ResourceTag.resource_type == rtype.key, ResourceTag.resource_id.in_(ids)) for rtype, ids in zip(covered, live, strict=True))
+    query = select(ResourceTag).where(ResourceTag.project_id == ctx.project_id, or_(false(), *carried))
     for column, name in ((ResourceTag.key, "key"), (ResourceTag.value, "value")):
         if request.args.get(name):
             query = query.where(column == request.args[name])

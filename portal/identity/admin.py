@@ -1,10 +1,11 @@
 """What an administrator does to accounts from the command line, where no session is needed because the machine is theirs."""
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from portal.identity import factors, passwords
 from portal.identity.access import access_end, user_lock
+from portal.identity.iam import IamAttachment, bump
 from portal.identity.models import PERSON, User
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
@@ -36,6 +37,15 @@ def unlock(session: Session, settings: Settings, username: str) -> None:
 def reset_factors(session: Session, settings: Settings, username: str) -> None:
     """Forget the apps, passkeys and recovery codes of a user who lost them; their sessions end. Raises NotFound."""
     factors.factors_reset(_context(session, settings), _user(session, username))
+
+
+def detach_policies(session: Session, settings: Settings, username: str) -> None:
+    """Take every policy from a user that was attached to them, whatever it denies: for whoever cannot be helped otherwise. Raises NotFound."""
+    user, ctx = _user(session, username), _context(session, settings)
+    with acting(ctx, "identity.user.detach_policies", _about(user)):
+        mine = (IamAttachment.principal_type == "user", IamAttachment.principal_id == user.id)
+        session.execute(delete(IamAttachment).where(*mine))
+        bump(session)
 
 
 def _user(session: Session, username: str) -> User:

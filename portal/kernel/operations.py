@@ -26,6 +26,7 @@ from portal.kernel.errors import (
     StateConflict,
     Unavailable,
 )
+from portal.kernel.fields import Ref, RefList
 from portal.kernel.inputs import as_understood, canonical, inputs_of, says_something, variants
 from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.lookup import find
@@ -258,6 +259,8 @@ class _Attempt:
         try:
             inputs = inputs_of(ctx, self.op, self.data, strict=self.strict)
             ctx.inputs = as_understood(ctx, self.op, inputs, self.data)
+            # A job that is tried again means the same then, whatever has that name by that time.
+            self.data = {name: ctx.inputs.get(name, value) if self._names_others(name) else value for name, value in self.data.items()}
         except PortalError as error:
             inputs, problem = {}, error
         self.decided = _decided(self._authorize(target))
@@ -278,6 +281,9 @@ class _Attempt:
         if filled or ctx.inputs is not self.authorized:
             ctx.inputs = {**ctx.inputs, **filled}
             self._authorize(target)
+
+    def _names_others(self, name: str) -> bool:
+        return name in self.op.params and isinstance(self.op.params[name].info.kind, Ref | RefList)
 
     def _authorize(self, target: authz.Target) -> authz.Decision:
         for inputs in variants(self.ctx.inputs):

@@ -79,8 +79,8 @@ def end(ctx: Context, row: Any) -> None:
 
 def _leave(ctx: Context, row: Any) -> None:
     ctx.registry.of(type(row)).at_end(ctx, row)
+    # Its tags stay as long as its record: policies that speak of them go on counting.
     row.deleted_at = row.updated_at = now()
-    tags.drop(ctx.db, row.id)
 
 
 def refuse_duplicate(ctx: Context, rtype: ResourceType, row: Any) -> None:

@@ -33,5 +33,5 @@ def store(session: Session, type_key: str, row: Any) -> None:
 
 
 def drop(session: Session, resource_id: str) -> None:
-    """Forget the tags of a resource that is gone."""
+    """Forget the tags of a resource, whose record goes, or which gets others."""
     session.execute(delete(ResourceTag).where(ResourceTag.resource_id == resource_id))

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, aliased
 from portal.kernel.db import Base, transaction
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.tables import PROJECTS
+from portal.kernel.tags import ResourceTag
 from portal.networking.models import (
     ElasticIp,
     FlowRecord,
@@ -38,6 +39,7 @@ def purge_networks(session: Session, before: datetime) -> None:
             with transaction(session):
                 gone = session.scalars(over).all()
                 session.execute(delete(model).where(model.id.in_(gone)).execution_options(synchronize_session=False))
+                session.execute(delete(ResourceTag).where(ResourceTag.resource_id.in_(gone)).execution_options(synchronize_session=False))
                 if model is Vpc:
                     session.execute(delete(FlowRecord).where(FlowRecord.vpc_id.in_(gone)).execution_options(synchronize_session=False))
             if len(gone) < BATCH:

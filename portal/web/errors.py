@@ -1,6 +1,6 @@
 """Refusals as people see them: a page, a part of the page, or the way to the sign-in form."""
 
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
@@ -53,7 +53,8 @@ def _confirm_first(error: ConfirmationRequired) -> ResponseReturnValue:
     """Ask again who one is; what was typed is handed back afterwards."""
     if is_fragment():
         response = make_response(error.message, 403)
-        response.headers["HX-Redirect"] = "/confirm"
+        page = urlsplit(request.headers.get("HX-Current-URL", ""))
+        response.headers["HX-Redirect"] = "/confirm?" + urlencode({"next": f"{page.path}?{page.query}" if page.query else page.path or "/"})
         return response
     if request.method in {"GET", "HEAD"}:
         return redirect("/confirm?" + urlencode({"next": _here()}), 303)

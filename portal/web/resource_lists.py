@@ -17,7 +17,7 @@ from portal.http.request import context
 from portal.identity.preferences import preferences_update
 from portal.kernel.cells import safe_cell
 from portal.kernel.context import Context
-from portal.kernel.errors import InvalidRequest, NotFound, PortalError
+from portal.kernel.errors import ConfirmationRequired, InvalidRequest, NotFound, PortalError
 from portal.kernel.lookup import ListQuery, Page, find, list_rows
 from portal.kernel.operations import run
 from portal.kernel.resource import Column, ResourceType
@@ -153,6 +153,8 @@ def bulk(service: str, collection: str, verb: str) -> ResponseReturnValue:
     for row_id in ids:
         try:
             done.append(run(replace(ctx, idempotency_key=""), op, row_id, {}, strict=False).row.name)
+        except ConfirmationRequired:
+            raise
         except PortalError as error:
             ctx.db.rollback()
             failed.append((row_id, error.message))

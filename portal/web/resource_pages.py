@@ -22,7 +22,7 @@ from portal.kernel.activity import activity_of
 from portal.kernel.authz import Target, decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation, Outcome
-from portal.kernel.errors import InvalidRequest, NotFound, PortalError
+from portal.kernel.errors import ConfirmationRequired, InvalidRequest, NotFound, PortalError
 from portal.kernel.estimate import estimate_create
 from portal.kernel.fields import Int, Number, Ref
 from portal.kernel.leaving import leaving_of
@@ -63,6 +63,8 @@ def create(service: str, collection: str) -> ResponseReturnValue:
         return _form_page(ctx, rtype, op, form, status=200)
     try:
         outcome = _submit(ctx, op, None, form)
+    except ConfirmationRequired:
+        raise
     except PortalError as error:
         return _refused(ctx, rtype, op, form, error)
     if outcome.once:
@@ -256,6 +258,8 @@ def act(service: str, collection: str, row_id: str, verb: str) -> ResponseReturn
         return _form_page(ctx, rtype, op, form, status=422, row=row)
     try:
         outcome = _submit(ctx, op, row_id, form)
+    except ConfirmationRequired:
+        raise
     except PortalError as error:
         return _refused(ctx, rtype, op, form, error, row=find(ctx, rtype, row_id))
     if op.effect is Effect.REMOVE and not outcome.jobs:

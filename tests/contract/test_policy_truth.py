@@ -10,13 +10,14 @@ from sqlalchemy import update
 
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import EngineRefused
-from portal.identity.models import UserSession
+from portal.identity.admin import detach_policies
+from portal.identity.models import Membership, UserSession
 from portal.kernel.db import now, transaction
 from tests.contract.test_iam import SMALL, allow, attach, write
 from tests.support.draining import TestWorker
 from tests.support.oauth import register
 from tests.support.people import People
-from tests.support.web import Api, api_client, browser
+from tests.support.web import Api, api_client, browser, csrf_of
 
 NUMBERS = itertools.count()
 CREATE, RESIZE, STOP = "compute.instance.create", "compute.instance.resize", "compute.instance.stop"
@@ -269,3 +270,57 @@ def test_changing_who_may_do_what_asks_who_one_is(admin: Api, people: People) ->
     ]  # fmt: skip
     assert {answer.json["error"] for answer in tried} == {"CONFIRMATION_REQUIRED"}
     assert signed_in.post("/compute/key-pairs", {"name": "x"}).status_code == 201
+
+
+@pytest.mark.parametrize("effect", ["Deny", "Allow"])
+def test_tags_count_as_long_as_there_is_a_record(admin: Api, api_for: Callable[..., Api], worker: TestWorker, effect: str, people: People) -> None:
+    viewer = api_for("viewer") if effect == "Deny" else api_for("")
+    if effect == "Allow":
+        with people.sessions() as session, transaction(session):
+            session.add(Membership(user_id=viewer.user.id, project_id=people.project_id, role=""))
+    made = admin.post("/compute/instances", {"name": "web", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
+    worker.drain()
+    document = allow("compute.instance.read", effect=effect, StringEquals={"resource.tag/env": "prod"})
+    attach(admin, write(admin, "by-tag", document), viewer.user.id)
+    path, is_seen = f"/compute/instances/{made}", effect == "Allow"
+    seen = [viewer.get(path).status_code == 200]
+    admin("DELETE", path)
+    worker.drain()
+    seen += [viewer.get(path).status_code == 200, made in viewer.get("/compute/instances?state=terminated").text]
+    assert seen == [is_seen] * 3
+    assert made not in admin.get("/tags").text
+
+
+def test_a_retry_means_what_was_meant(admin: Api, developer: Api, worker: TestWorker, fake: FakeCompute) -> None:
+    fake.fail_next("ensure_disk", EngineRefused("no room"), times=9)
+    made = developer.post("/compute/instances", {"name": "web", "flavor": "t3.micro", "image": "atonix-tiny"}).json
+    worker.drain()
+    job = developer.get(f"/jobs/{made['job_id']}").json
+    assert job["state"] in {"failed", "dead"}
+    with_id = admin.get(f"/security/audit-logs?resource_id={made['instance_id']}").json["results"]
+    assert "t3-micro" in str(with_id)
+    deny(admin, developer, CREATE, StringEquals={"request.input/flavor": "t3-micro"})
+    assert developer.post(f"/jobs/{made['job_id']}/retry").status_code == 403
+
+
+def test_whoever_shut_themselves_out_is_let_in_on_the_machine(api_for: Callable[..., Api], people: People) -> None:
+    boss = api_for("platform_admin")
+    policy = write(boss, "nothing", allow("*", effect="Deny"), whole_platform=True)
+    attach(boss, policy, boss.user.id)
+    assert boss.get("/users").status_code == 403
+    with people.sessions() as session:
+        detach_policies(session, people.settings, boss.user.username)
+    assert boss.get("/users").status_code == 200
+
+
+def test_forms_ask_who_one_is_and_keep_what_was_typed(admin: Api, people: People) -> None:
+    client = browser(admin.client.application, people, admin.user)
+    form = {"name": "crew", "csrf_token": csrf_of(client.get("/security/groups/new"))}
+    with people.sessions() as session, transaction(session):
+        session.execute(update(UserSession).values(proved_at=now() - timedelta(hours=1)))
+    page = client.post("/security/groups/new", data=form)
+    assert page.status_code == 403
+    assert 'action="/confirm"' in page.text
+    assert 'value="crew"' in page.text
+    inside = client.post("/security/groups/new", data=form, headers={"HX-Request": "true", "HX-Current-URL": "http://localhost/security/groups?x=1"})
+    assert inside.headers["HX-Redirect"] == "/confirm?next=%2Fsecurity%2Fgroups%3Fx%3D1"

@@ -171,6 +171,7 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.instance.terminate": partial(_with, running_instance),
     "compute.instance.heal": _heal,
     "compute.instance.halt": _halt,
+    "compute.instance.replug": partial(_with, running_instance, reason="a network card has lost its place"),
     "compute.image.create": _import_image,
     "compute.image.upload": partial(_with, announced_image, sha256="0" * 64),
     "compute.image.delete": partial(_with, stored_image),

@@ -114,7 +114,7 @@ def test_users_are_listed_unlocked_and_given_passwords(
     monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
     assert portal("user", "set-password", "admin") == 1
     assert "at least 12 characters" in capsys.readouterr().err
-    for what in ("unlock", "set-password", "reset-factors"):
+    for what in ("unlock", "set-password", "reset-factors", "detach-policies"):
         monkeypatch.setattr(sys, "stdin", io.StringIO("a fresh passphrase here\n"))
         assert portal("user", what, "nobody") == 1
         assert "no user 'nobody'" in capsys.readouterr().err
