@@ -12,10 +12,10 @@ from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, in_force, network_engine
-from portal.networking.changes import seen, vpc_named, vpc_touch, why_no_networks, wrong
+from portal.networking.changes import seen, vpc_locked, vpc_named, vpc_touch, why_no_networks, wrong
 from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
-from portal.networking.models import NetworkInterface, SecurityGroup, Subnet, Vpc
+from portal.networking.models import ElasticIp, NetworkInterface, SecurityGroup, Subnet, Vpc
 
 # What the default network was called before there were others; programs still send it.
 DEFAULT_VPC = "vpc-12345678"
@@ -131,9 +131,13 @@ class GuestNetworks:
         """End what was made with the instance, and free what it was given."""
         row: NetworkInterfaceOwner = instance  # type: ignore[assignment]
         query = select(NetworkInterface).where(NetworkInterface.instance_id == row.id, NetworkInterface.deleted_at.is_(None))
-        vpcs = set()
-        for interface in ctx.db.scalars(query.order_by(NetworkInterface.id)).all():
-            vpcs.add(interface.vpc_id)
+        interfaces = ctx.db.scalars(query.order_by(NetworkInterface.id).with_for_update(of=NetworkInterface, key_share=True)).all()
+        leading = select(ElasticIp.id).where(ElasticIp.interface_id.in_([each.id for each in interfaces]))
+        ctx.db.scalars(leading.order_by(ElasticIp.id).with_for_update()).all()
+        vpcs = sorted({each.vpc_id for each in interfaces})
+        for vpc_id in vpcs:
+            vpc_locked(ctx, vpc_id)
+        for interface in interfaces:
             if interface.is_primary:
                 end_along(ctx, interface)
             else:

@@ -1,7 +1,7 @@
 """Network interfaces: addresses in subnets that instances have, and the groups whose rules hold for them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from sqlalchemy import select
@@ -118,16 +118,44 @@ def _moved_in(ctx: Context, row: NetworkInterface) -> None:
         tell_instance(ctx, row)
 
 
-@operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",
-           fails="available", restore=_let_go, follow=_moved_in, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
-def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
-    """Give the interface to an instance of its VPC, also while that runs; or to a stopped one outside any network, as its first."""
+def interface_locked(ctx: Context, interface_id: str) -> NetworkInterface:
+    """An interface, locked after the instance that has it and is told its addresses. Raises Conflict if another got it meanwhile."""
+    holder = ctx.db.scalar(select(NetworkInterface.instance_id).where(NetworkInterface.id == interface_id))
+    _lock_instance(ctx, holder)
+    row = ctx.db.get_one(NetworkInterface, interface_id, with_for_update={"key_share": True}, populate_existing=True)
+    if row.instance_id != holder:
+        raise Conflict(f"Another change came first: {row.name} was attached or detached meanwhile. Try again.")
+    return row
+
+
+def _lock_instance(ctx: Context, instance_id: str | None) -> None:
+    model = ctx.registry.model("compute.instance")
+    locked = select(model).where(model.id == instance_id).with_for_update(of=model, key_share=True)
+    ctx.db.scalars(locked.execution_options(populate_existing=True)).all()
+
+
+def _instance_ahead(ctx: Context, row: NetworkInterface, inputs: Mapping[str, Any]) -> None:
+    """Lock the instance before the interface that it gets."""
+    found = None if row.instance_id else _instance_named(ctx, row, inputs["instance"])
+    _lock_instance(ctx, found.id if found is not None else row.instance_id)
+
+
+def _instance_named(ctx: Context, row: NetworkInterface, instance: str) -> Any:
     model = ctx.registry.model("compute.instance")
     named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
     here = select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
-    found = ctx.db.scalars(here.with_for_update(of=model, key_share=True).execution_options(populate_existing=True)).first()
+    # Ids come before names.
+    return ctx.db.scalars(here.order_by(model.name == instance, model.id)).first()
+
+
+@operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",
+           fails="available", restore=_let_go, ahead=_instance_ahead, follow=_moved_in, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
+def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
+    """Give the interface to an instance of its VPC, also while that runs; or to a stopped one outside any network, as its first."""
+    found = _instance_named(ctx, row, instance)
     if found is None:
         raise wrong("instance", f"There is no instance {instance[:80]} here.")
+    _lock_instance(ctx, found.id)
     # It is a change of the instance as well.
     authorize(ctx, "compute.instance.update", target_of(found))
     others = select(NetworkInterface.id).where(NetworkInterface.instance_id == found.id, NetworkInterface.deleted_at.is_(None))
