@@ -153,7 +153,7 @@ def _same(op: Operation, rtype: ResourceType) -> Callable[..., ResponseReturnVal
 
     def view(**path: str) -> ResponseReturnValue:
         outcome = _run(op, path[rtype.id_name])
-        return io.answer(represent(rtype, outcome.row), headers={"ETag": io.etag(outcome.row)})
+        return io.answer(represent(context(), rtype, outcome.row), headers={"ETag": io.etag(outcome.row)})
 
     return view
 
@@ -210,7 +210,7 @@ def make_inside(rtype: ResourceType, op: Operation, vpc_id: str) -> ResponseRetu
     if "vpc" in data or "vpc_id" in data:
         raise InvalidRequest.fields({"vpc": ["is said by the path."]})
     outcome = run(ctx, op, None, {**data, "vpc": vpc.id})
-    return io.answer(represent(rtype, outcome.row), 201, headers={"ETag": io.etag(outcome.row)})
+    return io.answer(represent(ctx, rtype, outcome.row), 201, headers={"ETag": io.etag(outcome.row)})
 
 
 def flow_logs(vpc_id: str) -> ResponseReturnValue:

@@ -1,5 +1,6 @@
 """A change in a VPC: its desired revision goes up in the same transaction, and one job brings the host there, however many changes come meanwhile."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import select
@@ -73,6 +74,15 @@ def refuse_without_networks(ctx: Context) -> None:
 def seen(ctx: Context, model: Any) -> Any:
     """WHERE of the rows that the caller may see: what may not be seen is not found."""
     return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
+
+
+def unseen(ctx: Context, model: Any, column: Any, *where: Any) -> Collection[str]:
+    """A column of the live rows that the caller may not see."""
+    covered = reach(ctx, f"{ctx.registry.of(model).key}.read")
+    if covered.everything or (ctx.project_id is not None and covered.whole(ctx.project_id)):
+        # As nearly everybody: nothing has to be looked for.
+        return ()
+    return ctx.db.scalars(select(column).where(*where, model.deleted_at.is_(None), ~covered.rows(model))).all()
 
 
 def vpc_named(ctx: Context, value: str) -> Vpc | None:

@@ -8,6 +8,7 @@ from portal.engines.ports import MachineInterface
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict
 from portal.kernel.guests import Placement, ProjectNetwork
+from portal.kernel.ids import new_id
 from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
@@ -71,8 +72,10 @@ class GuestNetworks:
             subnet = self._subnet(ctx, wanted)
         if subnet is None:
             raise wrong("vpc_id", "has no subnet. Create one first, or name one of another VPC.")
+        # It is called after itself: whoever may not see the instance learns nothing of that from its interface.
+        own = new_id(ctx.registry.of(NetworkInterface).prefix)
         interface = NetworkInterface(
-            name=f"{row.name[:200]}-{row.id}", vpc_id=subnet.vpc_id, subnet_id=subnet.id, private_ip=wanted.private_ip, mac_address=new_mac(),
+            id=own, name=own, vpc_id=subnet.vpc_id, subnet_id=subnet.id, private_ip=wanted.private_ip, mac_address=new_mac(),
             instance_id=row.id, is_primary=True, state="in-use",
         )  # fmt: skip
         interface.owner_id = row.owner_id

@@ -17,7 +17,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, seen, unseen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
@@ -222,6 +222,14 @@ def tell_instance(ctx: Context, row: NetworkInterface) -> None:
         instance.private_ip, instance.public_ip = row.private_ip or None, row.public_ip or None
 
 
+def _veil(ctx: Context, rows: Sequence[NetworkInterface]) -> Mapping[str, Mapping[str, Any]]:
+    """Instances are told to those who may see them."""
+    instance = ctx.registry.model("compute.instance")
+    held = {row.instance_id for row in rows if row.instance_id}
+    hidden = unseen(ctx, instance, instance.id, instance.id.in_(held)) if held else ()
+    return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
+
+
 def _groups_of(row: NetworkInterface) -> str:
     return ", ".join(each.group.name for each in row.memberships)
 
@@ -241,7 +249,7 @@ NETWORK_INTERFACE = ResourceType(
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state", css="md"), Column("private_ip", "Address", css="mono"),
              Column("public_ip", "Public address", css="mono md"), Column("subnet_name", "Subnet", css="md"),
              Column("security_group_names", "Security groups", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, goes_with="networking.vpc",
+    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, veil=_veil, goes_with="networking.vpc",
     search=("name", "id", "private_ip"),
     aliases={"vpc": "vpc_id", "subnet": "subnet_id", "instance": "instance_id", "status": "state", "eni_id": "id"},
     show={"vpc_name": lambda v: v.vpc.name, "subnet_name": lambda v: v.subnet.name, "security_group_names": _groups_of,
