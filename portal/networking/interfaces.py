@@ -17,8 +17,8 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import refuse_without_networks, seen, unseen, vpc_locked, vpc_touch, wrong
-from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, Subnet, Vpc
+from portal.networking.changes import UNSEEN, refuse_without_networks, seen, unseen, vpc_locked, vpc_touch, wrong
+from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
 KEY = "networking.network_interface"
@@ -223,11 +223,17 @@ def tell_instance(ctx: Context, row: NetworkInterface) -> None:
 
 
 def _veil(ctx: Context, rows: Sequence[NetworkInterface]) -> Mapping[str, Mapping[str, Any]]:
-    """Instances are told to those who may see them."""
+    """Instances and groups are told to those who may see them."""
     instance = ctx.registry.model("compute.instance")
-    held = {row.instance_id for row in rows if row.instance_id}
-    hidden = unseen(ctx, instance, instance.id, instance.id.in_(held)) if held else ()
-    return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
+    instances = unseen(ctx, instance, instance.id, instance.id.in_([row.instance_id for row in rows if row.instance_id]))
+    inside = select(GroupMembership.group_id).where(GroupMembership.interface_id.in_([row.id for row in rows]))
+    groups = unseen(ctx, SecurityGroup, SecurityGroup.id, SecurityGroup.id.in_(inside))
+    veils: dict[str, dict[str, Any]] = {row.id: {"instance_id": None} for row in rows if row.instance_id in instances}
+    for row in rows:
+        if any(each.group_id in groups for each in row.memberships):
+            shown = [UNSEEN if each.group_id in groups else each.group.name for each in row.memberships]
+            veils.setdefault(row.id, {})["security_group_names"] = ", ".join(dict.fromkeys(shown))
+    return veils
 
 
 def _groups_of(row: NetworkInterface) -> str:

@@ -5,14 +5,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
-from portal.engines.network_ports import VpcSpec
 from portal.kernel.context import Context
 from portal.networking.changes import unseen
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, SecurityGroup, Subnet, Vpc, VpcPeering
-from portal.networking.reachability import Answer, Hop
-from portal.networking.rules import sentence
 
-UNSEEN = "something that you may not see"
 INSIDE = (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface)
 
 
@@ -25,25 +21,6 @@ class Sight:
     def sees(self, some_id: str) -> bool:
         """Whether a thing may be seen."""
         return some_id not in self.hidden
-
-    def retold(self, answer: Answer, vpcs: Sequence[VpcSpec], names: dict[str, str]) -> Answer:
-        """An answer without ids of what may not be seen, and without what rules of hidden groups say."""
-        hidden = {
-            rule.rule_id: sentence(rule, names) for vpc in vpcs for group in vpc.groups if not self.sees(group.group_id) for rule in group.rules
-        }
-
-        def told(text: str) -> str:
-            for words in hidden.values():
-                text = text.replace(f"{UNSEEN}: {words}", f"a rule of {UNSEEN}").replace(words, "").strip()
-            return text
-
-        def known(some_id: str) -> str:
-            return "" if some_id in hidden or not self.sees(some_id) else some_id
-
-        if not self.hidden:
-            return answer
-        hops = tuple(Hop(hop.kind, known(hop.id), told(hop.text)) for hop in answer.hops)
-        return Answer(answer.allowed, told(answer.sentence), hops, answer.decided_by, known(answer.decider_id))
 
 
 WHOLE = Sight()
