@@ -90,7 +90,7 @@ def my_images() -> ResponseReturnValue:
 def image_file(image_id: str) -> ResponseReturnValue:
     """Stream the body into staging, then let a worker look into it."""
     outcome = upload(context(), image_id, request.stream.read, length=request.content_length)
-    return io.answer({**represent(IMAGE, outcome.row), "job_id": outcome.job_id}, 202)
+    return io.answer({**represent(context(), IMAGE, outcome.row), "job_id": outcome.job_id}, 202)
 
 
 def metrics(instance_id: str) -> ResponseReturnValue:

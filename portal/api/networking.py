@@ -25,6 +25,7 @@ from portal.kernel.inputs import input_model_of
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
+from portal.networking.changes import UNSEEN
 from portal.networking.gateways import INTERNET_GATEWAY, internet_gateway_attach
 from portal.networking.models import FlowRecord, IpAllocation, Route
 from portal.networking.routes import (
@@ -46,7 +47,7 @@ from portal.networking.security_groups import (
     security_group_remove_rule,
     security_group_update_rule,
 )
-from portal.networking.sight import UNSEEN, WHOLE, Sight, sight_of
+from portal.networking.sight import WHOLE, Sight, sight_of
 from portal.networking.subnets import SUBNET, subnet_create, subnet_release_address, subnet_reserve_address, subnet_set_tier
 from portal.networking.view import allocations_of, group_names, reach, rules_shown, topology_of
 from portal.networking.vpc import VPC, vpc_configure_flow_logs
@@ -153,7 +154,7 @@ def _same(op: Operation, rtype: ResourceType) -> Callable[..., ResponseReturnVal
 
     def view(**path: str) -> ResponseReturnValue:
         outcome = _run(op, path[rtype.id_name])
-        return io.answer(represent(rtype, outcome.row), headers={"ETag": io.etag(outcome.row)})
+        return io.answer(represent(context(), rtype, outcome.row), headers={"ETag": io.etag(outcome.row)})
 
     return view
 
@@ -210,7 +211,7 @@ def make_inside(rtype: ResourceType, op: Operation, vpc_id: str) -> ResponseRetu
     if "vpc" in data or "vpc_id" in data:
         raise InvalidRequest.fields({"vpc": ["is said by the path."]})
     outcome = run(ctx, op, None, {**data, "vpc": vpc.id})
-    return io.answer(represent(rtype, outcome.row), 201, headers={"ETag": io.etag(outcome.row)})
+    return io.answer(represent(ctx, rtype, outcome.row), 201, headers={"ETag": io.etag(outcome.row)})
 
 
 def flow_logs(vpc_id: str) -> ResponseReturnValue:

@@ -1,6 +1,6 @@
 """Rows as JSON, and the schema of that JSON, from the same declaration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from portal.api.body import moment
 from portal.kernel import fields as f
+from portal.kernel.context import Context
 from portal.kernel.resource import ResourceType
 
 Getter = Callable[[Any], Any]
@@ -45,9 +46,20 @@ def _attribute(name: str) -> Getter:
     return get
 
 
-def represent(rtype: ResourceType, row: Any) -> dict[str, Any]:
+def represent(ctx: Context, rtype: ResourceType, row: Any) -> dict[str, Any]:
     """A row as the API gives it."""
-    return {name: get(row) for name, get in _getters(rtype)}
+    return represent_all(ctx, rtype, [row])[0]
+
+
+def represent_all(ctx: Context, rtype: ResourceType, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Rows as the API gives them to somebody."""
+    veils, getters = rtype.veil(ctx, rows), _getters(rtype)
+    found = [{name: get(row) for name, get in getters} for row in rows]
+    for row, shown in zip(rows, found, strict=True):
+        veil = veils.get(row.id, {})
+        shown.update(veil)
+        shown.update({alias: veil[name] for alias, name in rtype.aliases.items() if name in veil})
+    return found
 
 
 def schema_of(rtype: ResourceType) -> dict[str, Any]:

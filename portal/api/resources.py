@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
-from portal.api.represent import represent
+from portal.api.represent import represent, represent_all
 from portal.api.schemas import LISTED, TEXT, thing
 from portal.http.listing import flag, list_query, paging, whole
 from portal.http.request import context, portal_settings
@@ -185,7 +185,7 @@ class _Type:
             response.status_code = 304
             response.headers["ETag"] = tag
             return response
-        return io.answer(represent(self.rtype, row), headers={"ETag": tag})
+        return io.answer(represent(context(), self.rtype, row), headers={"ETag": tag})
 
     def events(self, **path: str) -> ResponseReturnValue:
         """Events of one row, oldest first."""
@@ -226,11 +226,11 @@ class _Type:
         return change
 
     def _answer(self, outcome: Outcome, status: int) -> ResponseReturnValue:
-        shown = {**represent(self.rtype, outcome.row), **outcome.once}
+        shown = {**represent(context(), self.rtype, outcome.row), **outcome.once}
         if outcome.jobs:
             shown["job_id"] = outcome.job_id
         if len(outcome.rows) > 1:
-            shown["results"] = [represent(self.rtype, row) for row in outcome.rows]
+            shown["results"] = represent_all(context(), self.rtype, outcome.rows)
             shown["job_ids"] = list(outcome.jobs)
         headers = {"ETag": io.etag(outcome.row)}
         if status in {201, 202}:
@@ -294,7 +294,7 @@ def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None) -> di
         args.setlist(name, [value])
     query = list_query(rtype, args)
     page = list_rows(context(), rtype, query)
-    results = [represent(rtype, row) for row in page.rows]
+    results = represent_all(context(), rtype, page.rows)
     shown = io.page_of(results, count=page.count, following=link(page.next_cursor), previous=link(page.previous_cursor))
     if page.more_than_counted:
         shown["count_is_lower_bound"] = True

@@ -109,7 +109,8 @@ class Operation:
 
     `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
-    it fails. `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
+    it fails. `ahead` locks what is locked before the row: by whoever asks, given the input, and in the transaction in which the job succeeded.
+    `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
     portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others.
     """
@@ -129,6 +130,7 @@ class Operation:
     cancelled: str = ""
     finish: Callable[[Any], None] | None = None
     restore: Callable[[Any], None] | None = None
+    ahead: Callable[[Context, Any, Mapping[str, Any]], None] | None = None
     along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None
     follow: Callable[[Context, Any], None] | None = None
     icon: str = ""

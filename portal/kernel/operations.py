@@ -177,6 +177,8 @@ class _Attempt:
         seen = self.ctx.db.get(self.rtype.model, row_id)
         target = self._new() if is_new or seen is None else authz.target_of(seen)
         inputs = self._authorized_inputs(target)
+        if self.op.ahead is not None and seen is not None:
+            self.op.ahead(self.ctx, seen, inputs)
         # After what it refers to.
         row: Any = self.ctx.db.get(self.rtype.model, row_id, with_for_update=True, populate_existing=True)
         check(row)
@@ -210,6 +212,8 @@ class _Attempt:
         self.subject = self._about(seen)
         before_it = authz.target_of(seen)
         inputs = self._authorized_inputs(before_it)
+        if op.ahead is not None:
+            op.ahead(ctx, seen, inputs)
         row = find(ctx, rtype, target, lock=True)
         if op.effect is not Effect.REMOVE:
             refuse_ending(ctx.db, row.project_of())

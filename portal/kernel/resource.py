@@ -173,6 +173,10 @@ def _alone(_ctx: "Context", _row: Any) -> None:
     """Nothing goes with it."""
 
 
+def _nothing_hidden(_ctx: "Context", _rows: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceType:
     """Everything about a type that its columns do not say.
@@ -183,6 +187,7 @@ class ResourceType:
     can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
     which it goes; `leaving` says what that is where somebody may delete a row with all that is in it; `goes_with` is the type with whose row the
     rows of this one go, or are free to go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
+    `veil` says what is shown of rows in place of values that tell of things the caller may not see: row id → field or shown key → value.
     """
 
     model: type[Any]
@@ -210,6 +215,7 @@ class ResourceType:
     hourly_cost_usd: Callable[[Any], float | None] = _free
     goes_with: str = ""
     also_at: Sequence[str] = ()
+    veil: "Callable[[Context, Sequence[Any]], Mapping[str, Mapping[str, Any]]]" = _nothing_hidden
     at_end: "Callable[[Context, Any], None]" = _alone
     leaving: "Callable[[Context, Any], Leaving] | None" = None
     extra_permissions: Mapping[str, str] = field(default_factory=dict)

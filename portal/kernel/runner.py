@@ -221,12 +221,14 @@ class Runner:
             if job.cancel_requested:
                 job.phase = "undo"
                 return False
+            ctx = self.context(session, job)
+            if op.ahead is not None:
+                op.ahead(ctx, session.get_one(rtype.model, job.resource_id), job.input)
             row = session.get_one(rtype.model, job.resource_id, with_for_update={"key_share": True}, populate_existing=True)
             if op.finish is not None:
                 op.finish(row)
             if op.settles:
                 set_state(rtype, row, op.settles)
-            ctx = self.context(session, job)
             if op.effect is Effect.REMOVE:
                 end(ctx, row)
             else:

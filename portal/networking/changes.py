@@ -1,8 +1,9 @@
 """A change in a VPC: its desired revision goes up in the same transaction, and one job brings the host there, however many changes come meanwhile."""
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 
 from portal.kernel.authz import reach
 from portal.kernel.capabilities import capability
@@ -11,10 +12,13 @@ from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.jobs import active_for
 from portal.kernel.operations import enqueue
 from portal.kernel.rows import reserve_for_change
+from portal.kernel.wording import within
 from portal.networking.models import Vpc
 
 APPLY = "networking.vpc.apply"
 NETWORK = "network"
+NAMED = 5
+UNSEEN = "something that you may not see"
 GOING = frozenset({"deleting", "deleted"})
 
 
@@ -73,6 +77,28 @@ def refuse_without_networks(ctx: Context) -> None:
 def seen(ctx: Context, model: Any) -> Any:
     """WHERE of the rows that the caller may see: what may not be seen is not found."""
     return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
+
+
+def unseen(ctx: Context, model: Any, column: Any, *where: Any) -> Collection[str]:
+    """A column of the live rows that the caller may not see."""
+    covered = reach(ctx, f"{ctx.registry.of(model).key}.read")
+    if covered.everything or (ctx.project_id is not None and covered.whole(ctx.project_id)):
+        # As nearly everybody: nothing has to be looked for.
+        return ()
+    return ctx.db.scalars(select(column).where(*where, model.deleted_at.is_(None), ~covered.rows(model))).all()
+
+
+def named_rows(ctx: Context, model: Any, *where: ColumnElement[bool]) -> list[str]:
+    """The live rows of a type for which something holds, by name; those that the caller may not see are only counted."""
+    rtype = ctx.registry.of(model)
+    label, live = within(rtype.label), (*where, model.deleted_at.is_(None))
+    count = ctx.db.scalar(select(func.count()).select_from(model).where(*live)) or 0
+    if not count:
+        return []
+    names = ctx.db.scalars(select(model.name).where(*live, seen(ctx, model)).order_by(model.name).limit(NAMED)).all()
+    more = count - len(names)
+    rest = f"{more} {'more ' if names else ''}{within(rtype.plural) if more > 1 else label}{'' if names else ' that you may not see'}"
+    return [f"{label} {name}" for name in names] + ([rest] if more else [])
 
 
 def vpc_named(ctx: Context, value: str) -> Vpc | None:

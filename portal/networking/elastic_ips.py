@@ -1,6 +1,7 @@
 """Elastic IPs: public addresses that a project keeps, and lets lead to an instance, an interface or a NAT gateway."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from sqlalchemy import select
 
@@ -12,7 +13,7 @@ from portal.kernel.errors import Conflict
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
 from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
-from portal.networking.interfaces import set_public
+from portal.networking.interfaces import interface_locked, set_public
 from portal.networking.models import EXTERNAL, ElasticIp, NatGateway, NetworkInterface
 
 KEY = "networking.elastic_ip"
@@ -32,7 +33,27 @@ def elastic_ip_create(ctx: Context, *, name: str, description: str = "", tags: d
     return ElasticIp(name=name, description=description, tags=tags or {})
 
 
-@operation(ElasticIp, "associate", label="Associate", needs="write")
+def _target_ahead(ctx: Context, row: ElasticIp, inputs: Mapping[str, Any]) -> None:
+    """Lock what the address is to lead to before the address."""
+    if inputs["target_type"] == "nat-gateway":
+        _lock_nat(ctx, _nat(ctx, row, inputs["target_id"]).id)
+    else:
+        interface_locked(ctx, _interface(ctx, row, inputs["target_type"], inputs["target_id"]).id)
+
+
+def _led_ahead(ctx: Context, row: ElasticIp, _: Mapping[str, Any]) -> None:
+    """Lock what the address leads to before the address."""
+    if row.nat_gateway_id is not None:
+        _lock_nat(ctx, row.nat_gateway_id)
+    if row.interface_id is not None:
+        interface_locked(ctx, row.interface_id)
+
+
+def _lock_nat(ctx: Context, nat_id: str) -> NatGateway:
+    return ctx.db.get_one(NatGateway, nat_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+@operation(ElasticIp, "associate", label="Associate", needs="write", ahead=_target_ahead)
 def elastic_ip_associate(ctx: Context, row: ElasticIp, *, target_type: TargetType, target_id: TargetId) -> None:
     """Let the address lead to an instance, an interface or a NAT gateway."""
     if row.interface_id or row.nat_gateway_id:
@@ -40,7 +61,9 @@ def elastic_ip_associate(ctx: Context, row: ElasticIp, *, target_type: TargetTyp
     if target_type == "nat-gateway":
         _to_nat(ctx, row, target_id)
         return
-    target = _interface(ctx, row, target_type, target_id)
+    target = interface_locked(ctx, _interface(ctx, row, target_type, target_id).id)
+    # It is a change of the interface as well.
+    authorize(ctx, "networking.network_interface.update", target_of(target))
     vpc = vpc_locked(ctx, target.vpc_id)
     if not vpc.uplink_address:
         raise Conflict(f"{vpc.name} has no internet gateway, so no public address leads into it. Attach one first.", details={"vpc_id": vpc.id})
@@ -61,23 +84,25 @@ def _interface(ctx: Context, row: ElasticIp, target_type: str, target_id: str) -
         query = query.where(NetworkInterface.instance_id.in_(ids), NetworkInterface.is_primary)
     else:
         query = query.where((NetworkInterface.id == target_id) | (NetworkInterface.name == target_id))
-    found = ctx.db.scalars(query.where(seen(ctx, NetworkInterface)).with_for_update(of=NetworkInterface, key_share=True)).first()
+    found = ctx.db.scalars(query.where(seen(ctx, NetworkInterface)).order_by(NetworkInterface.name == target_id, NetworkInterface.id)).first()
     if found is None:
         raise wrong("target_id", f"There is no {target_type.replace('-', ' ')} {target_id[:64]} here that has an interface in a VPC.")
-    # It is a change of the interface as well.
-    authorize(ctx, "networking.network_interface.update", target_of(found))
+    return found
+
+
+def _nat(ctx: Context, row: ElasticIp, target_id: str) -> NatGateway:
+    query = select(NatGateway).where(
+        NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available", seen(ctx, NatGateway)
+    )
+    named = query.where((NatGateway.id == target_id) | (NatGateway.name == target_id))
+    found = ctx.db.scalars(named.order_by(NatGateway.name == target_id, NatGateway.id)).first()
+    if found is None:
+        raise wrong("target_id", f"There is no available NAT gateway {target_id[:64]} here.")
     return found
 
 
 def _to_nat(ctx: Context, row: ElasticIp, target_id: str) -> None:
-    query = select(NatGateway).where(
-        NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available", seen(ctx, NatGateway)
-    )
-    nat = ctx.db.scalars(
-        query.where((NatGateway.id == target_id) | (NatGateway.name == target_id)).with_for_update(of=NatGateway, key_share=True)
-    ).first()
-    if nat is None:
-        raise wrong("target_id", f"There is no available NAT gateway {target_id[:64]} here.")
+    nat = _nat(ctx, row, target_id)
     authorize(ctx, "networking.nat_gateway.update", target_of(nat))
     if nat.elastic_ip_id is not None:
         raise Conflict(f"{nat.name} has the elastic IP {nat.public_ip} already. Disassociate that first.")
@@ -87,20 +112,20 @@ def _to_nat(ctx: Context, row: ElasticIp, target_id: str) -> None:
     vpc_touch(ctx, nat.vpc_id)
 
 
-@operation(ElasticIp, "disassociate", label="Disassociate", needs="write")
+@operation(ElasticIp, "disassociate", label="Disassociate", needs="write", ahead=_led_ahead)
 def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
     """Let the address lead nowhere; it stays the project's."""
     if row.interface_id is None and row.nat_gateway_id is None:
         raise Conflict(f"{row.public_ip} leads nowhere as it is.", details={"status": "allocated"})
     if row.nat_gateway_id is not None:
-        nat = ctx.db.get_one(NatGateway, row.nat_gateway_id, with_for_update={"key_share": True}, populate_existing=True)
+        nat = _lock_nat(ctx, row.nat_gateway_id)
         vpc_locked(ctx, nat.vpc_id)
         # It may not be without one: what is behind it would be cut off.
         nat.elastic_ip_id, nat.public_ip = None, ipam.take_public(ctx, ("networking.nat_gateway", nat.id))
         row.nat_gateway_id = None
         vpc_touch(ctx, nat.vpc_id)
         return
-    target = ctx.db.get_one(NetworkInterface, row.interface_id, with_for_update={"key_share": True}, populate_existing=True)
+    target = interface_locked(ctx, row.interface_id or "")
     row.interface_id = None
     set_public(ctx, target, "")
     vpc_touch(ctx, target.vpc_id)

@@ -13,7 +13,7 @@ from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
-from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import named_rows, refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.models import ElasticIp, InternetGateway, NatGateway, NetworkInterface, Route, Subnet, Vpc
 from portal.networking.routes import routes_to
 from portal.networking.subnets import VPC_FIELD
@@ -106,11 +106,8 @@ def internet_gateway_detach(ctx: Context, gateway: InternetGateway) -> None:
 
 
 def _refuse_in_use(ctx: Context, gateway: InternetGateway) -> None:
-    names: list[str] = []
-    live_nat = (NatGateway.vpc_id == gateway.vpc_id, NatGateway.deleted_at.is_(None))
-    names += ctx.db.scalars(select(NatGateway.name).where(*live_nat).limit(5)).all()
-    public = (NetworkInterface.vpc_id == gateway.vpc_id, NetworkInterface.deleted_at.is_(None), NetworkInterface.public_ip != "")
-    names += ctx.db.scalars(select(NetworkInterface.name).where(*public).limit(5)).all()
+    names = named_rows(ctx, NatGateway, NatGateway.vpc_id == gateway.vpc_id)
+    names += named_rows(ctx, NetworkInterface, NetworkInterface.vpc_id == gateway.vpc_id, NetworkInterface.public_ip != "")
     if names:
         raise Conflict(f"{gateway.name} is needed by {', '.join(names)}, which have public addresses.", details={"in_the_way": names})
 

@@ -8,14 +8,15 @@ from portal.engines.ports import MachineInterface
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict
 from portal.kernel.guests import Placement, ProjectNetwork
+from portal.kernel.ids import new_id
 from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
 from portal.networking.apply import apply_vpc, in_force, network_engine
-from portal.networking.changes import seen, vpc_named, vpc_touch, why_no_networks, wrong
+from portal.networking.changes import seen, vpc_locked, vpc_named, vpc_touch, why_no_networks, wrong
 from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
-from portal.networking.models import NetworkInterface, SecurityGroup, Subnet, Vpc
+from portal.networking.models import ElasticIp, NetworkInterface, SecurityGroup, Subnet, Vpc
 
 # What the default network was called before there were others; programs still send it.
 DEFAULT_VPC = "vpc-12345678"
@@ -71,8 +72,10 @@ class GuestNetworks:
             subnet = self._subnet(ctx, wanted)
         if subnet is None:
             raise wrong("vpc_id", "has no subnet. Create one first, or name one of another VPC.")
+        # It is called after itself: whoever may not see the instance learns nothing of that from its interface.
+        own = new_id(ctx.registry.of(NetworkInterface).prefix)
         interface = NetworkInterface(
-            name=f"{row.name[:200]}-{row.id}", vpc_id=subnet.vpc_id, subnet_id=subnet.id, private_ip=wanted.private_ip, mac_address=new_mac(),
+            id=own, name=own, vpc_id=subnet.vpc_id, subnet_id=subnet.id, private_ip=wanted.private_ip, mac_address=new_mac(),
             instance_id=row.id, is_primary=True, state="in-use",
         )  # fmt: skip
         interface.owner_id = row.owner_id
@@ -131,9 +134,13 @@ class GuestNetworks:
         """End what was made with the instance, and free what it was given."""
         row: NetworkInterfaceOwner = instance  # type: ignore[assignment]
         query = select(NetworkInterface).where(NetworkInterface.instance_id == row.id, NetworkInterface.deleted_at.is_(None))
-        vpcs = set()
-        for interface in ctx.db.scalars(query.order_by(NetworkInterface.id)).all():
-            vpcs.add(interface.vpc_id)
+        interfaces = ctx.db.scalars(query.order_by(NetworkInterface.id).with_for_update(of=NetworkInterface, key_share=True)).all()
+        leading = select(ElasticIp.id).where(ElasticIp.interface_id.in_([each.id for each in interfaces]))
+        ctx.db.scalars(leading.order_by(ElasticIp.id).with_for_update()).all()
+        vpcs = sorted({each.vpc_id for each in interfaces})
+        for vpc_id in vpcs:
+            vpc_locked(ctx, vpc_id)
+        for interface in interfaces:
             if interface.is_primary:
                 end_along(ctx, interface)
             else:

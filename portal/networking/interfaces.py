@@ -1,7 +1,7 @@
 """Network interfaces: addresses in subnets that instances have, and the groups whose rules hold for them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from sqlalchemy import select
@@ -17,8 +17,8 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
-from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, Subnet, Vpc
+from portal.networking.changes import UNSEEN, refuse_without_networks, seen, unseen, vpc_locked, vpc_touch, wrong
+from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
 KEY = "networking.network_interface"
@@ -118,16 +118,44 @@ def _moved_in(ctx: Context, row: NetworkInterface) -> None:
         tell_instance(ctx, row)
 
 
-@operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",
-           fails="available", restore=_let_go, follow=_moved_in, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
-def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
-    """Give the interface to an instance of its VPC, also while that runs; or to a stopped one outside any network, as its first."""
+def interface_locked(ctx: Context, interface_id: str) -> NetworkInterface:
+    """An interface, locked after the instance that has it and is told its addresses. Raises Conflict if another got it meanwhile."""
+    holder = ctx.db.scalar(select(NetworkInterface.instance_id).where(NetworkInterface.id == interface_id))
+    _lock_instance(ctx, holder)
+    row = ctx.db.get_one(NetworkInterface, interface_id, with_for_update={"key_share": True}, populate_existing=True)
+    if row.instance_id != holder:
+        raise Conflict(f"Another change came first: {row.name} was attached or detached meanwhile. Try again.")
+    return row
+
+
+def _lock_instance(ctx: Context, instance_id: str | None) -> None:
+    model = ctx.registry.model("compute.instance")
+    locked = select(model).where(model.id == instance_id).with_for_update(of=model, key_share=True)
+    ctx.db.scalars(locked.execution_options(populate_existing=True)).all()
+
+
+def _instance_ahead(ctx: Context, row: NetworkInterface, inputs: Mapping[str, Any]) -> None:
+    """Lock the instance before the interface that it gets."""
+    found = None if row.instance_id else _instance_named(ctx, row, inputs["instance"])
+    _lock_instance(ctx, found.id if found is not None else row.instance_id)
+
+
+def _instance_named(ctx: Context, row: NetworkInterface, instance: str) -> Any:
     model = ctx.registry.model("compute.instance")
     named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
     here = select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
-    found = ctx.db.scalars(here.with_for_update(of=model, key_share=True).execution_options(populate_existing=True)).first()
+    # Ids come before names.
+    return ctx.db.scalars(here.order_by(model.name == instance, model.id)).first()
+
+
+@operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",
+           fails="available", restore=_let_go, ahead=_instance_ahead, follow=_moved_in, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
+def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
+    """Give the interface to an instance of its VPC, also while that runs; or to a stopped one outside any network, as its first."""
+    found = _instance_named(ctx, row, instance)
     if found is None:
         raise wrong("instance", f"There is no instance {instance[:80]} here.")
+    _lock_instance(ctx, found.id)
     # It is a change of the instance as well.
     authorize(ctx, "compute.instance.update", target_of(found))
     others = select(NetworkInterface.id).where(NetworkInterface.instance_id == found.id, NetworkInterface.deleted_at.is_(None))
@@ -194,6 +222,20 @@ def tell_instance(ctx: Context, row: NetworkInterface) -> None:
         instance.private_ip, instance.public_ip = row.private_ip or None, row.public_ip or None
 
 
+def _veil(ctx: Context, rows: Sequence[NetworkInterface]) -> Mapping[str, Mapping[str, Any]]:
+    """Instances and groups are told to those who may see them."""
+    instance = ctx.registry.model("compute.instance")
+    instances = unseen(ctx, instance, instance.id, instance.id.in_([row.instance_id for row in rows if row.instance_id]))
+    inside = select(GroupMembership.group_id).where(GroupMembership.interface_id.in_([row.id for row in rows]))
+    groups = unseen(ctx, SecurityGroup, SecurityGroup.id, SecurityGroup.id.in_(inside))
+    veils: dict[str, dict[str, Any]] = {row.id: {"instance_id": None} for row in rows if row.instance_id in instances}
+    for row in rows:
+        if any(each.group_id in groups for each in row.memberships):
+            shown = [UNSEEN if each.group_id in groups else each.group.name for each in row.memberships]
+            veils.setdefault(row.id, {})["security_group_names"] = ", ".join(dict.fromkeys(shown))
+    return veils
+
+
 def _groups_of(row: NetworkInterface) -> str:
     return ", ".join(each.group.name for each in row.memberships)
 
@@ -213,7 +255,7 @@ NETWORK_INTERFACE = ResourceType(
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state", css="md"), Column("private_ip", "Address", css="mono"),
              Column("public_ip", "Public address", css="mono md"), Column("subnet_name", "Subnet", css="md"),
              Column("security_group_names", "Security groups", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, goes_with="networking.vpc",
+    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, veil=_veil, goes_with="networking.vpc",
     search=("name", "id", "private_ip"),
     aliases={"vpc": "vpc_id", "subnet": "subnet_id", "instance": "instance_id", "status": "state", "eni_id": "id"},
     show={"vpc_name": lambda v: v.vpc.name, "subnet_name": lambda v: v.subnet.name, "security_group_names": _groups_of,

@@ -3,17 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 
 from portal.kernel.context import Context
 from portal.kernel.leaving import Leaving, refusals, rows_listed
-from portal.kernel.resource import ResourceType
 from portal.kernel.rows import end_along
-from portal.kernel.wording import within
-from portal.networking.changes import seen
+from portal.networking.changes import named_rows
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, RouteTable, SecurityGroup, Subnet, Vpc, VpcPeering
-
-NAMED = 5
 
 
 def _joined(vpc: Vpc) -> ColumnElement[bool]:
@@ -43,9 +39,9 @@ def refused_in(ctx: Context, vpc: Vpc) -> list[str]:
 
 def instances_in(ctx: Context, vpc: Vpc) -> list[str]:
     """The instances with an interface in a VPC."""
-    rtype = ctx.registry.of(ctx.registry.model("compute.instance"))
+    model = ctx.registry.model("compute.instance")
     used = select(NetworkInterface.instance_id).where(NetworkInterface.vpc_id == vpc.id, NetworkInterface.deleted_at.is_(None))
-    return _named(ctx, rtype, rtype.model.id.in_(used))
+    return named_rows(ctx, model, model.id.in_(used))
 
 
 def things_in(ctx: Context, vpc: Vpc) -> list[str]:
@@ -53,20 +49,8 @@ def things_in(ctx: Context, vpc: Vpc) -> list[str]:
     found = []
     for model, where in _inside(vpc):
         live = (*where, VpcPeering.state != "rejected") if model is VpcPeering else where
-        found += _named(ctx, ctx.registry.of(model), *live)
+        found += named_rows(ctx, model, *live)
     return found
-
-
-def _named(ctx: Context, rtype: ResourceType, *where: ColumnElement[bool]) -> list[str]:
-    model, label = rtype.model, within(rtype.label)
-    live = (*where, model.deleted_at.is_(None))
-    count = ctx.db.scalar(select(func.count()).select_from(model).where(*live)) or 0
-    if not count:
-        return []
-    names = ctx.db.scalars(select(model.name).where(*live, seen(ctx, model)).order_by(model.name).limit(NAMED)).all()
-    more = count - len(names)
-    rest = f"{more} {'more ' if names else ''}{within(rtype.plural) if more > 1 else label}{'' if names else ' that you may not see'}"
-    return [f"{label} {name}" for name in names] + ([rest] if more else [])
 
 
 def vpc_emptied(ctx: Context, vpc: Vpc) -> None:

@@ -3,7 +3,7 @@
 The same specs that the engine makes networks from are read here, so that the answer is about what is, not about what was meant. Pure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
@@ -21,12 +21,20 @@ DNS, HTTP, ECHO = 53, 80, 8
 
 @dataclass(frozen=True, slots=True)
 class Specs:
-    """All that an answer may need: VPCs, the peerings between them, what things are called, and the external network, whose first address is the host's."""
+    """All that an answer may need: VPCs, the peerings between them, what things are called, and the external network, whose first address is the host's.
+
+    Of what is `hidden`, by id, an answer tells neither the id nor, of a group, what its rules say.
+    """
 
     vpcs: Sequence[VpcSpec]
     peerings: Sequence[PeeringSpec] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     external: str = ""
+    hidden: Collection[str] = ()
+
+    def told(self, group_id: str, rule: RuleSpec) -> tuple[str, str]:
+        """The id of a rule and the rule in words; of a hidden group, none."""
+        return ("", "") if group_id in self.hidden else (rule.rule_id, sentence(rule, self.names))
 
     def name(self, some_id: str) -> str:
         """What people call it."""
@@ -329,7 +337,7 @@ class _Way:
     def _arrive(self, end: _Place, seen_from: str) -> str:
         rule = self._pass(end, Direction.INGRESS, seen_from)
         self._hop("interface", end.port.port_id, f"arrives at {self._name(end.port.port_id)} ({end.port.address})")
-        return f"a rule of {self._name(rule[0])} decides. {sentence(rule[1], self.world.specs.names)}"
+        return f"a rule of {self._name(rule[0])} decides. {self.world.specs.told(*rule)[1]}".strip()
 
     def _pass(self, place: _Place, direction: Direction, other: str) -> tuple[str, RuleSpec]:
         """The group and rule that let it through a port."""
@@ -337,9 +345,9 @@ class _Way:
         for group in groups:
             for rule in group.rules:
                 if rule.direction is direction and covers(rule, self.protocol, self.port) and self._is_about(rule, place.vpc, other):
-                    words = sentence(rule, self.world.specs.names)
-                    self._hop("rule", rule.rule_id, f"{self._name(group.group_id)}: {words}")
-                    self.decided = ("rule", rule.rule_id)
+                    named, (rule_id, words) = self._name(group.group_id), self.world.specs.told(group.group_id, rule)
+                    self._hop("rule", rule_id, f"{named}: {words}" if words else f"a rule of {named}")
+                    self.decided = ("rule", rule_id)
                     return group.group_id, rule
         way = "in" if direction is Direction.INGRESS else "out"
         whom = f"{'from' if way == 'in' else 'to'} {_shown(other.removesuffix('/32'))}"
@@ -354,7 +362,7 @@ class _Way:
         return any(rule.group_id in port.group_ids and other == f"{port.address}/32" for port in vpc.ports)
 
     def _hop(self, kind: str, some_id: str, text: str) -> None:
-        self.hops.append(Hop(kind, some_id, text))
+        self.hops.append(Hop(kind, "" if some_id in self.world.specs.hidden else some_id, text))
 
     def _name(self, some_id: str) -> str:
         return self.world.specs.name(some_id)

@@ -14,7 +14,7 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import ANYWHERE, parse_destination
-from portal.networking.changes import seen, vpc_touch, wrong
+from portal.networking.changes import NAMED, UNSEEN, named_rows, seen, unseen, vpc_touch, wrong
 from portal.networking.models import TARGETS, InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, Subnet, Vpc, VpcPeering
 from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied
@@ -173,11 +173,9 @@ def route_table_delete(ctx: Context, table: RouteTable) -> None:
     if table.is_main:
         raise Conflict(f"{table.name} is the main table of its VPC and goes with it.", details={"is_main": True})
     vpc_touch(ctx, table.vpc_id)
-    users = ctx.db.scalars(
-        select(Subnet.name).where(Subnet.route_table_id == table.id, Subnet.deleted_at.is_(None)).order_by(Subnet.name).limit(5)
-    ).all()
+    users = named_rows(ctx, Subnet, Subnet.route_table_id == table.id)
     if users:
-        raise Conflict(f"{table.name} is used by {', '.join(users)}. Take it from these subnets first.", details={"in_the_way": list(users)})
+        raise Conflict(f"{table.name} is used by {', '.join(users)}. Take it from these first.", details={"in_the_way": users})
 
 
 def table_at_end(ctx: Context, table: RouteTable) -> None:
@@ -188,8 +186,11 @@ def table_at_end(ctx: Context, table: RouteTable) -> None:
 
 def routes_to(ctx: Context, target_id: str) -> list[str]:
     """The tables with routes that lead to something, as `destination in table`."""
-    query = select(Route.destination_cidr, RouteTable.name).join(Route.table).where(Route.target_id == target_id, RouteTable.deleted_at.is_(None))
-    return [f"{destination} in {name}" for destination, name in ctx.db.execute(query.order_by(RouteTable.name).limit(5))]
+    leading = (Route.target_id == target_id, RouteTable.deleted_at.is_(None))
+    query = select(Route.destination_cidr, RouteTable.id, RouteTable.name).join(Route.table).where(*leading)
+    hidden = unseen(ctx, RouteTable, RouteTable.id, RouteTable.id.in_(select(Route.route_table_id).where(Route.target_id == target_id)))
+    found = ctx.db.execute(query.order_by(RouteTable.name).limit(NAMED)).all()
+    return [f"{destination} in {UNSEEN if table_id in hidden else name}" for destination, table_id, name in found]
 
 
 def live_targets(ctx: Context, table: RouteTable) -> set[str]:

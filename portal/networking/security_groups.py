@@ -14,7 +14,7 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import parse_address, parse_range
-from portal.networking.changes import seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import named_rows, seen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import DIRECTIONS, PROTOCOLS, GroupMembership, NetworkInterface, SecurityGroup, SecurityGroupRule, Vpc
 from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, peer, sentence, traffic, warning
 from portal.networking.subnets import VPC_FIELD
@@ -122,11 +122,10 @@ def security_group_delete(ctx: Context, group: SecurityGroup) -> None:
     if group.is_default:
         raise Conflict(f"{group.name} is the default group of its VPC and goes with it.", details={"is_default": True})
     vpc_touch(ctx, group.vpc_id)
-    users = select(NetworkInterface.name).join(GroupMembership, GroupMembership.interface_id == NetworkInterface.id)
-    names = [*ctx.db.scalars(users.where(GroupMembership.group_id == group.id, NetworkInterface.deleted_at.is_(None)).limit(5))]
-    refers = select(SecurityGroup.name).join(SecurityGroupRule, SecurityGroupRule.group_id == SecurityGroup.id)
-    mine = (SecurityGroupRule.referenced_group_id == group.id, SecurityGroup.id != group.id, SecurityGroup.deleted_at.is_(None))
-    names += [f"a rule of {name}" for name in ctx.db.scalars(refers.where(*mine).limit(5))]
+    members = select(GroupMembership.interface_id).where(GroupMembership.group_id == group.id)
+    names = named_rows(ctx, NetworkInterface, NetworkInterface.id.in_(members))
+    refers = select(SecurityGroupRule.group_id).where(SecurityGroupRule.referenced_group_id == group.id)
+    names += [f"rules of {each}" for each in named_rows(ctx, SecurityGroup, SecurityGroup.id.in_(refers), SecurityGroup.id != group.id)]
     if names:
         raise Conflict(f"{group.name} is in use by {', '.join(names)}. Take it out there first.", details={"in_the_way": names})
 

@@ -2,18 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import select
 
-from portal.engines.network_ports import VpcSpec
-from portal.kernel.authz import reach
 from portal.kernel.context import Context
+from portal.networking.changes import unseen
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, SecurityGroup, Subnet, Vpc, VpcPeering
-from portal.networking.reachability import Answer, Hop
-from portal.networking.rules import sentence
 
-UNSEEN = "something that you may not see"
 INSIDE = (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface)
 
 
@@ -27,25 +22,6 @@ class Sight:
         """Whether a thing may be seen."""
         return some_id not in self.hidden
 
-    def retold(self, answer: Answer, vpcs: Sequence[VpcSpec], names: dict[str, str]) -> Answer:
-        """An answer without ids of what may not be seen, and without what rules of hidden groups say."""
-        hidden = {
-            rule.rule_id: sentence(rule, names) for vpc in vpcs for group in vpc.groups if not self.sees(group.group_id) for rule in group.rules
-        }
-
-        def told(text: str) -> str:
-            for words in hidden.values():
-                text = text.replace(f"{UNSEEN}: {words}", f"a rule of {UNSEEN}").replace(words, "").strip()
-            return text
-
-        def known(some_id: str) -> str:
-            return "" if some_id in hidden or not self.sees(some_id) else some_id
-
-        if not self.hidden:
-            return answer
-        hops = tuple(Hop(hop.kind, known(hop.id), told(hop.text)) for hop in answer.hops)
-        return Answer(answer.allowed, told(answer.sentence), hops, answer.decided_by, known(answer.decider_id))
-
 
 WHOLE = Sight()
 
@@ -54,19 +30,11 @@ def sight_of(ctx: Context, vpc_ids: Sequence[str]) -> Sight:
     """What the caller may see in VPCs of the current project."""
     hidden: set[str] = set()
     for model in INSIDE:
-        hidden.update(_hidden(ctx, model, model.id, model.vpc_id.in_(vpc_ids)))
+        hidden.update(unseen(ctx, model, model.id, model.vpc_id.in_(vpc_ids)))
     joins = VpcPeering.vpc_id.in_(vpc_ids) | VpcPeering.peer_vpc_id.in_(vpc_ids)
     projects = select(Vpc.project_id).where(Vpc.id.in_(vpc_ids))
-    hidden.update(_hidden(ctx, VpcPeering, VpcPeering.link_id, joins, VpcPeering.project_id.in_(projects)))
+    hidden.update(unseen(ctx, VpcPeering, VpcPeering.link_id, joins, VpcPeering.project_id.in_(projects)))
     instance = ctx.registry.model("compute.instance")
     guests = select(NetworkInterface.instance_id).where(NetworkInterface.vpc_id.in_(vpc_ids), NetworkInterface.deleted_at.is_(None))
-    hidden.update(_hidden(ctx, instance, instance.id, instance.id.in_(guests)))
+    hidden.update(unseen(ctx, instance, instance.id, instance.id.in_(guests)))
     return Sight(frozenset(hidden))
-
-
-def _hidden(ctx: Context, model: Any, column: Any, *where: Any) -> Sequence[str]:
-    covered = reach(ctx, f"{ctx.registry.of(model).key}.read")
-    if covered.everything or (ctx.project_id is not None and covered.whole(ctx.project_id)):
-        # As nearly everybody: nothing has to be looked for.
-        return ()
-    return ctx.db.scalars(select(column).where(*where, model.deleted_at.is_(None), ~covered.rows(model))).all()

@@ -12,7 +12,7 @@ from portal.kernel.errors import Conflict, NotFound
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
 from portal.networking.addresses import parse_subnet_range, usage
-from portal.networking.changes import vpc_locked, vpc_touch, wrong
+from portal.networking.changes import named_rows, vpc_locked, vpc_touch, wrong
 from portal.networking.models import TIERS, IpAllocation, NatGateway, NetworkInterface, Subnet, Vpc
 from portal.networking.vpc import applied
 
@@ -79,10 +79,7 @@ def subnet_release_address(ctx: Context, subnet: Subnet, *, ip: TheAddress) -> N
 def subnet_delete(ctx: Context, subnet: Subnet) -> None:
     """Delete a subnet in which no address is in use."""
     vpc_locked(ctx, subnet.vpc_id)
-    names: list[str] = []
-    for model in (NetworkInterface, NatGateway):
-        inside = select(model.name).where(model.subnet_id == subnet.id, model.deleted_at.is_(None)).order_by(model.name).limit(5)
-        names += ctx.db.scalars(inside).all()
+    names = [each for model in (NetworkInterface, NatGateway) for each in named_rows(ctx, model, model.subnet_id == subnet.id)]
     names += ctx.db.scalars(select(IpAllocation.address).where(IpAllocation.subnet_id == subnet.id, IpAllocation.resource_id == "").limit(5)).all()
     if names:
         raise Conflict(f"{subnet.name} is in use by {', '.join(names)}. Delete or release these first.", details={"in_the_way": names})

@@ -13,7 +13,7 @@ from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
 from portal.networking import reachability
 from portal.networking.addresses import usage
-from portal.networking.changes import seen, wrong
+from portal.networking.changes import UNSEEN, seen, wrong
 from portal.networking.desired import desired_state
 from portal.networking.hits import hits_of
 from portal.networking.models import (
@@ -28,7 +28,7 @@ from portal.networking.models import (
 )
 from portal.networking.reachability import Answer, Specs
 from portal.networking.security_groups import rule_shown
-from portal.networking.sight import UNSEEN, Sight, sight_of
+from portal.networking.sight import Sight, sight_of
 
 MOST_ADDRESSES = 10_000
 MOST_NAMED = 5
@@ -98,7 +98,7 @@ def specs_seen(ctx: Context) -> tuple[Specs, Sight]:
     peerings: dict[str, PeeringSpec] = {each.peering_id: each for state in states for each in state.peerings}
     sight = sight_of(ctx, ids)
     names = names_in(ctx, ids, sight)
-    return Specs([state.spec for state in states], list(peerings.values()), names, ctx.settings.network_external_cidr), sight
+    return Specs([state.spec for state in states], list(peerings.values()), names, ctx.settings.network_external_cidr, sight.hidden), sight
 
 
 def reach(ctx: Context, source: str, target: str, protocol: str, port: int | None) -> Answer:
@@ -118,7 +118,7 @@ def reach(ctx: Context, source: str, target: str, protocol: str, port: int | Non
                 raise wrong(field, _outside(ctx, found) or str(error)) from None
     start = places.get(source, source)
     answer = reachability.reach(specs, start if start in known else _behind(specs, start), places.get(target, target), protocol, port)
-    return sight.retold(answer, specs.vpcs, dict(specs.names))
+    return replace(answer, decider_id="" if answer.decider_id in sight.hidden else answer.decider_id)
 
 
 def _outside(ctx: Context, value: str) -> str:
@@ -220,9 +220,10 @@ def allocations_of(ctx: Context, vpc: Vpc, *, subnet_id: str = "") -> tuple[Sequ
 
 
 def group_names(ctx: Context, group: SecurityGroup) -> Mapping[str, str]:
-    """Id → name of the groups that a group's rules refer to."""
+    """Id → name of the groups that a group's rules refer to, as far as the caller may see them."""
     ids = {rule.referenced_group_id for rule in group.rules if rule.referenced_group_id}
-    return _pairs(ctx, select(SecurityGroup.id, SecurityGroup.name).where(SecurityGroup.id.in_(ids))) if ids else {}
+    named = _pairs(ctx, select(SecurityGroup.id, SecurityGroup.name).where(SecurityGroup.id.in_(ids), seen(ctx, SecurityGroup))) if ids else {}
+    return dict.fromkeys(ids, UNSEEN) | named
 
 
 def rules_shown(ctx: Context, group: SecurityGroup) -> list[dict[str, Any]]:

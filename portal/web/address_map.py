@@ -11,8 +11,9 @@ from sqlalchemy import select
 
 from portal.kernel.context import Context
 from portal.networking.addresses import reserved, usage
+from portal.networking.changes import UNSEEN
 from portal.networking.models import IpAllocation, NetworkInterface, Subnet
-from portal.networking.sight import UNSEEN, sight_of
+from portal.networking.sight import sight_of
 from portal.networking.subnets import SUBNET, subnet_reserve_address
 from portal.networking.view import owners_of
 from portal.web.derived import why_not

@@ -1,6 +1,6 @@
 """What lists and pages of every resource type share: which type an address names, which columns and actions are shown, and why not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,17 @@ def template(rtype: ResourceType, page: str) -> str:
     return own
 
 
-def cell(rtype: ResourceType, row: Any, key: str) -> Any:
-    """What a column shows of a row."""
-    return rtype.show[key](row) if key in rtype.show else getattr(row, key)
+def cells(ctx: Context, rtype: ResourceType, rows: Sequence[Any]) -> Callable[[ResourceType, Any, str], Any]:
+    """What a column shows of each of these rows to the user."""
+    veils = rtype.veil(ctx, rows)
+
+    def cell(rtype: ResourceType, row: Any, key: str) -> Any:
+        veil = veils.get(row.id, {})
+        if key in veil:
+            return veil[key]
+        return rtype.show[key](row) if key in rtype.show else getattr(row, key)
+
+    return cell
 
 
 def shown_columns(rtype: ResourceType) -> list[Column]:

@@ -31,7 +31,7 @@ from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.kernel.wording import within
 from portal.web import compute_pages, networking_pages, roles, security_pages
-from portal.web.derived import Tab, actions_of, base_of, cell, create_action, template, type_of
+from portal.web.derived import Tab, actions_of, base_of, cells, create_action, template, type_of
 from portal.web.forms import OperationForm
 from portal.web.page import field_errors, form_status, go, is_fragment, render
 
@@ -189,9 +189,9 @@ def detail(ctx: Context, rtype: ResourceType, row: Any, tab: str, status: int = 
     if current is None:
         raise NotFound("There is nothing at this address.")
     values: dict[str, Any] = {
-        "rtype": rtype, "base": base_of(rtype), "row": row, "tabs": tabs, "tab": current, "actions": actions_of(ctx, rtype, row), "cell": cell,
+        "rtype": rtype, "base": base_of(rtype), "row": row, "tabs": tabs, "tab": current, "actions": actions_of(ctx, rtype, row), "cell": cells(ctx, rtype, [row]),
         "activity": activity_of(ctx, rtype, row, limit=100 if tab == "activity" else 8), "tab_template": _tab_template(rtype, current),
-        "references": references(ctx, rtype, row), "estimate_cost": rtype.hourly_cost_usd(row),
+        "references": references(ctx, rtype, row), "estimate_cost": rtype.hourly_cost_usd(row), "hidden": rtype.veil(ctx, [row]).get(row.id, {}),
     }  # fmt: skip
     if current.load is not None:
         values |= current.load(ctx, row)

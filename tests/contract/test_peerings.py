@@ -55,7 +55,7 @@ class Side:
 
     def shown(self) -> dict[str, Any]:
         (row,) = self.peerings()
-        return represent(VPC_PEERING, row)
+        return represent(self.ctx, VPC_PEERING, row)
 
     def states(self) -> list[str]:
         return [row.state for row in self.peerings()]

@@ -146,12 +146,13 @@ def test_what_is_hidden_is_told_by_nothing_else(admin: Api, developer: Api, work
     made = admin.post("/compute/instances", {"name": "secret-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
     worker.drain()
     deny(admin, developer, "compute.instance.read", **hidden)
-    # Its network card is called after it.
-    deny(admin, developer, "networking.network_interface.read")
-    for path in ("/jobs", "/events", f"/jobs?resource_id={made}"):
+    for path in ("/jobs", "/events", f"/jobs?resource_id={made}", "/networking/network-interfaces"):
         assert (made in admin.get(path).text, made in developer.get(path).text) == (True, False), path
     client = browser(admin.client.application, people, developer.user)
-    assert "secret-1" not in client.get("/").text + client.get("/jobs").text
+    card = developer.get("/networking/network-interfaces").json["results"][0]
+    assert (card["name"], card["instance_id"], card["instance"]) == (card["id"], None, None)
+    told = "".join(client.get(path).text for path in ("/", "/jobs", "/networking/network-interfaces", f"/networking/network-interfaces/{card['id']}"))
+    assert (made in told, "secret-1" in told) == (False, False)
 
 
 def test_a_job_is_retried_under_the_rules_of_today(admin: Api, developer: Api, worker: TestWorker, fake: FakeCompute) -> None:

@@ -38,6 +38,13 @@ def test_version_is_semantic_and_the_same_everywhere() -> None:
     assert f"${{PORTAL_IMAGE:-atonix-portal:{VERSION}}}" in read("compose.yaml")
 
 
+def test_the_changelog_tells_each_thing_once() -> None:
+    unreleased = read("CHANGELOG.md").split("\n## ")[1]
+    told = re.findall(r"^- ([^:.\n]{1,60}):", unreleased, re.MULTILINE)
+    assert told
+    assert len(set(told)) == len(told), sorted(each for each in set(told) if told.count(each) > 1)
+
+
 def test_changelog_begins_with_this_version() -> None:
     heads = re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.MULTILINE)
     assert heads[:1] == [VERSION] or heads[:2] == ["Unreleased", VERSION]
