@@ -87,6 +87,9 @@ class GuestNetworks:
         tell_instance(ctx, interface)
         row.private_ip, row.public_ip = interface.private_ip, interface.public_ip or None
         ctx.db.flush()
+        # Conditions of policies see what was chosen for whoever left it out.
+        groups = [each.group_id for each in interface.memberships]
+        ctx.inputs = {**ctx.inputs, "vpc_id": row.vpc_id, "subnet_id": row.subnet_id, "security_groups": groups}
 
     def _subnet(self, ctx: Context, wanted: Placement) -> Subnet | None:
         """The subnet that is meant; None while the default VPC is still to be made, or where a VPC has none. Raises InvalidRequest."""

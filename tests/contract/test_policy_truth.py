@@ -72,13 +72,16 @@ def test_a_list_is_judged_entry_by_entry(
     assert subnet
 
 
-def test_what_was_chosen_for_somebody_is_judged_as_well(admin: Api, developer: Api, worker: TestWorker) -> None:
+def test_what_was_chosen_for_somebody_is_judged_as_well(admin: Api, developer: Api, api_for: Callable[..., Api], worker: TestWorker) -> None:
     assert developer.post("/compute/instances", {"name": "first", **SMALL}).status_code == 202
     worker.drain()
     subnet = admin.get("/networking/subnets").json["results"][0]
     deny(admin, developer, CREATE, StringEquals={"request.input/subnet_id": subnet["id"]})
     for place in ({}, {"subnet_id": subnet["name"]}, {"subnet_id": subnet["id"]}):
         assert developer.post("/compute/instances", {"name": "second", **SMALL, **place}).status_code == 403, place
+    other, group = api_for("developer"), admin.get(f"/networking/vpcs/{subnet['vpc_id']}").json["default_group_id"]
+    deny(admin, other, CREATE, StringEquals={"request.input/security_groups": group})
+    assert other.post("/compute/instances", {"name": "third", **SMALL}).status_code == 403
 
 
 def test_each_of_several_is_judged_by_its_own_name(admin: Api, developer: Api) -> None:
