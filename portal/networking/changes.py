@@ -24,11 +24,17 @@ GOING = frozenset({"deleting", "deleted"})
 
 def vpc_locked(ctx: Context, vpc_id: str) -> Vpc:
     """The VPC, locked: after references and the target, before addresses and quotas. Raises StateConflict for one that goes."""
+    # Nobody who holds something in a VPC waits for one that goes: what ends it waits for what is in it.
+    _refuse_going(ctx, ctx.db.execute(select(Vpc.id, Vpc.name, Vpc.state, Vpc.project_id).where(Vpc.id == vpc_id)).one())
     vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == vpc_id).with_for_update(key_share=True).execution_options(populate_existing=True)).one()
+    _refuse_going(ctx, vpc)
+    return vpc
+
+
+def _refuse_going(ctx: Context, vpc: Any) -> None:
     if vpc.state in GOING:
         named = vpc.name if vpc.project_id == ctx.project_id else vpc.id
         raise StateConflict(f"{named} is {vpc.state}: nothing is changed in it.", details={"state": vpc.state})
-    return vpc
 
 
 def vpc_touch(ctx: Context, *vpc_ids: str, queue: bool = True) -> None:

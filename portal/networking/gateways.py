@@ -1,5 +1,6 @@
 """Gateways: the way of a VPC to the internet, and the way out of private subnets under one public address."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sqlalchemy import select
@@ -87,6 +88,12 @@ def _leave(ctx: Context, gateway: InternetGateway) -> None:
         vpc_touch(ctx, vpc.id)
 
 
+def _vpc_ahead(ctx: Context, gateway: InternetGateway, _: Mapping[str, Any]) -> None:
+    """Lock the VPC before its gateway, as whoever attaches one does."""
+    if gateway.vpc_id is not None:
+        vpc_locked(ctx, gateway.vpc_id)
+
+
 @operation(InternetGateway, "attach", label="Attach", needs="write")
 def internet_gateway_attach(ctx: Context, gateway: InternetGateway, *, vpc: Annotated[Vpc, VPC_FIELD]) -> None:
     """Attach the gateway to a VPC."""
@@ -96,7 +103,7 @@ def internet_gateway_attach(ctx: Context, gateway: InternetGateway, *, vpc: Anno
     _join(ctx, gateway, vpc.id)
 
 
-@operation(InternetGateway, "detach", label="Detach", needs="write", danger=True)
+@operation(InternetGateway, "detach", label="Detach", needs="write", danger=True, ahead=_vpc_ahead)
 def internet_gateway_detach(ctx: Context, gateway: InternetGateway) -> None:
     """Cut the VPC off the internet; public addresses in it have to be taken away first."""
     if gateway.vpc_id is None:
@@ -112,7 +119,7 @@ def _refuse_in_use(ctx: Context, gateway: InternetGateway) -> None:
         raise Conflict(f"{gateway.name} is needed by {', '.join(names)}, which have public addresses.", details={"in_the_way": names})
 
 
-@operation(InternetGateway, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True)
+@operation(InternetGateway, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, ahead=_vpc_ahead)
 def internet_gateway_delete(ctx: Context, gateway: InternetGateway, *, force: Force = False) -> None:
     """Delete a gateway that no route leads to."""
     if gateway.vpc_id is not None:

@@ -1,6 +1,7 @@
 """Networks lock in the order of the portal: instances, their interfaces, elastic addresses, VPCs, quotas, the head of the audit log."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,16 +10,17 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.compute.instances import Instance, instance_create, instance_terminate
 from portal.kernel.audit import AuditHead
+from portal.kernel.db import transaction
 from portal.kernel.declare import Operation, Outcome
-from portal.kernel.errors import Conflict
+from portal.kernel.errors import Conflict, StateConflict
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota
 from portal.networking.elastic_ips import elastic_ip_associate, elastic_ip_create, elastic_ip_disassociate
-from portal.networking.gateways import nat_gateway_create
-from portal.networking.interfaces import network_interface_attach, network_interface_create
-from portal.networking.models import ElasticIp, NatGateway, NetworkInterface, Vpc
+from portal.networking.gateways import internet_gateway_create, internet_gateway_delete, internet_gateway_detach, nat_gateway_create
+from portal.networking.interfaces import network_interface_attach, network_interface_create, network_interface_delete
+from portal.networking.models import ElasticIp, InternetGateway, NatGateway, NetworkInterface, Vpc
 from portal.networking.vpc import vpc_create, vpc_delete
-from tests.contract.test_lock_order import refuse_out_of_order
+from tests.contract.test_lock_order import held, refuse_out_of_order
 from tests.contract.test_network_races import calls_of
 from tests.support.people import People
 from tests.support.racing import race
@@ -107,3 +109,25 @@ def test_addresses_come_and_go_while_the_instance_is_renamed_and_terminated(stag
     assert all(isinstance(one, Outcome | Conflict) for one in given), given
     stage.ctx.db.rollback()
     assert stage.ctx.db.get_one(Instance, guest.instance, populate_existing=True).state == "terminated"
+
+
+@pytest.mark.parametrize("op", [internet_gateway_detach, internet_gateway_delete])
+def test_the_vpc_is_locked_before_its_gateway(stage: Stage, database: sessionmaker[Session], op: Operation) -> None:
+    vpc = some_vpc(stage)
+    gateway = stage.do(internet_gateway_create, name="gate", vpc=vpc.id).id
+    refuse_out_of_order(
+        database,
+        select(Vpc).where(Vpc.id == vpc.id),
+        [select(InternetGateway).where(InternetGateway.id == gateway)],
+        lambda: run(stage.ctx, op, gateway, {}),
+    )
+
+
+def test_nobody_waits_for_a_vpc_that_goes(stage: Stage, database: sessionmaker[Session]) -> None:
+    subnet = public_subnet(stage)
+    card = stage.do(network_interface_create, name="card", subnet=subnet.id).id
+    with database() as session, transaction(session):
+        session.get_one(Vpc, subnet.vpc_id).state = "deleting"
+    with ThreadPoolExecutor(1) as pool, held(database, select(Vpc).where(Vpc.id == subnet.vpc_id)):
+        refused = pool.submit(run, stage.ctx, network_interface_delete, card, {}).exception(10)
+    assert isinstance(refused, StateConflict), refused
