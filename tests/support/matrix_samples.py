@@ -38,6 +38,7 @@ SILENT = {
     ), PROOF),
     **dict.fromkeys(("GET /sso/<name>", "GET /sso/<name>/callback", "POST /account/identities/<name>/link", "POST /sso/<name>/logout"), NO_PROVIDER),
     **dict.fromkeys(("POST /api/v1/security/users/<user_id>/mfa", "POST /api/v1/security/users/<user_id>/mfa/<device_id>/confirm"), FACTORS),
+    "PUT /api/v1/security/sign-in-rules": "a token alone changes nothing about signing in; test_factors.py does it in a session",
     "DELETE /api/v1/security/users/<user_id>/mfa": "a token alone takes nobody's second factor away; test_factors.py does it in a session",
     "POST /account/factors/passkey": PASSKEY,
     "POST /account/factors/recovery": "whoever has no second factor has no recovery codes; test_factors.py has some",
