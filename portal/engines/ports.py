@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from portal.engines.network_ports import NetworkEngine
+    from portal.engines.volume_ports import VolumeEngine
 
 
 class EngineError(Exception):
@@ -85,6 +86,15 @@ class MachineInterface:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineVolume:
+    """A volume that a machine has, which its guest knows by this id; 0 is no limit."""
+
+    volume_id: str
+    iops: int = 0
+    throughput_mib_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """Everything that defines a virtual machine; the same spec always gives the same machine. Without interfaces it has outbound user networking."""
 
@@ -98,6 +108,7 @@ class MachineSpec:
     user_data: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     interfaces: Sequence[MachineInterface] = ()
+    volumes: Sequence[MachineVolume] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +187,10 @@ class ComputeEngine(Protocol):
         """Make the network cards of a machine those of the spec, of a running one as well. Raises EngineRefused if it was never defined."""
         ...
 
+    def ensure_volumes(self, spec: MachineSpec) -> None:
+        """Make the volumes of a machine those of the spec, of a running one as well. Raises EngineRefused if it or a volume is not there."""
+        ...
+
     def ensure_running(self, machine_id: str) -> None:
         """Start the machine unless it runs. Raises EngineRefused if it was never defined."""
         ...
@@ -232,3 +247,4 @@ class Engines:
     compute: ComputeEngine | None = None
     console: ConsoleAccess | None = None
     network: "NetworkEngine | None" = None
+    volumes: "VolumeEngine | None" = None

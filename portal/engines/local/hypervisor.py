@@ -288,11 +288,6 @@ class Hypervisor:
             _, memory_kib, _, vcpus, _ = domain.info()
             return int(vcpus), int(memory_kib) // 1024
 
-    def grow_disk(self, domain: Any, target: str, size_bytes: int) -> None:
-        """Make the disk of a running domain larger."""
-        with in_words("The root disk cannot grow"):
-            domain.blockResize(target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-
     def statistics(self) -> dict[str, tuple[dict[str, Any], Collection[str]]]:
         """Counters of every running domain of ours, as libvirt names them, and its taps."""
         with in_words("Machines cannot be measured"):
