@@ -230,6 +230,7 @@ class Settings(BaseSettings):
         "",
         description="Directories that volumes live in, by type, such as ssd=/srv/ssd,hdd=/srv/hdd; the others live under DATA_DIR/engine/volumes.",
     )
+    volume_trash_days: int = Field(7, ge=1, le=365, description="How long a volume stays in the trash before it is deleted for good.")
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")

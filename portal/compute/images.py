@@ -69,6 +69,7 @@ class Image(Shareable, Stateful, Base):
         default="",
         help="Where the portal fetches the file.",
     )
+    snapshot_id: Mapped[str | None] = f.field(f.Ref("storage.snapshot"), label="Made from snapshot", nullable=True)
     is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
     builtin: Mapped[bool] = f.field(f.Bool(), label="Built by the portal", default=False)
 
@@ -261,6 +262,9 @@ def image_upload(ctx: Context, image: Image, *, sha256: Annotated[str, f.FieldIn
 )  # fmt: skip
 def image_delete(ctx: Context, image: Image) -> None:
     """Delete an image that no instance uses."""
+    if ctx.registry.volumes is not None and (number := ctx.registry.volumes.users_of_image(ctx, image.id)):
+        what = f"{number} volume{'s' if number > 1 else ''} or snapshot{'s' if number > 1 else ''}"
+        raise Conflict(f"{image.name} is what {what} began with. Delete them first, or make the image inactive.", details={"volumes": number})
     instance = ctx.registry.model("compute.instance")
     using = (or_(instance.image_id == image.id, instance.rebuild_to_id == image.id), instance.deleted_at.is_(None))
     number = ctx.db.scalar(select(func.count()).select_from(instance).where(*using)) or 0

@@ -156,10 +156,12 @@ def instance_create(
     ])  # fmt: skip
 
 
-def disconnect(ctx: Context, instance: Instance) -> None:
-    """Give the addresses of an instance back that is gone."""
+def let_go(ctx: Context, instance: Instance) -> None:
+    """Give the addresses and volumes of an instance back that is gone."""
     if ctx.registry.networks is not None:
         ctx.registry.networks.disconnect(ctx, instance)
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.leave(ctx, instance)
 
 
 def _renamed(ctx: Context, instance: Instance, changes: Mapping[str, Any]) -> None:
@@ -295,5 +297,5 @@ INSTANCE = ResourceType(
           "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
           "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb},
     eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
-    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd, at_end=disconnect,
+    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd, at_end=let_go,
 )  # fmt: skip

@@ -76,7 +76,7 @@ def job_retry(ctx: Context, job_id: str) -> Job:
             raise StateConflict(f"The job is {job.state}; only a failed one can be retried.", details={"state": job.state})
         inputs = inputs_of(ctx, op, job.input) if op.effect is not Effect.CREATE else {}
         row = ctx.db.get(rtype.model, job.resource_id, with_for_update=True, populate_existing=True)
-        if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
+        if row is None or row.deleted_at is not None or getattr(row, "state", op.failed(row)) != op.failed(row) or active_for(ctx.db, row.id):
             raise StateConflict(
                 f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")}
             )

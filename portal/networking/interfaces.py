@@ -13,10 +13,11 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.lookup import named
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
@@ -110,11 +111,7 @@ def _let_go(row: NetworkInterface) -> None:
            fails="available", restore=_let_go, along=lambda ctx, row, _: vpc_touch(ctx, row.vpc_id, queue=False))  # fmt: skip
 def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: InstanceId) -> None:
     """Give the interface to an instance of its VPC, also while that runs."""
-    model = ctx.registry.model("compute.instance")
-    named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
-    found = ctx.db.scalars(select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))).first()
-    if found is None:
-        raise wrong("instance", f"There is no instance {instance[:80]} here.")
+    found = named(ctx, "compute.instance", instance, field="instance", project_id=row.project_id)
     # It is a change of the instance as well.
     authorize(ctx, "compute.instance.update", target_of(found))
     if found.vpc_id != row.vpc_id:

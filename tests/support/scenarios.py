@@ -12,6 +12,7 @@ from typing import Any
 from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import MachineState
+from portal.engines.volume_ports import VolumeEngine
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import transaction
@@ -45,6 +46,14 @@ class Stage:
     engine: FakeCompute
     image_url: str = ""
     made: int = field(default=0)
+
+    @property
+    def volumes(self) -> VolumeEngine:
+        """The engine for volumes."""
+        engine = self.worker.runner.engines.volumes
+        if engine is None:
+            raise AssertionError("this stage keeps no volumes")
+        return engine
 
     def name(self) -> str:
         """A name that is not taken."""
@@ -161,6 +170,26 @@ def _detach(stage: Stage) -> Play:
     return Play(stage.do(_operation(stage, "networking.network_interface.attach"), play.target, **play.data).id, {})
 
 
+def volume(stage: Stage) -> Any:
+    """A volume that no machine has."""
+    return stage.do(_operation(stage, "storage.volume.create"), name=stage.name(), size_gb=2)
+
+
+def attached_volume(stage: Stage) -> Any:
+    """A volume that a running machine has."""
+    return stage.do(_operation(stage, "storage.volume.attach"), volume(stage).id, instance=running_instance(stage).id)
+
+
+def snapshot(stage: Stage) -> Any:
+    """A snapshot of a volume."""
+    return stage.do(_operation(stage, "storage.snapshot.create"), name=stage.name(), volume=volume(stage).id)
+
+
+def _restore(stage: Stage) -> Play:
+    kept = snapshot(stage)
+    return Play(kept.volume_id, {"snapshot": kept.id})
+
+
 PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.instance.create": _create_instance,
     "compute.instance.start": partial(_with, stopped_instance),
@@ -182,6 +211,15 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "networking.nat_gateway.delete": partial(_with, nat_gateway),
     "networking.network_interface.attach": _attach,
     "networking.network_interface.detach": _detach,
+    "storage.volume.create": lambda stage: Play(None, {"name": stage.name(), "source_volume": volume(stage).id}),
+    "storage.volume.attach": lambda stage: Play(volume(stage).id, {"instance": running_instance(stage).id}),
+    "storage.volume.detach": partial(_with, attached_volume),
+    "storage.volume.resize": partial(_with, volume, size_gb=3),
+    "storage.volume.restore": _restore,
+    "storage.volume.apply_limits": partial(_with, volume),
+    "storage.volume.delete": partial(_with, volume),
+    "storage.snapshot.create": lambda stage: Play(None, {"name": stage.name(), "volume": volume(stage).id}),
+    "storage.snapshot.delete": partial(_with, snapshot),
 }
 
 
@@ -208,6 +246,15 @@ def assert_sound(stage: Stage) -> None:
     assert verify(session).broken_seq is None
     session.rollback()
     machines = stage.engine.machines()
+    kept = {each.content_id for each in stage.volumes.kept()}
+    for name in ("storage.volume", "storage.snapshot"):
+        model = stage.ctx.registry.model(name)
+        rows = session.query(model).filter(model.deleted_at.is_(None), model.state.in_(("available", "in-use", "completed"))).all()
+        assert {row.id for row in rows} <= kept
+        for row in rows if name == "storage.volume" else ():
+            assert (row.state == "in-use") == (row.instance_id is not None)
+            assert (row.instance_id is not None) == any(row.id in stage.engine.volumes_of(machine_id) for machine_id in machines)
+        assert not {row.id for row in session.query(model).filter(model.deleted_at.is_not(None))} & kept
     for row in session.query(stage.ctx.registry.model("compute.instance")):
         actual = machines.get(row.id, MachineState.ABSENT)
         if row.state == "running":

@@ -1,0 +1,60 @@
+"""What volumes do for instances: disks when one boots, and what becomes of them when it is gone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import or_, select
+
+from portal.engines.ports import MachineVolume
+from portal.kernel.context import Context
+from portal.kernel.db import transaction
+from portal.kernel.operations import end_along, set_state
+from portal.kernel.runner import StepRun
+from portal.storage.models import Snapshot, Volume
+from portal.storage.volume_steps import let_go, machine_volume, volume_engine
+from portal.storage.volumes import VOLUME
+
+
+class GuestVolumes:
+    """Volumes as instances see them."""
+
+    def of_machine(self, run: StepRun, instance_id: str, *, without: str = "") -> Sequence[MachineVolume]:
+        """The volumes of a machine, or all but one; in the order in which it was given them."""
+        with run.sessions() as session:
+            rows = session.scalars(_of(instance_id).order_by(Volume.attached_at.is_(None), Volume.attached_at, Volume.id)).all()
+            return [machine_volume(row) for row in rows if row.id != without]
+
+    def drop(self, run: StepRun, instance_id: str) -> str:
+        """Remove the disks of those that go with the machine, which is gone; how many."""
+        with run.sessions() as session, transaction(session):
+            going = _of(instance_id).where(Volume.delete_on_termination, Volume.state.in_(("in-use", "deleting")))
+            rows = session.scalars(going.order_by(Volume.id).with_for_update()).all()
+            for row in rows:
+                # From here on it goes, whatever else is asked of it.
+                set_state(VOLUME, row, "deleting")
+            gone = [row.id for row in rows]
+        for volume_id in gone:
+            volume_engine(run).remove_volume(volume_id)
+        return f"{len(gone)} of its volumes" if gone else ""
+
+    def leave(self, ctx: Context, instance: Any) -> None:
+        """End what was dropped with an instance and let go of the others, within the caller's transaction."""
+        for row in ctx.db.scalars(_of(instance.id).order_by(Volume.id).with_for_update()).all():
+            if row.state == "deleting":
+                row.state = "deleted"
+                end_along(ctx, row)
+            elif row.state == "in-use":
+                set_state(VOLUME, row, "available")
+            let_go(row)
+
+    def users_of_image(self, ctx: Context, image_id: str) -> int:
+        """How many volumes and snapshots are built on an image."""
+        found = [
+            ctx.db.scalars(select(model.id).where(model.image_id == image_id, model.deleted_at.is_(None)).limit(100)).all()
+            for model in (Volume, Snapshot)
+        ]
+        return sum(map(len, found))
+
+
+def _of(instance_id: str) -> Any:
+    return select(Volume).where(Volume.instance_id == instance_id, or_(Volume.deleted_at.is_(None), Volume.state == "deleting"))
