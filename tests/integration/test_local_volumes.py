@@ -1,0 +1,161 @@
+"""What only guests that really boot can show about volumes: that they see them, that what they wrote is there, and that limits are kept."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from portal.engines.ports import EngineError, MachineSpec, MachineVolume
+from tests.support.hosts import TINY, Host, local_host, why_no_local_host
+from tests.support.servers import until
+
+pytestmark = [pytest.mark.vm, pytest.mark.skipif(why_no_local_host() != "", reason=why_no_local_host() or "guests run here")]
+SNAP = "snap-000000000001"
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Host]:
+    with local_host() as host:
+        host.engine.ensure_builtin_image(TINY)
+        yield host
+
+
+@pytest.fixture
+def host(installation: Host) -> Iterator[Host]:
+    yield installation
+    installation.clear()
+
+
+def given(host: Host, spec: MachineSpec, *volumes: MachineVolume) -> str:
+    """Give a machine these volumes; the first one's name in the guest."""
+    host.engine.ensure_volumes(replace(spec, volumes=volumes))
+    return device(host, spec, volumes[0].volume_id) if volumes else ""
+
+
+def device(host: Host, spec: MachineSpec, volume_id: str) -> str:
+    """What the guest calls a volume, found by its serial number."""
+    probe = f'for d in /sys/block/vd*; do [ "$(cat $d/serial)" = {volume_id} ] && echo FOUND /dev/${{d##*/}}; done'
+    names: list[str] = []
+
+    def is_there() -> bool:
+        names[:] = re.findall(r"FOUND (/dev/vd[a-z])\r", host.run(spec, probe).decode())
+        return bool(names)
+
+    until(is_there, within_s=20, what=f"{volume_id} in the guest", every_s=0.5)
+    return names[0]
+
+
+def heard(host: Host, spec: MachineSpec, command: str, mark: str) -> str:
+    """The word after a mark that a command prints."""
+    return re.findall(rf"{mark} ([^\s$]+)", host.run(spec, command).decode())[-1]
+
+
+def test_what_a_guest_wrote_comes_back_after_it_was_overwritten(host: Host) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    host.run(spec, f"dd if=/dev/urandom of=/tmp/first bs=1M count=8; dd if=/tmp/first of={name} bs=1M conv=fsync; rm -f /tmp/first")
+    digest = f"echo SUM $(dd if={name} bs=1M count=8 iflag=direct 2>/dev/null | sha256sum)"
+    before = heard(host, spec, digest, "SUM")
+    # The guest has not synced what it writes meanwhile; what it has synced is kept.
+    host.volumes.ensure_snapshot(SNAP, data)
+    host.run(spec, f"dd if=/dev/zero of={name} bs=1M count=8 conv=fsync")
+    assert heard(host, spec, digest, "SUM") != before
+    given(host, spec)
+    host.volumes.restore(data, SNAP)
+    copy = host.volume(snapshot_id=SNAP).volume_id
+    name = given(host, spec, MachineVolume(data), MachineVolume(copy))
+    assert heard(host, spec, digest, "SUM") == before
+    other = device(host, spec, copy)
+    assert heard(host, spec, digest.replace(name, other), "SUM") == before
+    host.run(spec, f"dd if=/dev/zero of={other} bs=1M count=8 conv=fsync")
+    assert heard(host, spec, digest, "SUM") == before
+    given(host, spec)
+    host.volumes.remove_volume(copy)
+    host.volumes.remove_snapshot(SNAP)
+    host.volumes.compact()
+    name = given(host, spec, MachineVolume(data))
+    assert heard(host, spec, digest, "SUM") == before
+
+
+def test_a_guest_sees_its_disk_grow_and_keeps_its_files(host: Host) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    host.run(spec, f"mkfs.ext2 {name} >/dev/null; mkdir -p /mnt/data; mount {name} /mnt/data; echo precious > /mnt/data/file; sync")
+    host.volumes.ensure_size(data, 3)
+    until(lambda: heard(host, spec, f"echo SECTORS $(cat /sys/block/{name[5:]}/size)", "SECTORS") == str(3 << 21), within_s=10, what="its new size")
+    assert heard(host, spec, "echo SAYS $(cat /mnt/data/file)", "SAYS") == "precious"
+    # As after a power cut: the files are there when the machine is, and the disk has the size it had.
+    host.kill_outside(spec.machine_id)
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY", times=2)
+    name = device(host, spec, data)
+    host.run(spec, f"mkdir -p /mnt/data; mount {name} /mnt/data")
+    assert heard(host, spec, "echo SAYS $(cat /mnt/data/file)", "SAYS") == "precious"
+    assert heard(host, spec, f"echo SECTORS $(cat /sys/block/{name[5:]}/size)", "SECTORS") == str(3 << 21)
+
+
+def test_limits_are_kept_by_the_hypervisor_and_can_be_changed_while_it_runs(host: Host) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data, throughput_mib_s=4))
+    write = f"dd if=/dev/zero of={name} bs=1M count=24 oflag=direct"
+
+    def taken_s() -> float:
+        began = time.monotonic()
+        host.run(spec, write)
+        return time.monotonic() - began
+
+    # QEMU lets a tenth of a second's worth through at once.
+    assert taken_s() >= 5
+    host.volumes.ensure_limits(MachineVolume(data, throughput_mib_s=400))
+    assert taken_s() < 4
+    host.volumes.ensure_limits(MachineVolume(data, iops=4))
+    assert taken_s() >= 5
+
+
+def test_a_chain_of_live_snapshots_holds_what_was_written_at_each(host: Host) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    for number in range(4):
+        host.run(spec, f"printf {'abcd'[number]} | dd of={name} bs=1 seek={number}M conv=notrunc,fsync")
+        host.volumes.ensure_snapshot(f"snap-{number:012}", data)
+    for number in (1, 2):
+        host.volumes.remove_snapshot(f"snap-{number:012}")
+    given(host, spec)
+    host.volumes.compact()
+    assert "".join(host.read(data, number) for number in range(4)) == "abcd"
+    host.volumes.restore(data, "snap-000000000000")
+    assert "".join(host.read(data, number) for number in range(4)) == "a"
+    host.volumes.restore(data, "snap-000000000003")
+    assert "".join(host.read(data, number) for number in range(4)) == "abcd"
+
+
+def test_a_guest_that_does_not_listen_keeps_its_volume(host: Host) -> None:
+    data = host.volume().volume_id
+    # Before its kernel is up, nobody answers the request to let go.
+    spec = host.prepared()
+    host.engine.ensure_volumes(having := replace(spec, volumes=[MachineVolume(data)]))
+    host.engine.ensure_running(spec.machine_id)
+    try:
+        host.engine.ensure_volumes(spec)
+    except EngineError:
+        host.engine.ensure_volumes(having)
+        host.wait_for(spec, "READY")
+        host.engine.ensure_volumes(having)
+        assert device(host, spec, data)
+    host.wait_for(spec, "READY")
+    until(lambda: _detached(host, spec), within_s=30, what="the guest to let go", every_s=0.5)
+    host.volumes.remove_volume(data)
+
+
+def _detached(host: Host, spec: MachineSpec) -> bool:
+    try:
+        host.engine.ensure_volumes(spec)
+    except EngineError:
+        return False
+    return True
