@@ -82,7 +82,9 @@ def prepare_new_image(run: StepRun) -> None:
 
 def make_disk(run: StepRun) -> None:
     """Make the root disk from the image."""
-    compute_engine(run).ensure_disk(machine_of(run))
+    volumes = run.registry.volumes
+    if volumes is None or not volumes.ensure_root(run, run.row.id, run.row.image_id):
+        compute_engine(run).ensure_disk(machine_of(run))
     run.detail = f"{run.row.root_volume_size_gb} GiB"
 
 
@@ -128,6 +130,8 @@ def change_size_back(run: StepRun) -> None:
 def drop_disk(run: StepRun) -> None:
     """Delete the root disk; from here on the machine is one of the new image."""
     compute_engine(run).remove_disk(run.row.id)
+    if run.registry.volumes is not None:
+        run.registry.volumes.drop_root(run, run.row.id, reason="It is being made from another image.")
     run.save(image_id=run.row.rebuild_to_id)
 
 
@@ -142,6 +146,13 @@ def drop_volumes(run: StepRun) -> None:
     run.detail = volumes.drop(run, run.row.id) if volumes is not None else ""
 
 
+def unmake(run: StepRun) -> None:
+    """Remove a machine that was not made to the end, with its root disk."""
+    erase(run)
+    if run.registry.volumes is not None:
+        run.registry.volumes.drop_root(run, run.row.id, reason="Its instance could not be made.")
+
+
 NETWORKS = Step(join_networks, "Bring its networks up to date", because="networks stay as long as their rows")
 _BOOTABLE = (
     NETWORKS,
@@ -151,7 +162,7 @@ _BOOTABLE = (
 )
 CREATE = (
     Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
-    Step(make_disk, "Make the root disk", undo=erase),
+    Step(make_disk, "Make the root disk", undo=unmake),
     Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
     NETWORKS,
     Step(define, "Define the machine", undo=erase),

@@ -99,10 +99,12 @@ def placement(vpc_id: str | None, subnet_id: str | None, groups: Sequence[str] |
 
 
 def connect(ctx: Context, instance: Instance, inputs: Mapping[str, Any]) -> None:
-    """Give a new instance its first network interface, in the transaction in which it is made."""
+    """Give a new instance its first network interface and its root volume, in the transaction in which it is made."""
     if ctx.registry.networks is not None:
         wanted = placement(inputs.get("vpc_id"), inputs.get("subnet_id"), inputs.get("security_groups"), inputs.get("private_ip") or "")
         ctx.registry.networks.connect(ctx, instance, wanted)
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.begin(ctx, instance)
 
 
 ForceFlag = Annotated[bool, f.FieldInfo(f.Bool(), "Force", "Pull the plug instead of asking the guest to shut down.")]

@@ -147,6 +147,7 @@ class FakeCompute:
             taps = machine.taps if machine.state is MachineState.RUNNING else tuple(card.tap for card in spec.interfaces)
             volumes = machine.volumes if machine.state is MachineState.RUNNING else self._volumes(spec)
             wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname, taps=taps, volumes=volumes)
+            wanted = replace(wanted, root=spec.root.volume_id if spec.root is not None and spec.root.volume_id in volumes else "")
             if machine.state is MachineState.RUNNING and (machine.vcpus, machine.memory_mib) != (wanted.vcpus, wanted.memory_mib):
                 raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
             self._store.save_machine(wanted)
@@ -170,10 +171,10 @@ class FakeCompute:
             self._store.save_machine(replace(machine, volumes=self._volumes(spec)))
 
     def _volumes(self, spec: MachineSpec) -> Sequence[str]:
-        for each in spec.volumes:
-            if self._store.content(VOLUMES, each.volume_id) is None:
-                raise EngineRefused("The volume is not on this host.")
-        return tuple(each.volume_id for each in spec.volumes)
+        there = {each.volume_id for each in spec.volumes if self._store.content(VOLUMES, each.volume_id) is not None}
+        if not {each.volume_id for each in spec.data} <= there:
+            raise EngineRefused("The volume is not on this host.")
+        return tuple(each.volume_id for each in spec.volumes if each.volume_id in there)
 
     def ensure_running(self, machine_id: str) -> None:
         """Let a machine run that has everything it needs."""
@@ -183,8 +184,9 @@ class FakeCompute:
                 raise EngineRefused("The machine is not defined on this host.")
             if machine.state is MachineState.RUNNING:
                 return
-            if not machine.disk_gib or not machine.is_seeded:
-                raise EngineRefused(f"The machine has no {'first-boot data' if machine.disk_gib else 'root disk'}.")
+            has_disk = bool(machine.disk_gib or machine.root)
+            if not has_disk or not machine.is_seeded:
+                raise EngineRefused(f"The machine has no {'first-boot data' if has_disk else 'root disk'}.")
             if any(self._store.content(VOLUMES, each) is None for each in machine.volumes):
                 raise EngineRefused("The volume is not on this host.")
             self._store.save_machine(replace(machine, power=MachineState.RUNNING, booted_at_s=time.time()))

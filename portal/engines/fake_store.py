@@ -34,6 +34,7 @@ class FakeMachine:
     booted_at_s: float = 0.0
     taps: Sequence[str] = ()
     volumes: Sequence[str] = ()
+    root: str = ""
 
     @property
     def is_defined(self) -> bool:

@@ -76,7 +76,13 @@ class FakeVolumes:
             if self._store.content(VOLUMES, spec.volume_id) is not None:
                 return
             made = FakeContent(spec.volume_id, spec.pool, spec.size_gib)
-            if spec.image_id:
+            own = self._store.machine(spec.machine_id) if spec.machine_id else None
+            if own is not None and own.disk_gib:
+                if own.state is MachineState.RUNNING:
+                    return
+                made = replace(made, image_id=own.image_id, size_gib=own.disk_gib)
+                self._store.save_machine(replace(own, disk_gib=0, image_id=""))
+            elif spec.image_id:
                 image = self._store.image(spec.image_id)
                 if image is None:
                     raise EngineRefused("The image is not in this host's store.")

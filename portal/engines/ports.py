@@ -87,11 +87,12 @@ class MachineInterface:
 
 @dataclass(frozen=True, slots=True)
 class MachineVolume:
-    """A volume that a machine has, which its guest knows by this id; 0 is no limit."""
+    """A volume that a machine has, which its guest knows by this id; 0 is no limit. A machine boots from its root volume."""
 
     volume_id: str
     iops: int = 0
     throughput_mib_s: int = 0
+    is_root: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,16 @@ class MachineSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     interfaces: Sequence[MachineInterface] = ()
     volumes: Sequence[MachineVolume] = ()
+
+    @property
+    def root(self) -> MachineVolume | None:
+        """The volume that it boots from; None for a machine with a disk of its own."""
+        return next((each for each in self.volumes if each.is_root), None)
+
+    @property
+    def data(self) -> Sequence[MachineVolume]:
+        """Its other volumes."""
+        return [each for each in self.volumes if not each.is_root]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,10 @@ class ComputeEngine(Protocol):
         ...
 
     def ensure_disk(self, spec: MachineSpec) -> None:
-        """Make the root disk from the image, or grow it to `root_disk_gib`; never shrinks and never resets an existing disk."""
+        """Make a root disk of the machine's own from the image, or grow it to `root_disk_gib`; never shrinks and never resets an existing disk.
+
+        A machine with a root volume needs none.
+        """
         ...
 
     def ensure_seed(self, spec: MachineSpec) -> None:

@@ -15,13 +15,17 @@ from portal.engines.ports import Capability, MachineVolume
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
-    """A volume to be made: empty, or with the content of a snapshot or of an image; `size_gib` is at least theirs."""
+    """A volume to be made: empty, or with the content of a snapshot or of an image; `size_gib` is at least theirs.
+
+    Where `machine_id` names a machine that has a root disk of its own, this becomes the volume, unless the machine runs.
+    """
 
     volume_id: str
     pool: str
     size_gib: int
     snapshot_id: str = ""
     image_id: str = ""
+    machine_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

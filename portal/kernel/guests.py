@@ -52,6 +52,18 @@ class GuestNetworks(Protocol):
 class GuestVolumes(Protocol):
     """What volumes do for machines."""
 
+    def begin(self, ctx: Context, instance: Any) -> None:
+        """Give a new machine its root volume, within the caller's transaction."""
+        ...
+
+    def ensure_root(self, run: "StepRun", instance_id: str, image_id: str) -> bool:
+        """Have the root volume of a machine on the host, made from the image; False if it has none. Raises EngineError."""
+        ...
+
+    def drop_root(self, run: "StepRun", instance_id: str, *, reason: str) -> None:
+        """Remove the content of the root volume of a machine that is off; the reason stands with it until it has some again. Raises EngineError."""
+        ...
+
     def of_machine(self, run: "StepRun", instance_id: str, *, without: str = "") -> Sequence[MachineVolume]:
         """The volumes of a machine, or all but one."""
         ...

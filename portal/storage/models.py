@@ -48,7 +48,7 @@ class Volume(ProjectOwned, Stateful, Base):
         f.Int(1, MOST_MIB_S), label="Throughput", unit="MiB/s", editable=True, help="The most that is moved per second; the type's if left empty."
     )
     # No reference: the record of an instance is forgotten earlier.
-    instance_id: Mapped[str | None] = f.field(f.Line(64), label="Instance", nullable=True, filterable=True, index=True)
+    instance_id: Mapped[str | None] = f.field(f.Ref("compute.instance"), label="Instance", nullable=True, filterable=True, index=True)
     attached_at: Mapped[datetime | None] = f.field(f.Moment(), label="Attached", nullable=True)
     is_root: Mapped[bool] = f.field(f.Bool(), label="Root disk", default=False, help="Its instance boots from it.", filterable=True)
     delete_on_termination: Mapped[bool] = f.field(

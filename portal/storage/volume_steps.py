@@ -20,7 +20,7 @@ def volume_engine(run: StepRun) -> VolumeEngine:
 
 def machine_volume(row: Volume) -> MachineVolume:
     """A volume as its machine has it."""
-    return MachineVolume(row.id, row.iops, row.throughput_mbps)
+    return MachineVolume(row.id, row.iops, row.throughput_mbps, row.is_root)
 
 
 def moment_of(row: Volume) -> str:

@@ -45,6 +45,8 @@ VOLUME_TYPE = ResourceType(
     describe=lambda v: (f"{v.default_iops:,} IOPS, {v.default_throughput_mbps:,} MiB/s", f"Up to {v.max_iops:,} IOPS, {v.max_throughput_mbps:,} MiB/s"),
 )  # fmt: skip
 
+# What a volume is of that asks for no type, and every root volume.
+DEFAULT_TYPE = "vt-ssd"
 # (pool, default IOPS, most IOPS, default MiB/s, most MiB/s, description)
 DEFAULT_TYPES = (
     ("ssd", 3_000, 16_000, 125, 1_000, "For most things."),

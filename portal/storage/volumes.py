@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -22,20 +22,20 @@ from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.storage import volume_steps as steps
 from portal.storage.models import Snapshot, Volume, VolumeType, size_in_quota
-from portal.storage.volume_types import limits_within
+from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
 MOST_ATTACHED = 12
 LIFECYCLE = Lifecycle(
     "creating",
     {
-        "creating": frozenset({"available", "error", "cancelled"}),
+        "creating": frozenset({"available", "in-use", "error", "deleting", "cancelled"}),
         "available": frozenset({"attaching", "in-use", "resizing", "restoring", "trashed", "deleting", "error"}),
         "attaching": frozenset({"in-use", "available"}),
-        "in-use": frozenset({"detaching", "resizing", "restoring", "available", "deleting"}),
+        "in-use": frozenset({"detaching", "resizing", "restoring", "available", "deleting", "error"}),
         "detaching": frozenset({"available", "in-use"}),
         "resizing": frozenset({"available", "in-use"}),
         "restoring": frozenset({"available", "in-use"}),
-        "error": frozenset({"creating", "trashed", "deleting"}),
+        "error": frozenset({"creating", "available", "in-use", "trashed", "deleting"}),
         "trashed": frozenset({"available", "deleting"}),
         "deleting": frozenset({"deleted", "error"}),
     },
@@ -75,7 +75,7 @@ def volume_create(
     found = named(ctx, "compute.image", image, field="image") if image else None
     origin: Any = snapshot or source_volume or found
     check_origin(snapshot, source_volume, found)
-    vtype = volume_type or (origin.volume_type if origin is not None and found is None else ctx.db.get_one(VolumeType, "vt-ssd"))
+    vtype = volume_type or (origin.volume_type if origin is not None and found is None else ctx.db.get_one(VolumeType, DEFAULT_TYPE))
     size = size_gb if size_gb is not None else getattr(origin, "size_gb", None)
     if size is None:
         raise InvalidRequest.fields({"size_gb": ["is required for a volume that begins empty."]})
@@ -150,11 +150,24 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
 def volume_detach(ctx: Context, volume: Volume) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
-    del ctx, volume
+    del ctx
+    if volume.is_root:
+        raise Conflict(
+            f"{volume.name} is the root disk of its instance and goes with it. To keep what it holds, take a snapshot, or let it stay "
+            "when the instance is terminated (delete_on_termination).",
+            details={"is_root": True},
+        )
+
+
+def _tell_instance(ctx: Context, volume: Volume) -> None:
+    """Keep the size of its root disk with an instance."""
+    if volume.is_root and volume.instance_id is not None:
+        model = ctx.registry.model("compute.instance")
+        ctx.db.execute(update(model).where(model.id == volume.instance_id).values(root_volume_size_gb=volume.size_gb))
 
 
 @operation(Volume, "resize", label="Grow", needs="write", icon="sliders", steps=steps.RESIZE, when=AT_REST, holds="resizing", settles="available",
-           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown)  # fmt: skip
+           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown, follow=_tell_instance)  # fmt: skip
 def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
     """Make the volume larger, also while a guest uses it; it never shrinks."""
     if size_gb <= volume.size_gb:
@@ -196,9 +209,16 @@ def _queue_limits(ctx: Context, volume: Volume, changes: Mapping[str, Any]) -> N
         ctx.also_queued.append(enqueue(ctx, volume_apply_limits, ctx.registry.of(Volume), volume, {}))
 
 
+def refuse_attached(volume: Volume) -> None:
+    """Raise Conflict for a volume that an instance has."""
+    if volume.instance_id is not None:
+        raise Conflict(f"An instance has {volume.name}. Detach it or terminate the instance first.", details={"instance_id": volume.instance_id})
+
+
 @operation(Volume, "trash", label="Move to trash", needs="delete", icon="trash", danger=True, bulk=True, when={"available", "error"})
 def volume_trash(ctx: Context, volume: Volume) -> None:
     """Put the volume into the trash, where it can be recovered for a while; it counts until it is gone."""
+    refuse_attached(volume)
     volume.state, volume.state_reason, volume.state_at = "trashed", "", now()
     volume.trash_until = now() + timedelta(days=ctx.settings.volume_trash_days)
 
@@ -214,6 +234,7 @@ def volume_recover(ctx: Context, volume: Volume) -> None:
            steps=steps.DELETE, when={"available", "error", "trashed"}, holds="deleting", settles="deleted", fails="error")  # fmt: skip
 def volume_delete(ctx: Context, volume: Volume) -> None:
     """Delete the volume for good; its snapshots stay."""
+    refuse_attached(volume)
     copying = (Volume.source_volume_id == volume.id, Volume.state == "creating", Volume.deleted_at.is_(None))
     if (copy := ctx.db.scalars(select(Volume.name).where(*copying).limit(1)).first()) is not None:
         raise Conflict(f"{copy} is being made from {volume.name}. Wait until that is done.")

@@ -251,6 +251,48 @@ def test_a_machine_with_a_volume_that_is_gone_does_not_start(host: Host, volumes
         host.engine.ensure_running(spec.machine_id)
 
 
+def test_a_machine_boots_from_its_root_volume_which_outlives_it(host: Host, volumes: VolumeEngine) -> None:
+    root, data = host.volume(image_id=TINY), host.volume()
+    spec = replace(host.spec(), volumes=[MachineVolume(root.volume_id, is_root=True)])
+    host.engine.ensure_seed(spec)
+    host.engine.ensure_defined(spec)
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY")
+    host.engine.ensure_volumes(replace(spec, volumes=[*spec.volumes, MachineVolume(data.volume_id)]))
+    with pytest.raises(EngineRefused, match="running machine"):
+        volumes.remove_volume(root.volume_id)
+    volumes.ensure_snapshot(SNAP, root.volume_id)
+    volumes.ensure_size(root.volume_id, 2)
+    host.engine.ensure_volumes(spec)
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    volumes.restore(root.volume_id, SNAP)
+    host.engine.ensure_defined(spec)
+    host.engine.ensure_running(spec.machine_id)
+    host.engine.remove_machine(spec.machine_id)
+    assert sorted(kept(host, Kept.VOLUME)) == sorted([root.volume_id, data.volume_id])
+
+
+def test_a_disk_that_a_machine_has_of_its_own_becomes_its_root_volume_when_it_is_off(host: Host, volumes: VolumeEngine) -> None:
+    spec = host.booted()
+    root = VolumeSpec("vol-00000000root", "ssd", 1, image_id=TINY, machine_id=spec.machine_id)
+    having_root = replace(spec, volumes=[MachineVolume(root.volume_id, is_root=True)])
+    volumes.ensure_volume(root)
+    assert volumes.kept() == []
+    data = host.volume()
+    host.engine.ensure_volumes(replace(having_root, volumes=[*having_root.volumes, MachineVolume(data.volume_id)]))
+    host.engine.ensure_volumes(having_root)
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    for _ in range(2):
+        volumes.ensure_volume(root)
+    assert root.volume_id in kept(host, Kept.VOLUME)
+    host.engine.ensure_defined(having_root)
+    host.engine.ensure_running(spec.machine_id)
+    with pytest.raises(EngineRefused, match="based on this image"):
+        host.engine.remove_image(TINY)
+    host.engine.remove_machine(spec.machine_id)
+    volumes.ensure_snapshot(SNAP, root.volume_id)
+
+
 # -- ids -------------------------------------------------------------------------------------------------------------------------------------
 
 

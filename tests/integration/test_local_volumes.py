@@ -4,10 +4,12 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from portal.engines.ports import EngineError, MachineSpec, MachineVolume
+from portal.engines.volume_ports import VolumeSpec
 from tests.support.hosts import TINY, Host, local_host, why_no_local_host
 from tests.support.servers import until
 
@@ -133,6 +135,36 @@ def test_a_chain_of_live_snapshots_holds_what_was_written_at_each(host: Host) ->
     assert "".join(host.read(data, number) for number in range(4)) == "a"
     host.volumes.restore(data, "snap-000000000003")
     assert "".join(host.read(data, number) for number in range(4)) == "abcd"
+
+
+def test_a_root_disk_of_an_earlier_version_becomes_a_volume_that_can_be_restored(host: Host, tmp_path: Path) -> None:
+    spec = host.booted()
+    host.run(spec, "echo precious > /root/file; sync")
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=30)
+    root = VolumeSpec("vol-00000000root", "ssd", 1, image_id=TINY, machine_id=spec.machine_id)
+    host.volumes.ensure_volume(root)
+    spec = replace(spec, volumes=[MachineVolume(root.volume_id, is_root=True)])
+    host.engine.ensure_defined(spec)
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY", times=2)
+    assert heard(host, spec, "echo SAYS $(cat /root/file)", "SAYS") == "precious"
+    host.volumes.ensure_snapshot(SNAP, root.volume_id)
+    host.run(spec, "rm /root/file; sync")
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=30)
+    host.volumes.restore(root.volume_id, SNAP)
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY", times=3)
+    assert heard(host, spec, "echo SAYS $(cat /root/file)", "SAYS") == "precious"
+    # An image that stands alone, from which others boot.
+    image = tmp_path / "image"
+    host.volumes.export(SNAP, image)
+    host.engine.ensure_image("ami-exported0", image)
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    host.engine.remove_machine(spec.machine_id)
+    host.volumes.remove_volume(root.volume_id)
+    host.volumes.remove_snapshot(SNAP)
+    host.engine.remove_image("ami-exported0")
+    assert host.volumes.kept() == []
 
 
 def test_a_guest_that_does_not_listen_keeps_its_volume(host: Host) -> None:

@@ -35,6 +35,7 @@ from portal.engines.ports import (
     MachineSample,
     MachineSpec,
     MachineState,
+    MachineVolume,
 )
 
 if TYPE_CHECKING:
@@ -170,14 +171,22 @@ class LocalCompute:
                 if hypervisor.size(domain) != (spec.vcpus, spec.memory_mib):
                     raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
                 return
-            wanted = definition(spec, self._image_of(spec, files), self._disks_of(spec), files, self.host.description())
+            root = self._root_of(spec, files)
+            volumes = [root, *self._disks_of(spec)]
+            wanted = definition(spec, self._image_of(spec, root, files), volumes, files, self.host.description())
             mark = hypervisor.mark(domain) if domain is not None else None
             if mark is None or mark.digest != wanted.digest:
                 hypervisor.define(wanted.xml)
 
     def _disks_of(self, spec: MachineSpec) -> Sequence[MachineDisk]:
-        """The files of the machine's volumes."""
-        return [MachineDisk(each, self._volumes.disk(each.volume_id)) for each in spec.volumes]
+        """The files of the machine's volumes, but for its root."""
+        return [MachineDisk(each, self._volumes.disk(each.volume_id)) for each in spec.data]
+
+    def _root_of(self, spec: MachineSpec, files: MachineFiles) -> MachineDisk:
+        """What the machine boots from: its root volume, or the disk of its own that an earlier version gave it."""
+        if spec.root is not None and self._volumes.volume(spec.root.volume_id) is not None:
+            return MachineDisk(spec.root, self._volumes.disk(spec.root.volume_id))
+        return MachineDisk(MachineVolume(spec.machine_id), files.disk)
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
         """Make the network cards those of the spec: of a machine that is off by its definition, of one that runs by plugging."""
@@ -226,10 +235,12 @@ class LocalCompute:
         if not is_active:
             self.ensure_defined(spec)
 
-    def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
+    def _image_of(self, spec: MachineSpec, root: MachineDisk, files: MachineFiles) -> StoredImage:
         """The image that the machine's disk is laid over, or will be."""
         origin = read_origin(files.disk_origin)
-        image = self._images.generation(origin.image_id, origin.generation) if origin else self._images.find(spec.image_id)
+        under = self._volumes.image_under(root.file, self._paths.images) if root.volume.is_root else None
+        under = under or ((origin.image_id, origin.generation) if origin else None)
+        image = self._images.generation(*under) if under else self._images.find(spec.image_id)
         if image is None:
             raise EngineRefused("The image is not in this host's store.")
         return image
@@ -250,14 +261,15 @@ class LocalCompute:
             files.should_run.touch()
 
     def _boot(self, hypervisor: "Hypervisor", domain: Any, files: MachineFiles) -> None:
-        if not files.disk.exists():
+        disks = self.host.disks()
+        volumes = disks.volumes_of(domain, later=True)
+        if not files.disk.exists() and not any(each.target == ROOT_DISK for each in volumes.values()):
             raise EngineRefused("The machine has no root disk.")
         if not files.seed.exists():
             raise EngineRefused("The machine has no first-boot data.")
         with self._counting(files):
             forget(files)
-        disks = self.host.disks()
-        with self._starts, self.host.holding(disks.volumes_of(domain, later=True)):
+        with self._starts, self.host.holding(volumes):
             disks.follow(domain, self._volumes)
             hypervisor.start(domain)
 

@@ -61,7 +61,7 @@ class Definition:
 
 
 def definition(spec: MachineSpec, image: StoredImage, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> Definition:
-    """Describe a machine; the same spec on the same host gives the same text."""
+    """Describe a machine with its disks, the root disk first; the same spec on the same host gives the same text."""
     root = ET.Element("domain", type="kvm" if host.accelerator == "kvm" else "qemu")
     _text(root, "name", spec.machine_id)
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{host.installation}/{spec.machine_id}")))
@@ -104,9 +104,10 @@ def _boot(root: ET.Element, image: StoredImage) -> None:
 
 def _devices(root: ET.Element, spec: MachineSpec, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> None:
     devices = ET.SubElement(root, "devices")
-    devices.append(_disk(files.disk, "qcow2", ROOT_DISK, spec.machine_id))
+    first, *others = volumes
+    devices.append(volume_disk(first, ROOT_DISK))
     devices.append(_disk(files.seed, "raw", SEED_DISK, "seed", is_readonly=True))
-    devices.extend(volume_disk(volume, target) for volume, target in zip(volumes, VOLUME_TARGETS, strict=False))
+    devices.extend(volume_disk(volume, target) for volume, target in zip(others, VOLUME_TARGETS, strict=False))
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "controller", type="pci", model="pcie-root")
     for _ in range(DEVICES + SPARE_PORTS + max(0, len(spec.interfaces) - 1)):

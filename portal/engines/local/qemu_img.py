@@ -97,6 +97,11 @@ def rebase(path: Path, base: str, base_format: ImageFormat) -> None:
     _done(["rebase", "-q", "-f", "qcow2", *onto, str(path)], "The disk cannot be taken apart from its base", is_long=True)
 
 
+def redirect(path: Path, base: str, base_format: ImageFormat) -> None:
+    """Say where the file is now that a disk of ours is built on."""
+    _done(["rebase", "-u", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path)], "The disk cannot be moved")
+
+
 def _json(arguments: Sequence[str]) -> dict[str, Any]:
     done = _run(arguments)
     if done.returncode != 0:

@@ -128,6 +128,13 @@ class VolumeStore:
         bases = {base for path in self._files() if (base := read_header(path).base) is not None and base.is_relative_to(images)}
         return {(base.parent.parent.name, base.parent.name) for base in bases}
 
+    def image_under(self, disk: Path, images: Path) -> tuple[str, str] | None:
+        """Id and generation of the image that a disk is built on, through whatever is in between; None if it is built on none."""
+        base: Path | None = disk
+        while base is not None and not base.is_relative_to(images):
+            base = read_header(base).base
+        return None if base is None else (base.parent.parent.name, base.parent.name)
+
     def _files(self) -> Iterator[Path]:
         for _, folder in self.volumes():
             if (folder / CURRENT).is_symlink():
@@ -144,6 +151,21 @@ class VolumeStore:
             fresh = folder / "disk.1.qcow2"
             lay(fresh, size_bytes, base, base_format)
             point(folder, fresh)
+
+    def adopt(self, folder: Path, disk: Path) -> None:
+        """Make a disk that lies elsewhere, and that no machine uses, a volume; begun before, it is finished."""
+        with full_disk():
+            make_folder(folder)
+            fresh = folder / "disk.1.qcow2"
+            base = read_header(disk).base
+            if not fresh.exists():
+                fresh.hardlink_to(disk)
+            if base is not None and read_header(fresh).base != base and base.exists():
+                # Another directory, another way to what it is built on.
+                qemu_img.redirect(fresh, os.path.relpath(base, folder), base_format_of(base))
+            sync(fresh)
+            point(folder, fresh)
+            disk.unlink()
 
     def next_disk(self, folder: Path, size_bytes: int, base: Path) -> Path:
         """Make the next file that is to take a volume's writes, built on `base`; what takes them stays what it is."""
@@ -217,6 +239,11 @@ def read_header(path: Path) -> Header:
         file.seek(base_at)
         name = os.fsdecode(file.read(base_length)) if base_at else ""
     return Header(int(size), Path(os.path.normpath(path.parent / name)) if name else None)
+
+
+def base_format_of(base: Path) -> ImageFormat:
+    """The format of a file that others are built on, as its name says."""
+    return ImageFormat(base.suffix.removeprefix("."))
 
 
 def used_bytes(path: Path) -> int:

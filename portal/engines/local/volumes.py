@@ -15,11 +15,13 @@ from portal.engines.confinement import checked_id
 from portal.engines.local import qemu_img
 from portal.engines.local.files import sync
 from portal.engines.local.host import LocalHost
+from portal.engines.local.paths import MachineFiles
 from portal.engines.local.requirements import REMEDY, missing_piece
 from portal.engines.local.volume_store import (
     GIB,
     Pool,
     active,
+    base_format_of,
     full_disk,
     make_folder,
     point,
@@ -69,12 +71,22 @@ class LocalVolumes:
         with self._volume(spec.volume_id):
             if self._store.volume(spec.volume_id) is not None:
                 return
-            if spec.image_id:
+            own = self._host.paths.machine(spec.machine_id) if spec.machine_id else None
+            if own is not None and own.disk.exists():
+                self._adopt(spec, pool, own)
+            elif spec.image_id:
                 self._from_image(spec, pool)
             elif spec.snapshot_id:
                 self._from_snapshot(spec, pool)
             else:
                 self._store.create(pool.folder(spec.volume_id), spec.size_gib * GIB)
+
+    def _adopt(self, spec: VolumeSpec, pool: Pool, files: MachineFiles) -> None:
+        hypervisor = self._host.hypervisor()
+        domain = hypervisor.find(spec.machine_id)
+        if domain is None or not hypervisor.is_active(domain):
+            self._store.adopt(pool.folder(spec.volume_id), files.disk)
+            files.disk_origin.unlink(missing_ok=True)
 
     def _from_image(self, spec: VolumeSpec, pool: Pool) -> None:
         with self._host.images.holding(spec.image_id):
@@ -319,4 +331,4 @@ def _refuse_too_small(size_bytes: int, spec: VolumeSpec) -> None:
 def _onto(base: Path | None, folder: Path) -> tuple[str, ImageFormat]:
     if base is None:
         return "", ImageFormat.QCOW2
-    return os.path.relpath(base, folder), ImageFormat(base.suffix.removeprefix("."))
+    return os.path.relpath(base, folder), base_format_of(base)
