@@ -9,13 +9,12 @@ from sqlalchemy.orm import joinedload
 from portal.engines.ports import MachineVolume
 from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.context import Context
-from portal.kernel.db import now, transaction
+from portal.kernel.db import transaction
 from portal.kernel.operations import end_along, insert_along, set_state
 from portal.kernel.runner import StepRun
-from portal.storage.models import Snapshot, Volume, VolumeType
+from portal.storage.models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
-from portal.storage.volume_types import DEFAULT_TYPE, limits_within
-from portal.storage.volumes import VOLUME
+from portal.storage.volumes import VOLUME, root_volume
 
 # States from which a volume goes with its machine: nobody else is at work on it.
 GOING = ("creating", "in-use", "error", "deleting")
@@ -82,17 +81,6 @@ class GuestVolumes:
             for model in (Volume, Snapshot)
         ]
         return sum(map(len, found))
-
-
-def root_volume(ctx: Context, instance: Any) -> Volume:
-    """The row of the volume that a machine boots from."""
-    vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
-    iops, throughput_mbps = limits_within(vtype, None, None)
-    return Volume(
-        name=f"{instance.name[:200]}-{instance.id}", description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
-        throughput_mbps=throughput_mbps, instance_id=instance.id, is_root=True, delete_on_termination=True, image_id=instance.image_id or instance.image.id,
-        owner_id=instance.owner_id, attached_at=now(),
-    )  # fmt: skip
 
 
 def _root(run: StepRun, instance_id: str) -> Volume | None:

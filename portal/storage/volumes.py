@@ -49,6 +49,7 @@ SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with 
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
+MachineId = Annotated[str, f.FieldInfo(f.Line(64), "Instance")]
 SizeGb = Annotated[int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "In GiB; as large as what it begins with if left empty.", "GiB", example=10)]
 NewSize = Annotated[int, f.FieldInfo(f.Int(1, 65_536), "New size", "In GiB; a volume only grows.", "GiB")]
 Iops = Annotated[int | None, f.FieldInfo(f.Int(100, 1_000_000), "IOPS", "The most operations per second; the type's if left empty.")]
@@ -178,7 +179,7 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
 
 
 @operation(Volume, "restore", label="Restore", needs="write", icon="redo", danger=True, steps=steps.RESTORE, when=AT_REST, holds="restoring",
-           settles="available", fails="available", rests=steps.at_rest)  # fmt: skip
+           settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored)  # fmt: skip
 def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, SNAPSHOT_FIELD]) -> None:
     """Bring back what the volume held when a snapshot was taken; what was written since is lost. Its instance must be stopped."""
     check_origin(snapshot, None, None)
@@ -240,6 +241,26 @@ def volume_delete(ctx: Context, volume: Volume) -> None:
         raise Conflict(f"{copy} is being made from {volume.name}. Wait until that is done.")
 
 
+def root_volume(ctx: Context, instance: Any) -> Volume:
+    """The row of the volume that a machine boots from."""
+    vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
+    iops, throughput_mbps = limits_within(vtype, None, None)
+    return Volume(
+        name=f"{instance.name[:200]}-{instance.id}", description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
+        throughput_mbps=throughput_mbps, instance_id=instance.id, is_root=True, delete_on_termination=True, image_id=instance.image_id or instance.image.id,
+        owner_id=instance.owner_id, attached_at=now(),
+    )  # fmt: skip
+
+
+@operation(Volume, "adopt", label="Adopt", needs="platform", effect=Effect.CREATE, internal=True)
+def volume_adopt(ctx: Context, *, instance: MachineId) -> Volume:
+    """Make the disk of an instance that an earlier version made its root volume."""
+    found = ctx.db.get_one(ctx.registry.model("compute.instance"), instance, with_for_update=True)
+    row = root_volume(ctx, found)
+    row.state = "in-use"
+    return row
+
+
 def _eager() -> list[ORMOption]:
     return [joinedload(Volume.volume_type)]
 
@@ -252,7 +273,7 @@ VOLUME = ResourceType(
     Volume, service="storage", name="volume", collection="volumes", prefix="vol", label="Volume", plural="Volumes", icon="storage",
     summary="Disks that exist by themselves; instances are given them.",
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
-                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits],
+                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits, volume_adopt],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
              Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="mono md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],

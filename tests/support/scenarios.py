@@ -23,6 +23,8 @@ from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, recount
 from portal.kernel.resource import Registry
+from portal.kernel.runner import TaskRun
+from portal.storage.tending import tend_volumes
 from tests.support.draining import TestWorker
 
 TINY = "atonix-tiny"
@@ -67,6 +69,13 @@ class Stage:
         outcome = run(self.ctx, op, target, data)
         self.worker.drain()
         return self.row(outcome)
+
+    def tend(self) -> None:
+        """Let the portal look after volumes, and do what comes of it."""
+        self.ctx.db.rollback()
+        tend_volumes(TaskRun(replace(self.ctx, principal=SYSTEM), self.worker.runner.engines))
+        self.worker.drain()
+        self.ctx.db.rollback()
 
     def row(self, outcome: Outcome) -> Any:
         """The row of an outcome as it stands now."""

@@ -1,0 +1,108 @@
+"""Looks after volumes without being asked: what has expired goes, what nobody knows of any more is swept up, instances of before get a root volume."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import exists, select
+
+from portal.engines.ports import EngineError
+from portal.engines.volume_ports import Kept, KeptContent, VolumeEngine
+from portal.kernel.context import Context
+from portal.kernel.db import now
+from portal.kernel.declare import Operation
+from portal.kernel.errors import PortalError
+from portal.kernel.operations import run
+from portal.kernel.runner import TaskRun
+from portal.storage.models import Snapshot, Volume
+from portal.storage.snapshots import snapshot_delete
+from portal.storage.volumes import volume_adopt, volume_delete
+
+log = logging.getLogger("portal.storage")
+AT_ONCE = 50
+
+
+def tend_volumes(task: TaskRun) -> None:
+    """One round of it."""
+    expire(task.ctx)
+    adopt(task.ctx)
+    if task.engines.volumes is not None:
+        sweep(task.ctx, task.engines.volumes)
+        task.engines.volumes.compact()
+
+
+def expire(ctx: Context) -> None:
+    """Delete for good what has been in the trash for long enough, and snapshots whose time is over."""
+    trashed = select(Volume.id).where(Volume.state == "trashed", Volume.trash_until <= now(), Volume.deleted_at.is_(None), Volume.locked.is_(False))
+    over = select(Snapshot.id).where(
+        Snapshot.state == "completed", Snapshot.expires_at <= now(), Snapshot.deleted_at.is_(None), Snapshot.locked.is_(False)
+    )
+    for query, op in ((trashed, volume_delete), (over, snapshot_delete)):
+        for row_id in _ids(ctx, query):
+            _try(ctx, op, row_id, {})
+
+
+def adopt(ctx: Context) -> None:
+    """Give instances without a root volume one; where its quota is used up they go on without."""
+    model = ctx.registry.model("compute.instance")
+    has_one = exists().where(Volume.instance_id == model.id, Volume.is_root)
+    without = select(model.id, model.project_id).where(model.deleted_at.is_(None), model.state.in_(("running", "stopped", "error")), ~has_one)
+    rows = ctx.db.execute(without.limit(AT_ONCE)).all()
+    ctx.db.rollback()
+    for instance_id, project_id in rows:
+        _try(replace(ctx, project_id=project_id), volume_adopt, None, {"instance": instance_id})
+
+
+def sweep(ctx: Context, engine: VolumeEngine) -> Sequence[str]:
+    """Remove what is kept for records that have ended; gives the ids. What no record knows of is left alone: the database may be an old copy."""
+    kept = [each for each in engine.kept() if each.kind is not Kept.SHARED]
+    gone = []
+    for each in kept:
+        verdict = _verdict(ctx, each)
+        if verdict is None:
+            log.warning("%s %s is on the host, and no record knows of it", each.kind.value, each.content_id)
+        elif verdict:
+            try:
+                _remove(engine, each)
+            except EngineError as error:
+                log.warning("%s %s has no record any more and cannot be removed: %s", each.kind.value, each.content_id, error)
+                continue
+            log.info("%s %s had no record any more and is removed", each.kind.value, each.content_id)
+            gone.append(each.content_id)
+    return gone
+
+
+def _verdict(ctx: Context, content: KeptContent) -> bool | None:
+    """Whether content is to go; None if no record knows of it."""
+    is_copying = content.content_id.startswith("copy-")
+    # What a copy shares with its source is kept until the copy is made.
+    row_id = content.content_id.replace("copy-", "vol-", 1) if is_copying else content.content_id
+    model: Any = Volume if is_copying or content.kind is Kept.VOLUME else Snapshot
+    found = ctx.db.execute(select(model.state, model.deleted_at).where(model.id == row_id)).first()
+    ctx.db.rollback()
+    if found is None:
+        return None
+    return found.deleted_at is not None or (is_copying and found.state != "creating")
+
+
+def _remove(engine: VolumeEngine, content: KeptContent) -> None:
+    if content.kind is Kept.VOLUME:
+        engine.remove_volume(content.content_id)
+    else:
+        engine.remove_snapshot(content.content_id)
+
+
+def _ids(ctx: Context, query: Any) -> Sequence[str]:
+    found: Sequence[str] = ctx.db.scalars(query.limit(AT_ONCE)).all()
+    ctx.db.rollback()
+    return found
+
+
+def _try(ctx: Context, op: Operation, target: str | None, data: dict[str, Any]) -> None:
+    try:
+        run(ctx, op, target, data)
+    except PortalError as error:
+        # Somebody is at work on it, or it does not fit; the next round tries again. The refusal is in the audit log.
+        log.warning("%s %s: %s", op.verb, target or data, error.message)
+        ctx.db.rollback()
