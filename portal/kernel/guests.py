@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from portal.engines.ports import MachineInterface, MachineVolume
@@ -74,6 +75,10 @@ class GuestVolumes(Protocol):
 
     def leave(self, ctx: Context, instance: Any) -> None:
         """End what was dropped with a machine and let go of the others, within the caller's transaction."""
+        ...
+
+    def export(self, run: "StepRun", snapshot_id: str, path: Path) -> None:
+        """Write what a snapshot holds as an image. Raises EngineError."""
         ...
 
     def users_of_image(self, ctx: Context, image_id: str) -> int:

@@ -1,6 +1,7 @@
 """What volumes do for instances: disks when one boots, and what becomes of them when it is gone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -73,6 +74,10 @@ class GuestVolumes:
                 set_state(VOLUME, row, "available")
             let_go(row)
             row.is_root = False
+
+    def export(self, run: StepRun, snapshot_id: str, path: Path) -> None:
+        """Write a snapshot as an image."""
+        volume_engine(run).export(snapshot_id, path)
 
     def users_of_image(self, ctx: Context, image_id: str) -> int:
         """How many volumes and snapshots are built on an image."""

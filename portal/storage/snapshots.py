@@ -30,6 +30,8 @@ LIFECYCLE = Lifecycle(
     ended=frozenset({"deleted", "cancelled"}),
     tones={"error": "bad"},
 )
+# States of what is being made from a snapshot.
+MAKING = ("creating", "pending", "restoring", "importing")
 VOLUME_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "What it holds now is kept.", aliases=("volume_id",))
 COPY_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Copy this one instead; the copy shares nothing with it.", aliases=("snapshot_id",))
 
@@ -74,8 +76,9 @@ def _of_volume(volume: Any, given: dict[str, Any]) -> Snapshot:
            when={"completed", "error"}, holds="deleting", settles="deleted", fails="error")  # fmt: skip
 def snapshot_delete(ctx: Context, snapshot: Snapshot) -> None:
     """Delete a snapshot; volumes made from it keep what they have."""
-    for model, column in ((Volume, Volume.snapshot_id), (Snapshot, Snapshot.copy_of_id)):
-        making = (column == snapshot.id, model.state.in_(("creating", "pending")), model.deleted_at.is_(None))
+    image = ctx.registry.model("compute.image")
+    for model, column in ((Volume, Volume.snapshot_id), (Volume, Volume.restoring_id), (Snapshot, Snapshot.copy_of_id), (image, image.snapshot_id)):
+        making = (column == snapshot.id, model.state.in_(MAKING), model.deleted_at.is_(None))
         if ctx.db.scalars(select(model.id).where(*making).limit(1)).first() is not None:
             raise Conflict(f"Something is being made from {snapshot.name}. Wait until that is done.")
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from portal.compute.images import image_delete
+from portal.compute.images import image_create, image_delete
 from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict
@@ -97,6 +97,20 @@ def test_an_image_that_volumes_are_built_on_stays(stage: Stage) -> None:
         run(stage.ctx, image_delete, image.id)
     stage.do(snapshot_delete, kept.id)
     stage.do(image_delete, image.id)
+
+
+def test_an_image_is_made_from_a_snapshot(stage: Stage) -> None:
+    kept = snapshot(stage)
+    outcome = run(stage.ctx, image_create, None, {"name": "mine", "snapshot_id": kept.id})
+    with pytest.raises(Conflict, match="is being made from"):
+        run(stage.ctx, snapshot_delete, kept.id)
+    stage.worker.drain()
+    image = stage.row(outcome)
+    assert (image.state, image.snapshot_id, image.format, image.size_gb) == ("available", kept.id, "qcow2", 2)
+    assert stage.do(volume_create, name="data", image="mine").size_gb == 2
+    with pytest.raises(InvalidRequest, match="made from a snapshot"):
+        run(stage.ctx, image_create, None, {"name": "both", "snapshot": kept.id, "source_url": "https://example.org/x"})
+    assert_sound(stage)
 
 
 def test_only_a_platform_admin_shares_with_everybody(stage: Stage, people: People) -> None:
