@@ -91,7 +91,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     keys, sessions = (owner.get(path).json["results"] for path in (f"/service-accounts/{account}/keys", f"/security/roles/{role}/sessions"))
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
-    kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith("networking.")}
+    kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith(("networking.", "storage."))}
     rules = owner.get(f"/networking/security-groups/{rows['networking.security_group']}").json["rules"]
     return {
         "rule_id": rules[0]["rule_id"],
@@ -150,6 +150,16 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/networking/network-interfaces/bulk-action": {"action": "delete", "ids": [ids["network_interface_id"]]},
         "POST /api/v1/networking/security-groups/bulk-action": {"action": "delete", "ids": [ids["security_group_id"]]},
         "POST /api/v1/networking/reachability": {"source": ids["network_interface_id"], "target": "internet", "protocol": "tcp", "port": 443},
+        "POST /api/v1/storage/volumes": {"name": new, "size_gb": 1},
+        "POST /api/v1/storage/volumes/bulk-action": {"action": "delete", "ids": [ids["volume_id"]]},
+        "POST /api/v1/storage/volumes/<volume_id>/attach": {"instance": ids["instance_id"]},
+        "POST /api/v1/storage/volumes/<volume_id>/resize": {"size_gb": 5},
+        "POST /api/v1/storage/volumes/<volume_id>/restore": {"snapshot": ids["snapshot_id"]},
+        "POST /api/v1/storage/volumes/<volume_id>/snapshots": {"name": f"{new}-taken"},
+        "POST /api/v1/storage/snapshots": {"name": new, "volume": ids["volume_id"]},
+        "POST /api/v1/storage/snapshots/bulk-action": {"action": "delete", "ids": [ids["snapshot_id"]]},
+        "POST /api/v1/storage/snapshots/<snapshot_id>/copy": {"name": f"{new}-copy"},
+        "POST /api/v1/storage/snapshots/<snapshot_id>/restore": {"name": f"{new}-restored"},
         "POST /api/v1/oauth-clients": {"name": f"{new}-api", **client},
         "POST /api/v1/projects": {"name": f"{new}-api"}, "POST /api/v1/projects/<project_id>/members": {"username": ids["member_name"], "role": "developer"},
         "POST /api/v1/quota-requests": {"resource_type": "cpus", "limit": 500, "reason": "More processors are needed."},

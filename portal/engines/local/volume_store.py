@@ -190,6 +190,13 @@ class VolumeStore:
             if folder.is_dir():
                 shutil.rmtree(folder)
 
+    def clear_empty(self) -> None:
+        """Remove directories of content that has been dropped."""
+        for pool in self.pools.values():
+            for mark in pool.layers.glob(f"*/{UNWANTED}"):
+                if not mark.with_name(CURRENT).exists():
+                    shutil.rmtree(mark.parent)
+
     def unwanted(self, path: Path) -> Path:
         """The mark of content that nobody asks for by itself any more."""
         return path.with_name(UNWANTED)

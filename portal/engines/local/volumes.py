@@ -292,8 +292,8 @@ class LocalVolumes:
             for layer in unused:
                 # The content before its mark: what is half gone must not look wanted.
                 layer.unlink()
-                shutil.rmtree(layer.parent)
                 gone += 1
+        self._store.clear_empty()
         return gone
 
     # -- inside ----------------------------------------------------------------------------------------------------------------------------
