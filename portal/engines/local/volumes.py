@@ -121,11 +121,10 @@ class LocalVolumes:
             disk = self._store.disk(volume_id)
             if read_header(disk).size_bytes >= size_gib * GIB:
                 return
-            user = self._user(volume_id)
+            user = self._caught_up(volume_id)
             if user is not None:
                 self._host.disks().grow(user[0], user[1].target, size_gib * GIB)
-            if user is None or not _same(disk, Path(user[1].file)):
-                # Also the file of a snapshot that was begun: it is the one at the next start.
+            else:
                 qemu_img.grow(disk, size_gib * GIB)
 
     def ensure_limits(self, volume: MachineVolume) -> None:
@@ -152,8 +151,9 @@ class LocalVolumes:
             folder = self._store.existing(volume_id)
             pool = next(pool for pool in self._store.pools.values() if pool.disks == folder.parent)
             layer, writing = pool.layer(snapshot_id), active(folder)
-            user = self._user(volume_id)
-            if layer.exists() and not _same(layer, writing) and (user is None or not _same(layer, Path(user[1].file))):
+            user = self._caught_up(volume_id)
+            if layer.exists() and not _same(layer, writing):
+                layer.chmod(0o444)
                 return
             try:
                 self._freeze(folder, layer, user)
@@ -300,6 +300,14 @@ class LocalVolumes:
 
     def _volume(self, volume_id: str) -> threading.Lock:
         return self._locks.of(checked_id(volume_id))
+
+    def _caught_up(self, volume_id: str) -> "tuple[Any, PluggedDisk] | None":
+        """The running machine that has a volume, writing where the volume's link points: a worker may have died just before that."""
+        user = self._user(volume_id)
+        if user is None or _same(disk := self._store.disk(volume_id), Path(user[1].file)):
+            return user
+        self._host.disks().switch(user[0], user[1].target, str(disk))
+        return self._user(volume_id)
 
     def _user(self, volume_id: str) -> "tuple[Any, PluggedDisk] | None":
         """The running machine that has a volume."""
