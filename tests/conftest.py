@@ -122,15 +122,21 @@ def fake(settings: Settings) -> Iterator[FakeCompute]:
 
 
 @pytest.fixture
+def volumes(settings: Settings) -> FakeVolumes:
+    """The fake engine for volumes of this installation."""
+    return FakeVolumes(settings.data_dir / "fake", POOLS)
+
+
+@pytest.fixture
 def network() -> RecordingNetwork:
     """The network engine of this installation."""
     return RecordingNetwork()
 
 
 @pytest.fixture
-def engines(settings: Settings, fake: FakeCompute, network: RecordingNetwork) -> Engines:
+def engines(fake: FakeCompute, network: RecordingNetwork, volumes: FakeVolumes) -> Engines:
     """The drivers of this installation."""
-    return Engines(compute=fake, network=network, volumes=FakeVolumes(settings.data_dir / "fake", POOLS))
+    return Engines(compute=fake, network=network, volumes=volumes)
 
 
 @pytest.fixture

@@ -137,7 +137,14 @@ def upgrade() -> None:
     op.add_column("images", sa.Column("snapshot_id", sa.String(length=64), nullable=True))
 
 
+# What is charged for rows that the version before does not know.
+DIMENSIONS = ("volumes", "volume_gb", "snapshots", "snapshot_gb", "rows:storage.volume", "rows:storage.snapshot", "rows:storage.volume_type")
+
+
 def downgrade() -> None:
+    for table in ("quota_reservations", "quotas", "user_quotas"):
+        charged = sa.table(table, sa.column("dimension", sa.String()))
+        op.execute(sa.delete(charged).where(charged.c.dimension.in_(DIMENSIONS)))
     op.drop_column("images", "snapshot_id")
     op.drop_table("volumes")
     op.drop_table("snapshots")

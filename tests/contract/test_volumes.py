@@ -11,6 +11,7 @@ from portal.engines.ports import Capability, EngineRefused
 from portal.engines.volume_ports import Kept
 from portal.kernel.capabilities import report
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded, StateConflict, Unavailable
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota, held_by
@@ -26,6 +27,7 @@ from portal.storage.volumes import (
     volume_trash,
 )
 from tests.support.people import People
+from tests.support.racing import race
 from tests.support.scenarios import TINY, Stage, assert_sound, attached_volume, running_instance, stopped_instance, stored_image, volume
 
 
@@ -137,6 +139,18 @@ def test_one_machine_at_a_time(stage: Stage) -> None:
             run(stage.ctx, op, row.id)
     back = stage.do(volume_detach, row.id)
     assert (back.state, back.instance_id, back.attached_at) == ("available", None, None)
+    assert_sound(stage)
+
+
+def test_of_several_at_once_one_gets_the_volume(stage: Stage, people: People) -> None:
+    row, machines = volume(stage), [running_instance(stage).id for _ in range(3)]
+    contexts = [people.context(people.user("developer")) for _ in machines]
+    given = race(
+        [lambda ctx=ctx, each=each: run(ctx, volume_attach, row.id, {"instance": each}) for ctx, each in zip(contexts, machines, strict=True)]
+    )
+    assert sum(isinstance(each, Outcome) for each in given) == 1
+    assert all(isinstance(each, Outcome | StateConflict) for each in given), given
+    stage.worker.drain()
     assert_sound(stage)
 
 

@@ -75,9 +75,12 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "ticked_id": made("/compute/instances", {"name": f"{name}-ticked", **machine})["id"],
         "bulk_instance_id": made("/compute/instances", {"name": f"{name}-bulk", **machine})["id"],
         "bulk_image_id": made("/compute/images", {"name": f"{name}-bulk"})["id"],
+        "bulk_volume_id": made("/storage/volumes", {"name": f"{name}-bulk", "size_gb": 1})["id"],
         "bulk_key_pair_id": made("/compute/key-pairs", {"name": f"{name}-bulk"})["id"],
     }
     rows = one_of_each(owner, worker.drain, name)
+    several["bulk_snapshot_id"] = made("/storage/snapshots", {"name": f"{name}-bulk", "volume": name})["id"]
+    worker.drain()
     account = made("/service-accounts", {"name": f"{name}-robot", "role": "viewer"})["id"]
     for key in ("key", "other"):
         made(f"/service-accounts/{account}/keys", {"name": key})
@@ -151,13 +154,13 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/networking/security-groups/bulk-action": {"action": "delete", "ids": [ids["security_group_id"]]},
         "POST /api/v1/networking/reachability": {"source": ids["network_interface_id"], "target": "internet", "protocol": "tcp", "port": 443},
         "POST /api/v1/storage/volumes": {"name": new, "size_gb": 1},
-        "POST /api/v1/storage/volumes/bulk-action": {"action": "delete", "ids": [ids["volume_id"]]},
+        "POST /api/v1/storage/volumes/bulk-action": {"action": "delete", "ids": [ids["bulk_volume_id"]]},
         "POST /api/v1/storage/volumes/<volume_id>/attach": {"instance": ids["instance_id"]},
         "POST /api/v1/storage/volumes/<volume_id>/resize": {"size_gb": 5},
         "POST /api/v1/storage/volumes/<volume_id>/restore": {"snapshot": ids["snapshot_id"]},
         "POST /api/v1/storage/volumes/<volume_id>/snapshots": {"name": f"{new}-taken"},
         "POST /api/v1/storage/snapshots": {"name": new, "volume": ids["volume_id"]},
-        "POST /api/v1/storage/snapshots/bulk-action": {"action": "delete", "ids": [ids["snapshot_id"]]},
+        "POST /api/v1/storage/snapshots/bulk-action": {"action": "delete", "ids": [ids["bulk_snapshot_id"]]},
         "POST /api/v1/storage/snapshots/<snapshot_id>/copy": {"name": f"{new}-copy"},
         "POST /api/v1/storage/snapshots/<snapshot_id>/restore": {"name": f"{new}-restored"},
         "POST /api/v1/oauth-clients": {"name": f"{new}-api", **client},
