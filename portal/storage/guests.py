@@ -15,7 +15,7 @@ from portal.kernel.operations import end_along, insert_along, set_state
 from portal.kernel.runner import StepRun
 from portal.storage.models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
-from portal.storage.volumes import VOLUME, root_volume
+from portal.storage.volumes import VOLUME, refuse_full, root_volume
 
 # States from which a volume goes with its machine: nobody else is at work on it.
 GOING = ("creating", "in-use", "error", "deleting")
@@ -26,7 +26,9 @@ class GuestVolumes:
 
     def begin(self, ctx: Context, instance: Any) -> None:
         """Give a new machine its root volume."""
-        insert_along(ctx, root_volume(ctx, instance), instance.project_id)
+        row = root_volume(ctx, instance)
+        refuse_full(ctx, row.volume_type)
+        insert_along(ctx, row, instance.project_id)
 
     def ensure_root(self, run: StepRun, instance_id: str, image_id: str) -> bool:
         """Have the root volume of a machine on the host; a disk of its own that it has becomes this volume."""

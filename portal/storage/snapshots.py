@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -30,6 +30,8 @@ LIFECYCLE = Lifecycle(
     ended=frozenset({"deleted", "cancelled"}),
     tones={"error": "bad"},
 )
+# Each is a file that the next one is built on; QEMU opens all of them.
+MOST_SNAPSHOTS = 100
 # States of what is being made from a snapshot.
 MAKING = ("creating", "pending", "restoring", "importing")
 VOLUME_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "What it holds now is kept.", aliases=("volume_id",))
@@ -61,12 +63,19 @@ def snapshot_create(
         return Snapshot(copy_of_id=snapshot.id, volume_type=target, **same, **given)
     if volume_type is not None:
         raise InvalidRequest.fields({"volume_type": ["is the volume's own; a copy of a snapshot can be of another one."]})
-    return _of_volume(volume, given)
+    return _of_volume(ctx, volume, given)
 
 
-def _of_volume(volume: Any, given: dict[str, Any]) -> Snapshot:
+def _of_volume(ctx: Context, volume: Any, given: dict[str, Any]) -> Snapshot:
     if volume.state not in AT_REST:
         raise Conflict(f"{volume.name} is {volume.state}; it has to be available or in use.", details={"state": volume.state})
+    mine = (Snapshot.volume_id == volume.id, Snapshot.copy_of_id.is_(None), Snapshot.deleted_at.is_(None))
+    number = ctx.db.scalar(select(func.count()).select_from(Snapshot).where(*mine)) or 0
+    if number >= MOST_SNAPSHOTS:
+        raise Conflict(
+            f"{volume.name} has {number} snapshots, the most that a volume can have. Delete some first.",
+            details={"limit": MOST_SNAPSHOTS, "used": number, "requested": 1},
+        )
     return Snapshot(
         volume_id=volume.id, volume_name=volume.name, size_gb=volume.size_gb, volume_type=volume.volume_type, image_id=volume.image_id, **given
     )

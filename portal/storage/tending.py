@@ -14,6 +14,7 @@ from portal.kernel.db import now
 from portal.kernel.declare import Operation
 from portal.kernel.errors import PortalError
 from portal.kernel.operations import run
+from portal.kernel.quota import usage
 from portal.kernel.runner import TaskRun
 from portal.storage.models import Snapshot, Volume
 from portal.storage.snapshots import snapshot_delete
@@ -47,11 +48,17 @@ def adopt(ctx: Context) -> None:
     """Give instances without a root volume one; where its quota is used up they go on without."""
     model = ctx.registry.model("compute.instance")
     has_one = exists().where(Volume.instance_id == model.id, Volume.is_root)
-    without = select(model.id, model.project_id).where(model.deleted_at.is_(None), model.state.in_(("running", "stopped", "error")), ~has_one)
-    rows = ctx.db.execute(without.limit(AT_ONCE)).all()
+    without = select(model.id, model.project_id, model.root_volume_size_gb).where(
+        model.deleted_at.is_(None), model.state.in_(("running", "stopped", "error")), ~has_one
+    )
+    rows = ctx.db.execute(without).all()
     ctx.db.rollback()
-    for instance_id, project_id in rows:
-        _try(replace(ctx, project_id=project_id), volume_adopt, None, {"instance": instance_id})
+    for instance_id, project_id, size_gb in rows:
+        left = {name: limit - used for name, (limit, used) in usage(ctx.db, project_id).items() if limit is not None}
+        ctx.db.rollback()
+        # Asked first: a refusal every minute would fill the audit log.
+        if left.get("volumes", 1) >= 1 and left.get("volume_gb", size_gb) >= size_gb:
+            _try(replace(ctx, project_id=project_id), volume_adopt, None, {"instance": instance_id})
 
 
 def sweep(ctx: Context, engine: VolumeEngine) -> Sequence[str]:

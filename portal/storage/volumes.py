@@ -112,7 +112,7 @@ def check_size(vtype: VolumeType, size_gb: int) -> None:
 
 
 def refuse_without_room(ctx: Context, vtype: VolumeType) -> None:
-    """Raise Unavailable where no volumes are kept, Conflict where the pool is full. Disks are thin, so only what is free now counts."""
+    """Raise Unavailable where no volumes are kept, Conflict where the pool is full."""
     status = capability(ctx.db, "volumes")
     if status is None:
         raise Unavailable("No worker has reported yet that it can keep volumes. It starts with the portal; try again in a few seconds.")
@@ -120,7 +120,13 @@ def refuse_without_room(ctx: Context, vtype: VolumeType) -> None:
         raise Unavailable(
             f"Volumes cannot be kept here: {status.reason} {status.remedy}".strip(), details={"reason": status.reason, "remedy": status.remedy}
         )
-    room = status.facts.get(vtype.pool)
+    refuse_full(ctx, vtype)
+
+
+def refuse_full(ctx: Context, vtype: VolumeType) -> None:
+    """Raise Conflict where a pool is known to be full. Disks are thin, so only what is free now counts."""
+    status = capability(ctx.db, "volumes")
+    room = status.facts.get(vtype.pool) if status is not None else None
     kept = ctx.settings.disk_reserved_gib
     if room is not None and room["free_gib"] <= kept:
         raise Conflict(

@@ -9,6 +9,7 @@ from portal.compute.instance_steps import spec_of
 from portal.compute.instances import instance_rebuild, instance_terminate
 from portal.engines.ports import Capability, EngineRefused
 from portal.engines.volume_ports import Kept
+from portal.kernel.audit import AuditEntry
 from portal.kernel.capabilities import report
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Outcome
@@ -109,6 +110,8 @@ def test_a_pool_that_is_full_takes_nothing_more(stage: Stage) -> None:
     report(stage.ctx.db, Capability("volumes", available=True, detail="in memory"), worker="test", facts=rooms)
     with pytest.raises(Conflict, match=r"Pool ssd is full.*DISK_RESERVED_GIB"):
         run(stage.ctx, volume_create, None, {"name": "data", "size_gb": 1})
+    with pytest.raises(Conflict, match="Pool ssd is full"):
+        run(stage.ctx, stage.ctx.registry.operation("compute.instance.create"), None, {"name": "web", "flavor": "t3-micro", "image": TINY})
     stage.do(volume_create, name="data", size_gb=1, volume_type="hdd")
     report(stage.ctx.db, Capability("volumes", available=False, detail="none", reason="There is no disk.", remedy="Add one."), worker="test")
     with pytest.raises(Unavailable, match=r"There is no disk\. Add one\."):
@@ -265,6 +268,14 @@ def test_an_instance_of_an_earlier_version_gets_a_root_volume(stage: Stage) -> N
         step(spec)
     stage.engine.ensure_running(machine.id)
     stage.ctx.db.rollback()
+    full = update(Quota).where(Quota.project_id == machine.project_id, Quota.dimension == "volume_gb")
+    with transaction(stage.ctx.db):
+        stage.ctx.db.execute(full.values(limit=10))
+    stage.tend()
+    assert stage.ctx.db.scalars(select(Volume).where(Volume.instance_id == machine.id)).all() == []
+    assert stage.ctx.db.scalars(select(AuditEntry).where(AuditEntry.action == "storage.volume.adopt")).all() == []
+    with transaction(stage.ctx.db):
+        stage.ctx.db.execute(full.values(limit=1000))
     stage.tend()
     stage.tend()
     new = root_of(stage, machine)

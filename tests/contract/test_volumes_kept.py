@@ -10,6 +10,7 @@ from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict
 from portal.kernel.operations import run
+from portal.storage import snapshots
 from portal.storage.models import Snapshot, Volume, VolumeType
 from portal.storage.snapshots import snapshot_create, snapshot_delete
 from portal.storage.volume_types import VOLUME_TYPE
@@ -86,6 +87,16 @@ def test_snapshots_outlive_their_volume_and_are_copied(stage: Stage) -> None:
     for given in ({}, {"volume": new.id, "snapshot": copy.id}, {"volume": new.id, "volume_type": "hdd"}):
         with pytest.raises(InvalidRequest):
             run(stage.ctx, snapshot_create, None, {"name": "bad", **given})
+
+
+def test_a_volume_has_so_many_snapshots_and_no_more(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MOST_SNAPSHOTS", 2)
+    row = volume(stage)
+    for name in ("a", "b"):
+        stage.do(snapshot_create, name=name, volume=row.id)
+    with pytest.raises(Conflict, match="has 2 snapshots, the most"):
+        run(stage.ctx, snapshot_create, None, {"name": "c", "volume": row.id})
+    stage.do(snapshot_create, name="copy", snapshot="a")
 
 
 def test_an_image_that_volumes_are_built_on_stays(stage: Stage) -> None:
