@@ -151,6 +151,12 @@ class FakeVolumes:
         with self._store.call("remove_snapshot", snapshot_id):
             self._store.forget_content(SNAPSHOTS, snapshot_id)
 
+    def attached(self) -> Mapping[str, str]:
+        """What running machines have."""
+        with self._store.call("attached"):
+            machines = [machine for machine in self._store.machines() if machine.state is MachineState.RUNNING]
+            return {volume_id: machine.machine_id for machine in machines for volume_id in machine.volumes}
+
     def kept(self) -> Sequence[KeptContent]:
         """Everything that is remembered."""
         with self._store.call("kept"):

@@ -103,6 +103,10 @@ class VolumeEngine(Protocol):
         """Delete a volume; its snapshots stay. Raises EngineRefused while a running machine has it."""
         ...
 
+    def attached(self) -> Mapping[str, str]:
+        """The volumes that running machines have now: volume → machine."""
+        ...
+
     def kept(self) -> Sequence[KeptContent]:
         """Everything that is kept, for figures and for the sweep."""
         ...

@@ -18,7 +18,7 @@ from portal.kernel.quota import usage
 from portal.kernel.runner import TaskRun
 from portal.storage.models import Snapshot, Volume
 from portal.storage.snapshots import snapshot_delete
-from portal.storage.volumes import volume_adopt, volume_delete
+from portal.storage.volumes import volume_adopt, volume_delete, volume_refit
 
 log = logging.getLogger("portal.storage")
 AT_ONCE = 50
@@ -29,6 +29,7 @@ def tend_volumes(task: TaskRun) -> None:
     expire(task.ctx)
     adopt(task.ctx)
     if task.engines.volumes is not None:
+        refit(task.ctx, task.engines.volumes)
         sweep(task.ctx, task.engines.volumes)
         task.engines.volumes.compact()
 
@@ -59,6 +60,24 @@ def adopt(ctx: Context) -> None:
         # Asked first: a refusal every minute would fill the audit log.
         if left.get("volumes", 1) >= 1 and left.get("volume_gb", size_gb) >= size_gb:
             _try(replace(ctx, project_id=project_id), volume_adopt, None, {"instance": instance_id})
+
+
+def refit(ctx: Context, engine: VolumeEngine) -> None:
+    """Bring running machines up to date that have other volumes than their records say, through their root volume."""
+    model = ctx.registry.model("compute.instance")
+    query = select(Volume.id, Volume.instance_id, Volume.state, Volume.is_root).where(Volume.instance_id.is_not(None), Volume.deleted_at.is_(None))
+    # Rows first: what changes meanwhile is seen as different, and then made what it should be by then.
+    rows = ctx.db.execute(query.join(model, model.id == Volume.instance_id).where(model.state == "running")).all()
+    ctx.db.rollback()
+    has: dict[str, set[str]] = {}
+    for volume_id, machine_id in engine.attached().items():
+        has.setdefault(machine_id, set()).add(volume_id)
+    for root in [row for row in rows if row.is_root]:
+        mine = [row for row in rows if row.instance_id == root.instance_id]
+        # One that an earlier version started boots from a disk of its own.
+        wanted = {row.id for row in mine if row.id in has.get(root.instance_id, set()) or not row.is_root}
+        if all(row.state == "in-use" for row in mine) and wanted != has.get(root.instance_id, set()):
+            _try(ctx, volume_refit, root.id, {"reason": "The machine has other volumes than its record says."})
 
 
 def sweep(ctx: Context, engine: VolumeEngine) -> Sequence[str]:

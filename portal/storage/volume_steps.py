@@ -90,6 +90,7 @@ def roll_back(run: StepRun) -> None:
 CREATE = (Step(make, "Make the volume", undo=erase),)
 ATTACH = (Step(plug, "Give it to the machine", undo=unplug),)
 DETACH = (Step(unplug, "Take it from the machine", undo=plug),)
+REFIT = (Step(plug, "Make its volumes what they should be", because="what is missing is brought back by the next try"),)
 RESIZE = (Step(grow, "Let it grow", because=GROWN),)
 LIMIT = (Step(limit, "Set its limits", because="they hold from the next start at the latest"),)
 RESTORE = (Step(roll_back, "Bring back what it held", because="what it held meanwhile was given up"),)

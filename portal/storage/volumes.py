@@ -49,6 +49,7 @@ SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with 
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
+Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 MachineId = Annotated[str, f.FieldInfo(f.Line(64), "Instance")]
 SizeGb = Annotated[int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "In GiB; as large as what it begins with if left empty.", "GiB", example=10)]
 NewSize = Annotated[int, f.FieldInfo(f.Int(1, 65_536), "New size", "In GiB; a volume only grows.", "GiB")]
@@ -206,6 +207,13 @@ def volume_apply_limits(ctx: Context, volume: Volume) -> None:
     del ctx, volume
 
 
+@operation(Volume, "refit", label="Bring its instance up to date", needs="platform", steps=steps.REFIT, when={"in-use"}, settles="in-use",
+           fails="in-use", rests=steps.at_rest, internal=True, while_locked=True)  # fmt: skip
+def volume_refit(ctx: Context, volume: Volume, *, reason: Because) -> None:
+    """Make the volumes of its instance those that it should have: the host says otherwise."""
+    del ctx, volume, reason
+
+
 def _check_limits(ctx: Context, volume: Volume, changes: dict[str, Any]) -> None:
     del ctx
     limits_within(volume.volume_type, changes.get("iops"), changes.get("throughput_mbps"))
@@ -279,7 +287,7 @@ VOLUME = ResourceType(
     Volume, service="storage", name="volume", collection="volumes", prefix="vol", label="Volume", plural="Volumes", icon="storage",
     summary="Disks that exist by themselves; instances are given them.",
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
-                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits, volume_adopt],
+                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits, volume_adopt, volume_refit],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
              Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="mono md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],

@@ -205,12 +205,14 @@ def test_a_machine_that_is_off_takes_volumes_and_starts_with_them(host: Host, vo
     with pytest.raises(EngineRefused, match="not on this host"):
         host.engine.ensure_volumes(having(spec, "vol-00000000dead"))
     host.engine.ensure_running(spec.machine_id)
+    assert volumes.attached() == {one.volume_id: spec.machine_id, other.volume_id: spec.machine_id}
     with pytest.raises(EngineRefused, match="running machine"):
         volumes.remove_volume(one.volume_id)
     volumes.ensure_snapshot(SNAP, other.volume_id)
     with pytest.raises(EngineRefused, match="running machine"):
         volumes.restore(other.volume_id, SNAP)
     host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    assert volumes.attached() == {}
     volumes.restore(other.volume_id, SNAP)
     host.engine.ensure_running(spec.machine_id)
     assert host.engine.machine_state(spec.machine_id) is MachineState.RUNNING

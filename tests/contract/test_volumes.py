@@ -1,19 +1,21 @@
 """Volumes: what may be asked for, what comes of it on the host, and what is refused with a way out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from portal.compute.instance_steps import spec_of
 from portal.compute.instances import instance_rebuild, instance_terminate
-from portal.engines.ports import Capability, EngineRefused
+from portal.engines.ports import Capability, EngineRefused, MachineVolume
 from portal.engines.volume_ports import Kept
 from portal.kernel.audit import AuditEntry
 from portal.kernel.capabilities import report
 from portal.kernel.db import now, transaction
 from portal.kernel.declare import Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded, StateConflict, Unavailable
+from portal.kernel.jobs import Job
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota, held_by
 from portal.storage.models import Volume
@@ -154,6 +156,22 @@ def test_of_several_at_once_one_gets_the_volume(stage: Stage, people: People) ->
     assert sum(isinstance(each, Outcome) for each in given) == 1
     assert all(isinstance(each, Outcome | StateConflict) for each in given), given
     stage.worker.drain()
+    assert_sound(stage)
+
+
+def test_a_machine_that_has_others_than_it_should_is_brought_up_to_date(stage: Stage) -> None:
+    row, stranger = attached_volume(stage), volume(stage)
+    machine = stage.ctx.db.get_one(stage.ctx.registry.model("compute.instance"), row.instance_id)
+    root = root_of(stage, machine)
+    # As after a job that nobody could finish or undo.
+    wrong = replace(spec_of(machine), volumes=[MachineVolume(root.id, is_root=True), MachineVolume(stranger.id)])
+    stage.engine.ensure_volumes(wrong)
+    stage.ctx.db.rollback()
+    stage.tend()
+    assert set(stage.engine.volumes_of(machine.id)) == {root.id, row.id}
+    jobs = stage.ctx.db.scalar(select(func.count()).select_from(Job))
+    stage.tend()
+    assert stage.ctx.db.scalar(select(func.count()).select_from(Job)) == jobs
     assert_sound(stage)
 
 

@@ -228,6 +228,7 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "storage.volume.resize": partial(_with, volume, size_gb=3),
     "storage.volume.restore": _restore,
     "storage.volume.apply_limits": partial(_with, volume),
+    "storage.volume.refit": partial(_with, attached_volume, reason="it has others"),
     "storage.volume.delete": partial(_with, volume),
     "storage.snapshot.create": lambda stage: Play(None, {"name": stage.name(), "volume": volume(stage).id}),
     "storage.snapshot.delete": partial(_with, snapshot),

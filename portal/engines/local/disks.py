@@ -44,6 +44,11 @@ class Disks:
                 return domain, disk
         return None
 
+    def attached(self) -> dict[str, str]:
+        """The volumes of all running domains, each with its machine."""
+        found = self._hypervisor.all().items()
+        return {volume_id: name for name, domain in found if self._hypervisor.is_active(domain) for volume_id in self.volumes_of(domain)}
+
     def plug(self, domain: Any, disk: MachineDisk) -> None:
         """Give a running domain a volume, and keep it for its next start."""
         with in_words("The volume cannot be attached"):

@@ -234,6 +234,10 @@ class LocalVolumes:
 
     # -- everything ------------------------------------------------------------------------------------------------------------------------
 
+    def attached(self) -> Mapping[str, str]:
+        """What running machines have."""
+        return {} if missing_piece() else self._host.disks().attached()
+
     def kept(self) -> Sequence[KeptContent]:
         """Everything that is kept."""
         found = []
