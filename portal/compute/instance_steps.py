@@ -136,7 +136,7 @@ def drop_disk(run: StepRun) -> None:
 
 
 def erase(run: StepRun) -> None:
-    """Remove the machine with its disk, seed, logs and sockets."""
+    """Remove the machine with its seed, logs and sockets, and a disk of its own."""
     compute_engine(run).remove_machine(run.row.id)
 
 
@@ -181,7 +181,7 @@ REBUILD = (
 )
 TERMINATE = (
     Step(pull_plug, "Stop the machine", because=RECONCILED),
-    Step(erase, "Remove machine and disk", because="what is half gone is removed by the next try"),
+    Step(erase, "Remove the machine", because="what is half gone is removed by the next try"),
     Step(drop_volumes, "Remove the volumes that go with it", because="what is half gone is removed by the next try"),
 )
 

@@ -234,7 +234,7 @@ def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image
            steps=steps.TERMINATE, when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error",
            finish=steps.terminated, unless="enable_termination_protection")  # fmt: skip
 def instance_terminate(ctx: Context, instance: Instance) -> None:
-    """Remove the machine and its root disk for good."""
+    """Remove the machine for good, with the volumes that go with it; its root disk is one of them unless that was changed."""
     del ctx, instance
 
 
