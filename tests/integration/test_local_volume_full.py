@@ -32,9 +32,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def left_over(store: Unused, root: Path) -> list[Path]:
     kept = {each.content_id for each in store.kept()}
-    return [
-        path for path in root.rglob("*") if path.suffix in {".part", ".new", ".merge"} or (path.parent.name == "layers" and path.name not in kept)
-    ]
+    return [path for path in root.rglob("*") if path.suffix in {".part", ".new", ".merge"} or (path.parent.name == "all" and path.stem not in kept)]
 
 
 def test_a_pool_runs_full_while_something_is_copied(small: Path) -> None:

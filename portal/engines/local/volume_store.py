@@ -1,6 +1,6 @@
 """The files of volumes and snapshots on this host, and how one is built on another.
 
-`<pool>/disks/<volume>/disk.qcow2` is a link to the file that takes the volume's writes, `disk.<n>.qcow2`. `<pool>/layers/<id>/disk.qcow2` is content
+`<pool>/disks/<volume>/disk.qcow2` is a link to the file that takes the volume's writes, `disk.<n>.qcow2`. `<pool>/layers/all/<id>.qcow2` is content
 that never changes: a snapshot, or what several volumes share. Each file names the one it is built on in its own header, relative to itself, and nothing
 else says so: what is in use is read there, and a file keeps its base under any name at the same depth. A worker may die between any two lines: the link
 is moved last, by one rename, and whoever comes next finds its work half done.
@@ -23,7 +23,7 @@ from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, 
 GIB = 1 << 30
 BLOCK_BYTES = 512
 CURRENT = "disk.qcow2"
-UNWANTED = "unwanted"
+UNWANTED = ".unwanted"
 NO_VOLUME = "The volume is not on this host."
 NO_SNAPSHOT = "The snapshot is not on this host."
 
@@ -51,7 +51,7 @@ class Pool:
     @property
     def layers(self) -> Path:
         """Where content is that never changes."""
-        return self.root / "layers"
+        return self.root / "layers" / "all"
 
     def folder(self, volume_id: str) -> Path:
         """Where a volume is. Raises EngineRefused for an id that is none."""
@@ -59,7 +59,7 @@ class Pool:
 
     def layer(self, content_id: str) -> Path:
         """Where a snapshot is. Raises EngineRefused for an id that is none."""
-        return self.layers / checked_id(content_id) / CURRENT
+        return self.layers / f"{checked_id(content_id)}.qcow2"
 
 
 class VolumeStore:
@@ -116,7 +116,7 @@ class VolumeStore:
     def layers(self) -> Iterator[tuple[Pool, Path]]:
         """Every file that never changes."""
         for pool in self.pools.values():
-            for path in sorted(pool.layers.glob(f"*/{CURRENT}")):
+            for path in sorted(pool.layers.glob("*.qcow2")):
                 yield pool, path
 
     def built_on(self, base: Path) -> list[Path]:
@@ -190,16 +190,16 @@ class VolumeStore:
             if folder.is_dir():
                 shutil.rmtree(folder)
 
-    def clear_empty(self) -> None:
-        """Remove directories of content that has been dropped."""
+    def clear_marks(self) -> None:
+        """Remove the marks of content that has been dropped."""
         for pool in self.pools.values():
-            for mark in pool.layers.glob(f"*/{UNWANTED}"):
-                if not mark.with_name(CURRENT).exists():
-                    shutil.rmtree(mark.parent)
+            for mark in pool.layers.glob(f"*{UNWANTED}"):
+                if not mark.with_suffix(".qcow2").exists():
+                    mark.unlink()
 
     def unwanted(self, path: Path) -> Path:
         """The mark of content that nobody asks for by itself any more."""
-        return path.with_name(UNWANTED)
+        return path.with_suffix(UNWANTED)
 
 
 def make_folder(folder: Path) -> None:

@@ -165,10 +165,8 @@ class LocalVolumes:
         writing = active(folder)
         with full_disk():
             if not layer.exists():
-                make_folder(layer.parent)
                 os.link(writing, layer)
                 sync(layer.parent)
-                sync(layer.parent.parent)
             if _same(layer, writing):
                 fresh = self._store.next_disk(folder, read_header(writing).size_bytes, layer)
                 # First the link, then the machine: if both die in between, the new file holds nothing and the old one everything.
@@ -190,7 +188,7 @@ class LocalVolumes:
             point(folder, written)
             writing.unlink(missing_ok=True)
         if _same(layer, active(folder)):
-            shutil.rmtree(layer.parent)
+            layer.unlink()
 
     def restore(self, volume_id: str, snapshot_id: str) -> None:
         """Let a volume go on from what a snapshot holds."""
@@ -214,7 +212,6 @@ class LocalVolumes:
             if not target.exists():
                 _, layer = self._store.layer(source_id)
                 with full_disk():
-                    make_folder(target.parent)
                     _copy(layer, target)
                     target.chmod(0o444)
 
@@ -248,7 +245,7 @@ class LocalVolumes:
                 found.append(KeptContent(folder.name, Kept.VOLUME, pool.name, size, used))
             for pool, layer in self._store.layers():
                 kind = Kept.SHARED if self._store.unwanted(layer).exists() else Kept.SNAPSHOT
-                found.append(KeptContent(layer.parent.name, kind, pool.name, read_header(layer).size_bytes, used_bytes(layer)))
+                found.append(KeptContent(layer.stem, kind, pool.name, read_header(layer).size_bytes, used_bytes(layer)))
         return found
 
     def compact(self) -> int:
@@ -297,7 +294,7 @@ class LocalVolumes:
                 # The content before its mark: what is half gone must not look wanted.
                 layer.unlink()
                 gone += 1
-        self._store.clear_empty()
+        self._store.clear_marks()
         return gone
 
     # -- inside ----------------------------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def _removable(store: Unused, root: Path) -> None:
             store.remove_volume(each.content_id)
     for each in store.kept():
         store.remove_snapshot(each.content_id)
-    assert [path for pool in ("ssd", "hdd") for path in (root / pool).glob("*/*")] == []
+    assert [path for pool in ("ssd", "hdd") for path in (*(root / pool / "disks").glob("*"), *(root / pool / "layers" / "all").glob("*"))] == []
 
 
 def test_what_is_damaged_is_not_served(tmp_path: Path) -> None:
