@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portal.engines.ports import EngineError, MachineSpec, MachineVolume
-from portal.engines.volume_ports import VolumeSpec
+from portal.engines.volume_ports import Kept, VolumeSpec
 from tests.support.hosts import TINY, Host, local_host, why_no_local_host
 from tests.support.servers import until
 
@@ -135,6 +135,35 @@ def test_a_chain_of_live_snapshots_holds_what_was_written_at_each(host: Host) ->
     assert "".join(host.read(data, number) for number in range(4)) == "a"
     host.volumes.restore(data, "snap-000000000003")
     assert "".join(host.read(data, number) for number in range(4)) == "abcd"
+
+
+def test_snapshots_come_and_go_under_a_guest_that_never_stops(host: Host) -> None:
+    base = host.volume().volume_id
+    host.write(base, 9, "z")
+    host.volumes.ensure_snapshot("snap-00000000base", base)
+    data = host.volume(snapshot_id="snap-00000000base").volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    for number in range(8):
+        host.run(spec, f"printf {'abcdefgh'[number]} | dd of={name} bs=1 seek={number}M conv=notrunc,fsync")
+        host.volumes.ensure_snapshot(f"snap-{number:012}", data)
+        if number > 1:
+            # Two are kept, as a schedule would.
+            host.volumes.remove_snapshot(f"snap-{number - 2:012}")
+            host.volumes.compact()
+    kept = host.volumes.kept()
+    assert [each.content_id for each in kept if each.kind is Kept.SHARED] == []
+    host.volumes.remove_snapshot(f"snap-{7:012}")
+    host.volumes.compact()
+    assert [each.content_id for each in host.volumes.kept() if each.kind is Kept.SHARED] == []
+    host.run(spec, f"printf i | dd of={name} bs=1 seek=8M conv=notrunc,fsync")
+    # As after a power cut, with the files as they are now.
+    host.kill_outside(spec.machine_id)
+    host.volumes.remove_snapshot("snap-00000000base")
+    host.volumes.compact()
+    assert "".join(host.read(data, number) for number in range(10)) == "abcdefghiz"
+    host.volumes.restore(data, f"snap-{6:012}")
+    assert "".join(host.read(data, number) or "-" for number in range(10)) == "abcdefg--z"
 
 
 def test_a_root_disk_of_an_earlier_version_becomes_a_volume_that_can_be_restored(host: Host, tmp_path: Path) -> None:

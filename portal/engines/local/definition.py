@@ -181,6 +181,17 @@ def disks_of(xml: str) -> list[PluggedDisk]:
     return found
 
 
+def chain_of(disk_xml: str) -> list[tuple[str, str]]:
+    """What a disk of a running domain is built on, as libvirt describes it: the number and the file of each, the nearest first."""
+    found, element = [], ET.fromstring(disk_xml).find("backingStore")  # noqa: S314  # nosec B314 - libvirt wrote it
+    while element is not None:
+        source = element.find("source")
+        if source is not None:
+            found.append((element.get("index", ""), source.get("file", "")))
+        element = element.find("backingStore")
+    return found
+
+
 def with_files(xml: str, files: Mapping[str, str]) -> str:
     """A domain as libvirt describes it, with other files for its disks; what those are built on is in their headers."""
     root = ET.fromstring(xml)  # noqa: S314  # nosec B314 - libvirt wrote it

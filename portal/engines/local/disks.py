@@ -3,14 +3,17 @@
 Imported only when it is first used: the binding to libvirt is not on every machine.
 """
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from portal.engines.local.definition import VOLUME_TARGETS, MachineDisk, PluggedDisk, disks_of, limits_of, volume_disk, with_files
+from portal.engines.local.definition import VOLUME_TARGETS, MachineDisk, PluggedDisk, chain_of, disks_of, limits_of, volume_disk, with_files
 from portal.engines.local.hypervisor import Hypervisor, in_words
-from portal.engines.local.volume_store import VolumeStore
+from portal.engines.local.volume_store import VolumeStore, read_header
 from portal.engines.ports import EngineError, EngineRefused, MachineVolume
 
 LIVE, LATER = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -21,6 +24,7 @@ SNAPSHOT = (
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
 )
 VOLUME_ID = "vol-"
+PULL_LIMIT_S = 6 * 3600.0
 
 
 class Disks:
@@ -96,6 +100,19 @@ class Disks:
                 ET.SubElement(one, "source", file=file)
             domain.snapshotCreateXML(ET.tostring(root, encoding="unicode"), SNAPSHOT)
 
+    def pull(self, domain: Any, disk: PluggedDisk, base: Path | None) -> bool:
+        """Let the file that a running domain writes to hold by itself what is between it and `base`; False if QEMU does not know that base."""
+        index = next((index for index, path in _known(disk) if path == base), "")
+        if base is not None and not index:
+            return False
+        with in_words("The disk cannot be merged"):
+            if base is None:
+                domain.blockPull(disk.target, 0, 0)
+            else:
+                # Relative, as all our files name each other.
+                domain.blockRebase(disk.target, f"{disk.target}[{index}]", 0, libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE)
+            return self._hypervisor.wait_until(lambda: not domain.blockJobInfo(disk.target, 0), PULL_LIMIT_S)
+
     def follow(self, domain: Any, store: VolumeStore) -> None:
         """Let a domain that is off start with the files that its volumes are in now. Raises EngineRefused if one is gone."""
         with in_words("The machine's disks are not known"):
@@ -103,3 +120,21 @@ class Disks:
         moved = {each.file: str(store.disk(volume_id)) for volume_id, each in self.volumes_of(domain, later=True).items()}
         if moved:
             self._hypervisor.define(with_files(xml, moved))
+
+
+def _known(disk: PluggedDisk) -> Iterator[tuple[str, Path]]:
+    """What QEMU's disk is built on: libvirt's numbers, and the paths by which headers name it.
+
+    What the disk was written to before has kept its file's former name; what it was built on is in the header of the one above.
+    """
+    above = Path(disk.file)
+    for index, file in chain_of(disk.xml):
+        path = Path(os.path.normpath(file))
+        if path.parent == Path(disk.file).parent:
+            named = read_header(above).base if above.exists() else None
+            if named is None:
+                return
+            yield index, named
+        else:
+            yield index, path
+        above = Path(file)

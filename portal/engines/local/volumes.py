@@ -4,6 +4,7 @@ A snapshot is what a volume's file held; from then on the volume writes to a new
 volume that is made from it begins at once. Content that nobody asks for any more goes when nothing is built on it, or is merged into the one that is.
 """
 
+import logging
 import os
 import shutil
 import threading
@@ -34,6 +35,7 @@ from portal.engines.volume_ports import Kept, KeptContent, PoolRoom, VolumeSpec
 if TYPE_CHECKING:
     from portal.engines.local.definition import PluggedDisk
 
+log = logging.getLogger("portal.engines.local")
 IN_USE = "A running machine has this volume. Stop the machine or detach the volume first."
 
 
@@ -254,15 +256,17 @@ class LocalVolumes:
             gone = self._drop_unused()
             mergeable = [(layer, users[0]) for _, layer in self._unwanted() if len(users := self._store.built_on(layer)) == 1]
         for layer, user in mergeable:
-            gone += self._merge(layer, user)
+            try:
+                gone += self._merge(layer, user)
+            except EngineError as error:
+                log.warning("%s cannot be merged now: %s", layer.stem, error.message)
         return gone
 
     def _merge(self, layer: Path, user: Path) -> int:
         """Let the one file that is built on a layer do without it. What it holds stays the same, so that readers notice nothing."""
         volume_id = user.parent.name if user.parent.name.startswith("vol-") else ""
         if volume_id and self._user(volume_id) is not None:
-            # Its machine goes on; when that has stopped there will be time.
-            return 0
+            return self._merge_live(layer, volume_id)
         part = user.with_suffix(".merge")
         before = user.stat()
         try:
@@ -282,6 +286,17 @@ class LocalVolumes:
             return 0
         finally:
             part.unlink(missing_ok=True)
+
+    def _merge_live(self, layer: Path, volume_id: str) -> int:
+        """Have QEMU do it: the volume of a running machine holds by itself what the layer held."""
+        with self._volume(volume_id):
+            disk, user, base = self._store.disk(volume_id), self._caught_up(volume_id), read_header(layer).base
+            if user is None or read_header(disk).base != layer or not self._host.disks().pull(*user, base):
+                # When its machine has stopped there will be time.
+                return 0
+            sync(disk)
+            with self._building:
+                return self._drop_unused()
 
     def _unwanted(self) -> list[tuple[Pool, Path]]:
         return [(pool, layer) for pool, layer in self._store.layers() if self._store.unwanted(layer).exists()]
