@@ -111,7 +111,7 @@ def _json(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False) -> None:
-    done = _run(arguments, is_long=is_long)
+    done = _run(arguments, is_ours=True, time_s=LONG_LIMIT_S if is_long else TIME_LIMIT_S)
     if done.returncode == 0:
         return
     reason = done.stderr.decode(errors="replace")
@@ -121,14 +121,12 @@ def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False) ->
     raise EngineError(f"{complaint} (qemu-img ended with status {done.returncode}).")
 
 
-def _run(arguments: Sequence[str], *, is_long: bool = False) -> subprocess.CompletedProcess[bytes]:
-    """Run it under limits; moving what is on disks of our own may take long."""
+def _run(arguments: Sequence[str], *, is_ours: bool = False, time_s: float = TIME_LIMIT_S) -> subprocess.CompletedProcess[bytes]:
+    """Run it under limits: of a file that somebody else made, also of CPU and memory."""
     program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
     if program is None or limiter is None:
         raise EngineUnavailable("qemu-img is missing on this host.")
-    time_s = LONG_LIMIT_S if is_long else TIME_LIMIT_S
-    # What is on disks of our own was made by us: it devours nothing.
-    limits = ["--core=0", *([] if is_long else [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}"])]
+    limits = ["--core=0", *([] if is_ours else [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}"])]
     try:
         return subprocess.run([limiter, *limits, program, *arguments], capture_output=True, timeout=time_s, check=False)
     except subprocess.TimeoutExpired:
