@@ -19,6 +19,7 @@ from portal.kernel.db import transaction
 from portal.kernel.ids import new_id
 from portal.security.roles import seed_roles
 from portal.settings import ROOT, Settings
+from portal.storage.volume_types import seed_volume_types
 
 DEFAULT_PROJECT = "default"
 ADMIN = "admin"
@@ -71,6 +72,7 @@ def initialise(session: Session, settings: Settings) -> FirstAdmin | None:
         seed_flavors(session)
         seed_images(session)
         seed_roles(session)
+        seed_volume_types(session)
         return _first_admin(session, settings, project)
 
 

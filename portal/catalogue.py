@@ -21,6 +21,10 @@ from portal.networking.vpc import VPC
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
+from portal.storage.guests import GuestVolumes
+from portal.storage.snapshots import SNAPSHOT
+from portal.storage.volume_types import VOLUME_TYPE
+from portal.storage.volumes import VOLUME
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -77,5 +81,7 @@ EVENTS = {
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, POLICY, GROUP, ROLE]
-    return Registry(types, PERMISSIONS, [EXPORTING, VERIFYING, DELETING], networks=GuestNetworks(), machines=Machines())
+    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE]
+    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, POLICY, GROUP, ROLE]
+    asked = [EXPORTING, VERIFYING, DELETING]
+    return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

@@ -70,6 +70,8 @@ def _log_level(value: str) -> str:
         raise ValueError(msg) from None
 
 
+# Types of volumes, each a directory of its own.
+POOLS = ("ssd", "hdd", "nvme")
 SECRET_LENGTH = 16
 PASSWORD_LENGTH = 12
 KEY_BYTES = 32
@@ -116,6 +118,15 @@ def _directory(value: Path) -> Path:
     if not present.is_dir():
         msg = f"a directory, or the name of one that can be made; {present} is a file"
         raise ValueError(msg)
+    return value
+
+
+def _pools(value: str) -> str:
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, path = part.partition("=")
+        if name not in POOLS or not path.startswith("/"):
+            msg = f"directories by type, such as ssd=/srv/ssd,hdd=/srv/hdd; types are {', '.join(POOLS)}"
+            raise ValueError(msg)
     return value
 
 
@@ -215,6 +226,11 @@ class Settings(BaseSettings):
     network_external_nat: bool = Field(
         True, description="The host passes on to the Internet what leaves the external network (nftables masquerade, ip_forward)."
     )
+    volume_pools: Annotated[str, AfterValidator(_pools)] = Field(
+        "",
+        description="Directories that volumes live in, by type, such as ssd=/srv/ssd,hdd=/srv/hdd; the others live under DATA_DIR/engine/volumes.",
+    )
+    volume_trash_days: int = Field(7, ge=1, le=365, description="How long a volume stays in the trash before it is deleted for good.")
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
@@ -262,6 +278,12 @@ class Settings(BaseSettings):
     def network_driver(self) -> NetworkDriver:
         """ENGINE_NETWORK, where `auto` follows ENGINE_COMPUTE."""
         return NetworkDriver(self.engine_compute.value) if self.engine_network is NetworkDriver.AUTO else self.engine_network
+
+    def pools(self) -> dict[str, Path]:
+        """The directory of each type of volumes."""
+        given = dict(part.strip().split("=", 1) for part in self.volume_pools.split(",") if part.strip())
+        home = self.data_dir.resolve() / "engine" / "volumes"
+        return {name: Path(given[name]).resolve() if name in given else home / name for name in POOLS}
 
     def database(self) -> str:
         """URL for SQLAlchemy: DATABASE_URL, else built from DB_*, else SQLite in DATA_DIR."""

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.catalogue import build_registry
 from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import Engines
 from portal.identity import passwords
 from portal.identity.models import User
@@ -18,7 +19,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
-from portal.settings import Settings
+from portal.settings import POOLS, Settings
 from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
@@ -121,15 +122,21 @@ def fake(settings: Settings) -> Iterator[FakeCompute]:
 
 
 @pytest.fixture
+def volumes(settings: Settings) -> FakeVolumes:
+    """The fake engine for volumes of this installation."""
+    return FakeVolumes(settings.data_dir / "fake", POOLS)
+
+
+@pytest.fixture
 def network() -> RecordingNetwork:
     """The network engine of this installation."""
     return RecordingNetwork()
 
 
 @pytest.fixture
-def engines(fake: FakeCompute, network: RecordingNetwork) -> Engines:
+def engines(fake: FakeCompute, network: RecordingNetwork, volumes: FakeVolumes) -> Engines:
     """The drivers of this installation."""
-    return Engines(compute=fake, network=network)
+    return Engines(compute=fake, network=network, volumes=volumes)
 
 
 @pytest.fixture

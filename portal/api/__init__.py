@@ -18,6 +18,7 @@ from portal.api import (
     roles,
     security,
     service_accounts,
+    storage,
     users,
 )
 from portal.api.endpoints import Endpoint, register
@@ -35,7 +36,7 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *networking.endpoints(), *storage.endpoints(), *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -19,7 +19,7 @@ from portal.kernel.declare import Created, Effect, Outcome, Step, operation, upd
 from portal.kernel.errors import Conflict, InvalidRequest, TooLarge
 from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.lookup import find
+from portal.kernel.lookup import find, named
 from portal.kernel.operations import refuse_unless_ready, run
 from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
 from portal.kernel.runner import StepRun
@@ -69,6 +69,7 @@ class Image(Shareable, Stateful, Base):
         default="",
         help="Where the portal fetches the file.",
     )
+    snapshot_id: Mapped[str | None] = f.field(f.Ref("storage.snapshot"), label="Made from snapshot", nullable=True)
     is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
     builtin: Mapped[bool] = f.field(f.Bool(), label="Built by the portal", default=False)
 
@@ -131,11 +132,13 @@ def compute_engine(run: StepRun) -> ComputeEngine:
 
 
 def image_download(run: StepRun) -> None:
-    """Fetch the file into staging, unless it was uploaded."""
+    """Fetch the file into staging, or write what a snapshot holds, unless it was uploaded."""
     image: Image = run.row
-    if image.source_url:
+    if image.snapshot_id and run.registry.volumes is not None:
+        run.registry.volumes.export(run, image.snapshot_id, staging_path(run.settings, image.id))
+    elif image.source_url:
         download(run.settings, image, staging_path(run.settings, image.id))
-    run.detail = "fetched" if image.source_url else "uploaded"
+    run.detail = "from a snapshot" if image.snapshot_id else "fetched" if image.source_url else "uploaded"
 
 
 def image_store(run: StepRun) -> None:
@@ -214,24 +217,33 @@ STORE = (
 )
 
 
+SnapshotId = Annotated[str | None, f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Make the image from what it holds.", aliases=("snapshot_id",))]
+
+
 @operation(
     Image, "create", label="Import", needs="write", effect=Effect.CREATE, steps=STORE, holds="importing", settles="available", fails="failed",
     cancelled="cancelled",
 )  # fmt: skip
 def image_create(
     ctx: Context, *, name: str, source_url: str = "", checksum_sha256: str = "", description: str = "", os_type: str = "linux", os_name: str = "",
-    os_version: str = "", is_public: bool = False, tags: dict[str, str] | None = None,
+    os_version: str = "", is_public: bool = False, snapshot: SnapshotId = None, tags: dict[str, str] | None = None,
 ) -> Created:  # fmt: skip
-    """Import an image: from a URL at once, or as an upload that follows."""
+    """Import an image: from a URL or a snapshot at once, or as an upload that follows."""
     if is_public:
         refuse_unless_platform(ctx)
     if source_url and (problem := problem_of(source_url)):
         raise InvalidRequest.fields({"source_url": [problem]})
+    kept = named(ctx, "storage.snapshot", snapshot, field="snapshot") if snapshot else None
+    if kept is not None and (source_url or checksum_sha256):
+        raise InvalidRequest.fields({"source_url": ["and a checksum are of files that are fetched; this image is made from a snapshot."]})
+    if kept is not None and kept.state != "completed":
+        raise InvalidRequest.fields({"snapshot": [f"{kept.name} is {kept.state}; it has to be completed."]})
     image = Image(
         name=name, source_url=source_url, checksum_sha256=checksum_sha256.lower(), description=description, os_type=os_type, os_name=os_name,
-        os_version=os_version, is_public=is_public, tags=tags or {}, state="importing" if source_url else "awaiting_upload",
+        os_version=os_version, is_public=is_public, tags=tags or {}, snapshot_id=kept.id if kept is not None else None,
+        state="importing" if source_url or kept is not None else "awaiting_upload",
     )  # fmt: skip
-    return Created([image], queue=bool(source_url))
+    return Created([image], queue=image.state == "importing")
 
 
 def refuse_unless_platform(ctx: Context) -> None:
@@ -273,6 +285,9 @@ def image_delete(ctx: Context, image: Image) -> None:
         raise Conflict(
             f"{image.name} is used by {users}. Terminate or rebuild them first, or make the image inactive.", details={"instances": number}
         )
+    if ctx.registry.volumes is not None and (number := ctx.registry.volumes.users_of_image(ctx, image.id)):
+        what = f"{number} volume{'s' if number > 1 else ''} or snapshot{'s' if number > 1 else ''}"
+        raise Conflict(f"{image.name} is what {what} began with. Delete them first, or make the image inactive.", details={"volumes": number})
 
 
 IMAGE = ResourceType(

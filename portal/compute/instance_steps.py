@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from portal.compute.images import compute_engine, ensure_image
-from portal.engines.ports import MachineInterface, MachineSpec
+from portal.engines.ports import MachineInterface, MachineSpec, MachineVolume
 from portal.kernel.db import now
 from portal.kernel.declare import Step
 from portal.kernel.ids import hostname
@@ -15,20 +15,27 @@ GOES_WITH_DISK = "removed together with the disk"
 RECONCILED = "the reconciler finds the machine as it is and says so"
 
 
-def spec_of(row: Any, flavor: Any = None, interfaces: Sequence[MachineInterface] = ()) -> MachineSpec:
+def spec_of(row: Any, flavor: Any = None, interfaces: Sequence[MachineInterface] = (), volumes: Sequence[MachineVolume] = ()) -> MachineSpec:
     """The machine that an instance's row asks for, or with another flavor."""
     flavor = flavor or row.flavor
     keys = [key for key in (row.key_pair.public_key if row.key_pair else "", row.public_key) if key]
     return MachineSpec(
         machine_id=row.id, hostname=hostname(row.name), vcpus=flavor.vcpus, memory_mib=flavor.memory_mb, root_disk_gib=row.root_volume_size_gb,
         image_id=row.image_id, ssh_public_keys=tuple(keys), user_data=row.user_data, metadata={"project_id": row.project_id}, interfaces=tuple(interfaces),
+        volumes=tuple(volumes),
     )  # fmt: skip
 
 
 def machine_of(run: StepRun, flavor: Any = None) -> MachineSpec:
-    """The machine with the network cards that it has."""
-    networks = run.registry.networks
-    return spec_of(run.row, flavor, networks.interfaces(run, run.row.id) if networks is not None else ())
+    """The machine with the network cards and volumes that it has."""
+    return _with_devices(run, run.row, flavor)
+
+
+def _with_devices(run: StepRun, row: Any, flavor: Any = None, *, without: str = "") -> MachineSpec:
+    """A machine with all its network cards and volumes but one."""
+    networks, volumes = run.registry.networks, run.registry.volumes
+    interfaces = networks.interfaces(run, row.id, without=without) if networks is not None else ()
+    return spec_of(row, flavor, interfaces, volumes.of_machine(run, row.id, without=without) if volumes is not None else ())
 
 
 def join_networks(run: StepRun) -> None:
@@ -38,20 +45,27 @@ def join_networks(run: StepRun) -> None:
 
 
 class Machines:
-    """Machines as networks see them."""
+    """Machines as networks and volumes see them."""
 
     def refit(self, run: StepRun, instance_id: str, *, without: str = "") -> None:
         """Make the network cards of a machine those that it should have, or all but one."""
-        networks = run.registry.networks
-        if networks is None:
-            return
-        interfaces = networks.interfaces(run, instance_id, without=without)
-        rtype = run.registry.get("compute.instance")
-        if rtype is None:
-            return
+        compute_engine(run).ensure_interfaces(_with_devices(run, self._row(run, instance_id), without=without))
+
+    def refit_volumes(self, run: StepRun, instance_id: str, *, without: str = "") -> None:
+        """Make the volumes of a machine those that it should have, or all but one."""
+        compute_engine(run).ensure_volumes(_with_devices(run, self._row(run, instance_id), without=without))
+
+    def ensure_image(self, run: StepRun, image_id: str) -> None:
+        """Have an image on the host."""
         with run.sessions() as session:
-            row = session.get_one(rtype.model, instance_id, options=rtype.eager())
-        compute_engine(run).ensure_interfaces(spec_of(row, None, interfaces))
+            image = session.get_one(run.registry.model("compute.image"), image_id)
+        ensure_image(run, image)
+
+    @staticmethod
+    def _row(run: StepRun, instance_id: str) -> Any:
+        model = run.registry.model("compute.instance")
+        with run.sessions() as session:
+            return session.get_one(model, instance_id, options=run.registry.of(model).eager())
 
 
 def prepare_image(run: StepRun) -> None:
@@ -68,7 +82,9 @@ def prepare_new_image(run: StepRun) -> None:
 
 def make_disk(run: StepRun) -> None:
     """Make the root disk from the image."""
-    compute_engine(run).ensure_disk(machine_of(run))
+    volumes = run.registry.volumes
+    if volumes is None or not volumes.ensure_root(run, run.row.id, run.row.image_id):
+        compute_engine(run).ensure_disk(machine_of(run))
     run.detail = f"{run.row.root_volume_size_gb} GiB"
 
 
@@ -114,6 +130,8 @@ def change_size_back(run: StepRun) -> None:
 def drop_disk(run: StepRun) -> None:
     """Delete the root disk; from here on the machine is one of the new image."""
     compute_engine(run).remove_disk(run.row.id)
+    if run.registry.volumes is not None:
+        run.registry.volumes.drop_root(run, run.row.id, reason="It is being made from another image.")
     run.save(image_id=run.row.rebuild_to_id)
 
 
@@ -123,8 +141,21 @@ def replug(run: StepRun) -> None:
 
 
 def erase(run: StepRun) -> None:
-    """Remove the machine with its disk, seed, logs and sockets."""
+    """Remove the machine with its seed, logs and sockets, and a disk of its own."""
     compute_engine(run).remove_machine(run.row.id)
+
+
+def drop_volumes(run: StepRun) -> None:
+    """Remove the volumes that go with the machine."""
+    volumes = run.registry.volumes
+    run.detail = volumes.drop(run, run.row.id) if volumes is not None else ""
+
+
+def unmake(run: StepRun) -> None:
+    """Remove a machine that was not made to the end, with its root disk."""
+    erase(run)
+    if run.registry.volumes is not None:
+        run.registry.volumes.drop_root(run, run.row.id, reason="Its instance could not be made.")
 
 
 NETWORKS = Step(join_networks, "Bring its networks up to date", because="networks stay as long as their rows")
@@ -136,7 +167,7 @@ _BOOTABLE = (
 )
 CREATE = (
     Step(prepare_image, "Prepare the image", because=IMAGE_STAYS),
-    Step(make_disk, "Make the root disk", undo=erase),
+    Step(make_disk, "Make the root disk", undo=unmake),
     Step(write_seed, "Write first-boot data", because=GOES_WITH_DISK),
     NETWORKS,
     Step(define, "Define the machine", undo=erase),
@@ -156,7 +187,8 @@ REBUILD = (
 )
 TERMINATE = (
     Step(pull_plug, "Stop the machine", because=RECONCILED),
-    Step(erase, "Remove machine and disk", because="what is half gone is removed by the next try"),
+    Step(erase, "Remove the machine", because="what is half gone is removed by the next try"),
+    Step(drop_volumes, "Remove the volumes that go with it", because="what is half gone is removed by the next try"),
 )
 
 

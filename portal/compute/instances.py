@@ -99,10 +99,12 @@ def placement(vpc_id: str | None, subnet_id: str | None, groups: Sequence[str] |
 
 
 def connect(ctx: Context, instance: Instance, inputs: Mapping[str, Any]) -> None:
-    """Give a new instance its first network interface, in the transaction in which it is made."""
+    """Give a new instance its first network interface and its root volume, in the transaction in which it is made."""
     if ctx.registry.networks is not None:
         wanted = placement(inputs.get("vpc_id"), inputs.get("subnet_id"), inputs.get("security_groups"), inputs.get("private_ip") or "")
         ctx.registry.networks.connect(ctx, instance, wanted)
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.begin(ctx, instance)
 
 
 ForceFlag = Annotated[bool, f.FieldInfo(f.Bool(), "Force", "Pull the plug instead of asking the guest to shut down.")]
@@ -156,10 +158,12 @@ def instance_create(
     ])  # fmt: skip
 
 
-def disconnect(ctx: Context, instance: Instance) -> None:
-    """Give the addresses of an instance back that is gone."""
+def let_go(ctx: Context, instance: Instance) -> None:
+    """Give the addresses and volumes of an instance back that is gone."""
     if ctx.registry.networks is not None:
         ctx.registry.networks.disconnect(ctx, instance)
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.leave(ctx, instance)
 
 
 def _renamed(ctx: Context, instance: Instance, changes: Mapping[str, Any]) -> None:
@@ -230,7 +234,7 @@ def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image
            steps=steps.TERMINATE, when={"running", "stopped", "error"}, holds="terminating", settles="terminated", fails="error",
            finish=steps.terminated, unless="enable_termination_protection")  # fmt: skip
 def instance_terminate(ctx: Context, instance: Instance) -> None:
-    """Remove the machine and its root disk for good."""
+    """Remove the machine for good, with the volumes that go with it; its root disk is one of them unless that was changed."""
     del ctx, instance
 
 
@@ -308,5 +312,5 @@ INSTANCE = ResourceType(
           "key_pair_name": lambda v: v.key_pair.name if v.key_pair else None,
           "vcpus": lambda v: v.flavor.vcpus, "memory_mb": lambda v: v.flavor.memory_mb},
     eager=_eager, aliases={"status": "state", "flavor": "flavor_id", "image": "image_id", "key_pair": "key_pair_id"},
-    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd, at_end=disconnect,
+    extra_permissions={"console": "write"}, hourly_cost_usd=lambda v: v.flavor.hourly_cost_usd, at_end=let_go,
 )  # fmt: skip

@@ -4,14 +4,13 @@ Its host is a directory; every process that opens it sees the same machines. Tes
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
 
 from portal.engines.fake_console import open_stream, serve_display, serve_serial
-from portal.engines.fake_store import FakeCall, FakeMachine, FakeStore
+from portal.engines.fake_store import SNAPSHOTS, VOLUMES, FakeCall, FakeMachine, FakeStore
 from portal.engines.image_headers import look_into
 from portal.engines.ports import (
     Capability,
@@ -60,6 +59,10 @@ class FakeCompute:
         """The taps that a machine's network cards are connected to."""
         return self._store.machine(machine_id).taps
 
+    def volumes_of(self, machine_id: str) -> Sequence[str]:
+        """The volumes that a machine has."""
+        return self._store.machine(machine_id).volumes
+
     def calls(self) -> Sequence[FakeCall]:
         """Every call of the engine by any process, oldest first."""
         return self._store.calls()
@@ -69,26 +72,26 @@ class FakeCompute:
     def capability(self) -> Capability:
         """Guests can run here, unless the fake was told otherwise."""
         try:
-            with self._call("capability"):
+            with self._store.call("capability"):
                 return Capability("compute", available=True, detail="fake: nothing real runs")
         except EngineError as error:
             return Capability("compute", available=False, detail="fake", reason=error.message)
 
     def capacity(self) -> HostCapacity:
         """A host that is never full."""
-        with self._call("capacity"):
+        with self._store.call("capacity"):
             return HOST
 
     # -- images ------------------------------------------------------------------------------------------------------------------------------
 
     def inspect_image(self, path: Path) -> ImageInfo:
         """Look into a file's header."""
-        with self._call("inspect_image"):
+        with self._store.call("inspect_image"):
             return look_into(path)
 
     def ensure_image(self, image_id: str, path: Path) -> ImageInfo:
         """Remember what the file is, and take it away."""
-        with self._call("ensure_image", image_id):
+        with self._store.call("ensure_image", image_id):
             info = self._store.image(image_id)
             if info is None:
                 info = look_into(path)
@@ -98,20 +101,21 @@ class FakeCompute:
 
     def ensure_builtin_image(self, image_id: str) -> ImageInfo:
         """Remember that the builtin image is there."""
-        with self._call("ensure_builtin_image", image_id):
+        with self._store.call("ensure_builtin_image", image_id):
             info = self._store.image(image_id) or BUILTIN
             self._store.save_image(image_id, info)
             return info
 
     def has_image(self, image_id: str) -> bool:
         """Whether the image is remembered."""
-        with self._call("has_image", image_id):
+        with self._store.call("has_image", image_id):
             return self._store.image(image_id) is not None
 
     def remove_image(self, image_id: str) -> None:
         """Forget an image that no disk is based on."""
-        with self._call("remove_image", image_id):
-            if any(machine.disk_gib and machine.image_id == image_id for machine in self._store.machines()):
+        with self._store.call("remove_image", image_id):
+            of_volumes = [volume.image_id for volume in (*self._store.contents(VOLUMES), *self._store.contents(SNAPSHOTS))]
+            if image_id in of_volumes or any(machine.disk_gib and machine.image_id == image_id for machine in self._store.machines()):
                 raise EngineRefused("Disks of machines are based on this image. Remove these machines first.")
             self._store.forget_image(image_id)
 
@@ -119,7 +123,7 @@ class FakeCompute:
 
     def ensure_disk(self, spec: MachineSpec) -> None:
         """Remember the disk and its size; it only grows."""
-        with self._call("ensure_disk", spec.machine_id):
+        with self._store.call("ensure_disk", spec.machine_id):
             machine, image = self._store.machine(spec.machine_id), self._store.image(spec.image_id)
             if machine.disk_gib == 0:
                 if image is None:
@@ -131,24 +135,26 @@ class FakeCompute:
 
     def ensure_seed(self, spec: MachineSpec) -> None:
         """Remember that the guest has its first-boot data."""
-        with self._call("ensure_seed", spec.machine_id):
+        with self._store.call("ensure_seed", spec.machine_id):
             if len(spec.user_data.encode()) > MAX_USER_DATA_BYTES:
                 raise EngineRefused("User data is larger than 16 KiB.")
             self._store.save_machine(replace(self._store.machine(spec.machine_id), is_seeded=True))
 
     def ensure_defined(self, spec: MachineSpec) -> None:
         """Remember vCPU and memory of a stopped machine."""
-        with self._call("ensure_defined", spec.machine_id):
+        with self._store.call("ensure_defined", spec.machine_id):
             machine = self._store.machine(spec.machine_id)
             taps = machine.taps if machine.state is MachineState.RUNNING else tuple(card.tap for card in spec.interfaces)
-            wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname, taps=taps)
+            volumes = machine.volumes if machine.state is MachineState.RUNNING else self._volumes(spec)
+            wanted = replace(machine, vcpus=spec.vcpus, memory_mib=spec.memory_mib, hostname=spec.hostname, taps=taps, volumes=volumes)
+            wanted = replace(wanted, root=spec.root.volume_id if spec.root is not None and spec.root.volume_id in volumes else "")
             if machine.state is MachineState.RUNNING and (machine.vcpus, machine.memory_mib) != (wanted.vcpus, wanted.memory_mib):
                 raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
             self._store.save_machine(wanted)
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
         """Remember the network cards of a machine that was defined."""
-        with self._call("ensure_interfaces", spec.machine_id):
+        with self._store.call("ensure_interfaces", spec.machine_id):
             machine = self._store.machine(spec.machine_id)
             if not machine.is_defined:
                 raise EngineRefused("The machine is not defined on this host.")
@@ -156,22 +162,39 @@ class FakeCompute:
                 raise EngineRefused("The machine was started outside any network. Stop it first.")
             self._store.save_machine(replace(machine, taps=tuple(card.tap for card in spec.interfaces)))
 
+    def ensure_volumes(self, spec: MachineSpec) -> None:
+        """Remember the volumes of a machine that was defined."""
+        with self._store.call("ensure_volumes", spec.machine_id):
+            machine = self._store.machine(spec.machine_id)
+            if not machine.is_defined:
+                raise EngineRefused("The machine is not defined on this host.")
+            self._store.save_machine(replace(machine, volumes=self._volumes(spec)))
+
+    def _volumes(self, spec: MachineSpec) -> Sequence[str]:
+        there = {each.volume_id for each in spec.volumes if self._store.content(VOLUMES, each.volume_id) is not None}
+        if not {each.volume_id for each in spec.data} <= there:
+            raise EngineRefused("The volume is not on this host.")
+        return tuple(each.volume_id for each in spec.volumes if each.volume_id in there)
+
     def ensure_running(self, machine_id: str) -> None:
         """Let a machine run that has everything it needs."""
-        with self._call("ensure_running", machine_id):
+        with self._store.call("ensure_running", machine_id):
             machine = self._store.machine(machine_id)
             if not machine.is_defined:
                 raise EngineRefused("The machine is not defined on this host.")
             if machine.state is MachineState.RUNNING:
                 return
-            if not machine.disk_gib or not machine.is_seeded:
-                raise EngineRefused(f"The machine has no {'first-boot data' if machine.disk_gib else 'root disk'}.")
+            has_disk = bool(machine.disk_gib or machine.root)
+            if not has_disk or not machine.is_seeded:
+                raise EngineRefused(f"The machine has no {'first-boot data' if has_disk else 'root disk'}.")
+            if any(self._store.content(VOLUMES, each) is None for each in machine.volumes):
+                raise EngineRefused("The volume is not on this host.")
             self._store.save_machine(replace(machine, power=MachineState.RUNNING, booted_at_s=time.time()))
             self._print(machine_id, f"Booting {machine_id}\r\natonix-init: READY hostname={machine.hostname}\r\n")
 
     def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
         """Stop a machine; fake guests obey at once."""
-        with self._call("ensure_stopped", machine_id):
+        with self._store.call("ensure_stopped", machine_id):
             machine = self._store.machine(machine_id)
             if not machine.is_defined or machine.power is MachineState.STOPPED:
                 return
@@ -181,7 +204,7 @@ class FakeCompute:
 
     def remove_disk(self, machine_id: str) -> None:
         """Forget the disk of a machine that does not run."""
-        with self._call("remove_disk", machine_id):
+        with self._store.call("remove_disk", machine_id):
             machine = self._store.machine(machine_id)
             if machine.state is MachineState.RUNNING:
                 raise EngineRefused("The disk of a running machine cannot be removed. Stop it first.")
@@ -190,27 +213,27 @@ class FakeCompute:
 
     def remove_machine(self, machine_id: str) -> None:
         """Forget everything about a machine."""
-        with self._call("remove_machine", machine_id):
+        with self._store.call("remove_machine", machine_id):
             self._store.forget_machine(machine_id)
 
     def machine_state(self, machine_id: str) -> MachineState:
         """What is remembered of a machine."""
-        with self._call("machine_state", machine_id):
+        with self._store.call("machine_state", machine_id):
             return self._store.machine(machine_id).state
 
     def machines(self) -> Mapping[str, MachineState]:
         """All machines that were defined."""
-        with self._call("machines"):
+        with self._store.call("machines"):
             return {machine.machine_id: machine.state for machine in self._store.machines() if machine.is_defined}
 
     def cut_off(self) -> Collection[str]:
         """Machines run as long as nobody takes their cards away."""
-        with self._call("cut_off"):
+        with self._store.call("cut_off"):
             return ()
 
     def samples(self) -> Sequence[MachineSample]:
         """Counters that grow with the time since boot."""
-        with self._call("samples"):
+        with self._store.call("samples"):
             taken_at_s = time.time()
             return [_sample(machine, taken_at_s) for machine in self._store.machines() if machine.state is MachineState.RUNNING]
 
@@ -243,16 +266,6 @@ class FakeCompute:
     def _print(self, machine_id: str, text: str) -> None:
         with self._store.log_path(machine_id).open("ab") as log:
             log.write(text.encode())
-
-    @contextmanager
-    def _call(self, method: str, subject: str = "") -> Iterator[None]:
-        """Hold the host during one call, note it, and fail if that was planned."""
-        with self._store.locked():
-            self._store.note_call(FakeCall(method, subject))
-            error = self._store.take_failure(method)
-            if error is not None:
-                raise error
-            yield
 
 
 def _sample(machine: FakeMachine, taken_at_s: float) -> MachineSample:

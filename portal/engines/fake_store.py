@@ -5,9 +5,9 @@ A process may be killed at any moment: a file is whole or not there, and the ker
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from portal.engines.confinement import checked_id
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat, ImageInfo, MachineState
 
+VOLUMES, SNAPSHOTS = "volumes", "snapshots"
 ERRORS: dict[str, type[EngineError]] = {kind.__name__: kind for kind in (EngineError, EngineRefused, EngineUnavailable)}
 
 
@@ -32,6 +33,8 @@ class FakeMachine:
     power: MachineState = MachineState.STOPPED
     booted_at_s: float = 0.0
     taps: Sequence[str] = ()
+    volumes: Sequence[str] = ()
+    root: str = ""
 
     @property
     def is_defined(self) -> bool:
@@ -42,6 +45,19 @@ class FakeMachine:
     def state(self) -> MachineState:
         """What the hypervisor says of it."""
         return self.power if self.is_defined else MachineState.ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class FakeContent:
+    """A volume or a snapshot on the fake host: what was written to it, by place."""
+
+    content_id: str
+    pool: str
+    size_gib: int
+    image_id: str = ""
+    written: Mapping[str, str] = field(default_factory=dict)
+    iops: int = 0
+    throughput_mib_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +74,18 @@ class FakeStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._threads = Lock()
-        for folder in ("machines", "images", "logs"):
+        for folder in ("machines", "images", "logs", VOLUMES, SNAPSHOTS):
             (root / folder).mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def call(self, method: str, subject: str = "") -> Iterator[None]:
+        """Hold the host during one call, note it, and fail if that was planned."""
+        with self.locked():
+            self.note_call(FakeCall(method, subject))
+            error = self.take_failure(method)
+            if error is not None:
+                raise error
+            yield
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,6 +124,23 @@ class FakeStore:
     def forget_image(self, image_id: str) -> None:
         """Drop an image."""
         self._image_path(image_id).unlink(missing_ok=True)
+
+    def content(self, kind: str, content_id: str) -> FakeContent | None:
+        """A volume or a snapshot; `kind` is the name of their directory."""
+        found = _read(self._content_path(kind, content_id))
+        return FakeContent(**found) if found else None
+
+    def contents(self, kind: str) -> list[FakeContent]:
+        """All volumes, or all snapshots."""
+        return [FakeContent(**found) for path in sorted((self._root / kind).glob("*.json")) if (found := _read(path))]
+
+    def save_content(self, kind: str, content: FakeContent) -> None:
+        """Keep a volume or a snapshot."""
+        self._write(self._content_path(kind, content.content_id), asdict(content))
+
+    def forget_content(self, kind: str, content_id: str) -> None:
+        """Drop a volume or a snapshot."""
+        self._content_path(kind, content_id).unlink(missing_ok=True)
 
     def log_path(self, machine_id: str) -> Path:
         """What a machine wrote to its serial port."""
@@ -139,6 +182,9 @@ class FakeStore:
     def _image_path(self, image_id: str) -> Path:
         return self._root / "images" / f"{checked_id(image_id)}.json"
 
+    def _content_path(self, kind: str, content_id: str) -> Path:
+        return self._root / kind / f"{checked_id(content_id)}.json"
+
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         # One name for all: whoever holds the lock may overwrite what a killed process left of it.
         fresh = self._root / "unfinished"
@@ -147,7 +193,9 @@ class FakeStore:
 
 
 def _machine(found: dict[str, Any]) -> FakeMachine:
-    return FakeMachine(**{**found, "power": MachineState(found["power"]), "taps": tuple(found.get("taps", ()))})
+    return FakeMachine(
+        **{**found, "power": MachineState(found["power"]), "taps": tuple(found.get("taps", ())), "volumes": tuple(found.get("volumes", ()))}
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ QCOW2_MAGIC = b"QFI\xfb"
 QCOW2_VERSIONS = (2, 3)
 QCOW2_VERSION_WITH_FEATURES = 3
 EXTERNAL_DATA = 1 << 2
+CLUSTER_BITS = 16
 BOOT_SIGNATURE = b"\x55\xaa"
 BROKEN = "The file is no sound qcow2 image: it is cut short or damaged."
 
@@ -49,3 +50,13 @@ def _qcow2_size(head: bytes, file_size: int) -> int:
     if version not in QCOW2_VERSIONS or snapshots > 1 or size == 0 or max(ends) > file_size:
         raise EngineRefused(BROKEN)
     return int(size)
+
+
+def empty_qcow2(size_bytes: int) -> bytes:
+    """A qcow2 image with nothing on it: a header, and clusters that say that nothing is allocated."""
+    cluster = 1 << CLUSTER_BITS
+    tables = -(-size_bytes // (cluster * cluster // 8))
+    header = QCOW2_HEADER.pack(QCOW2_MAGIC, 3, 0, 0, CLUSTER_BITS, size_bytes, 0, tables, 3 * cluster, cluster, 1, 0, 0)
+    header += struct.pack(">QQQII", 0, 0, 0, 4, QCOW2_HEADER.size + 32)
+    counts = struct.pack(">Q", 2 * cluster).ljust(cluster, b"\0") + (b"\0\x01" * 4).ljust(cluster, b"\0")
+    return header.ljust(cluster, b"\0") + counts + b"\0" * cluster

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from portal.engines.network_ports import NetworkEngine
+    from portal.engines.volume_ports import VolumeEngine
 
 
 class EngineError(Exception):
@@ -92,6 +93,16 @@ def mac_address(machine_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineVolume:
+    """A volume that a machine has, which its guest knows by this id; 0 is no limit. A machine boots from its root volume."""
+
+    volume_id: str
+    iops: int = 0
+    throughput_mib_s: int = 0
+    is_root: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """Everything that defines a virtual machine; the same spec always gives the same machine. Without interfaces it has outbound user networking."""
 
@@ -105,6 +116,17 @@ class MachineSpec:
     user_data: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     interfaces: Sequence[MachineInterface] = ()
+    volumes: Sequence[MachineVolume] = ()
+
+    @property
+    def root(self) -> MachineVolume | None:
+        """The volume that it boots from; None for a machine with a disk of its own."""
+        return next((each for each in self.volumes if each.is_root), None)
+
+    @property
+    def data(self) -> Sequence[MachineVolume]:
+        """Its other volumes."""
+        return [each for each in self.volumes if not each.is_root]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +190,10 @@ class ComputeEngine(Protocol):
         ...
 
     def ensure_disk(self, spec: MachineSpec) -> None:
-        """Make the root disk from the image, or grow it to `root_disk_gib`; never shrinks and never resets an existing disk."""
+        """Make a root disk of the machine's own from the image, or grow it to `root_disk_gib`; never shrinks and never resets an existing disk.
+
+        A machine with a root volume needs none.
+        """
         ...
 
     def ensure_seed(self, spec: MachineSpec) -> None:
@@ -181,6 +206,10 @@ class ComputeEngine(Protocol):
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
         """Make the network cards of a machine those of the spec, of a running one as well. Raises EngineRefused if it was never defined."""
+        ...
+
+    def ensure_volumes(self, spec: MachineSpec) -> None:
+        """Make the volumes of a machine those of the spec, of a running one as well. Raises EngineRefused if it or a volume is not there."""
         ...
 
     def ensure_running(self, machine_id: str) -> None:
@@ -243,3 +272,4 @@ class Engines:
     compute: ComputeEngine | None = None
     console: ConsoleAccess | None = None
     network: "NetworkEngine | None" = None
+    volumes: "VolumeEngine | None" = None

@@ -1,12 +1,20 @@
 """From settings to drivers. Drivers are imported only where they are used: libvirt's binding is not on every machine."""
 
+from collections.abc import Mapping
+
 from portal.engines.network_ports import NetworkEngine
-from portal.engines.ports import Capability, Engines, EngineUnavailable, HostCapacity
+from portal.engines.ports import Capability, EngineError, Engines, EngineUnavailable, HostCapacity
+from portal.engines.volume_ports import PoolRoom
 from portal.settings import ComputeDriver, NetworkDriver, Settings
 
-COMPUTE, NETWORK = "compute", "network"
+COMPUTE, NETWORK, VOLUMES = "compute", "network", "volumes"
 SWITCHED_OFF = Capability(
     COMPUTE, available=False, detail="none", reason="This installation runs no instances (ENGINE_COMPUTE=none).",
+    remedy="Start the portal with ENGINE_COMPUTE=local on a host with QEMU.",
+)  # fmt: skip
+
+NO_VOLUMES = Capability(
+    VOLUMES, available=False, detail="none", reason="This installation keeps no volumes (ENGINE_COMPUTE=none).",
     remedy="Start the portal with ENGINE_COMPUTE=local on a host with QEMU.",
 )  # fmt: skip
 
@@ -20,15 +28,19 @@ def open_engines(settings: Settings, *, owner: bool) -> Engines:
     """The drivers of this installation. A worker owns them; the web process gets the consoles only, which need no privilege."""
     if settings.engine_compute is ComputeDriver.FAKE:
         from portal.engines.fake import FakeCompute
+        from portal.engines.fake_volumes import FakeVolumes
 
         fake = FakeCompute(settings.data_dir / "fake")
-        return Engines(compute=fake if owner else None, console=fake, network=_open_network(settings) if owner else None)
+        if not owner:
+            return Engines(console=fake)
+        return Engines(compute=fake, console=fake, network=_open_network(settings), volumes=FakeVolumes(settings.data_dir / "fake", settings.pools()))
     if settings.engine_compute is ComputeDriver.LOCAL:
-        from portal.engines.local import open_compute, open_console
+        from portal.engines.local import open_compute, open_console, open_volumes
 
-        return Engines(
-            compute=open_compute(settings) if owner else None, console=open_console(settings), network=_open_network(settings) if owner else None
-        )
+        if not owner:
+            return Engines(console=open_console(settings))
+        compute = open_compute(settings)
+        return Engines(compute=compute, console=open_console(settings), network=_open_network(settings), volumes=open_volumes(compute))
     return Engines(network=_open_network(settings) if owner else None)
 
 
@@ -56,6 +68,17 @@ def compute_status(engines: Engines) -> tuple[Capability, HostCapacity | None]:
         return found, engines.compute.capacity()
     except EngineUnavailable as error:
         return Capability(found.name, available=False, detail=found.detail, reason=error.message), None
+
+
+def volumes_status(engines: Engines) -> tuple[Capability, Mapping[str, PoolRoom]]:
+    """What the engine for volumes can do now, and what its pools have; never raises."""
+    if engines.volumes is None:
+        return NO_VOLUMES, {}
+    found = engines.volumes.capability()
+    try:
+        return found, engines.volumes.pools() if found.available else {}
+    except EngineError as error:
+        return Capability(found.name, available=False, detail=found.detail, reason=error.message), {}
 
 
 def network_status(engines: Engines) -> Capability:

@@ -3,6 +3,7 @@
 The web process never asks an engine; it reads this table, so that pages, forms and `/ready` can say what is missing and what would add it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,11 +47,11 @@ def capabilities(session: Session) -> list[CapabilityStatus]:
     return list(session.scalars(select(CapabilityStatus).order_by(CapabilityStatus.name)))
 
 
-def report(session: Session, found: Capability, *, worker: str, capacity: HostCapacity | None = None) -> None:
-    """Say what an engine can do, in place of what was said before."""
-    facts = asdict(capacity) if capacity else {}
+def report(session: Session, found: Capability, *, worker: str, capacity: HostCapacity | None = None, facts: Mapping[str, Any] | None = None) -> None:
+    """Say what an engine can do and what there is of it, in place of what was said before."""
+    found_out = asdict(capacity) if capacity else dict(facts or {})
     said = {
-        "available": found.available, "detail": found.detail, "reason": found.reason, "remedy": found.remedy, "facts": facts, "worker": worker,
+        "available": found.available, "detail": found.detail, "reason": found.reason, "remedy": found.remedy, "facts": found_out, "worker": worker,
         "reported_at": now(),
     }  # fmt: skip
     with transaction(session):

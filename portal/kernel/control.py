@@ -92,7 +92,7 @@ def job_retry(ctx: Context, job_id: str) -> Job:
 
 
 def _refuse_changed(ctx: Context, job: Job, op: Operation, row: Any) -> None:
-    if row is None or row.deleted_at is not None or getattr(row, "state", op.fails) != op.fails or active_for(ctx.db, row.id):
+    if row is None or row.deleted_at is not None or getattr(row, "state", op.failed(row)) != op.failed(row) or active_for(ctx.db, row.id):
         raise StateConflict(
             f"{job.resource_name} has changed since the job failed. Start the operation anew.", details={"state": getattr(row, "state", "")}
         )

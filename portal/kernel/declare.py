@@ -109,7 +109,8 @@ class Operation:
 
     `when` are the states it is allowed in, `holds` the transient state while its job runs, `settles` and `fails` the states after it,
     `cancelled` the one after a cancelled job. `finish` sets columns in the transaction in which the job succeeds, `restore` in the one in which
-    it fails. `ahead` locks what is locked before the row: by whoever asks, given the input, and in the transaction in which the job succeeded.
+    it fails. `rests` gives the state after the job, however it ended, where that depends on the row. `ahead` locks what is locked before the row:
+    by whoever asks, given the input, and in the transaction in which the job succeeded.
     `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
     portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others.
@@ -131,6 +132,7 @@ class Operation:
     finish: Callable[[Any], None] | None = None
     restore: Callable[[Any], None] | None = None
     ahead: Callable[[Context, Any, Mapping[str, Any]], None] | None = None
+    rests: Callable[[Any], str] | None = None
     along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None
     follow: Callable[[Context, Any], None] | None = None
     icon: str = ""
@@ -147,6 +149,14 @@ class Operation:
     def summary(self) -> str:
         """First line of the function's docstring."""
         return (inspect.getdoc(self.func) or self.label).splitlines()[0]
+
+    def settled(self, row: Any) -> str:
+        """The state of a row for which the job succeeded; empty where it has none."""
+        return self.rests(row) if self.rests is not None else self.settles
+
+    def failed(self, row: Any) -> str:
+        """The state of a row for which the job failed and was undone."""
+        return self.rests(row) if self.rests is not None else self.fails
 
     def check(self, rtype: ResourceType) -> None:
         """Refuse, at start-up, a declaration that does not fit the type's life cycle."""

@@ -1,10 +1,11 @@
-"""What the services of machines and of networks ask of each other; the catalogue joins them."""
+"""What the services of machines, networks and volumes ask of each other; the catalogue joins them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from portal.engines.ports import MachineInterface
+from portal.engines.ports import MachineInterface, MachineVolume
 from portal.kernel.context import Context
 
 if TYPE_CHECKING:
@@ -65,9 +66,53 @@ class GuestNetworks(Protocol):
         ...
 
 
+class GuestVolumes(Protocol):
+    """What volumes do for machines."""
+
+    def begin(self, ctx: Context, instance: Any) -> None:
+        """Give a new machine its root volume, within the caller's transaction."""
+        ...
+
+    def ensure_root(self, run: "StepRun", instance_id: str, image_id: str) -> bool:
+        """Have the root volume of a machine on the host, made from the image; False if it has none. Raises EngineError."""
+        ...
+
+    def drop_root(self, run: "StepRun", instance_id: str, *, reason: str) -> None:
+        """Remove the content of the root volume of a machine that is off; the reason stands with it until it has some again. Raises EngineError."""
+        ...
+
+    def of_machine(self, run: "StepRun", instance_id: str, *, without: str = "") -> Sequence[MachineVolume]:
+        """The volumes of a machine, or all but one."""
+        ...
+
+    def drop(self, run: "StepRun", instance_id: str) -> str:
+        """Remove those that go with a machine that is gone from the host; what to tell of it. Raises EngineError."""
+        ...
+
+    def leave(self, ctx: Context, instance: Any) -> None:
+        """End what was dropped with a machine and let go of the others, within the caller's transaction."""
+        ...
+
+    def export(self, run: "StepRun", snapshot_id: str, path: Path) -> None:
+        """Write what a snapshot holds as an image. Raises EngineError."""
+        ...
+
+    def users_of_image(self, ctx: Context, image_id: str) -> int:
+        """How many volumes and snapshots are built on an image."""
+        ...
+
+
 class Machines(Protocol):
-    """What machines do for networks."""
+    """What machines do for networks and volumes."""
 
     def refit(self, run: "StepRun", instance_id: str, *, without: str = "") -> None:
         """Make the network cards of a machine those that it should have, or all but one. Raises EngineError."""
+        ...
+
+    def refit_volumes(self, run: "StepRun", instance_id: str, *, without: str = "") -> None:
+        """Make the volumes of a machine those that it should have, or all but one. Raises EngineError."""
+        ...
+
+    def ensure_image(self, run: "StepRun", image_id: str) -> None:
+        """Have an image on the host before something is made from it. Raises EngineError."""
         ...

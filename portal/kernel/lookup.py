@@ -100,6 +100,23 @@ def about_seen(ctx: Context, is_about: Callable[[str], ColumnElement[bool]], row
     return and_(true(), *parts)
 
 
+def named(ctx: Context, key: str, value: str, *, field: str, project_id: str | None = None) -> Any:
+    """The row of a type, whose model the caller does not know, that a request names by id, resource_id or name. Raises InvalidRequest.
+
+    What a project uses is its own or everybody's.
+    """
+    model = ctx.registry.model(key)
+    rtype = ctx.registry.of(model)
+    is_it = or_(model.id == value, model.resource_id == value, model.name == value)
+    mine = model.project_id == (project_id or ctx.project_id)
+    usable = mine if rtype.tenancy is Tenancy.PROJECT else or_(mine, model.is_public.is_(True))
+    query = select(model).where(is_it, usable, model.deleted_at.is_(None), reach(ctx, f"{key}.read").rows(model))
+    found = ctx.db.scalars(query.order_by(case((model.id == value, 0), else_=1), model.id).limit(1)).first() if is_storable(value) else None
+    if found is None:
+        raise InvalidRequest.fields({field: [f"There is no {rtype.label.lower()} {value[:80]} here."]})
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ListQuery:
     """What a list is asked for; everything comes from the URL and is checked here."""

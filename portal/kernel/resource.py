@@ -24,7 +24,7 @@ from portal.kernel.policy import Columns
 if TYPE_CHECKING:
     from portal.kernel.context import Context
     from portal.kernel.declare import AskedWork, Operation
-    from portal.kernel.guests import GuestNetworks, Machines
+    from portal.kernel.guests import GuestNetworks, GuestVolumes, Machines
     from portal.kernel.leaving import Leaving
 
 Quantity = int | str | Callable[[Any], int]
@@ -276,14 +276,15 @@ class Registry:
         asked: Sequence["AskedWork"] = (),
         *,
         networks: "GuestNetworks | None" = None,
+        volumes: "GuestVolumes | None" = None,
         machines: "Machines | None" = None,
     ) -> None:
         """`permissions` are those that belong to no type: name → access level; `asked` is the work that is no operation of one.
 
-        `networks` and `machines` are what services ask of each other.
+        `networks`, `volumes` and `machines` are what services ask of each other.
         """
         self.asked: Mapping[str, AskedWork] = {work.kind: work for work in asked}
-        self.networks, self.machines = networks, machines
+        self.networks, self.volumes, self.machines = networks, volumes, machines
         self._types = {rtype.key: rtype for rtype in types}
         if len(self._types) != len(types):
             msg = "two types have the same service and name"

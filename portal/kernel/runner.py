@@ -227,8 +227,8 @@ class Runner:
             row = session.get_one(rtype.model, job.resource_id, with_for_update={"key_share": True}, populate_existing=True)
             if op.finish is not None:
                 op.finish(row)
-            if op.settles:
-                set_state(rtype, row, op.settles)
+            if state := op.settled(row):
+                set_state(rtype, row, state)
             if op.effect is Effect.REMOVE:
                 end(ctx, row)
             else:
@@ -378,7 +378,7 @@ def settle_failure(ctx: Context, op: Operation, rtype: ResourceType, job: Job) -
     reason = "Cancelled." if cancelled and not dead else job.error
     if op.restore is not None:
         op.restore(row)
-    if rtype.lifecycle is not None and (state := (op.cancelled if cancelled and not dead else "") or op.fails):
+    if rtype.lifecycle is not None and (state := (op.cancelled if cancelled and not dead else "") or op.failed(row)):
         set_state(rtype, row, state, reason)
     if op.effect is Effect.CREATE:
         if rtype.lifecycle is not None and row.state in rtype.lifecycle.ended:

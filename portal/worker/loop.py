@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.compute.images import build_builtin
 from portal.engines.ports import EngineError, Engines
-from portal.engines.registry import compute_status, network_status, open_engines
+from portal.engines.registry import compute_status, network_status, open_engines, volumes_status
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
@@ -226,9 +226,11 @@ class Worker:
     def _report(self) -> bool:
         found, capacity = compute_status(self._engines)
         networks = network_status(self._engines)
+        volumes, pools = volumes_status(self._engines)
         with self._sessions() as session:
             capabilities.report(session, found, worker=self.name, capacity=capacity)
             capabilities.report(session, networks, worker=self.name)
+            capabilities.report(session, volumes, worker=self.name, facts={name: asdict(room) for name, room in pools.items()})
         return found.available
 
     def _prepare(self) -> bool:

@@ -23,9 +23,11 @@ from portal.kernel.runner import SystemTask, TaskRun
 from portal.networking.hits import read_rule_hits
 from portal.networking.reconcile import reconcile_networks
 from portal.networking.retention import purge_networks
+from portal.storage.tending import tend_volumes
 from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
 
+MINUTE_S = 60.0
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 KEEP_KEYS = timedelta(days=1)
@@ -59,6 +61,9 @@ def expire(task: TaskRun) -> None:
     kept = timedelta(days=settings.terminated_retention_days)
     _purge_instances(task, moment - kept)
     purge_networks(task.ctx.db, moment - kept)
+    for name in ("storage.volume", "storage.snapshot"):
+        model = task.ctx.registry.model(name)
+        _delete(task, model, model.id, model.deleted_at < moment - kept)
     _clear_staging(task, moment - KEEP_STAGED)
     expire_exports(task)
 
@@ -131,6 +136,7 @@ TASKS = {
     for task in (
         SystemTask("reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances),
         SystemTask("reconcile-networks", "Compare networks with the host", lambda settings: settings.reconcile_interval_s, reconcile_networks),
+        SystemTask("volumes", "Look after volumes", lambda _: MINUTE_S, tend_volumes),
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("rule-hits", "Count what rules let through", lambda settings: settings.metrics_interval_s, read_rule_hits),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),

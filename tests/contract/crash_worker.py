@@ -13,11 +13,12 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import Engines
 from portal.kernel.db import open_database
 from portal.kernel.jobs import claim
 from portal.kernel.runner import Runner, StepRun
-from portal.settings import Settings
+from portal.settings import POOLS, Settings
 from portal.worker.tasks import TASKS
 from tests.support.recording_network import RecordingNetwork
 from tests.support.sabotage import Do, Wrap, both, sabotaged
@@ -92,7 +93,9 @@ def _run(settings: Settings, job_id: str, operation: str, place: Place, plan: Wr
             _die_at_commit(sessions, place)
         # Dying is the inner wrap: a step that fails by plan has done its work before.
         registry = sabotaged(operation, both(dying(place), plan))
-        Runner(sessions, registry, settings, Engines(compute=FakeCompute(settings.data_dir / "fake"), network=RecordingNetwork()), TASKS).run(claimed)
+        host = settings.data_dir / "fake"
+        engines = Engines(compute=FakeCompute(host), network=RecordingNetwork(), volumes=FakeVolumes(host, POOLS))
+        Runner(sessions, registry, settings, engines, TASKS).run(claimed)
         os._exit(SURVIVED)
     finally:
         # Nothing of the test process may run in here, whatever went wrong.

@@ -75,7 +75,7 @@ def test_operations_are_open_to_whom_the_matrix_says(
             if rtype.key == "compute.image" and op.effect is not Effect.CREATE:
                 allowed = role == "platform_admin"
             # What everybody shares is there for those who are members of nothing, too.
-            hidden = role == "" and rtype.key not in {"compute.flavor", "compute.image"}
+            hidden = role == "" and rtype.key not in {"compute.flavor", "compute.image", "storage.volume_type"}
             expected = 400 if allowed else 404 if hidden and op.effect is not Effect.CREATE else 400 if hidden else 403
             if role == "" and op.effect is Effect.CREATE and rtype.tenancy is Tenancy.SHARED:
                 expected = 403

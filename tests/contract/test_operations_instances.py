@@ -118,7 +118,7 @@ def test_the_overview_says_what_is_promised(stage: Stage, people: People, databa
     assert [(use.label, use.used, use.limit) for use in summary.host] == [("vCPU", 1, 512), ("Memory", 1, 8), ("Disk", 0, 1000)]
     elsewhere = people.project()
     assert dict(compute_summary(people.context(people.user("viewer", elsewhere), elsewhere)).states) == {}
-    assert [status.name for status in capabilities(stage.ctx.db)] == ["compute", "network"]
+    assert [status.name for status in capabilities(stage.ctx.db)] == ["compute", "network", "volumes"]
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------------------------------

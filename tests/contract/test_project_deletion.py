@@ -13,6 +13,7 @@ from portal.bootstrap import initialise
 from portal.compute.instances import Instance
 from portal.compute.key_pairs import key_pair_create
 from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import EngineRefused
 from portal.identity.iam import IamAttachment, IamGroup, IamPolicy, IamRole
 from portal.identity.models import ApiToken, Membership, Project, User, UserSession
@@ -51,10 +52,15 @@ def owner(api_for: Callable[..., Api], apollo: str) -> Api:
 
 @pytest.fixture
 def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
-    """Apollo with instances, a key, a group, an attached policy, a member, a service account with a key and a request."""
+    """Apollo with instances, volumes, a key, a group, an attached policy, a member, a service account with a key and a request."""
     for name in ("web-1", "web-2"):
         assert owner.post("/compute/instances", {"name": name, **SMALL}).status_code == 202
     owner.post("/compute/key-pairs", {"name": "laptop"})
+    data = owner.post("/storage/volumes", {"name": "data", "size_gb": 1}).json["id"]
+    worker.drain()
+    owner.post(f"/storage/volumes/{data}/attach", {"instance": "web-1"})
+    worker.drain()
+    assert owner.post(f"/storage/volumes/{data}/snapshots", {"name": "kept"}).status_code == 202
     worker.drain()
     member = people.user("developer", apollo)
     group = owner.post("/security/groups", {"name": "crew", "role": "viewer"}).json["id"]
@@ -70,11 +76,13 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
     return apollo
 
 
-def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People, worker: TestWorker, fake: FakeCompute) -> None:
+def test_everything_is_shown_and_then_gone(
+    full: str, owner: Api, people: People, worker: TestWorker, fake: FakeCompute, *, volumes: FakeVolumes
+) -> None:
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
     network = {"VPC", "Subnet", "Security group", "Route table", "Internet gateway", "Network interfaces"}
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role", *network}
+    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role", "Volumes", "Snapshot", *network}
     gone = {each["label"]: each["names"] for each in shown["gone"]}
     assert list(gone) == ["Memberships", "Service accounts with their keys", "Requests for more quota"]
     assert (len(gone["Memberships"]), gone["Service accounts with their keys"], gone["Requests for more quota"]) == (2, ["robot"], ["cpus"])
@@ -84,7 +92,7 @@ def test_everything_is_shown_and_then_gone(full: str, owner: Api, people: People
     assert worker.job(begun.json["job_id"]).label == "Delete project apollo"
     worker.drain()
     assert worker.job(begun.json["job_id"]).state == "succeeded"
-    assert fake.machines() == {}
+    assert (fake.machines(), volumes.kept()) == ({}, [])
     assert owner.get(f"/projects/{full}").status_code == 404
     boss = people.context(people.user("platform_admin"))
     with pytest.raises(NotFound):

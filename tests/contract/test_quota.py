@@ -53,6 +53,7 @@ def test_the_last_units_go_to_as_many_as_there_are(people: People, database: ses
     assert used(database, project) == {
         "instances": 1 + free, "cpus": 1 + free, "memory_gb": 1 + free, "storage_gb": 8 * (1 + free), "rows:compute.instance": 1 + free,
         "network_interfaces": 1 + free, "rows:networking.network_interface": 1 + free, **NETWORK,
+        "volumes": 1 + free, "volume_gb": 8 * (1 + free), "rows:storage.volume": 1 + free,
     }  # fmt: skip
     with database() as session, transaction(session):
         assert recount(session) == []

@@ -158,7 +158,8 @@ def test_no_limit_is_no_limit_and_still_counted(people: People, database: sessio
     ctx = people.context(user)
     run(ctx, instance_create, None, {"name": "web", **CREATE})
     network = {"networks": 1, "subnets": 1, "security_groups": 1, "network_interfaces": 1}
-    assert owned(database, user.id) == {"instances": 1, "cpus": 1, "memory_gb": 1, "storage_gb": 8, **network}
+    root = {"volumes": 1, "volume_gb": 8}
+    assert owned(database, user.id) == {"instances": 1, "cpus": 1, "memory_gb": 1, "storage_gb": 8, **network, **root}
     assert own_limits(ctx) == []
     assert user_quota_update(boss, user.id, "cpus", 1).line.used == 1
     ctx.db.rollback()

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import EngineError
 from portal.identity.models import User
 from portal.kernel.jobs import Job
@@ -124,7 +124,7 @@ def test_account_shows_sessions_and_tokens(client_for: Callable[..., FlaskClient
 
 
 def test_jobs_are_shown_retried_and_cancelled(
-    client_for: Callable[..., FlaskClient], api: Api, worker: TestWorker, fake: FakeCompute, database: sessionmaker[Session]
+    client_for: Callable[..., FlaskClient], api: Api, worker: TestWorker, volumes: FakeVolumes, database: sessionmaker[Session]
 ) -> None:
     admin = client_for("project_admin")
     made = api.post("/compute/instances", {"name": "web-1", **SMALL}).json
@@ -136,7 +136,7 @@ def test_jobs_are_shown_retried_and_cancelled(
     worker.drain()
     with database() as session:
         assert session.get_one(Job, made["job_id"]).state == "cancelled"
-    fake.fail_next("ensure_disk", EngineError("The pool is on fire."), times=99)
+    volumes.fail_next("ensure_volume", EngineError("The pool is on fire."), times=99)
     broken = api.post("/compute/instances", {"name": "web-2", **SMALL}).json
     worker.drain()
     page = admin.get(f"/jobs/{broken['job_id']}").text

@@ -13,7 +13,7 @@ from portal.bootstrap import initialise, migrate
 from portal.engines.ports import Capability, HostCapacity
 from portal.kernel.capabilities import CapabilityStatus, report
 from portal.kernel.db import now, open_database, transaction
-from portal.settings import Settings
+from portal.settings import POOLS, Settings
 from tests.support.servers import Postgres
 
 ADMIN_PASSWORD = "correct horse battery staple"
@@ -54,6 +54,8 @@ def fill(url: str, directory: Path) -> None:
         initialise(session, settings)
         report(session, Capability("compute", available=True, detail="in memory"), worker="template", capacity=HOST)
         report(session, Capability("network", available=True, detail="in memory"), worker="template")
+        rooms = {name: {"total_gib": 10_000, "free_gib": 10_000} for name in POOLS}
+        report(session, Capability("volumes", available=True, detail="in memory"), worker="template", facts=rooms)
         # As fresh at the end of a run as at its beginning.
         with transaction(session):
             session.execute(update(CapabilityStatus).values(reported_at=now() + timedelta(days=1)))

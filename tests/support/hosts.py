@@ -20,10 +20,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.local import LocalCompute, LocalConsole
 from portal.engines.local.network.engine import LocalNetwork
 from portal.engines.local.requirements import missing_piece
+from portal.engines.local.volumes import LocalVolumes
 from portal.engines.ports import ComputeEngine, ConsoleAccess, MachineSpec
+from portal.engines.volume_ports import Kept, VolumeEngine, VolumeSpec
+from portal.settings import POOLS
 from tests.support.servers import until
 
 TINY = "atonix-tiny"
@@ -65,6 +69,10 @@ class Host:
     console: ConsoleAccess
     kill_outside: Callable[[str], None]
     reopen: Callable[[], ComputeEngine]
+    volumes: VolumeEngine
+    # What a guest would write to a volume that no machine has, and read: a letter, at a place.
+    write: Callable[[str, int, str], None]
+    read: Callable[[str, int], str]
     made: list[str] = field(default_factory=list)
 
     @property
@@ -134,16 +142,28 @@ class Host:
                 heard += stream.recv(4096)
         return heard
 
+    def volume(self, **changes: Any) -> VolumeSpec:
+        """A volume that was made; each call makes another one."""
+        spec = VolumeSpec(**{"volume_id": f"vol-{uuid.uuid4().hex[:12]}", "pool": "ssd", "size_gib": 1, **changes})
+        self.volumes.ensure_volume(spec)
+        return spec
+
     def clear(self) -> None:
-        """Remove every machine that was made."""
+        """Remove every machine, volume and snapshot that was made."""
         while self.made:
             self.engine.remove_machine(self.made.pop())
+        for each in self.volumes.kept():
+            if each.kind is Kept.VOLUME:
+                self.volumes.remove_volume(each.content_id)
+            else:
+                self.volumes.remove_snapshot(each.content_id)
 
 
 def fake_host(root: Path) -> Host:
     """The fake engine; another process's view of it is another object."""
     fake = FakeCompute(root)
-    return Host("fake", fake, fake, fake.outside_kill, lambda: FakeCompute(root))
+    volumes = FakeVolumes(root, POOLS)
+    return Host("fake", fake, fake, fake.outside_kill, lambda: FakeCompute(root), volumes, volumes.write, volumes.read)
 
 
 def why_no_local_host() -> str:
@@ -179,7 +199,16 @@ def process_directory() -> Path:
 def local_host() -> Iterator[Host]:
     """The real engine in this process's directory; afterwards nothing of it runs."""
     data_dir = process_directory()
-    engine = LocalCompute(data_dir)
+    engine = LocalCompute(data_dir, pools={name: data_dir / "pools" / name for name in POOLS})
+    volumes = LocalVolumes(engine.host)
+
+    def write(volume_id: str, place: int, letter: str) -> None:
+        disk = engine.host.volumes.disk(volume_id)
+        _qemu_io(f"write -P {ord(letter)} {place}M 64k", disk)
+
+    def read(volume_id: str, place: int) -> str:
+        shown = _qemu_io(f"read -v {place}M 1", engine.host.volumes.disk(volume_id)).splitlines()[0]
+        return chr(int(shown.split()[1], 16)).strip("\0")
 
     def reopen() -> LocalCompute:
         engine.close()
@@ -189,13 +218,17 @@ def local_host() -> Iterator[Host]:
         os.kill(process_of(machine_id), signal.SIGKILL)
         until(lambda: not _is_up(engine, machine_id), within_s=10, what="the hypervisor to notice")
 
-    host = Host("local", engine, LocalConsole(data_dir), kill, reopen)
+    host = Host("local", engine, LocalConsole(data_dir), kill, reopen, volumes, write, read)
     try:
         yield host
     finally:
         for machine_id in engine.machines():
             engine.remove_machine(machine_id)
         engine.close()
+
+
+def _qemu_io(command: str, disk: Path) -> str:
+    return subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, str(disk)], capture_output=True, text=True, check=True).stdout
 
 
 def _is_up(engine: ComputeEngine, machine_id: str) -> bool:

@@ -78,9 +78,12 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "ticked_id": made("/compute/instances", {"name": f"{name}-ticked", **machine})["id"],
         "bulk_instance_id": made("/compute/instances", {"name": f"{name}-bulk", **machine})["id"],
         "bulk_image_id": made("/compute/images", {"name": f"{name}-bulk"})["id"],
+        "bulk_volume_id": made("/storage/volumes", {"name": f"{name}-bulk", "size_gb": 1})["id"],
         "bulk_key_pair_id": made("/compute/key-pairs", {"name": f"{name}-bulk"})["id"],
     }
     rows = one_of_each(owner, worker.drain, name)
+    several["bulk_snapshot_id"] = made("/storage/snapshots", {"name": f"{name}-bulk", "volume": name})["id"]
+    worker.drain()
     account = made("/service-accounts", {"name": f"{name}-robot", "role": "viewer"})["id"]
     for key in ("key", "other"):
         made(f"/service-accounts/{account}/keys", {"name": key})
@@ -94,7 +97,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     keys, sessions = (owner.get(path).json["results"] for path in (f"/service-accounts/{account}/keys", f"/security/roles/{role}/sessions"))
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
-    kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith("networking.")}
+    kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith(("networking.", "storage."))}
     several["bulk_subnet_id"] = made("/networking/subnets", {"name": f"{name}-bulk", "vpc": name, "cidr_block": "10.0.2.0/24"})["id"]
     several["bulk_security_group_id"] = made("/networking/security-groups", {"name": f"{name}-bulk", "vpc": name})["id"]
     group = f"/networking/security-groups/{rows['networking.security_group']}"
@@ -156,6 +159,16 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/networking/network-interfaces/bulk-action": {"action": "delete", "ids": [ids["network_interface_id"]]},
         "POST /api/v1/networking/security-groups/bulk-action": {"action": "delete", "ids": [ids["bulk_security_group_id"]]},
         "POST /api/v1/networking/reachability": {"source": ids["network_interface_id"], "target": "internet", "protocol": "tcp", "port": 443},
+        "POST /api/v1/storage/volumes": {"name": new, "size_gb": 1},
+        "POST /api/v1/storage/volumes/bulk-action": {"action": "delete", "ids": [ids["bulk_volume_id"]]},
+        "POST /api/v1/storage/volumes/<volume_id>/attach": {"instance": ids["instance_id"]},
+        "POST /api/v1/storage/volumes/<volume_id>/resize": {"size_gb": 5},
+        "POST /api/v1/storage/volumes/<volume_id>/restore": {"snapshot": ids["snapshot_id"]},
+        "POST /api/v1/storage/volumes/<volume_id>/snapshots": {"name": f"{new}-taken"},
+        "POST /api/v1/storage/snapshots": {"name": new, "volume": ids["volume_id"]},
+        "POST /api/v1/storage/snapshots/bulk-action": {"action": "delete", "ids": [ids["bulk_snapshot_id"]]},
+        "POST /api/v1/storage/snapshots/<snapshot_id>/copy": {"name": f"{new}-copy"},
+        "POST /api/v1/storage/snapshots/<snapshot_id>/restore": {"name": f"{new}-restored"},
         "POST /api/v1/oauth-clients": {"name": f"{new}-api", **client},
         "POST /api/v1/projects": {"name": f"{new}-api"}, "POST /api/v1/projects/<project_id>/members": {"username": ids["member_name"], "role": "developer"},
         "POST /api/v1/quota-requests": {"resource_type": "cpus", "limit": 500, "reason": "More processors are needed."},

@@ -17,10 +17,11 @@ Wrap = Callable[[str, int, Do], Do]
 def sabotaged(operation: str, wrap: Wrap) -> Registry:
     """The registry of the portal with the steps of one operation wrapped."""
     types = []
-    for rtype in build_registry():
+    whole = build_registry()
+    for rtype in whole:
         name = operation.removeprefix(f"{rtype.key}.")
         types.append(replace(rtype, operations=[_wrapped(op, wrap) if op.verb == name else op for op in rtype.operations]))
-    return Registry(types, PERMISSIONS)
+    return Registry(types, PERMISSIONS, networks=whole.networks, volumes=whole.volumes, machines=whole.machines)
 
 
 def _wrapped(op: Operation, wrap: Wrap) -> Operation:

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from sqlalchemy import select
+
 from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import MachineState
+from portal.engines.volume_ports import VolumeEngine
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import transaction
@@ -20,6 +23,8 @@ from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, recount
 from portal.kernel.resource import Registry
+from portal.kernel.runner import TaskRun
+from portal.storage.tending import tend_volumes
 from tests.support.draining import TestWorker
 
 TINY = "atonix-tiny"
@@ -46,6 +51,14 @@ class Stage:
     image_url: str = ""
     made: int = field(default=0)
 
+    @property
+    def volumes(self) -> VolumeEngine:
+        """The engine for volumes."""
+        engine = self.worker.runner.engines.volumes
+        if engine is None:
+            raise AssertionError("this stage keeps no volumes")
+        return engine
+
     def name(self) -> str:
         """A name that is not taken."""
         self.made += 1
@@ -56,6 +69,13 @@ class Stage:
         outcome = run(self.ctx, op, target, data)
         self.worker.drain()
         return self.row(outcome)
+
+    def tend(self) -> None:
+        """Let the portal look after volumes, and do what comes of it."""
+        self.ctx.db.rollback()
+        tend_volumes(TaskRun(replace(self.ctx, principal=SYSTEM), self.worker.runner.engines))
+        self.worker.drain()
+        self.ctx.db.rollback()
 
     def row(self, outcome: Outcome) -> Any:
         """The row of an outcome as it stands now."""
@@ -161,6 +181,26 @@ def _detach(stage: Stage) -> Play:
     return Play(stage.do(_operation(stage, "networking.network_interface.attach"), play.target, **play.data).id, {})
 
 
+def volume(stage: Stage) -> Any:
+    """A volume that no machine has."""
+    return stage.do(_operation(stage, "storage.volume.create"), name=stage.name(), size_gb=2)
+
+
+def attached_volume(stage: Stage) -> Any:
+    """A volume that a running machine has."""
+    return stage.do(_operation(stage, "storage.volume.attach"), volume(stage).id, instance=running_instance(stage).id)
+
+
+def snapshot(stage: Stage) -> Any:
+    """A snapshot of a volume."""
+    return stage.do(_operation(stage, "storage.snapshot.create"), name=stage.name(), volume=volume(stage).id)
+
+
+def _restore(stage: Stage) -> Play:
+    kept = snapshot(stage)
+    return Play(kept.volume_id, {"snapshot": kept.id})
+
+
 PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.instance.create": _create_instance,
     "compute.instance.start": partial(_with, stopped_instance),
@@ -183,6 +223,16 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "networking.nat_gateway.delete": partial(_with, nat_gateway),
     "networking.network_interface.attach": _attach,
     "networking.network_interface.detach": _detach,
+    "storage.volume.create": lambda stage: Play(None, {"name": stage.name(), "source_volume": volume(stage).id}),
+    "storage.volume.attach": lambda stage: Play(volume(stage).id, {"instance": running_instance(stage).id}),
+    "storage.volume.detach": partial(_with, attached_volume),
+    "storage.volume.resize": partial(_with, volume, size_gb=3),
+    "storage.volume.restore": _restore,
+    "storage.volume.apply_limits": partial(_with, volume),
+    "storage.volume.refit": partial(_with, attached_volume, reason="it has others"),
+    "storage.volume.delete": partial(_with, volume),
+    "storage.snapshot.create": lambda stage: Play(None, {"name": stage.name(), "volume": volume(stage).id}),
+    "storage.snapshot.delete": partial(_with, snapshot),
 }
 
 
@@ -209,6 +259,18 @@ def assert_sound(stage: Stage) -> None:
     assert verify(session).broken_seq is None
     session.rollback()
     machines = stage.engine.machines()
+    kept = {each.content_id for each in stage.volumes.kept()}
+    for name in ("storage.volume", "storage.snapshot"):
+        model = stage.ctx.registry.model(name)
+        rows = session.query(model).filter(model.deleted_at.is_(None), model.state.in_(("available", "in-use", "completed"))).all()
+        # Of what an operator has to look at, nothing is promised.
+        dead = set(session.scalars(select(Job.resource_id).where(Job.state == "dead")))
+        assert {row.id for row in rows if row.id not in dead and getattr(row, "instance_id", None) not in dead} <= kept
+        for row in [row for row in rows if row.id not in dead] if name == "storage.volume" else ():
+            assert (row.state == "in-use") == (row.instance_id is not None)
+            has_it = {machine_id for machine_id in machines if row.id in stage.engine.volumes_of(machine_id)}
+            assert has_it == ({row.instance_id} & machines.keys()) or row.instance_id in dead
+        assert not {row.id for row in session.query(model).filter(model.deleted_at.is_not(None))} & kept
     for row in session.query(stage.ctx.registry.model("compute.instance")):
         actual = machines.get(row.id, MachineState.ABSENT)
         if row.state == "running":

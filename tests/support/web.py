@@ -171,6 +171,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "networking.internet_gateway": ("internet-gateways", {"name": name, "vpc": name}), "networking.elastic_ip": ("elastic-ips", {"name": name}),
         "networking.network_interface": ("network-interfaces", {"name": name, "subnet": name}),
     }  # fmt: skip
+    bodies |= {"storage.volume": ("/storage/volumes", {"name": name, "size_gb": 1})}
     bodies |= {key: (f"/networking/{path}", body) for key, (path, body) in network.items()}
     made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
     ids = {key: answer.json["id"] for key, answer in made.items()}
@@ -181,7 +182,9 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
     owner.post("/networking/vpcs", {"name": f"{name}-peer", "cidr_block": "10.1.0.0/16"})
     nat = owner.post("/networking/nat-gateways", {"name": name, "subnet": name})
     peering = owner.post("/networking/vpc-peerings", {"name": name, "vpc": name, "peer_vpc": f"{name}-peer"})
+    snapshot = owner.post("/storage/snapshots", {"name": name, "volume": name})
     drain()
+    ids |= {"storage.snapshot": snapshot.json["id"], "storage.volume_type": "vt-ssd"}
     return {"compute.flavor": "t3-micro", **ids, "networking.nat_gateway": nat.json["id"], "networking.vpc_peering": peering.json["id"]}
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from portal.engines.local.compute import LocalCompute
 from portal.engines.local.console import LocalConsole
+from portal.engines.local.volumes import LocalVolumes
 from portal.settings import Settings
 
 if TYPE_CHECKING:
@@ -14,7 +15,13 @@ def open_compute(settings: Settings) -> LocalCompute:
     """The compute engine of this host, as the settings say."""
     return LocalCompute(
         settings.data_dir, accelerator=settings.qemu_accel, libvirt_uri=settings.libvirt_uri, image_max_gib=settings.image_max_gib,
+        pools=settings.pools(),
     )  # fmt: skip
+
+
+def open_volumes(compute: LocalCompute) -> LocalVolumes:
+    """The volumes of the host that these machines run on."""
+    return LocalVolumes(compute.host)
 
 
 def open_console(settings: Settings) -> LocalConsole:

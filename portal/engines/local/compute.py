@@ -15,14 +15,13 @@ import psutil
 
 from portal.engines.confinement import checked_id
 from portal.engines.local import logs, qemu_img
-from portal.engines.local.accelerator import Accelerator, choose
-from portal.engines.local.definition import ROOT_DISK, Host, definition
-from portal.engines.local.image_store import DiskOrigin, ImageStore, StoredImage, read_origin, write_origin
-from portal.engines.local.locks import KeyedLocks
+from portal.engines.local.definition import ROOT_DISK, MachineDisk, definition
+from portal.engines.local.host import LocalHost
+from portal.engines.local.image_store import DiskOrigin, StoredImage, read_origin, write_origin
 from portal.engines.local.network.listing import listed
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.namespaces import exists
-from portal.engines.local.paths import LocalPaths, MachineFiles
+from portal.engines.local.paths import MachineFiles
 from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece
 from portal.engines.local.seed import write_seed
 from portal.engines.local.statistics import sample
@@ -31,13 +30,13 @@ from portal.engines.ports import (
     Capability,
     EngineError,
     EngineRefused,
-    EngineUnavailable,
     HostCapacity,
     ImageInfo,
     MachineInterface,
     MachineSample,
     MachineSpec,
     MachineState,
+    MachineVolume,
 )
 
 if TYPE_CHECKING:
@@ -53,17 +52,14 @@ NEVER_DEFINED = "The machine is not defined on this host."
 class LocalCompute:
     """ComputeEngine on libvirt and QEMU."""
 
-    def __init__(self, data_dir: Path, *, accelerator: str = "auto", libvirt_uri: str = "", image_max_gib: int = qemu_img.MOST_GIB) -> None:
-        """Open nothing before the first use. `libvirt_uri` names a libvirt of the host's own; empty embeds one in this process."""
-        self._paths = LocalPaths(data_dir)
-        self._setting = accelerator
-        self._uri = libvirt_uri
-        self._images = ImageStore(self._paths, most_gib=image_max_gib)
-        self._locks = KeyedLocks()
-        self._opening = threading.Lock()
+    def __init__(
+        self, data_dir: Path, *, accelerator: str = "auto", libvirt_uri: str = "", image_max_gib: int = qemu_img.MOST_GIB,
+        pools: Mapping[str, Path] | None = None,
+    ) -> None:  # fmt: skip
+        """Open nothing before the first use; the arguments are those of `LocalHost`."""
+        self.host = LocalHost(data_dir, accelerator=accelerator, libvirt_uri=libvirt_uri, image_max_gib=image_max_gib, pools=pools or {})
+        self._paths, self._images, self._locks, self._volumes = self.host.paths, self.host.images, self.host.locks, self.host.volumes
         self._starts = threading.BoundedSemaphore(os.cpu_count() or 1)
-        self._hypervisor: Hypervisor | None = None
-        self._accelerator: Accelerator | None = None
 
     # -- the host ----------------------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +69,7 @@ class LocalCompute:
         if missing:
             return Capability("compute", available=False, detail="libvirt and QEMU", reason=missing, remedy=REMEDY)
         try:
-            hypervisor, chosen = self._open(), self._accelerated()
+            hypervisor, chosen = self.host.hypervisor(), self.host.accelerated()
             detail = f"{hypervisor.version()}, {chosen.name.upper()} ({chosen.why})"
         except EngineError as error:
             return Capability("compute", available=False, detail="libvirt and QEMU", reason=error.message, remedy=REMEDY_BROKEN)
@@ -88,11 +84,11 @@ class LocalCompute:
 
     def capacity(self) -> HostCapacity:
         """Measure the host."""
-        self._open()
+        self.host.hypervisor()
         disk = shutil.disk_usage(self._paths.root)
         return HostCapacity(
             cpus=psutil.cpu_count() or 1, memory_mib=psutil.virtual_memory().total // MIB, disk_total_gib=disk.total // GIB,
-            disk_free_gib=disk.free // GIB, accelerator=self._accelerated().name,
+            disk_free_gib=disk.free // GIB, accelerator=self.host.accelerated().name,
         )  # fmt: skip
 
     # -- images ------------------------------------------------------------------------------------------------------------------------------
@@ -151,10 +147,10 @@ class LocalCompute:
         size_bytes = spec.root_disk_gib * GIB
         if qemu_img.virtual_size(files.disk) >= size_bytes:
             return
-        hypervisor = self._open()
+        hypervisor = self.host.hypervisor()
         domain = hypervisor.find(spec.machine_id)
         if domain is not None and hypervisor.is_active(domain):
-            hypervisor.grow_disk(domain, ROOT_DISK, size_bytes)
+            self.host.disks().grow(domain, ROOT_DISK, size_bytes)
         else:
             qemu_img.grow(files.disk, size_bytes)
 
@@ -169,22 +165,34 @@ class LocalCompute:
         """Define the machine as the spec says."""
         files = self._paths.machine(spec.machine_id)
         with self._locks.of(spec.machine_id):
-            hypervisor = self._open()
+            hypervisor = self.host.hypervisor()
             domain = hypervisor.find(spec.machine_id)
             if domain is not None and hypervisor.is_active(domain):
                 # What else differs is written when the machine is defined before its next start.
                 if hypervisor.size(domain) != (spec.vcpus, spec.memory_mib):
                     raise EngineRefused("vCPU and memory of a running machine cannot be changed. Stop it first.")
                 return
-            wanted = definition(spec, self._image_of(spec, files), files, self._host())
+            root = self._root_of(spec, files)
+            volumes = [root, *self._disks_of(spec)]
+            wanted = definition(spec, self._image_of(spec, root, files), volumes, files, self.host.description())
             mark = hypervisor.mark(domain) if domain is not None else None
             if mark is None or mark.digest != wanted.digest:
                 hypervisor.define(wanted.xml)
 
+    def _disks_of(self, spec: MachineSpec) -> Sequence[MachineDisk]:
+        """The files of the machine's volumes, but for its root."""
+        return [MachineDisk(each, self._volumes.disk(each.volume_id)) for each in spec.data]
+
+    def _root_of(self, spec: MachineSpec, files: MachineFiles) -> MachineDisk:
+        """What the machine boots from: its root volume, or the disk of its own that an earlier version gave it."""
+        if spec.root is not None and self._volumes.volume(spec.root.volume_id) is not None:
+            return MachineDisk(spec.root, self._volumes.disk(spec.root.volume_id))
+        return MachineDisk(MachineVolume(spec.machine_id), files.disk)
+
     def ensure_interfaces(self, spec: MachineSpec) -> None:
         """Make the network cards those of the spec: of a machine that is off by its definition, of one that runs by plugging."""
         with self._locks.of(checked_id(spec.machine_id)):
-            hypervisor = self._open()
+            hypervisor = self.host.hypervisor()
             domain = hypervisor.find(spec.machine_id)
             if domain is None:
                 raise EngineRefused(NEVER_DEFINED)
@@ -207,10 +215,33 @@ class LocalCompute:
             if tap not in had or tap in lost:
                 hypervisor.plug(domain, card)
 
-    def _image_of(self, spec: MachineSpec, files: MachineFiles) -> StoredImage:
+    def ensure_volumes(self, spec: MachineSpec) -> None:
+        """Make the volumes those of the spec: of a machine that is off by its definition, of one that runs by plugging."""
+        with self._locks.of(checked_id(spec.machine_id)):
+            hypervisor = self.host.hypervisor()
+            domain = hypervisor.find(spec.machine_id)
+            if domain is None:
+                raise EngineRefused(NEVER_DEFINED)
+            wanted = [each.volume_id for each in spec.volumes]
+            is_active = hypervisor.is_active(domain)
+            if is_active:
+                disks = self.host.disks()
+                for volume_id in disks.volumes_of(domain).keys() - set(wanted):
+                    disks.unplug(domain, volume_id)
+                with self.host.holding(wanted):
+                    had = disks.volumes_of(domain)
+                    for each in self._disks_of(spec):
+                        if each.volume.volume_id not in had:
+                            disks.plug(domain, each)
+        if not is_active:
+            self.ensure_defined(spec)
+
+    def _image_of(self, spec: MachineSpec, root: MachineDisk, files: MachineFiles) -> StoredImage:
         """The image that the machine's disk is laid over, or will be."""
         origin = read_origin(files.disk_origin)
-        image = self._images.generation(origin.image_id, origin.generation) if origin else self._images.find(spec.image_id)
+        under = self._volumes.image_under(root.file, self._paths.images) if root.volume.is_root else None
+        under = under or ((origin.image_id, origin.generation) if origin else None)
+        image = self._images.generation(*under) if under else self._images.find(spec.image_id)
         if image is None:
             raise EngineRefused("The image is not in this host's store.")
         return image
@@ -219,7 +250,7 @@ class LocalCompute:
         """Boot the machine, as many at once as there are cores."""
         files = self._paths.machine(machine_id)
         with self._locks.of(machine_id):
-            hypervisor = self._open()
+            hypervisor = self.host.hypervisor()
             domain = hypervisor.find(machine_id)
             if domain is None:
                 raise EngineRefused(NEVER_DEFINED)
@@ -231,13 +262,16 @@ class LocalCompute:
             files.should_run.touch()
 
     def _boot(self, hypervisor: "Hypervisor", domain: Any, files: MachineFiles) -> None:
-        if not files.disk.exists():
+        disks = self.host.disks()
+        volumes = disks.volumes_of(domain, later=True)
+        if not files.disk.exists() and not any(each.target == ROOT_DISK for each in volumes.values()):
             raise EngineRefused("The machine has no root disk.")
         if not files.seed.exists():
             raise EngineRefused("The machine has no first-boot data.")
         with self._counting(files):
             forget(files)
-        with self._starts:
+        with self._starts, self.host.holding(volumes):
+            disks.follow(domain, self._volumes)
             hypervisor.start(domain)
 
     def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
@@ -245,7 +279,7 @@ class LocalCompute:
         files = self._paths.machine(machine_id)
         with self._locks.of(machine_id):
             files.should_run.unlink(missing_ok=True)
-            hypervisor = self._open()
+            hypervisor = self.host.hypervisor()
             domain = hypervisor.find(machine_id)
             if domain is None or not hypervisor.is_active(domain):
                 return
@@ -262,7 +296,7 @@ class LocalCompute:
         files = self._paths.machine(machine_id)
         with self._locks.of(machine_id):
             if files.folder.exists():
-                hypervisor = self._open()
+                hypervisor = self.host.hypervisor()
                 domain = hypervisor.find(machine_id)
                 if domain is not None and hypervisor.is_active(domain):
                     raise EngineRefused("The disk of a running machine cannot be removed. Stop it first.")
@@ -274,7 +308,7 @@ class LocalCompute:
         files = self._paths.machine(machine_id)
         with self._locks.of(machine_id):
             files.should_run.unlink(missing_ok=True)
-            hypervisor = self._open()
+            hypervisor = self.host.hypervisor()
             domain = hypervisor.find(machine_id)
             if domain is not None:
                 hypervisor.pull_plug(domain)
@@ -287,13 +321,13 @@ class LocalCompute:
     def machine_state(self, machine_id: str) -> MachineState:
         """State of one machine."""
         files = self._paths.machine(machine_id)
-        hypervisor = self._open()
+        hypervisor = self.host.hypervisor()
         domain = hypervisor.find(machine_id)
         return MachineState.ABSENT if domain is None else self._state(hypervisor, domain, machine_id, files)
 
     def machines(self) -> Mapping[str, MachineState]:
         """State of all machines; on the way what QEMU appends to is kept small, whoever asks."""
-        hypervisor = self._open()
+        hypervisor = self.host.hypervisor()
         hypervisor.keep_guests_apart()
         logs.bound(self._paths.libvirt_log)
         found = {}
@@ -326,7 +360,7 @@ class LocalCompute:
 
     def cut_off(self) -> Collection[str]:
         """Running machines whose cards' taps are gone, or were made anew without them."""
-        taps = {machine_id: taps for machine_id, (_, taps) in self._open().statistics().items()}
+        taps = {machine_id: taps for machine_id, (_, taps) in self.host.hypervisor().statistics().items()}
         lost = self._lost({tap for each in taps.values() for tap in each})
         return [machine_id for machine_id, each in taps.items() if lost.intersection(each)]
 
@@ -339,7 +373,7 @@ class LocalCompute:
     def samples(self) -> Sequence[MachineSample]:
         """Counters of all running machines."""
         taken_at_s = time.time()
-        measured = self._open().statistics()
+        measured = self.host.hypervisor().statistics()
         fabric = Installation(self._paths.installation).fabric
         links = listed(fabric) if any(taps for _, taps in measured.values()) else {}
         return [
@@ -357,44 +391,9 @@ class LocalCompute:
 
     def close(self) -> None:
         """Let go of the hypervisor."""
-        with self._opening:
-            if self._hypervisor is not None:
-                self._hypervisor.count_traffic(on=False)
-                self._hypervisor.close()
-                self._hypervisor = None
+        self.host.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------------------------------
-
-    def _open(self) -> "Hypervisor":
-        """Give the connection, opened anew if it broke. Raises EngineUnavailable."""
-        with self._opening:
-            if self._hypervisor is not None and not self._hypervisor.is_alive():
-                self._hypervisor.close()
-                self._hypervisor = None
-            if self._hypervisor is None:
-                missing = missing_piece()
-                if missing:
-                    raise EngineUnavailable(f"{missing} {REMEDY}")
-                self._paths.make()
-                # libvirt reads this when it is loaded; else it would write between the portal's own log lines.
-                os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{self._paths.libvirt_log}")
-                # The binding to libvirt is not on every machine.
-                from portal.engines.local.hypervisor import Hypervisor
-
-                self._hypervisor = Hypervisor(self._paths, self._uri)
-                self._hypervisor.count_traffic(on=True)
-            return self._hypervisor
-
-    def _accelerated(self) -> Accelerator:
-        with self._opening:
-            if self._accelerator is None:
-                self._paths.make()
-                self._accelerator = choose(self._setting, self._paths.accelerator, self._paths.kernels)
-            return self._accelerator
-
-    def _host(self) -> Host:
-        has_network = not self._open().no_network_because
-        return Host(self._paths.installation, self._accelerated().name, self._paths.short_root() / "run", has_network=has_network)
 
     def _make_folder(self, files: MachineFiles) -> None:
         self._paths.make()

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -9,14 +10,15 @@ from xml.etree import ElementTree as ET
 from portal.engines.local import traffic
 from portal.engines.local.image_store import StoredImage
 from portal.engines.local.paths import MachineFiles
-from portal.engines.ports import MachineInterface, MachineSpec, mac_address
+from portal.engines.ports import MachineInterface, MachineSpec, MachineVolume, mac_address
 
 NAMESPACE = "urn:atonix:portal:machine:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 # Devices that are there from the start, and room for what is plugged in later: on q35 each takes a port of its own.
 DEVICES = 5
-SPARE_PORTS = 8
-ROOT_DISK = "vda"
+SPARE_PORTS = 16
+ROOT_DISK, SEED_DISK = "vda", "vdb"
+VOLUME_TARGETS = [f"vd{letter}" for letter in "cdefghijklmnopqrstuvwxyz"]
 ET.register_namespace("atonix", NAMESPACE)
 # libvirt knows this namespace by this prefix only.
 ET.register_namespace("qemu", QEMU_NAMESPACE)
@@ -35,6 +37,14 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineDisk:
+    """A volume that a machine has, and the file that takes its writes."""
+
+    volume: MachineVolume
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """What a definition says about itself in its metadata."""
 
@@ -50,8 +60,8 @@ class Definition:
     digest: str
 
 
-def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host: Host) -> Definition:
-    """Describe a machine; the same spec on the same host gives the same text."""
+def definition(spec: MachineSpec, image: StoredImage, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> Definition:
+    """Describe a machine with its disks, the root disk first; the same spec on the same host gives the same text."""
     root = ET.Element("domain", type="kvm" if host.accelerator == "kvm" else "qemu")
     _text(root, "name", spec.machine_id)
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{host.installation}/{spec.machine_id}")))
@@ -65,7 +75,7 @@ def definition(spec: MachineSpec, image: StoredImage, files: MachineFiles, host:
     ET.SubElement(root, "clock", offset="utc")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(root, event, action)
-    _devices(root, spec, files, host)
+    _devices(root, spec, volumes, files, host)
     extra = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
     for argument in traffic.arguments(files, host.run) if has_user_network(spec, host) else ():
         ET.SubElement(extra, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
@@ -92,10 +102,12 @@ def _boot(root: ET.Element, image: StoredImage) -> None:
     _text(boot, "cmdline", KERNEL_ARGUMENTS)
 
 
-def _devices(root: ET.Element, spec: MachineSpec, files: MachineFiles, host: Host) -> None:
+def _devices(root: ET.Element, spec: MachineSpec, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> None:
     devices = ET.SubElement(root, "devices")
-    _disk(devices, files.disk, "qcow2", ROOT_DISK, spec.machine_id)
-    _disk(devices, files.seed, "raw", "vdb", "seed", is_readonly=True)
+    first, *others = volumes
+    devices.append(volume_disk(first, ROOT_DISK))
+    devices.append(_disk(files.seed, "raw", SEED_DISK, "seed", is_readonly=True))
+    devices.extend(volume_disk(volume, target) for volume, target in zip(others, VOLUME_TARGETS, strict=False))
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "controller", type="pci", model="pcie-root")
     for _ in range(DEVICES + SPARE_PORTS + max(0, len(spec.interfaces) - 1)):
@@ -119,8 +131,8 @@ def _devices(root: ET.Element, spec: MachineSpec, files: MachineFiles, host: Hos
     ET.SubElement(devices, "panic", model="isa")
 
 
-def _disk(devices: ET.Element, path: Path, kind: str, target: str, serial: str, *, is_readonly: bool = False) -> None:
-    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+def _disk(path: Path, kind: str, target: str, serial: str, *, is_readonly: bool = False) -> ET.Element:
+    disk = ET.Element("disk", type="file", device="disk")
     ET.SubElement(disk, "driver", {"name": "qemu", "type": kind} | ({} if is_readonly else {"discard": "unmap"}))
     ET.SubElement(disk, "source", file=str(path))
     ET.SubElement(disk, "target", dev=target, bus="virtio")
@@ -128,6 +140,68 @@ def _disk(devices: ET.Element, path: Path, kind: str, target: str, serial: str, 
     _text(disk, "serial", serial[:SERIAL_LENGTH])
     if is_readonly:
         ET.SubElement(disk, "readonly")
+    return disk
+
+
+def volume_disk(disk: MachineDisk, target: str) -> ET.Element:
+    """A volume as a disk, with its limits; its serial number is the volume's id."""
+    element = _disk(disk.file, "qcow2", target, disk.volume.volume_id)
+    limits = limits_of(disk.volume)
+    if any(limits.values()):
+        tune = ET.SubElement(element, "iotune")
+        for name, value in limits.items():
+            if value:
+                _text(tune, name, str(value))
+    return element
+
+
+def limits_of(volume: MachineVolume) -> dict[str, int]:
+    """The limits of a volume as libvirt names them; 0 is none."""
+    return {"total_bytes_sec": volume.throughput_mib_s << 20, "total_iops_sec": volume.iops}
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedDisk:
+    """A disk that a domain has now: its target, the serial number that the guest sees, and its file."""
+
+    target: str
+    serial: str
+    file: str
+    xml: str
+
+
+def disks_of(xml: str) -> list[PluggedDisk]:
+    """The disks of a domain, as libvirt describes it."""
+    found = []
+    for element in ET.fromstring(xml).iterfind("./devices/disk"):  # noqa: S314  # nosec B314 - libvirt wrote it
+        target, source = element.find("target"), element.find("source")
+        if target is not None and source is not None:
+            serial = element.findtext("serial") or ""
+            found.append(PluggedDisk(target.get("dev", ""), serial, source.get("file", ""), ET.tostring(element, encoding="unicode")))
+    return found
+
+
+def chain_of(disk_xml: str) -> list[tuple[str, str]]:
+    """What a disk of a running domain is built on, as libvirt describes it: the number and the file of each, the nearest first."""
+    found, element = [], ET.fromstring(disk_xml).find("backingStore")  # noqa: S314  # nosec B314 - libvirt wrote it
+    while element is not None:
+        source = element.find("source")
+        if source is not None:
+            found.append((element.get("index", ""), source.get("file", "")))
+        element = element.find("backingStore")
+    return found
+
+
+def with_files(xml: str, files: Mapping[str, str]) -> str:
+    """A domain as libvirt describes it, with other files for its disks; what those are built on is in their headers."""
+    root = ET.fromstring(xml)  # noqa: S314  # nosec B314 - libvirt wrote it
+    for disk in root.iterfind("./devices/disk"):
+        source, chain = disk.find("source"), disk.find("backingStore")
+        if source is not None and (file := source.get("file", "")) in files:
+            source.set("file", files[file])
+            if chain is not None:
+                disk.remove(chain)
+    return ET.tostring(root, encoding="unicode")
 
 
 def has_user_network(spec: MachineSpec, host: Host) -> bool:

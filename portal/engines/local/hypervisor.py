@@ -42,6 +42,7 @@ UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+EVENTS = (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2)
 NOW_AND_LATER = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 STATISTICS = (
     libvirt.VIR_DOMAIN_STATS_STATE
@@ -117,7 +118,8 @@ class Hypervisor:
         self._changes = 0
         self._changed = threading.Condition()
         with _as_unavailable():
-            self._registration = self._connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_change, None)
+            register = self._connection.domainEventRegisterAny
+            self._registrations = [register(None, event, self._on_change, None) for event in EVENTS]
 
     def _on_change(self, *_event: object) -> None:
         with self._changed:
@@ -153,7 +155,8 @@ class Hypervisor:
     def close(self) -> None:
         """Let go of the connection; machines go on running."""
         try:
-            self._connection.domainEventDeregisterAny(self._registration)
+            for registration in self._registrations:
+                self._connection.domainEventDeregisterAny(registration)
             self._connection.close()
         except libvirt.libvirtError as error:
             log.warning("libvirt's connection did not close well: %s", error.get_error_message())
@@ -248,11 +251,15 @@ class Hypervisor:
 
     def wait_until_off(self, domain: Any, timeout_s: float) -> bool:
         """Wait for the guest to end; False if it still runs after that long."""
+        return self.wait_until(lambda: not self.is_active(domain), timeout_s)
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for something that comes with an event of a domain's; False if it is not so after that long."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             with self._changed:
                 seen = self._changes
-            if not self.is_active(domain):
+            if is_so():
                 return True
             left_s = deadline_s - time.monotonic()
             with self._changed:
@@ -287,11 +294,6 @@ class Hypervisor:
         with in_words("The machine's size is not known"):
             _, memory_kib, _, vcpus, _ = domain.info()
             return int(vcpus), int(memory_kib) // 1024
-
-    def grow_disk(self, domain: Any, target: str, size_bytes: int) -> None:
-        """Make the disk of a running domain larger."""
-        with in_words("The root disk cannot grow"):
-            domain.blockResize(target, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
 
     def statistics(self) -> dict[str, tuple[dict[str, Any], Collection[str]]]:
         """Counters of every running domain of ours, as libvirt names them, and its taps."""

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from portal.engines.local import qemu_img, tiny_image
+from portal.engines.local.files import sync
 from portal.engines.local.locks import KeyedLocks
 from portal.engines.local.paths import LocalPaths
+from portal.engines.local.volume_store import VolumeStore
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat, ImageInfo
 
 CURRENT = "current.json"
@@ -49,9 +51,10 @@ class StoredImage:
 class ImageStore:
     """Takes images in, finds them and drops them."""
 
-    def __init__(self, paths: LocalPaths, *, most_gib: int = qemu_img.MOST_GIB) -> None:
-        """`most_gib` is the largest disk that an image may hold."""
+    def __init__(self, paths: LocalPaths, volumes: VolumeStore, *, most_gib: int = qemu_img.MOST_GIB) -> None:
+        """`most_gib` is the largest disk that an image may hold; `volumes` may be built on images as well."""
         self._paths = paths
+        self._volumes = volumes
         self._most_gib = most_gib
         self._locks = KeyedLocks()
 
@@ -138,17 +141,17 @@ class ImageStore:
         yield unfinished
         for path in unfinished.iterdir():
             path.chmod(0o444)
-            _sync(path)
+            sync(path)
         unfinished.chmod(0o711)
-        _sync(unfinished)
+        sync(unfinished)
         target = home / generation
         if not target.exists():
             unfinished.rename(target)
         pointer = home / "current.new"
         pointer.write_text(json.dumps({"generation": generation}))
-        _sync(pointer)
+        sync(pointer)
         pointer.replace(home / CURRENT)
-        _sync(home)
+        sync(home)
 
     def _drop_unused(self, image_id: str) -> None:
         current = self.find(image_id)
@@ -159,7 +162,8 @@ class ImageStore:
 
     def _generations_in_use(self, image_id: str) -> set[str]:
         origins = (read_origin(path) for path in self._paths.machines.glob("*/disk.json"))
-        return {origin.generation for origin in origins if origin is not None and origin.image_id == image_id}
+        by_disks = {origin.generation for origin in origins if origin is not None and origin.image_id == image_id}
+        return by_disks | {generation for found_id, generation in self._volumes.images_in_use(self._paths.images) if found_id == image_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +199,6 @@ def _copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Disk images through qemu-img, which is given little time and memory: an image may have been made to devour both."""
 
 import json
+import logging
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from typing import Any
 from portal.engines.image_headers import BROKEN, look_into
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat, ImageInfo
 
+log = logging.getLogger("portal.engines.local")
 CPU_LIMIT_S = 60
 TIME_LIMIT_S = 300
+LONG_LIMIT_S = 6 * 3600
 MEMORY_LIMIT_BYTES = 1 << 30
 MOST_GIB = 65_536
 GIB = 1 << 30
@@ -52,9 +55,14 @@ def _check(path: Path, file_size: int, cluster_size: int) -> None:
         raise EngineRefused(BROKEN)
 
 
+def create(path: Path, size_bytes: int) -> None:
+    """Make an empty disk; it takes room when it is written to."""
+    _done(["create", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The disk cannot be made")
+
+
 def create_overlay(path: Path, base: str, base_format: ImageFormat, size_bytes: int) -> None:
     """Make a disk that begins as `base` (relative to the new file) and takes all writes itself."""
-    _done(["create", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path), str(size_bytes)], "The root disk cannot be made")
+    _done(["create", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path), str(size_bytes)], "The disk cannot be made")
 
 
 def virtual_size(path: Path) -> int:
@@ -64,7 +72,34 @@ def virtual_size(path: Path) -> int:
 
 def grow(path: Path, size_bytes: int) -> None:
     """Make a disk that nobody uses larger."""
-    _done(["resize", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The root disk cannot grow")
+    _done(["resize", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The disk cannot grow")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Write what a disk of ours holds into a file that stands alone; nobody may be writing to it."""
+    _done(["convert", "-q", "-f", "qcow2", "-O", "qcow2", str(source), str(target)], "The disk cannot be copied", is_long=True)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Copy the file of a disk of ours as it is, without filling its holes."""
+    program = shutil.which("cp")
+    if program is None:
+        raise EngineUnavailable("cp is missing on this host.")
+    done = subprocess.run([program, "--sparse=always", "--reflink=auto", str(source), str(target)], capture_output=True, check=False)
+    if done.returncode != 0:
+        reason = "the host's disk is full" if b"No space left" in done.stderr else f"cp ended with status {done.returncode}"
+        raise EngineError(f"The disk cannot be copied: {reason}.")
+
+
+def rebase(path: Path, base: str, base_format: ImageFormat) -> None:
+    """Build a disk of ours on another file (relative to it), or on none, without changing what it holds."""
+    onto = ["-F", base_format.value, "-b", base] if base else ["-b", ""]
+    _done(["rebase", "-q", "-f", "qcow2", *onto, str(path)], "The disk cannot be taken apart from its base", is_long=True)
+
+
+def redirect(path: Path, base: str, base_format: ImageFormat) -> None:
+    """Say where the file is now that a disk of ours is built on."""
+    _done(["rebase", "-u", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path)], "The disk cannot be moved")
 
 
 def _json(arguments: Sequence[str]) -> dict[str, Any]:
@@ -75,22 +110,24 @@ def _json(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _done(arguments: Sequence[str], complaint: str) -> None:
-    done = _run(arguments)
+def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False) -> None:
+    done = _run(arguments, is_ours=True, time_s=LONG_LIMIT_S if is_long else TIME_LIMIT_S)
     if done.returncode == 0:
         return
     reason = done.stderr.decode(errors="replace")
+    log.warning("%s: %s", complaint, reason.strip())
     if "No space left" in reason:
         raise EngineRefused(f"{complaint}: the host's disk is full.")
     raise EngineError(f"{complaint} (qemu-img ended with status {done.returncode}).")
 
 
-def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+def _run(arguments: Sequence[str], *, is_ours: bool = False, time_s: float = TIME_LIMIT_S) -> subprocess.CompletedProcess[bytes]:
+    """Run it under limits: of a file that somebody else made, also of CPU and memory."""
     program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
     if program is None or limiter is None:
         raise EngineUnavailable("qemu-img is missing on this host.")
-    limits = [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}", "--core=0"]
+    limits = ["--core=0", *([] if is_ours else [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}"])]
     try:
-        return subprocess.run([limiter, *limits, program, *arguments], capture_output=True, timeout=TIME_LIMIT_S, check=False)
+        return subprocess.run([limiter, *limits, program, *arguments], capture_output=True, timeout=time_s, check=False)
     except subprocess.TimeoutExpired:
-        raise EngineRefused(f"Looking into the image took more than {TIME_LIMIT_S} s.") from None
+        raise EngineRefused(f"The disk's file took more than {time_s} s to work on.") from None

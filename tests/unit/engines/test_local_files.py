@@ -16,6 +16,7 @@ from portal.engines.local.logs import KEEP_BYTES, bound
 from portal.engines.local.paths import LocalPaths, MachineFiles
 from portal.engines.local.seed import write_seed
 from portal.engines.local.traffic import FILE_HEADER_BYTES, PACKET, Traffic, forget, measure
+from portal.engines.local.volume_store import VolumeStore
 from portal.engines.ports import EngineRefused, MachineSpec
 from tests.support.hosts import GIB, qcow2_image
 
@@ -145,7 +146,7 @@ def test_an_image_that_promises_more_than_is_allowed(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(qcow2_image(size=100 * GIB))
     with pytest.raises(EngineRefused, match="has 100 GiB; at most 50 GiB"):
-        ImageStore(LocalPaths(tmp_path), most_gib=50).inspect(image)
+        ImageStore(LocalPaths(tmp_path), VolumeStore({}), most_gib=50).inspect(image)
     assert qemu_img.inspect(image, most_gib=100).virtual_size_bytes == 100 * GIB
 
 
