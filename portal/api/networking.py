@@ -143,9 +143,9 @@ def _run(op: Operation, row_id: str, **fixed: str) -> Outcome:
 
 
 def _still(made: T | None) -> T:
-    """What a request made, unless somebody took it away before it was answered. Raises NotFound."""
+    """What a request made or changed, unless somebody took it away before it was answered. Raises NotFound."""
     if made is None:
-        raise NotFound("It was made, and is gone already.")
+        raise NotFound("It was made or changed, and is gone already.")
     return made
 
 
@@ -355,7 +355,8 @@ def add_rule(fixed: Mapping[str, str], security_group_id: str) -> ResponseReturn
 def change_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:
     """A changed rule."""
     outcome = _run(security_group_update_rule, security_group_id, rule_id=rule_id)
-    return io.answer(_rule(_still(next((each for each in rules_shown(context(), outcome.row) if each["rule_id"] == rule_id), None))))
+    changed = (each for each in rules_shown(context(), outcome.row) if each["rule_id"] == rule_id)
+    return io.answer(_rule(_still(next(changed, None))))
 
 
 def drop_rule(security_group_id: str, rule_id: str) -> ResponseReturnValue:

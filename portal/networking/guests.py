@@ -95,7 +95,11 @@ class GuestNetworks:
         """The subnet that is meant; None while the default VPC is still to be made, or where a VPC has none. Raises InvalidRequest."""
         query = select(Subnet).where(Subnet.project_id == ctx.project_id, Subnet.deleted_at.is_(None))
         if wanted.subnet_id:
-            found = ctx.db.scalars(query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id), seen(ctx, Subnet))).first()
+            found = ctx.db.scalars(
+                query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id), seen(ctx, Subnet)).order_by(
+                    Subnet.id != wanted.subnet_id
+                )
+            ).first()
             if found is None:
                 raise wrong("subnet_id", f"There is no subnet {wanted.subnet_id[:80]} here.")
             if wanted.vpc_id not in ("", DEFAULT_VPC) and _vpc(ctx, wanted.vpc_id).id != found.vpc_id:
@@ -182,7 +186,7 @@ def _vpc(ctx: Context, value: str) -> Vpc:
 def _check_group(ctx: Context, vpc_id: str, value: str) -> None:
     named = (SecurityGroup.id == value) | (SecurityGroup.name == value)
     mine = (SecurityGroup.project_id == ctx.project_id, SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
-    found = ctx.db.scalars(select(SecurityGroup).where(named, *mine)).first()
+    found = ctx.db.scalars(select(SecurityGroup).where(named, *mine).order_by(SecurityGroup.id != value)).first()
     if found is None:
         raise wrong("security_groups", f"There is no security group {value[:80]} here.")
     if found.vpc_id != vpc_id:

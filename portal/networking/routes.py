@@ -115,7 +115,7 @@ def _target(ctx: Context, table: RouteTable, target_type: str, target_id: str) -
         raise wrong("target_id", f"is required: which {label} does the route lead to?")
     joins = (VpcPeering.vpc_id == table.vpc_id) | (VpcPeering.peer_vpc_id == table.vpc_id) if model is VpcPeering else model.vpc_id == table.vpc_id
     query = select(model.id).where(joins, model.deleted_at.is_(None), model.project_id == table.project_id, seen(ctx, model))
-    found = ctx.db.scalar(query.where((model.id == target_id) | (model.name == target_id)) if target_id else query)
+    found = ctx.db.scalar(query.where((model.id == target_id) | (model.name == target_id)).order_by(model.id != target_id) if target_id else query)
     if found is not None and model is VpcPeering and (peering := ctx.db.get_one(VpcPeering, found)).state != "active":
         raise wrong("target_id", f"{peering.name} is {peering.state}: a route may name a peering once it is accepted.")
     if found is None:

@@ -180,7 +180,9 @@ def group_named(ctx: Context, vpc_id: str, value: str | None, *, field: str = "r
     vpc = vpc_locked(ctx, vpc_id)
     named = (SecurityGroup.id == value) | ((SecurityGroup.name == value) & (SecurityGroup.project_id == vpc.project_id))
     live = (SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
-    found = ctx.db.scalars(select(SecurityGroup).where(named, SecurityGroup.project_id == vpc.project_id, *live)).first()
+    found = ctx.db.scalars(
+        select(SecurityGroup).where(named, SecurityGroup.project_id == vpc.project_id, *live).order_by(SecurityGroup.id != value)
+    ).first()
     if found is None:
         raise wrong(field, f"There is no security group {value[:80]} here.")
     if found.vpc_id != vpc_id:

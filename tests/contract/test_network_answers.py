@@ -71,6 +71,31 @@ def test_a_route_is_answered_with_itself(api: Api, vpc: dict[str, Any], meanwhil
     )
 
 
+def test_what_is_gone_when_a_change_is_asked_for_again_is_not_found(api: Api, vpc: dict[str, Any]) -> None:
+    rules, routes = f"{NETWORK}/security-groups/{vpc['default_group_id']}/rules", f"{NETWORK}/route-tables/{vpc['main_route_table_id']}"
+    rule = api.post(rules, {"from_port": 80, "cidr": "0.0.0.0/0"}).json["rule_id"]
+    asked: list[tuple[str, str, dict[str, str]]] = [
+        ("PATCH", f"{rules}/{rule}", {"description": "x"}), ("PUT", f"{routes}/default-route", {"target_type": "internet-gateway"})
+    ]  # fmt: skip
+    for number, (method, url, body) in enumerate(asked):
+        key = {"Idempotency-Key": f"change-{number}"}
+        assert api(method, url, body, headers=key).status_code == 200
+        gone = f"{rules}/{rule}" if method == "PATCH" else f"{routes}/routes/{api.get(f'{routes}/routes').json['results'][-1]['route_id']}"
+        assert api("DELETE", gone).status_code == 204
+        assert api(method, url, body, headers=key).status_code == 404
+
+
+def test_an_id_is_nobody_elses_name(api: Api, vpc: dict[str, Any]) -> None:
+    del vpc
+    made = [api.post(f"{NETWORK}/security-groups", {"name": name, "vpc": "net"}).json for name in ("one", "two")]
+    for number, (good, evil) in enumerate((made, made[::-1])):
+        assert api("PATCH", f"{NETWORK}/security-groups/{evil['id']}", {"name": good["id"]}).status_code == 200
+        card = api.post(f"{NETWORK}/network-interfaces", {"name": f"card-{number}", "subnet": "front", "security_groups": [good["id"]]}).json
+        members = api.get(f"{NETWORK}/network-interfaces/{card['id']}").json["security_group_names"]
+        assert members == api.get(f"{NETWORK}/security-groups/{good['id']}").json["name"]
+        api("PATCH", f"{NETWORK}/security-groups/{evil['id']}", {"name": evil["name"]})
+
+
 def test_a_guest_outside_any_network_is_told_so(api: Api, people: People, worker: TestWorker) -> None:
     with people.sessions() as session, transaction(session):
         report(session, Capability("network", available=False, detail="", reason="no namespaces"), worker="w")
