@@ -21,6 +21,7 @@ from portal.networking.vpc import VPC
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
+from portal.storage.buckets import BUCKET
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -58,6 +59,10 @@ PERMISSIONS = {
     "identity.oauth_client.rotate_secret": "platform",
     "identity.oauth_client.delete": "platform",
     "security.iam.simulate": "manage",
+    "storage.object.list": "read",
+    "storage.object.read": "read",
+    "storage.object.write": "write",
+    "storage.object.delete": "delete",
 }
 
 # Events that belong to no resource type → when they are written.
@@ -77,5 +82,5 @@ EVENTS = {
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, POLICY, GROUP, ROLE]
+    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, BUCKET, POLICY, GROUP, ROLE]
     return Registry(types, PERMISSIONS, [EXPORTING, VERIFYING, DELETING], networks=GuestNetworks(), machines=Machines())

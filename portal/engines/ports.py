@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from portal.engines.network_ports import NetworkEngine
+    from portal.engines.object_ports import BlobStore
 
 
 class EngineError(Exception):
@@ -232,3 +233,4 @@ class Engines:
     compute: ComputeEngine | None = None
     console: ConsoleAccess | None = None
     network: "NetworkEngine | None" = None
+    blobs: "BlobStore | None" = None

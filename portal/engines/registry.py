@@ -1,6 +1,7 @@
 """From settings to drivers. Drivers are imported only where they are used: libvirt's binding is not on every machine."""
 
 from portal.engines.network_ports import NetworkEngine
+from portal.engines.object_ports import BlobStore
 from portal.engines.ports import Capability, Engines, EngineUnavailable, HostCapacity
 from portal.settings import ComputeDriver, NetworkDriver, Settings
 
@@ -18,18 +19,27 @@ NO_NETWORKS = Capability(
 
 def open_engines(settings: Settings, *, owner: bool) -> Engines:
     """The drivers of this installation. A worker owns them; the web process gets the consoles only, which need no privilege."""
+    blobs = open_blobs(settings)
     if settings.engine_compute is ComputeDriver.FAKE:
         from portal.engines.fake import FakeCompute
 
         fake = FakeCompute(settings.data_dir / "fake")
-        return Engines(compute=fake if owner else None, console=fake, network=_open_network(settings) if owner else None)
+        return Engines(compute=fake if owner else None, console=fake, network=_open_network(settings) if owner else None, blobs=blobs)
     if settings.engine_compute is ComputeDriver.LOCAL:
         from portal.engines.local import open_compute, open_console
 
         return Engines(
-            compute=open_compute(settings) if owner else None, console=open_console(settings), network=_open_network(settings) if owner else None
-        )
-    return Engines(network=_open_network(settings) if owner else None)
+            compute=open_compute(settings) if owner else None, console=open_console(settings), network=_open_network(settings) if owner else None,
+            blobs=blobs,
+        )  # fmt: skip
+    return Engines(network=_open_network(settings) if owner else None, blobs=blobs)
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Where the bytes of objects are; every process that serves them may open it."""
+    from portal.engines.blobs import LocalBlobs
+
+    return LocalBlobs(settings.data_dir / "objects")
 
 
 def _open_network(settings: Settings) -> NetworkEngine | None:

@@ -1,0 +1,1 @@
+"""Object storage: buckets, what is in them, and how it is written, listed, read and removed."""
