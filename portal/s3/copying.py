@@ -58,7 +58,7 @@ def copy(x: Exchange) -> Answer:
         checksum, kind = calculated.text, "FULL_OBJECT"
     about = replace(about, checksum_algorithm=str(algorithm), checksum_type=kind)
     try:
-        row, bucket = object_put(x.ctx, x.bucket, x.key, Content(etag, blob, checksum=checksum), about, condition)
+        row, bucket = object_put(x.ctx, x.bucket, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise

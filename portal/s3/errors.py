@@ -24,6 +24,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "IllegalVersioningConfigurationException": (400, "The versioning configuration specified in the request is not valid."),
     "IncompleteBody": (400, "You did not provide the number of bytes specified by the Content-Length HTTP header."),
     "IncorrectNumberOfFilesInPostRequest": (400, "POST requires exactly one file upload per request."),
+    "InsufficientStorage": (507, "There is no room left where objects are kept."),
     "InternalError": (500, "An internal error occurred. Try again."),
     "InvalidAccessKeyId": (403, "The access key ID that you provided does not exist in our records."),
     "InvalidArgument": (400, "Invalid Argument"),

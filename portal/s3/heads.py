@@ -145,9 +145,7 @@ def range_of(text: str, size_bytes: int) -> tuple[int, int] | None:
     begin = int(first) if first else max(0, size_bytes - int(last))
     end = min(int(last) + 1, size_bytes) if first and last else size_bytes
     if begin >= size_bytes or (not first and not int(last)):
-        raise S3Error(
-            "InvalidRange", headers={"Content-Range": f"bytes */{size_bytes}"}, ActualObjectSize=size_bytes, RangeRequested=text[:64]
-        )
+        raise S3Error("InvalidRange", headers={"Content-Range": f"bytes */{size_bytes}"}, ActualObjectSize=size_bytes, RangeRequested=text[:64])
     return begin, end - begin
 
 

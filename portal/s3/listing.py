@@ -53,7 +53,9 @@ def limit_of(x: Exchange, name: str) -> int:
     """How many at most. Raises InvalidArgument."""
     text = x.parameter(name, str(MOST))
     if not text.isascii() or not text.isdigit() or int(text) > 2**31 - 1:
-        problem = "Provided value not an integer or within integer range" if not text.lstrip("-").isdigit() else "Argument must be between 0 and 2147483647"
+        problem = (
+            "Provided value not an integer or within integer range" if not text.lstrip("-").isdigit() else "Argument must be between 0 and 2147483647"
+        )
         raise S3Error("InvalidArgument", problem, ArgumentName=name, ArgumentValue=text[:64])
     return min(int(text), MOST)
 
@@ -65,7 +67,11 @@ def objects(x: Exchange) -> Answer:
         raise S3Error("InvalidArgument", ArgumentName="list-type", ArgumentValue=kind[:16])
     bucket, limit, keys = listable(x), limit_of(x, "max-keys"), encoder(x)
     is_second = kind == "2"
-    after = (_place_of(x.parameter("continuation-token")) if "continuation-token" in x.request.parameters else x.parameter("start-after")) if is_second else x.parameter("marker")
+    after = (
+        (_place_of(x.parameter("continuation-token")) if "continuation-token" in x.request.parameters else x.parameter("start-after"))
+        if is_second
+        else x.parameter("marker")
+    )
     asked = Listing(x.parameter("prefix"), x.parameter("delimiter"), after, limit=limit)
     found = objects_listed(x.ctx, bucket.id, asked)
     has_owner = not is_second or x.parameter("fetch-owner") == "true"

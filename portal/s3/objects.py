@@ -28,7 +28,7 @@ def put(x: Exchange) -> Answer:
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     content = Content(body.md5.hex(), blob, checksum=checksum.text)
     try:
-        found, bucket = object_put(x.ctx, x.bucket, x.key, content, about, condition)
+        found, bucket = object_put(x.ctx, x.bucket, x.key, content, about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise

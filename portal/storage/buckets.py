@@ -1,9 +1,8 @@
 """Buckets: places for objects. What is in one is written by `objects`; here are its settings, its life and its end."""
 
 import re
-from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Annotated
 
 from sqlalchemy import select
 
@@ -20,7 +19,9 @@ from portal.storage.usage import usage_locked
 LIFECYCLE = Lifecycle("active", {"active": frozenset({"deleted"})}, ended=frozenset({"deleted"}))
 # What clients take for something else than a name.
 RESERVED = re.compile(r"^(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap|--table-s3)$|.*(\.\.|\.-|-\.).*")
-FORCE = f.FieldInfo(f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted.")
+FORCE = f.FieldInfo(
+    f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted."
+)
 GIB = 1 << 30
 
 
@@ -49,7 +50,11 @@ def bucket_create(
     taken = ctx.db.scalars(select(Bucket).where(Bucket.name == name, Bucket.deleted_at.is_(None))).first()
     if taken is not None:
         is_own = taken.project_id == ctx.project_id
-        problem = "is taken by another bucket of this project." if is_own else "is taken by a bucket of somebody else. Names are unique in the installation."
+        problem = (
+            "is taken by another bucket of this project."
+            if is_own
+            else "is taken by a bucket of somebody else. Names are unique in the installation."
+        )
         raise BucketTaken(f"name: {problem}", details={"name": [problem], "is_own": is_own})
     return Bucket(
         name=name, description=description, acl=acl, versioning="enabled" if versioning_enabled else "off", data_events=data_events, tags=tags or {},
@@ -87,8 +92,6 @@ def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE]
     usage = usage_locked(ctx.db, bucket.id)
     if usage.versions and not force:
         raise BucketNotEmpty(f"{bucket.name} is not empty: {usage.versions:,} objects and older versions are in it. Delete them first, or use force.")
-
-
 
 
 BUCKET = ResourceType(

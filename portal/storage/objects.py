@@ -88,7 +88,7 @@ def refuse_early(ctx: Context, bucket_name: str, key: str, condition: Condition,
 
 
 def object_put(
-    ctx: Context, bucket_name: str, key: str, content: Content, about: About, condition: Condition = ANY
+    ctx: Context, bucket_name: str, key: str, content: Content, about: About, *, condition: Condition = ANY
 ) -> tuple[ObjectVersion, Bucket]:  # fmt: skip
     """Write an object whose bytes are on the disk. Raises Forbidden, PreconditionFailed, QuotaExceeded, NoSuchBucket and what `check_key` raises."""
     check_key(key)
@@ -199,12 +199,7 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     check_key(key)
     row = versions.version_of(ctx.db, bucket.id, key, version_id) if version_id else versions.newest(ctx.db, bucket.id, key)
     try:
-        if row is not None:
-            authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, acl=row.acl)
-        elif not decide_object(ctx, bucket, LIST, key).allowed:
-            # Whoever may not list learns from a refusal nothing that a listing would tell.
-            authorize_object(ctx, bucket, action, key)
-            raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
+        _authorize_found(ctx, bucket, key, row, action)
     except Forbidden as error:
         note_refusal(ctx, bucket, action, key, error)
         raise
@@ -214,6 +209,15 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
         about = {"version_id": row.version_id, "modified_at": row.modified_at}
         raise IsMarker("The version is the mark of a deletion.", details=about) if version_id else NoSuchKey("The object was deleted.", details=about)
     return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
+
+
+def _authorize_found(ctx: Context, bucket: Bucket, key: str, row: ObjectVersion | None, action: str) -> None:
+    if row is not None:
+        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, acl=row.acl)
+    elif not decide_object(ctx, bucket, LIST, key).allowed:
+        # Whoever may not list learns from a refusal nothing that a listing would tell.
+        authorize_object(ctx, bucket, action, key)
+        raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 
 def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:

@@ -95,6 +95,8 @@ def discard(session: Session, *blobs: str) -> None:
 
 def discard_parts(session: Session, upload_id: str) -> None:
     """Forget the parts of an upload; whoever reads the object goes on to do so."""
-    parts = select(ObjectPart.blob, literal(now() + READING, BlobToRemove.due_at.type)).where(ObjectPart.upload_id == upload_id, ObjectPart.blob != "")
+    parts = select(ObjectPart.blob, literal(now() + READING, BlobToRemove.due_at.type)).where(
+        ObjectPart.upload_id == upload_id, ObjectPart.blob != ""
+    )
     session.execute(insert_of(session)(BlobToRemove.__table__).from_select(["blob", "due_at"], parts))
     session.execute(delete(ObjectPart).where(ObjectPart.upload_id == upload_id))

@@ -1,7 +1,6 @@
-"""The only way in which anything in a bucket is changed: one transaction that sees the bucket as it is, decides, writes, charges and, where the bucket
-records data events, tells.
+"""The only way in which anything in a bucket is changed: one transaction that sees the bucket as it is, decides, writes and charges.
 
-Bytes are on the disk before it begins. If it fails, they are an orphan that the sweep finds; if it is committed, the object is there for good.
+Where the bucket records data events it tells of it, too. Bytes are on the disk before it begins. If it fails, they are an orphan that the sweep finds; if it is committed, the object is there for good.
 """
 
 from collections.abc import Callable, Mapping

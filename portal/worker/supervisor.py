@@ -178,5 +178,6 @@ def run_supervisor(settings: Settings) -> int:
     if problem := taken_port(settings):
         sys.stderr.write(f"{problem}\n")
         return 1
-    children = [Child(role, (sys.executable, "-m", "portal", role)) for role in ROLES]
+    roles = (*ROLES, "s3") if settings.s3_port else ROLES
+    children = [Child(role, (sys.executable, "-m", "portal", role)) for role in roles]
     return Supervisor(settings, Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD), children).run()
