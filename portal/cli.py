@@ -149,9 +149,6 @@ def _web(settings: Settings, _args: argparse.Namespace) -> int:
 def _s3(settings: Settings, _args: argparse.Namespace) -> int:
     from portal.s3.server import command_line
 
-    if not settings.s3_port:
-        print("S3_PORT=0 switches the S3 interface off: set a port from 1 to 65535.", file=sys.stderr)
-        return 1
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     command = command_line(settings)
     os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell

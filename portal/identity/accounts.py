@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from portal.identity import iam, passwords
 from portal.identity.access import OF_SESSION, access_end, end_sessions, user_lock
-from portal.identity.models import PERSON, ApiToken, Membership, S3AccessKey, User, UserSession, digest
+from portal.identity.models import PERSON, ApiToken, Membership, User, UserSession, digest
 from portal.identity.oauth2.models import OAuthFamily
 from portal.kernel import audit
 from portal.kernel.authz import Target, refuse_escalation, statements_of
@@ -28,7 +28,7 @@ WRONG = "User name or password is wrong, or the account is locked for a while af
 ACCESS_PREFIX = "atonix.a."  # how the access token of a program's session is recognised; no API token has a dot
 SIGN_IN = "identity.session.create"
 CHANGE_PASSWORD = "identity.user.change_password"  # noqa: S105 - the name of an action
-CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily, S3AccessKey)
+CredentialT = TypeVar("CredentialT", UserSession, ApiToken, OAuthFamily)
 
 
 @dataclass(frozen=True, slots=True)

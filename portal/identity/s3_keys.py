@@ -4,19 +4,20 @@ import secrets
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
 from portal.identity.access import user_lock
-from portal.identity.accounts import SEEN_EVERY, SignedIn, account_target, behind, checked_name, oneself, principal_of, refuse_beyond, require_proof
+from portal.identity.accounts import SEEN_EVERY, account_target, checked_name, oneself, refuse_beyond, require_proof
 from portal.identity.factors import devices_of
-from portal.identity.models import SERVICE, ApiToken, S3AccessKey, User
+from portal.identity.models import SERVICE, ApiToken, Membership, S3AccessKey, User
 from portal.identity.sealed import seal, unseal
 from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
-from portal.kernel.context import Context
+from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, NotFound, QuotaExceeded, Unauthorized
 from portal.kernel.ids import is_storable, storable
@@ -116,31 +117,48 @@ def s3_key_revoke(ctx: Context, key_id: str, *, owner: User | None = None) -> No
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """Whose key it is, and the secret that its signatures are made with."""
+    """Who comes with a key, where their new buckets belong, and the secret that their signatures are made with."""
 
-    key: S3AccessKey
+    key_id: str
     secret: str
-    found: SignedIn
+    project_id: str | None
+    principal: Principal
+    last_used_at: datetime | None
+
+
+_KEY = (
+    select(S3AccessKey.sealed_secret, S3AccessKey.project_id, S3AccessKey.last_used_at, S3AccessKey.is_active.label("key_is_active"),
+           User.id, User.username, User.platform_role, User.is_active, User.must_change_password, User.default_project_id,
+           (User.password_hash != "").label("has_password"), iam.REVISION.label("revision"))
+    .join(User, User.id == S3AccessKey.user_id).where(S3AccessKey.id == bindparam("key"))
+)  # fmt: skip
+_ROLES = select(Membership.role, Membership.project_id).where(Membership.user_id == bindparam("user")).order_by(Membership.project_id)
 
 
 def s3_key_holder(session: Session, settings: Settings, key_id: str) -> KeyHolder | None:
-    """Who is behind an access key; None if it is unknown, switched off, of a disabled user, or was sealed with another SECRET_KEY."""
-    row = behind(session, S3AccessKey, S3AccessKey.id == key_id) if is_storable(key_id) else None
-    if row is None or not row[0].is_active:
+    """Who is behind an access key; None if it is unknown, switched off, of a disabled user, or was sealed with another SECRET_KEY.
+
+    Nor does a key count whose user has yet to choose a password, or lacks a second factor that one of their roles asks for.
+    """
+    row = session.execute(_KEY, {"key": key_id}).first() if is_storable(key_id) else None
+    if row is None or not (row.key_is_active and row.is_active) or row.must_change_password:
         return None
-    key, user, revision = row
-    secret = unseal(settings, key.sealed_secret)
-    if secret is None or user.must_change_password:
+    secret = unseal(settings, row.sealed_secret)
+    if secret is None:
         return None
-    principal = iam.with_access(session, principal_of(user, f"s3:{key.id}"), revision)
-    if principal.needs_factor and user.password_hash and not devices_of(session, user.id):
+    grants = [Grant(role, project_id) for role, project_id in session.execute(_ROLES, {"user": row.id})]
+    if row.platform_role:
+        grants.append(Grant(row.platform_role, None))
+    principal = iam.with_access(session, Principal(row.id, row.username, f"s3:{key_id}", tuple(grants)), row.revision)
+    if principal.needs_factor and row.has_password and not devices_of(session, row.id):
         return None
-    return KeyHolder(key, secret, SignedIn(user, principal))
+    home = row.project_id or row.default_project_id or next((grant.project_id for grant in grants if grant.project_id), None)
+    return KeyHolder(key_id, secret, home, principal, row.last_used_at)
 
 
-def s3_key_used(session: Session, key: S3AccessKey, source_ip: str) -> None:
+def s3_key_used(session: Session, holder: KeyHolder, source_ip: str) -> None:
     """Note that a key is in use, not more often than anybody needs to know."""
     moment = now()
-    if key.last_used_at is None or moment - key.last_used_at > SEEN_EVERY:
+    if holder.last_used_at is None or moment - holder.last_used_at > SEEN_EVERY:
         with transaction(session):
-            session.execute(update(S3AccessKey).where(S3AccessKey.id == key.id).values(last_used_at=moment, last_used_ip=source_ip))
+            session.execute(update(S3AccessKey).where(S3AccessKey.id == holder.key_id).values(last_used_at=moment, last_used_ip=source_ip))

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal.engines.object_ports import BlobStore
 from portal.engines.ports import EngineError
-from portal.identity.accounts import home_project
 from portal.identity.s3_keys import KeyHolder, s3_key_holder, s3_key_used
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
@@ -74,7 +73,8 @@ class Gateway:
         except PortalError as error:
             raise refusal_of(error) from error
         except EngineError as error:
-            log.error("%s %s: %s", request.method, request.raw_path, error.message, extra={"request_id": request_id})
+            # The engine has said what is wrong; where in the portal that was found helps nobody.
+            log.error("%s %s: %s", request.method, request.raw_path, error.message, extra={"request_id": request_id})  # noqa: TRY400
             raise failure_of(error) from error
         except OperationalError as error:
             raise S3Error("ServiceUnavailable", out_of_service(error)) from error
@@ -103,9 +103,8 @@ class Gateway:
         )  # fmt: skip
         if signed is not None:
             holder = holders[signed.access_key]
-            ctx.principal = holder.found.principal
-            ctx.project_id = holder.key.project_id or home_project(holder.found.user)
-            s3_key_used(session, holder.key, request.remote_address)
+            ctx.principal, ctx.project_id = holder.principal, holder.project_id
+            s3_key_used(session, holder, request.remote_address)
         return Exchange(request, signed, ctx, self._blobs)
 
 

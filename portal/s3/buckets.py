@@ -5,8 +5,9 @@ from portal.kernel.operations import run
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
-from portal.storage.access import LIST, authorize_object, bucket_named
+from portal.storage.access import LIST, authorize_object
 from portal.storage.buckets import BUCKET, bucket_create, bucket_delete, name_problem
+from portal.storage.facts import bucket_named
 from portal.storage.models import ACLS
 
 MOST_BUCKETS = 10_000
@@ -39,17 +40,17 @@ def create(x: Exchange) -> Answer:
 
 def head(x: Exchange) -> Answer:
     """Whether the bucket is there, and may be listed."""
-    authorize_object(x.ctx, bucket_named(x.ctx, x.bucket), LIST, "")
+    authorize_object(x.ctx, bucket_named(x.ctx.db, x.bucket), LIST, "")
     return Answer(headers={"x-amz-bucket-region": "us-east-1"})
 
 
 def delete(x: Exchange) -> Answer:
     """Delete an empty bucket."""
-    run(x.ctx, bucket_delete, bucket_named(x.ctx, x.bucket).id, {})
+    run(x.ctx, bucket_delete, bucket_named(x.ctx.db, x.bucket).id, {})
     return Answer(204)
 
 
 def location(x: Exchange) -> Answer:
     """Where the bucket is: clients sign for what they are told here, and an empty element is the usual place."""
-    authorize_object(x.ctx, bucket_named(x.ctx, x.bucket), LIST, "")
+    authorize_object(x.ctx, bucket_named(x.ctx.db, x.bucket), LIST, "")
     return document("LocationConstraint")

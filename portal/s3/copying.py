@@ -44,7 +44,7 @@ def copy(x: Exchange) -> Answer:
     if source.size_bytes > MAX_OBJECT:
         raise S3Error("InvalidRequest", f"The specified copy source is larger than the maximum allowable size for a copy source: {MAX_OBJECT}")
     about = _about(x, found)
-    refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=source.size_bytes)
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=source.size_bytes)
     algorithm = _algorithm(x, source.checksum_algorithm)
     is_plain = source.upload_id is None and algorithm == source.checksum_algorithm
     etag, checksum, kind = source.etag, source.checksum, source.checksum_type
@@ -58,7 +58,7 @@ def copy(x: Exchange) -> Answer:
         checksum, kind = calculated.text, "FULL_OBJECT"
     about = replace(about, checksum_algorithm=str(algorithm), checksum_type=kind)
     try:
-        row, bucket = object_put(x.ctx, x.bucket, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
+        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise

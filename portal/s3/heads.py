@@ -9,7 +9,8 @@ from portal.s3.errors import S3Error
 from portal.s3.exchange import Exchange, http_date, quoted
 from portal.s3.requests import S3Request
 from portal.s3.signing import parse_http_date
-from portal.storage.models import ACLS, Bucket, ObjectVersion
+from portal.storage.facts import BucketFacts, Version
+from portal.storage.models import ACLS
 from portal.storage.objects import About, Condition
 
 META = "x-amz-meta-"
@@ -74,7 +75,7 @@ def condition_of(request: S3Request) -> Condition:
     return Condition(match, none_match)
 
 
-def headers_of(x: Exchange, bucket: Bucket, version: ObjectVersion) -> dict[str, str]:
+def headers_of(x: Exchange, bucket: BucketFacts, version: Version) -> dict[str, str]:
     """What an answer says of a version."""
     found = {
         "ETag": quoted(version.etag), "Last-Modified": http_date(version.modified_at), "Accept-Ranges": "bytes",
@@ -92,7 +93,7 @@ def headers_of(x: Exchange, bucket: Bucket, version: ObjectVersion) -> dict[str,
     return found | _overrides(x)
 
 
-def version_header(bucket: Bucket, version: ObjectVersion) -> dict[str, str]:
+def version_header(bucket: BucketFacts, version: Version) -> dict[str, str]:
     """The id of a version, where the bucket has versions."""
     return {} if bucket.versioning == "off" else {"x-amz-version-id": version.version_id}
 
@@ -105,7 +106,7 @@ def _overrides(x: Exchange) -> dict[str, str]:
     return {header: "".join(c for c in value if c.isprintable()).encode().decode("latin-1") for header, value in asked.items()}
 
 
-def checksum_headers(version: ObjectVersion) -> dict[str, str]:
+def checksum_headers(version: Version) -> dict[str, str]:
     """The checksum of a version, for whoever asks for it."""
     if not version.checksum:
         return {}
@@ -113,7 +114,7 @@ def checksum_headers(version: ObjectVersion) -> dict[str, str]:
     return {name: version.checksum, "x-amz-checksum-type": version.checksum_type}
 
 
-def check_conditions(request: S3Request, version: ObjectVersion, prefix: str = "") -> None:
+def check_conditions(request: S3Request, version: Version, prefix: str = "") -> None:
     """Raise PreconditionFailed or NotModified, as the conditions of a read ask for; `prefix` is for those on the source of a copy."""
     modified = version.modified_at.replace(microsecond=0)
     match, none_match = (request.header(f"{prefix}{name}") for name in ("if-match", "if-none-match"))

@@ -7,17 +7,16 @@ from urllib.parse import quote
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person, quoted
-from portal.storage.access import LIST, authorize_object, bucket_named
-from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
-from portal.storage.models import Bucket, ObjectVersion
-from portal.storage.versions import version_of
+from portal.storage.access import LIST, authorize_object
+from portal.storage.facts import BucketFacts, bucket_named, version_of
+from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
 
 MOST = 1000
 
 
-def listable(x: Exchange) -> Bucket:
+def listable(x: Exchange) -> BucketFacts:
     """The bucket, if the caller may list what is under the prefix."""
-    bucket = bucket_named(x.ctx, x.bucket)
+    bucket = bucket_named(x.ctx.db, x.bucket)
     authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"))
     return bucket
 
@@ -90,7 +89,7 @@ def objects(x: Exchange) -> Answer:
     return document("ListBucketResult", *said, xml.leaf("IsTruncated", found.is_truncated), keys.said(), *contents, keys.prefixes(found))
 
 
-def _facts(row: ObjectVersion, names: dict[str, str] | None) -> list[str]:
+def _facts(row: Entry, names: dict[str, str] | None) -> list[str]:
     checksum = [xml.leaf("ChecksumAlgorithm", row.checksum_algorithm), xml.leaf("ChecksumType", row.checksum_type)] if row.checksum else []
     return [
         xml.leaf("LastModified", xml.timestamp(row.modified_at)), xml.leaf("ETag", quoted(row.etag)), *checksum, xml.leaf("Size", row.size_bytes),
@@ -104,7 +103,7 @@ def _token_of(place: str) -> str:
 
 def _place_of(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise S3Error("InvalidArgument", "The continuation token provided is incorrect", ArgumentName="continuation-token") from None
 
@@ -134,7 +133,7 @@ def versions(x: Exchange) -> Answer:
     return document("ListVersionsResult", *said, xml.leaf("IsTruncated", found.is_truncated), keys.said(), *listed, keys.prefixes(found))
 
 
-def _version(row: ObjectVersion, keys: Encoder, names: dict[str, str], *, is_latest: bool) -> str:
+def _version(row: Entry, keys: Encoder, names: dict[str, str], *, is_latest: bool) -> str:
     named = [keys.leaf("Key", row.key), xml.leaf("VersionId", row.version_id), xml.leaf("IsLatest", is_latest)]
     if row.is_marker:
         return xml.group("DeleteMarker", *named, xml.leaf("LastModified", xml.timestamp(row.modified_at)), person("Owner", row.owner_id, names))

@@ -21,14 +21,14 @@ MOST_KEYS = 1000
 def put(x: Exchange) -> Answer:
     """Write an object; it is there for good when this answers."""
     about, condition = about_of(x.request), condition_of(x.request)
-    refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length or 0)
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length)
     body = x.open_body(limit_bytes=MAX_OBJECT)
     blob = receive(x, body)
     checksum = body.checksum
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     content = Content(body.md5.hex(), blob, checksum=checksum.text)
     try:
-        found, bucket = object_put(x.ctx, x.bucket, x.key, content, about, condition=condition)
+        found, bucket = object_put(x.ctx, target, x.key, content, about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import buckets, copying, listing, objects
+from portal.s3 import buckets, copying, listing, multipart, objects
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -17,9 +17,12 @@ SUBRESOURCES = (
 BUCKET: Mapping[tuple[str, str], Action] = {
     ("PUT", ""): buckets.create, ("HEAD", ""): buckets.head, ("DELETE", ""): buckets.delete, ("GET", "location"): buckets.location,
     ("GET", ""): listing.objects, ("GET", "versions"): listing.versions, ("POST", "delete"): objects.delete_many,
+    ("GET", "uploads"): multipart.list_uploads,
 }  # fmt: skip
 OBJECT: Mapping[tuple[str, str], Action] = {
     ("GET", ""): objects.get, ("HEAD", ""): objects.get, ("PUT", ""): objects.put, ("DELETE", ""): objects.delete,
+    ("POST", "uploads"): multipart.create, ("PUT", "uploadId"): multipart.part, ("POST", "uploadId"): multipart.complete, ("DELETE", "uploadId"): multipart.abort,
+    ("GET", "uploadId"): multipart.list_parts,
 }  # fmt: skip
 
 

@@ -2,30 +2,20 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import select
-
 from portal.kernel import audit
-from portal.kernel.authz import Decision, Target, decide, target_of
+from portal.kernel.authz import Decision, Target, decide
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
-from portal.storage.errors import InvalidKey, KeyTooLong, NoSuchBucket
-from portal.storage.models import KEY_BYTES, Bucket
+from portal.storage.errors import InvalidKey, KeyTooLong
+from portal.storage.facts import BucketFacts
+from portal.storage.models import KEY_BYTES
 
 LIST, READ, WRITE, DELETE = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete"))
 # Canned ACL → what it lets anybody do, and what whoever is signed in.
 ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}
 SIGNED_IN: Mapping[str, tuple[str, ...]] = {**ANYBODY, "authenticated-read": (LIST, READ)}
-
-
-def bucket_named(ctx: Context, name: str) -> Bucket:
-    """The bucket of this name, whoever asks. Raises NoSuchBucket."""
-    query = select(Bucket).where(Bucket.name == name, Bucket.deleted_at.is_(None))
-    found = ctx.db.scalars(query).first() if is_storable(name) else None
-    if found is None:
-        raise NoSuchBucket(f"There is no bucket {name[:80]}.")
-    return found
 
 
 def check_key(key: str) -> None:
@@ -37,7 +27,7 @@ def check_key(key: str) -> None:
 
 
 def decide_object(
-    ctx: Context, bucket: Bucket, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
 ) -> Decision:  # fmt: skip
     """Whether the caller may do an action on an object, or under a prefix for a listing."""
     target = Target(bucket.project_id, owner_id, id=f"{bucket.name}/{key}", name=key, tags=tags or {}, label=f"{bucket.name}/{key}"[:200])
@@ -53,7 +43,7 @@ def decide_object(
 
 
 def authorize_object(
-    ctx: Context, bucket: Bucket, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
 ) -> Decision:  # fmt: skip
     """Raise Forbidden unless the caller may. A refusal is written down where the bucket records data events."""
     found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, acl=acl)
@@ -65,14 +55,7 @@ def authorize_object(
     return found
 
 
-def authorize_bucket(ctx: Context, bucket: Bucket, action: str) -> None:
-    """Raise Forbidden unless the caller may do an action on the bucket itself."""
-    found = decide(ctx, action, target_of(bucket))
-    if not found.allowed:
-        raise Forbidden(f"{action} on {bucket.name} is not allowed. {found.because}", details={"action": action, "reason": found.because})
-
-
-def note_refusal(ctx: Context, bucket: Bucket, action: str, key: str, error: Forbidden) -> None:
+def note_refusal(ctx: Context, bucket: BucketFacts, action: str, key: str, error: Forbidden) -> None:
     """Write a refusal down, in a transaction of its own, if the bucket records data events."""
     if bucket.data_events and not error.is_audited:
         with transaction(ctx.db):
@@ -80,6 +63,6 @@ def note_refusal(ctx: Context, bucket: Bucket, action: str, key: str, error: For
         error.is_audited = True
 
 
-def subject_of(bucket: Bucket, key: str) -> audit.Subject:
+def subject_of(bucket: BucketFacts, key: str) -> audit.Subject:
     """An object in the audit log."""
     return audit.Subject("storage.object", bucket.id, f"{bucket.name}/{key}", bucket.project_id)

@@ -4,13 +4,16 @@ A prefix that is rolled up is leapt over: the next row is looked for behind ever
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Select, select, tuple_
 
 from portal.kernel.context import Context
-from portal.storage.models import ObjectUpload, ObjectVersion
+from portal.storage.facts import VERSIONS
+from portal.storage.models import NULL_VERSION, ObjectUpload, version_name
 
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = (0xD800, 0xE000)
@@ -58,23 +61,50 @@ def successor(prefix: str) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A version as listings show it."""
+
+    key: str
+    sequence: int
+    is_null: bool
+    is_marker: bool
+    modified_at: datetime
+    size_bytes: int
+    etag: str
+    owner_id: str | None
+    storage_class: str
+    checksum: str
+    checksum_algorithm: str
+    checksum_type: str
+
+    @property
+    def version_id(self) -> str:
+        """How clients call it."""
+        return NULL_VERSION if self.is_null else version_name(self.sequence)
+
+
 def objects_listed(ctx: Context, bucket_id: str, asked: Listing) -> Listed:
     """The present objects of a bucket."""
-    keys = ObjectVersion.key
-    base = select(ObjectVersion).where(ObjectVersion.bucket_id == bucket_id, ObjectVersion.is_current)
-    return _walk(ctx, asked, _Rows(base, keys, None))
+    return _walk(ctx, asked, _Rows(_ENTRIES.where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.is_current), VERSIONS.c.key, None, _entry))
 
 
 def versions_listed(ctx: Context, bucket_id: str, asked: Listing) -> Listed:
     """All versions and marks of deletion, those of a key together and the newest first."""
-    base = select(ObjectVersion).where(ObjectVersion.bucket_id == bucket_id)
-    return _walk(ctx, asked, _Rows(base, ObjectVersion.key, ObjectVersion.sequence))
+    return _walk(ctx, asked, _Rows(_ENTRIES.where(VERSIONS.c.bucket_id == bucket_id), VERSIONS.c.key, VERSIONS.c.sequence, _entry))
 
 
 def uploads_listed(ctx: Context, bucket_id: str, asked: Listing) -> Listed:
     """The multipart uploads that have not ended."""
     base = select(ObjectUpload).where(ObjectUpload.bucket_id == bucket_id, ObjectUpload.completed_at.is_(None))
-    return _walk(ctx, asked, _Rows(base, ObjectUpload.key, ObjectUpload.id))
+    return _walk(ctx, asked, _Rows(base, ObjectUpload.key, ObjectUpload.id, itemgetter(0)))
+
+
+_ENTRIES = select(*(VERSIONS.c[each.name] for each in fields(Entry)))
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(*row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +114,7 @@ class _Rows:
     base: Select[Any]
     key: Any
     second: Any
+    made: Callable[[Any], Any]
 
     def take(self, ctx: Context, place: "_Place", end: str, count: int) -> Sequence[Any]:
         query = self.base
@@ -94,7 +125,7 @@ class _Rows:
         if end:
             query = query.where(self.key < end)
         order = (self.key,) if self.second is None else (self.key, self.second)
-        return ctx.db.scalars(query.order_by(*order).limit(count)).all()
+        return [self.made(row) for row in ctx.db.execute(query.order_by(*order).limit(count))]
 
     def place_of(self, row: Any) -> "_Place":
         return _Place(row.key, row=None if self.second is None else getattr(row, self.second.key))
@@ -154,6 +185,3 @@ def _rolled(key: str, asked: Listing) -> str:
         return ""
     place = key.find(asked.delimiter, len(asked.prefix))
     return key[: place + len(asked.delimiter)] if place >= 0 else ""
-
-
-Lister = Callable[[Context, str, Listing], Listed]

@@ -3,9 +3,9 @@
 import base64
 import binascii
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, select, text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Table, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from portal.kernel import fields as f
@@ -110,11 +110,6 @@ class ObjectVersion(Described, Base):
         {"sqlite_with_rowid": False},
     )
 
-    @property
-    def version_id(self) -> str:
-        """How clients call it."""
-        return NULL_VERSION if self.is_null else version_name(self.sequence)
-
 
 class ObjectUpload(Described, Base):
     """A multipart upload: what the object is to be, and once it is complete what it became, so that a second Complete answers like the first."""
@@ -155,6 +150,11 @@ class BlobToRemove(Base):
 
     blob: Mapped[str] = mapped_column(String(64), primary_key=True)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+def table_of(model: type[Base]) -> Table:
+    """The table of a model, for statements on plain values."""
+    return cast("Table", model.__table__)
 
 
 def version_name(sequence: int) -> str:

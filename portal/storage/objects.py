@@ -11,9 +11,10 @@ from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import DELETE, LIST, READ, WRITE, authorize_object, bucket_named, check_key, decide_object, note_refusal
+from portal.storage.access import DELETE, LIST, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
-from portal.storage.models import Bucket, ObjectPart, ObjectVersion
+from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
+from portal.storage.models import ObjectPart
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -56,7 +57,7 @@ class Condition:
     match: str = ""
     none_match: str = ""
 
-    def check(self, present: ObjectVersion | None) -> None:
+    def check(self, present: Version | None) -> None:
         """Raise PreconditionFailed, or NoSuchKey where the object that must be there is not."""
         there = present if present is not None and not present.is_marker else None
         if self.match and there is None:
@@ -68,36 +69,41 @@ class Condition:
 
 
 ANY = Condition()
+# Bytes that are taken without a look at who sends them where.
+SMALL = 1 << 20
 # So many are deleted in one transaction.
 TOGETHER = 250
 
 
-def refuse_early(ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int) -> Bucket:
+def refuse_early(ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None) -> BucketFacts:
     """Raise what a write would be refused with, as far as that is known before the bytes arrive; the write itself asks again."""
-    bucket = bucket_named(ctx, bucket_name)
+    bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
-    latest = versions.newest(ctx.db, bucket.id, key)
+    if size_bytes is not None and size_bytes <= SMALL:
+        # So little is received sooner than it is refused.
+        return bucket
+    latest = newest(ctx.db, bucket.id, key)
     try:
         authorize_object(ctx, bucket, WRITE, key, owner_id=latest.owner_id if latest else ctx.principal.user_id, tags=latest.tags if latest else None)
     except Forbidden as error:
         note_refusal(ctx, bucket, WRITE, key, error)
         raise
     condition.check(latest)
-    refuse_beyond_quota(ctx.db, bucket, size_bytes)
+    refuse_beyond_quota(ctx.db, bucket, size_bytes or 0)
     return bucket
 
 
 def object_put(
-    ctx: Context, bucket_name: str, key: str, content: Content, about: About, *, condition: Condition = ANY
-) -> tuple[ObjectVersion, Bucket]:  # fmt: skip
+    ctx: Context, bucket: BucketFacts, key: str, content: Content, about: About, *, condition: Condition = ANY
+) -> tuple[Version, BucketFacts]:  # fmt: skip
     """Write an object whose bytes are on the disk. Raises Forbidden, PreconditionFailed, QuotaExceeded, NoSuchBucket and what `check_key` raises."""
     check_key(key)
-    return write(ctx, bucket_name, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
+    return write(ctx, bucket, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
 
 
-def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> ObjectVersion:
+def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> Version:
     """Write a version within a transaction."""
-    latest = versions.newest(writing.db, writing.bucket.id, key)
+    latest = newest(writing.db, writing.bucket.id, key)
     writing.authorize(WRITE, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags)
     condition.check(latest)
     row = versions.add(
@@ -122,14 +128,14 @@ class Deleted:
 def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY) -> Deleted:
     """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error."""
     check_key(key)
-    return write(ctx, bucket_name, DELETE, lambda writing: remove(writing, key, version_id, condition))
+    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition))
 
 
 def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY) -> Deleted:
     """Delete within a transaction."""
     bucket = writing.bucket
-    latest = versions.newest(writing.db, bucket.id, key)
-    found = versions.version_of(writing.db, bucket.id, key, version_id) if version_id else latest
+    latest = newest(writing.db, bucket.id, key)
+    found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
     writing.authorize(DELETE, key, owner_id=found.owner_id if found else writing.ctx.principal.user_id, tags=found.tags if found else None)
     if condition.match and latest is not None:
         condition.check(latest)
@@ -161,9 +167,10 @@ class Wanted:
 def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
     """Delete several objects or versions, each of which succeeds or is refused on its own; some at a time, so that others can write meanwhile."""
     done: list[Deleted | PortalError] = []
+    bucket = bucket_named(ctx.db, bucket_name)
     for place in range(0, len(wanted), TOGETHER):
         some = wanted[place : place + TOGETHER]
-        done += write(ctx, bucket_name, DELETE, lambda writing, some=some: [_remove_one(writing, each) for each in some])  # type: ignore[misc]
+        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each) for each in some])  # type: ignore[misc]
     return done
 
 
@@ -182,8 +189,8 @@ def _remove_one(writing: Writing, each: Wanted) -> Deleted | PortalError:
 class Found:
     """A version of an object that may be read, and the parts that it consists of, if it was uploaded in parts."""
 
-    bucket: Bucket
-    version: ObjectVersion
+    bucket: BucketFacts
+    version: Version
     parts: Sequence[ObjectPart] = ()
 
     def pieces(self) -> list[Blob]:
@@ -195,9 +202,9 @@ class Found:
 
 def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
     """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
-    bucket = bucket_named(ctx, bucket_name)
+    bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
-    row = versions.version_of(ctx.db, bucket.id, key, version_id) if version_id else versions.newest(ctx.db, bucket.id, key)
+    row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
     try:
         _authorize_found(ctx, bucket, key, row, action)
     except Forbidden as error:
@@ -211,7 +218,7 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
 
 
-def _authorize_found(ctx: Context, bucket: Bucket, key: str, row: ObjectVersion | None, action: str) -> None:
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
     if row is not None:
         authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, acl=row.acl)
     elif not decide_object(ctx, bucket, LIST, key).allowed:

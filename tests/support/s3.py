@@ -2,11 +2,15 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from portal.engines.blobs import LocalBlobs
@@ -65,3 +69,24 @@ def gateway(people: People) -> Iterator[S3]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def refused(call: Callable[[], object], code: str) -> dict[str, Any]:
+    """What a call is refused with, which must be this code."""
+    with pytest.raises(ClientError) as caught:
+        call()
+    found: dict[str, Any] = caught.value.response
+    assert found["Error"]["Code"] == code, found
+    return found
+
+
+def fetch(address: str, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, body) of an address, as a browser gets it."""
+    parts = urlsplit(address)
+    link = HTTPConnection(parts.netloc, timeout=30)
+    try:
+        link.request(method, f"{parts.path}?{parts.query}" if parts.query else parts.path, body=body, headers=headers or {})
+        answer = link.getresponse()
+        return answer.status, dict(answer.headers), answer.read()
+    finally:
+        link.close()
