@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("etag", sa.String(length=64), nullable=False),
         sa.Column("blob", sa.String(length=64), nullable=False),
         sa.Column("seal", sa.String(length=16), nullable=False),
+        sa.Column("checksum_algorithm", sa.String(length=16), nullable=False),
         sa.Column("checksum", sa.String(length=96), nullable=False),
         sa.Column("modified_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_object_parts")),

@@ -6,7 +6,7 @@ from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.storage.access import LIST, authorize_object
-from portal.storage.buckets import BUCKET, bucket_create, bucket_delete, name_problem
+from portal.storage.buckets import BUCKET, bucket_create, bucket_delete, bucket_set_versioning, name_problem
 from portal.storage.facts import bucket_named
 from portal.storage.models import ACLS
 
@@ -54,3 +54,20 @@ def location(x: Exchange) -> Answer:
     """Where the bucket is: clients sign for what they are told here, and an empty element is the usual place."""
     authorize_object(x.ctx, bucket_named(x.ctx.db, x.bucket), LIST, "")
     return document("LocationConstraint")
+
+
+def versioning(x: Exchange) -> Answer:
+    """Whether older versions are kept; nothing is said of a bucket that never did."""
+    bucket = bucket_named(x.ctx.db, x.bucket)
+    authorize_object(x.ctx, bucket, LIST, "")
+    status = {"enabled": "Enabled", "suspended": "Suspended"}.get(bucket.versioning)
+    return document("VersioningConfiguration", *([xml.leaf("Status", status)] if status else []))
+
+
+def set_versioning(x: Exchange) -> Answer:
+    """Keep older versions from now on, or stop doing so."""
+    status = x.document("VersioningConfiguration").value("Status")
+    if status not in {"Enabled", "Suspended"}:
+        raise S3Error("IllegalVersioningConfigurationException")
+    run(x.ctx, bucket_set_versioning, bucket_named(x.ctx.db, x.bucket).id, {"enabled": status == "Enabled"})
+    return Answer()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from portal.kernel.errors import PortalError
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT
-from portal.s3.checksums import BY_HEADER, DEFAULT, Algorithm, Kind, algorithm_named, composite, full_object, kind_for, parse_checksum
+from portal.s3.checksums import BY_HEADER, COMBINE, DEFAULT, Algorithm, Kind, algorithm_named, composite, full_object, kind_for, parse_checksum
 from portal.s3.copying import gathered, source_of
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person, quoted
@@ -16,7 +16,18 @@ from portal.s3.objects import forget, receive
 from portal.storage.listing import Listing, uploads_listed
 from portal.storage.models import ObjectPart, ObjectUpload
 from portal.storage.objects import Content
-from portal.storage.uploads import MOST_PARTS, Named, PartNamed, part_put, parts_listed, upload_abort, upload_complete, upload_create, upload_find
+from portal.storage.uploads import (
+    MOST_PARTS,
+    Named,
+    PartNamed,
+    Whole,
+    part_put,
+    parts_listed,
+    upload_abort,
+    upload_complete,
+    upload_create,
+    upload_find,
+)
 
 
 def _named(x: Exchange) -> Named:
@@ -26,9 +37,9 @@ def _named(x: Exchange) -> Named:
 def create(x: Exchange) -> Answer:
     """Begin an upload."""
     asked = x.request.header("x-amz-checksum-algorithm")
-    algorithm = algorithm_named(asked) if asked else DEFAULT
-    kind = kind_for(algorithm, x.request.header("x-amz-checksum-type"))
-    made = upload_create(x.ctx, x.bucket, x.key, replace(about_of(x.request), checksum_algorithm=str(algorithm), checksum_type=str(kind)))
+    algorithm = algorithm_named(asked) if asked else None
+    kind = kind_for(algorithm, x.request.header("x-amz-checksum-type")) if algorithm is not None else ""
+    made = upload_create(x.ctx, x.bucket, x.key, replace(about_of(x.request), checksum_algorithm=str(algorithm or ""), checksum_type=str(kind)))
     said = {"x-amz-checksum-algorithm": str(algorithm), "x-amz-checksum-type": str(kind)} if asked else {}
     named = [xml.leaf("Bucket", x.bucket), xml.leaf("Key", x.key), xml.leaf("UploadId", made.id)]
     return document("InitiateMultipartUploadResult", *named, headers=said)
@@ -49,12 +60,12 @@ def part(x: Exchange) -> Answer:
         return part_copy(x)
     number = number_of(x)
     _, upload = upload_find(x.ctx, _named(x), size_bytes=x.request.content_length or 0)
-    algorithm = Algorithm(upload.checksum_algorithm)
+    algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
     body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=algorithm)
     blob = receive(x, body)
     checksum = body.checksum
     etag = body.md5.hex()
-    _keep(x, number, Content(etag, blob, checksum=checksum.text if checksum.algorithm is algorithm else ""))
+    _keep(x, number, Content(etag, blob, checksum_algorithm=str(checksum.algorithm), checksum=checksum.text))
     return Answer(headers={"ETag": quoted(etag), checksum.algorithm.header: checksum.text})
 
 
@@ -68,9 +79,9 @@ def part_copy(x: Exchange) -> Answer:
         problem = "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets to copy"
         raise S3Error("InvalidArgument", problem, ArgumentName="x-amz-copy-source-range", ArgumentValue=asked[:64])
     _, upload = upload_find(x.ctx, _named(x), size_bytes=wanted[1])
-    algorithm = Algorithm(upload.checksum_algorithm)
+    algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
     blob, etag, checksum = gathered(x, found, *wanted, algorithm)
-    part = _keep(x, number, Content(etag, blob, checksum=checksum.text))
+    part = _keep(x, number, Content(etag, blob, checksum_algorithm=str(algorithm), checksum=checksum.text))
     said = [
         xml.leaf("LastModified", xml.timestamp(part.modified_at)),
         xml.leaf("ETag", quoted(etag)),
@@ -101,7 +112,7 @@ def complete(x: Exchange) -> Answer:
     wanted = [_part_named(node) for node in asked.children_named("Part")]
     if not wanted or len(wanted) > MOST_PARTS:
         raise S3Error("MalformedXML")
-    done = upload_complete(x.ctx, _named(x), wanted, lambda upload, parts: _checksum(x, upload, parts), condition=condition)
+    done = upload_complete(x.ctx, _named(x), wanted, lambda upload, parts: _whole(x, upload, parts), condition=condition)
     said = [xml.leaf("Location", f"/{x.bucket}/{x.key}"), xml.leaf("Bucket", x.bucket), xml.leaf("Key", x.key), xml.leaf("ETag", quoted(done.etag))]
     if done.version is not None and done.version.checksum:
         said += [xml.leaf(f"Checksum{done.version.checksum_algorithm}", done.version.checksum), xml.leaf("ChecksumType", done.version.checksum_type)]
@@ -116,24 +127,30 @@ def _part_named(node: xml.Node) -> PartNamed:
     return PartNamed(int(number), etag, checksum)
 
 
-def _checksum(x: Exchange, upload: ObjectUpload, parts: Sequence[ObjectPart]) -> str:
+def _whole(x: Exchange, upload: ObjectUpload, parts: Sequence[ObjectPart]) -> Whole:
     """The checksum of the whole, from those of its parts. Raises what is wrong with what the client says of it."""
-    algorithm, kind = Algorithm(upload.checksum_algorithm), Kind(upload.checksum_type)
     said = next((one for name, one in BY_HEADER.items() if x.request.header(name)), None)
-    if (said is not None and said is not algorithm) or x.request.header("x-amz-checksum-type", kind) != kind:
-        raise S3Error("InvalidRequest", f"The upload was created with the {algorithm.lower()} checksum of type {kind}.")
+    asked = x.request.header("x-amz-checksum-type")
+    if upload.checksum_algorithm and (said not in {None, upload.checksum_algorithm} or asked not in {"", upload.checksum_type}):
+        raise S3Error(
+            "InvalidRequest", f"The upload was created with the {upload.checksum_algorithm.lower()} checksum of type {upload.checksum_type}."
+        )
     if (size := x.request.header("x-amz-mp-object-size")) and size != str(sum(part.size_bytes for part in parts)):
         raise S3Error("InvalidRequest", "The provided 'x-amz-mp-object-size' header does not match the size of the object.")
-    if not all(part.checksum for part in parts):
-        # The client calculated another one for some of them.
-        return ""
+    algorithms = {part.checksum_algorithm for part in parts}
+    if len(algorithms) != 1 or not algorithms <= {upload.checksum_algorithm or parts[0].checksum_algorithm}:
+        # The client calculated others for some of them than it had announced.
+        return Whole()
+    algorithm = Algorithm(algorithms.pop())
+    # Without a word of the client's: of the bytes, where the algorithm can do that.
+    kind = Kind(upload.checksum_type or asked or (Kind.FULL_OBJECT if algorithm in COMBINE else Kind.COMPOSITE))
     known = [parse_checksum(algorithm, part.checksum) for part in parts]
     whole = (
         full_object([(each, part.size_bytes) for each, part in zip(known, parts, strict=True)]).text if kind is Kind.FULL_OBJECT else composite(known)
     )
-    if said is not None and x.request.header(said.header) not in {whole, whole.partition("-")[0]}:
+    if said is algorithm and x.request.header(said.header) not in {whole, whole.partition("-")[0]}:
         raise S3Error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.")
-    return whole
+    return Whole(str(algorithm), str(kind), whole)
 
 
 def abort(x: Exchange) -> Answer:
@@ -157,12 +174,18 @@ def list_parts(x: Exchange) -> Answer:
     ]
     said += [xml.leaf("StorageClass", upload.storage_class), xml.leaf("PartNumberMarker", after), xml.leaf("MaxParts", limit)]
     said += [xml.leaf("NextPartNumberMarker", rows[-1].number if rows else after), xml.leaf("IsTruncated", is_truncated)]
-    said += [xml.leaf("ChecksumAlgorithm", upload.checksum_algorithm), xml.leaf("ChecksumType", upload.checksum_type)]
-    return document("ListPartsResult", *said, *(_part(row, upload.checksum_algorithm) for row in rows))
+    said += _checksums(upload)
+    return document("ListPartsResult", *said, *(_part(row) for row in rows))
 
 
-def _part(row: ObjectPart, algorithm: str) -> str:
-    checksum = [xml.leaf(f"Checksum{algorithm}", row.checksum)] if row.checksum else []
+def _checksums(upload: ObjectUpload) -> list[str]:
+    if not upload.checksum_algorithm:
+        return []
+    return [xml.leaf("ChecksumAlgorithm", upload.checksum_algorithm), xml.leaf("ChecksumType", upload.checksum_type)]
+
+
+def _part(row: ObjectPart) -> str:
+    checksum = [xml.leaf(f"Checksum{row.checksum_algorithm}", row.checksum)] if row.checksum else []
     facts = [xml.leaf("PartNumber", row.number), xml.leaf("LastModified", xml.timestamp(row.modified_at)), xml.leaf("ETag", quoted(row.etag))]
     return xml.group("Part", *facts, xml.leaf("Size", row.size_bytes), *checksum)
 
@@ -190,4 +213,4 @@ def list_uploads(x: Exchange) -> Answer:
 def _upload(row: ObjectUpload, keys: Encoder, names: dict[str, str]) -> str:
     named = [keys.leaf("Key", row.key), xml.leaf("UploadId", row.id), *(person(of, row.owner_id, names) for of in ("Initiator", "Owner"))]
     facts = [xml.leaf("StorageClass", row.storage_class), xml.leaf("Initiated", xml.timestamp(row.created_at))]
-    return xml.group("Upload", *named, *facts, xml.leaf("ChecksumAlgorithm", row.checksum_algorithm), xml.leaf("ChecksumType", row.checksum_type))
+    return xml.group("Upload", *named, *facts, *_checksums(row))

@@ -17,7 +17,7 @@ SUBRESOURCES = (
 BUCKET: Mapping[tuple[str, str], Action] = {
     ("PUT", ""): buckets.create, ("HEAD", ""): buckets.head, ("DELETE", ""): buckets.delete, ("GET", "location"): buckets.location,
     ("GET", ""): listing.objects, ("GET", "versions"): listing.versions, ("POST", "delete"): objects.delete_many,
-    ("GET", "uploads"): multipart.list_uploads,
+    ("GET", "uploads"): multipart.list_uploads, ("GET", "versioning"): buckets.versioning, ("PUT", "versioning"): buckets.set_versioning,
 }  # fmt: skip
 OBJECT: Mapping[tuple[str, str], Action] = {
     ("GET", ""): objects.get, ("HEAD", ""): objects.get, ("PUT", ""): objects.put, ("DELETE", ""): objects.delete,

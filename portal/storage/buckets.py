@@ -74,7 +74,7 @@ def bucket_set_versioning(
     """Keep older versions from now on, or stop doing so; versions that are there stay."""
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
-    bucket.versioning = "enabled" if enabled else "off" if bucket.versioning == "off" else "suspended"
+    bucket.versioning = "enabled" if enabled else "suspended"
 
 
 @operation(Bucket, "set_acl", label="Set access of others", needs="manage", icon="lock", in_menu=False)

@@ -139,6 +139,7 @@ class ObjectPart(Base):
     etag: Mapped[str] = mapped_column(String(64))
     blob: Mapped[str] = mapped_column(String(64), index=True)
     seal: Mapped[str] = mapped_column(String(16))
+    checksum_algorithm: Mapped[str] = mapped_column(String(16), default="")
     checksum: Mapped[str] = mapped_column(String(96), default="")
     modified_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 

@@ -27,6 +27,7 @@ class Content:
     blob: Blob = EMPTY
     size_bytes: int = 0
     upload_id: str | None = None
+    checksum_algorithm: str = ""
     checksum: str = ""
 
 

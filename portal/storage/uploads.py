@@ -24,8 +24,18 @@ from portal.storage.writing import Writing, write
 
 MOST_PARTS = 10_000
 SMALLEST_PART = 5 << 20
-# What the checksums of the parts come to, of which the object consists; empty where nobody knows.
-ChecksumOf = Callable[[ObjectUpload, Sequence[ObjectPart]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What the checksums of the parts come to of which an object consists; all is empty where nobody knows."""
+
+    algorithm: str = ""
+    kind: str = ""
+    checksum: str = ""
+
+
+WholeOf = Callable[[ObjectUpload, Sequence[ObjectPart]], Whole]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,8 @@ def part_put(ctx: Context, named: Named, number: int, content: Content) -> Objec
             writing.db.flush()
         blob = content.blob
         part = ObjectPart(
-            upload_id=found.id, number=number, size_bytes=blob.size_bytes, etag=content.etag, blob=blob.id, seal=blob.seal, checksum=content.checksum
+            upload_id=found.id, number=number, size_bytes=blob.size_bytes, etag=content.etag, blob=blob.id, seal=blob.seal,
+            checksum_algorithm=content.checksum_algorithm, checksum=content.checksum,
         )  # fmt: skip
         writing.db.add(part)
         writing.db.flush()
@@ -127,11 +138,11 @@ class Completed:
 
 
 def upload_complete(
-    ctx: Context, named: Named, wanted: Sequence[PartNamed], checksum_of: ChecksumOf, *, condition: Condition = ANY
+    ctx: Context, named: Named, wanted: Sequence[PartNamed], whole_of: WholeOf, *, condition: Condition = ANY
 ) -> Completed:  # fmt: skip
     """Make the object of the named parts; the others go. Asked again it answers like the first time.
 
-    Raises NoSuchUpload, Forbidden, InvalidPart, InvalidPartOrder, PartTooSmall, PreconditionFailed, and what `checksum_of` raises.
+    Raises NoSuchUpload, Forbidden, InvalidPart, InvalidPartOrder, PartTooSmall, PreconditionFailed, and what `whole_of` raises.
     """
     if not wanted or any(one.number >= other.number for one, other in pairwise(wanted)):
         raise InvalidPartOrder("Name at least one part, each of them once, in ascending order.")
@@ -145,17 +156,15 @@ def upload_complete(
         found = _writable(writing, named)
         parts = parts_of(writing.db, found.id)
         used = _chosen(parts, wanted)
-        checksum = checksum_of(found, used)
+        whole = whole_of(found, used)
         numbers = {part.number for part in used}
         versions.discard(writing.db, [part.blob for part in parts if part.number not in numbers])
         writing.db.execute(delete(ObjectPart).where(ObjectPart.upload_id == found.id, ObjectPart.number.not_in(numbers)))
         # They were counted as they came; now the object is.
         writing.change.size_bytes -= sum(part.size_bytes for part in parts)
         size = sum(part.size_bytes for part in used)
-        about = About(
-            found.headers, found.user_metadata, found.tags, found.storage_class, found.acl, found.checksum_algorithm if checksum else "", found.checksum_type
-        )  # fmt: skip
-        row = put(writing, named.key, Content(etag, size_bytes=size, upload_id=found.id, checksum=checksum), about, condition)
+        about = About(found.headers, found.user_metadata, found.tags, found.storage_class, found.acl, whole.algorithm, whole.kind)
+        row = put(writing, named.key, Content(etag, size_bytes=size, upload_id=found.id, checksum=whole.checksum), about, condition)
         found.completed_at, found.sequence, found.etag = now(), row.sequence, etag
         writing.db.flush()
         return Completed(row, writing.bucket, etag)

@@ -84,7 +84,7 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
     """
     asked = _Asked(ctx, bucket.id, work)
     ctx.db.rollback()
-    queue_of(ctx.db.get_bind().engine, ctx).run(asked)
+    queue_of(ctx.db.get_bind().engine).run(asked)
     error = asked.error
     if isinstance(error, Forbidden):
         note_refusal(ctx, bucket, action, str(error.details.get("key", "")), error)
@@ -101,13 +101,13 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
 class _Queue:
     """Whoever finds nobody at work does so for all who wait, and hands over once their own is done."""
 
-    def __init__(self, engine: Engine, ctx: Context) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: deque[_Asked] = deque()
         self._signal = Signal()
         self._is_busy = False
         # A database of one file: processes take turns by a lock that wakes the next at once, where the database would look now and then.
-        self._turn = ctx.settings.data_dir / "objects.lock" if engine.dialect.name == "sqlite" else None
+        self._turn = f"{engine.url.database}-objects" if engine.dialect.name == "sqlite" else None
 
     def run(self, asked: _Asked) -> None:
         """Return when it is done, or has failed."""
@@ -194,7 +194,7 @@ class _Queue:
 _queues: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
 
 
-def queue_of(engine: Engine, ctx: Context) -> _Queue:
+def queue_of(engine: Engine) -> _Queue:
     """Where the writes of this process into a database wait for each other."""
     found = _queues.get(engine)
-    return found if found is not None else _queues.setdefault(engine, _Queue(engine, ctx))
+    return found if found is not None else _queues.setdefault(engine, _Queue(engine))
