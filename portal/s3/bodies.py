@@ -1,6 +1,6 @@
 """The body of a request, read once in blocks, and right or refused: nothing may be committed before it has been read to its end.
 
-Stable: `open_body(request, signed, ...)` gives a `Body`: iterate over its blocks (bytes-like, valid until the next one), then read
+Stable: `open_body(request, signed, ...)` gives a `Body`: iterate once over its blocks (bytes or memoryview), then read
 `.size_bytes`, `.md5`, `.checksum`. `Body.whole()` is for documents. Raises S3Error before or while it is read, at the latest at the end.
 
 What is checked, where the client says it: the length, x-amz-content-sha256, the signature of each chunk and of the trailer, Content-MD5,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from xml.parsers import expat  # nosec B407 - what it is attacked with, document types and entities, is refused below
+from xml.parsers import expat  # nosec B407
 
 from portal.s3.errors import ERRORS, S3Error
 
