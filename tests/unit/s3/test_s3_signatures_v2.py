@@ -56,7 +56,9 @@ def test_what_boto3_sends_is_accepted(call):
 def test_what_boto3_signs_in_advance_is_accepted(operation, version):
     kept = []
     with pytest.raises(IndexError):
-        sent_by_boto3(lambda s3: kept.append(s3.generate_presigned_url(operation, {"Bucket": "b", "Key": "a b/ü+%2F"}, 60)), signature_version=version)
+        sent_by_boto3(
+            lambda s3: kept.append(s3.generate_presigned_url(operation, {"Bucket": "b", "Key": "a b/ü+%2F"}, 60)), signature_version=version
+        )
     url = kept[0]
     assert ("X-Amz-Signature" in url) is (version == "s3v4")
     environ = environ_of("GET" if operation == "get_object" else "PUT", url, {})
