@@ -1,6 +1,6 @@
 """The body of a request, read once in blocks, and right or refused: nothing may be committed before it has been read to its end.
 
-Stable: `open_body(request, signed, ...)` gives a `Body`: iterate over its blocks (bytes-like, valid until the next one), then read
+Stable: `open_body(request, signed, ...)` gives a `Body`: iterate once over its blocks (bytes or memoryview), then read
 `.size_bytes`, `.md5`, `.checksum`. `Body.whole()` is for documents. Raises S3Error before or while it is read, at the latest at the end.
 
 What is checked, where the client says it: the length, x-amz-content-sha256, the signature of each chunk and of the trailer, Content-MD5,
@@ -10,7 +10,7 @@ x-amz-checksum-… in header or trailer. Clients send the object plain, or in ch
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 
@@ -153,21 +153,33 @@ def _payload(request: S3Request, signed: Signed | None) -> str:
 
 def _expected(request: S3Request, payload: str, *, has_checksum: bool) -> Expected:
     sha256 = None if payload == UNSIGNED or payload.startswith("STREAMING-") else payload
-    md5 = _content_md5(request.headers["content-md5"]) if "content-md5" in request.headers else None
+    md5 = content_md5(request.headers["content-md5"]) if "content-md5" in request.headers else None
     if not has_checksum:
         return Expected(sha256, md5)
-    values = [parse_checksum(one, request.header(name)) for name, one in BY_HEADER.items() if request.header(name)]
+    checksum = declared_checksum(request.header)
     trailers = [_trailer_named(name) for name in request.header("x-amz-trailer").lower().split(",") if name.strip()]
-    if len(values) + len(trailers) > 1:
-        raise S3Error("InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+    if len(trailers) + bool(checksum) > 1:
+        raise _several_checksums()
     if trailers and not payload.endswith("-TRAILER"):
         raise S3Error("InvalidRequest", "x-amz-trailer needs a payload with a trailer, as x-amz-content-sha256 says it.")
-    found = Expected(sha256, md5, values[0] if values else None, trailers[0] if trailers else None)
+    found = Expected(sha256, md5, checksum, trailers[0] if trailers else None)
     if (named := request.header("x-amz-sdk-checksum-algorithm")) and algorithm_named(named) is not found.algorithm:
         raise S3Error(
             "InvalidRequest", "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were found."
         )
     return found
+
+
+def declared_checksum(header: Callable[[str], str]) -> Checksum | None:
+    """The one x-amz-checksum-… that a request, or a form, gives. Raises InvalidRequest."""
+    values = [parse_checksum(one, header(name)) for name, one in BY_HEADER.items() if header(name)]
+    if len(values) > 1:
+        raise _several_checksums()
+    return values[0] if values else None
+
+
+def _several_checksums() -> S3Error:
+    return S3Error("InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 
 
 def _trailer_named(name: str) -> Algorithm:
@@ -177,7 +189,8 @@ def _trailer_named(name: str) -> Algorithm:
         raise S3Error("InvalidRequest", "The value specified in the x-amz-trailer header is not supported") from None
 
 
-def _content_md5(text: str) -> bytes:
+def content_md5(text: str) -> bytes:
+    """The value of Content-MD5. Raises InvalidDigest."""
     try:
         digest = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -1,6 +1,6 @@
 """What carries an object in a body: plain bytes, or chunks with signatures and a trailer (aws-chunked).
 
-A block is a view into what was read last: valid until the next one is asked for. Whether the whole is right is known at its end.
+A block is a view into what was read, without a copy. Whether the whole is right is known at its end.
 """
 
 import hashlib
@@ -78,17 +78,21 @@ class Wire:
                 size_bytes -= len(block)
             yield block
 
-    def line(self) -> bytes:
-        """What stands before the next CRLF. Raises IncompleteBody, InvalidRequest for one that is too long."""
+    def line(self, *, bare: bool = False) -> bytes:
+        """What stands before the next CRLF, or with `bare` before the next LF. Raises IncompleteBody, InvalidRequest for one that is too long."""
         found = bytearray()
         while True:
-            end = bytes(self._held[: MAX_LINE + 2]).find(b"\n")
+            end = bytes(self._held[:MAX_LINE]).find(b"\n")
             taken = self._held[: end + 1] if end >= 0 else self._held[:MAX_LINE]
             found += taken
             self._held = self._held[len(taken) :]
+            if len(found) > MAX_LINE:
+                raise _malformed()
             if found.endswith(b"\r\n"):
                 return bytes(found[:-2])
-            if end >= 0 or len(found) > MAX_LINE:
+            if bare and end >= 0:
+                return bytes(found[:-1])
+            if end >= 0:
                 raise _malformed()
             if not self._held and not self._fill():
                 raise S3Error("IncompleteBody")
@@ -170,23 +174,39 @@ class Chunked:
         self._previous = calculated
 
     def _read_trailers(self) -> None:
-        covered = b""
-        while line := self._wire.line():
-            name, colon, value = line.partition(b":")
-            if not colon or not name.isascii() or len(self.trailers) >= MAX_TRAILERS:
-                raise S3Error("MalformedTrailerError")
-            key = name.decode().strip().lower()
-            if key in self.trailers:
-                raise S3Error("MalformedTrailerError")
-            self.trailers[key] = value.decode("latin-1").strip()
-            if key != TRAILER_SIGNATURE:
-                covered += key.encode() + b":" + value.strip() + b"\n"
-        signature = self.trailers.pop(TRAILER_SIGNATURE, "")
+        """`name:value` by lines, then `x-amz-trailer-signature` where chunks are signed, then an empty line.
+
+        Some clients end a value with LF and give an empty line before the signature, and one more at the end where there is none.
+        """
         if not self._has_trailer:
-            if self.trailers or signature:
+            if self._wire.line():
                 raise S3Error("MalformedTrailerError")
             return
+        covered = b""
+        while line := self._wire.line(bare=True):
+            covered += self._read_trailer(line)
+        signature = self.trailers.pop(TRAILER_SIGNATURE, None)
+        if self._chain is None:
+            if signature is not None or (not self._wire.is_at_end() and self._wire.line()):
+                raise S3Error("MalformedTrailerError")
+            return
+        if signature is None and not self._wire.is_at_end():
+            self._read_trailer(self._wire.line())
+            signature = self.trailers.pop(TRAILER_SIGNATURE, None)
+            if self._wire.line():
+                raise S3Error("MalformedTrailerError")
+        if signature is None:
+            raise S3Error("MalformedTrailerError")
         self._check("AWS4-HMAC-SHA256-TRAILER", hashlib.sha256(covered).hexdigest(), signature)
+
+    def _read_trailer(self, line: bytes) -> bytes:
+        """Keep one line of the trailer; what of it is signed."""
+        name, colon, value = (part.strip() for part in line.partition(b":"))
+        key = name.decode("latin-1").lower()
+        if not colon or key in self.trailers or len(self.trailers) >= MAX_TRAILERS:
+            raise S3Error("MalformedTrailerError")
+        self.trailers[key] = value.decode("latin-1")
+        return b"" if key == TRAILER_SIGNATURE else name.lower() + b":" + value + b"\n"
 
 
 def _malformed() -> S3Error:

@@ -62,8 +62,12 @@ def _resources(request: S3Request) -> Iterator[bytes]:
     chosen = sorted((pair for pair in request.query_pairs() if pair[0] in SIGNED_PARAMETERS), key=itemgetter(0))
     parameters = b"&".join(name.encode() + (b"=" + unquote_to_bytes(value.encode("latin-1")) if value else b"") for name, value in chosen)
     before = f"/{request.bucket}" if request.is_virtual_host else ""
+    behind = b"?" + parameters if parameters else b""
     for path in path_forms(request.raw_path):
-        yield (before + path).encode("latin-1") + (b"?" + parameters if parameters else b"")
+        yield (before + path).encode("latin-1") + behind
+        if not request.key and not path.endswith("/"):
+            # boto3 asks for /bucket and signs /bucket/.
+            yield path.encode("latin-1") + b"/" + behind
 
 
 def signature_of(secret: str, text: bytes) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from xml.parsers import expat  # nosec B407 - what it is attacked with, document types and entities, is refused below
+from xml.parsers import expat  # nosec B407
 
 from portal.s3.errors import ERRORS, S3Error
 
@@ -17,8 +17,9 @@ MAX_BODY = 2 * 1024 * 1024
 MAX_DEPTH = 16
 # A multipart upload of 10,000 parts is completed with some 40,000.
 MAX_ELEMENTS = 100_000
-# Which of them XML gives a meaning, or reads back as something else, or does not know.
+# What XML gives a meaning, what it would read back as something else, and what it does not know at all.
 SPECIAL = re.compile('[&<>"\x00-\x1f\x7f-\x9f\u2028\ufffe\uffff]')
+UNKNOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 
 
@@ -106,8 +107,13 @@ def parse(body: bytes, root: str) -> Node:
 
 
 def escaped(text: str) -> str:
-    """Text as it may stand in an element; characters that XML does not know become references, as S3 writes them."""
-    return SPECIAL.sub(lambda found: NAMED.get(found[0]) or f"&#x{ord(found[0]):X};", text) if SPECIAL.search(text) else text
+    """Text as it may stand in an element.
+
+    Characters that XML does not know are replaced (U+FFFD): one strange key must not make a listing unreadable. `encoding-type=url` shows them.
+    """
+    if not SPECIAL.search(text):
+        return text
+    return SPECIAL.sub(lambda found: NAMED.get(found[0]) or f"&#x{ord(found[0]):X};", UNKNOWN.sub("\ufffd", text))
 
 
 def leaf(name: str, value: str | int | bool) -> str:

@@ -80,7 +80,10 @@ def test_what_is_written_is_read_back(text):
 
 def test_a_line_break_in_a_key_survives():
     assert parse(document("R", leaf("Key", "a\r\nb\t")), "R").value("Key") == "a\r\nb\t"
-    assert b"<Key>&#x1;</Key>" in document("R", leaf("Key", "\x01"))
+
+
+def test_a_character_that_xml_does_not_know_is_replaced():
+    assert parse(document("R", leaf("Key", "a\x00b\x1f\uffff\x85")), "R").value("Key") == "a\ufffdb\ufffd\ufffd\x85"
 
 
 def test_moments():
