@@ -74,6 +74,7 @@ EVENTS = {
     "core.quota.request.approved": "A request was approved, and the limit set.",
     "core.quota.request.denied": "A request was denied.",
     "core.quota.request.withdrawn": "Whoever asked took the request back.",
+    "storage.object.damaged": "Bytes of an object are not what was written, as the payload says; it is not given out. The resource is the bucket.",
     "security.role.assume": "Somebody began to act in a role.",
     "security.role.end_session": "A session in a role was ended before its time.",
 }

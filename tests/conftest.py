@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
+from portal.engines.registry import open_blobs
 from portal.identity import passwords
 from portal.identity.models import User
 from portal.kernel.context import Context
@@ -127,9 +128,9 @@ def network() -> RecordingNetwork:
 
 
 @pytest.fixture
-def engines(fake: FakeCompute, network: RecordingNetwork) -> Engines:
+def engines(fake: FakeCompute, network: RecordingNetwork, settings: Settings) -> Engines:
     """The drivers of this installation."""
-    return Engines(compute=fake, network=network)
+    return Engines(compute=fake, network=network, blobs=open_blobs(settings))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
-from portal.engines.object_ports import Blob
+from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged
 from portal.kernel.errors import PortalError, Unavailable
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT, Body
@@ -13,6 +13,7 @@ from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.heads import about_of, check_conditions, checksum_headers, condition_of, content_range, headers_of, range_of, version_header
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
+from portal.storage.damage import damage_report
 from portal.storage.objects import Content, Deleted, Found, Wanted, object_delete, object_find, object_open, object_put, objects_delete, refuse_early
 
 MOST_KEYS = 1000
@@ -61,11 +62,15 @@ def get(x: Exchange) -> Answer:
         headers |= checksum_headers(version)
     if x.request.method == "HEAD":
         return Answer(status, headers, iter(()), length)
-    again, pieces = object_open(x.ctx, x.blobs, found, first, length)
-    if again is not found:
-        # It was written over a moment ago: begin anew with what is there now.
-        return get(x)
-    return Answer(status, headers, begun(pieces), length)
+    try:
+        again, pieces = object_open(x.ctx, x.blobs, found, first, length)
+        if again is not found:
+            # It was written over a moment ago: begin anew with what is there now.
+            return get(x)
+        return Answer(status, headers, begun(pieces), length)
+    except (BlobAbsent, BlobDamaged) as error:
+        damage_report(x.ctx, found.bucket, version.key, version.version_id, error.message)
+        raise
 
 
 def _wanted(x: Exchange, found: Found) -> tuple[int, int, dict[str, str]]:

@@ -23,6 +23,7 @@ from portal.kernel.runner import SystemTask, TaskRun
 from portal.networking.reconcile import reconcile_networks
 from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
+from portal.worker.storage_tasks import STORAGE_TASKS
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
@@ -136,5 +137,6 @@ TASKS = {
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
         SystemTask("quota-history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
         *AUDIT_TASKS,
+        *STORAGE_TASKS,
     )
 }
