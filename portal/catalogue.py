@@ -63,6 +63,7 @@ PERMISSIONS = {
     "storage.object.read": "read",
     "storage.object.write": "write",
     "storage.object.delete": "delete",
+    "storage.object.publish": "manage",
 }
 
 # Events that belong to no resource type → when they are written.

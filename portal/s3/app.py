@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -20,12 +21,13 @@ from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
-from portal.s3 import signatures, xml
+from portal.s3 import cors, signatures, xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.refusals import failure_of, refusal_of
 from portal.s3.requests import S3Request, read_request
-from portal.s3.routes import action_for
+from portal.s3.routes import Action, action_for
+from portal.s3.signing import SecretOf, Signed
 from portal.settings import Settings
 
 log = logging.getLogger("portal.s3")
@@ -69,7 +71,7 @@ class Gateway:
         session = self._sessions()
         try:
             exchange = self._exchange(session, request, request_id)
-            return action_for(request)(exchange), exchange.ctx.principal.user_id or ""
+            return self._with_origin(session, request, action_for(request), exchange), exchange.ctx.principal.user_id or ""
         except PortalError as error:
             raise refusal_of(error) from error
         except EngineError as error:
@@ -86,26 +88,47 @@ class Gateway:
         finally:
             session.close()
 
+    @staticmethod
+    def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
+        """The answer of an action; a page of another origin is told what the bucket's rules say, whatever comes of it."""
+        said = cors.headers_for(session, request)
+        if not said:
+            return action(exchange)
+        try:
+            answer = action(exchange)
+        except PortalError as error:
+            refused = refusal_of(error)
+            refused.headers |= said
+            raise refused from error
+        except S3Error as error:
+            error.headers |= said
+            raise
+        return replace(answer, headers={**answer.headers, **said})
+
     def _exchange(self, session: Session, request: S3Request, request_id: str) -> Exchange:
-        holders: dict[str, KeyHolder] = {}
-
-        def secret_of(key_id: str) -> str | None:
-            holder = s3_key_holder(session, self._settings, key_id)
-            if holder is None:
-                return None
-            holders[key_id] = holder
-            return holder.secret
-
-        signed = signatures.verify(request, secret_of, now())
         ctx = Context(
             session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=request.remote_address,
             user_agent=request.header("user-agent")[:255],
         )  # fmt: skip
-        if signed is not None:
-            holder = holders[signed.access_key]
-            ctx.principal, ctx.project_id = holder.principal, holder.project_id
-            s3_key_used(session, holder, request.remote_address)
-        return Exchange(request, signed, ctx, self._blobs)
+
+        def identify(verify: Callable[[SecretOf], Signed | None]) -> Signed | None:
+            holders: dict[str, KeyHolder] = {}
+
+            def secret_of(key_id: str) -> str | None:
+                if (holder := s3_key_holder(session, self._settings, key_id)) is None:
+                    return None
+                holders[key_id] = holder
+                return holder.secret
+
+            signed = verify(secret_of)
+            if signed is not None:
+                holder = holders[signed.access_key]
+                ctx.principal, ctx.project_id = holder.principal, holder.project_id
+                s3_key_used(session, holder, request.remote_address)
+            return signed
+
+        signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))
+        return Exchange(request, signed, ctx, self._blobs, identify)
 
 
 def _nothing(body: Iterator[bytes]) -> Iterable[bytes]:

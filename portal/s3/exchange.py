@@ -1,6 +1,6 @@
 """One request on its way through the gateway: who asks, what for, and the answer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -14,7 +14,7 @@ from portal.kernel.context import Context
 from portal.s3 import xml
 from portal.s3.bodies import Body, open_body
 from portal.s3.requests import S3Request
-from portal.s3.signing import Signed
+from portal.s3.signing import SecretOf, Signed
 
 DOCUMENT_BYTES = xml.MAX_BODY
 NOBODY = "anonymous"
@@ -38,6 +38,8 @@ class Exchange:
     signed: Signed | None
     ctx: Context
     blobs: BlobStore
+    # Makes the context that of whoever a signature names that does not stand in the head.
+    identify: Callable[[Callable[[SecretOf], Signed | None]], Signed | None]
 
     @property
     def bucket(self) -> str:

@@ -14,7 +14,22 @@ from portal.s3.heads import about_of, check_conditions, checksum_headers, condit
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
 from portal.storage.damage import damage_report
-from portal.storage.objects import Content, Deleted, Found, Wanted, object_delete, object_find, object_open, object_put, objects_delete, refuse_early
+from portal.storage.facts import BucketFacts, Version
+from portal.storage.objects import (
+    ANY,
+    About,
+    Condition,
+    Content,
+    Deleted,
+    Found,
+    Wanted,
+    object_delete,
+    object_find,
+    object_open,
+    object_put,
+    objects_delete,
+    refuse_early,
+)
 
 MOST_KEYS = 1000
 
@@ -23,17 +38,20 @@ def put(x: Exchange) -> Answer:
     """Write an object; it is there for good when this answers."""
     about, condition = about_of(x.request), condition_of(x.request)
     target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length)
-    body = x.open_body(limit_bytes=MAX_OBJECT)
+    found, bucket = keep(x, target, x.key, x.open_body(limit_bytes=MAX_OBJECT), about, condition=condition)
+    return Answer(headers={"ETag": quoted(found.etag), **version_header(bucket, found), **checksum_headers(found)})
+
+
+def keep(x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY) -> tuple[Version, BucketFacts]:
+    """Receive the bytes of an object and write it."""
     blob = receive(x, body)
     checksum = body.checksum
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
-    content = Content(body.md5.hex(), blob, checksum=checksum.text)
     try:
-        found, bucket = object_put(x.ctx, target, x.key, content, about, condition=condition)
+        return object_put(x.ctx, target, key, Content(body.md5.hex(), blob, checksum=checksum.text), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
-    return Answer(headers={"ETag": quoted(found.etag), **version_header(bucket, found), **checksum_headers(found)})
 
 
 def receive(x: Exchange, body: Body) -> Blob:

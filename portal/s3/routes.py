@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import buckets, copying, listing, multipart, objects
+from portal.s3 import acls, buckets, copying, cors, listing, multipart, objects, posting, tagging
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -18,11 +18,14 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("PUT", ""): buckets.create, ("HEAD", ""): buckets.head, ("DELETE", ""): buckets.delete, ("GET", "location"): buckets.location,
     ("GET", ""): listing.objects, ("GET", "versions"): listing.versions, ("POST", "delete"): objects.delete_many,
     ("GET", "uploads"): multipart.list_uploads, ("GET", "versioning"): buckets.versioning, ("PUT", "versioning"): buckets.set_versioning,
+    ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
+    ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip
 OBJECT: Mapping[tuple[str, str], Action] = {
     ("GET", ""): objects.get, ("HEAD", ""): objects.get, ("PUT", ""): objects.put, ("DELETE", ""): objects.delete,
     ("POST", "uploads"): multipart.create, ("PUT", "uploadId"): multipart.part, ("POST", "uploadId"): multipart.complete, ("DELETE", "uploadId"): multipart.abort,
-    ("GET", "uploadId"): multipart.list_parts,
+    ("GET", "uploadId"): multipart.list_parts, ("GET", "tagging"): tagging.get, ("PUT", "tagging"): tagging.put, ("DELETE", "tagging"): tagging.delete,
+    ("GET", "acl"): acls.get, ("PUT", "acl"): acls.put,
 }  # fmt: skip
 
 
@@ -32,6 +35,8 @@ def action_for(request: S3Request) -> Action:
         if request.method != "GET":
             raise S3Error("MethodNotAllowed", Method=request.method, ResourceType="SERVICE")
         return buckets.list_all
+    if request.method == "OPTIONS":
+        return cors.preflight
     table = OBJECT if request.key else BUCKET
     kind = next((name for name in SUBRESOURCES if name in request.parameters), "")
     if request.key and request.method == "PUT" and not kind and request.header("x-amz-copy-source"):

@@ -12,7 +12,8 @@ from portal.storage.errors import InvalidKey, KeyTooLong
 from portal.storage.facts import BucketFacts
 from portal.storage.models import KEY_BYTES
 
-LIST, READ, WRITE, DELETE = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete"))
+# The last one is for letting others in: with a word that says so, an object is everybody's.
+LIST, READ, WRITE, DELETE, PUBLISH = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete", "publish"))
 # Canned ACL → what it lets anybody do, and what whoever is signed in.
 ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}
 SIGNED_IN: Mapping[str, tuple[str, ...]] = {**ANYBODY, "authenticated-read": (LIST, READ)}

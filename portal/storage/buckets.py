@@ -7,11 +7,13 @@ from typing import Annotated
 from sqlalchemy import select
 
 from portal.kernel import fields as f
+from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.storage.configurations import bucket_set_cors
 from portal.storage.errors import BucketNotEmpty, BucketTaken
 from portal.storage.models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.usage import usage_locked
@@ -44,7 +46,9 @@ def bucket_create(
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, tags: dict[str, str] | None = None,
 ) -> Bucket:  # fmt: skip
-    """Make a bucket under a name that no other one has."""
+    """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
+    if acl != "private":
+        authorize(ctx, "storage.bucket.set_acl", Target(ctx.project_id, ctx.principal.user_id, label=f"the new bucket {name[:63]}"))
     if problem := name_problem(name):
         raise InvalidRequest.fields({"name": [f"{problem}."]})
     taken = ctx.db.scalars(select(Bucket).where(Bucket.name == name, Bucket.deleted_at.is_(None))).first()
@@ -94,10 +98,11 @@ def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE]
         raise BucketNotEmpty(f"{bucket.name} is not empty: {usage.versions:,} objects and older versions are in it. Delete them first, or use force.")
 
 
+bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="bucket",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
-    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_delete, update_operation(Bucket)],
+    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],

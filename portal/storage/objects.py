@@ -11,7 +11,7 @@ from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import DELETE, LIST, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.models import ObjectPart
@@ -105,7 +105,10 @@ def object_put(
 def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> Version:
     """Write a version within a transaction."""
     latest = newest(writing.db, writing.bucket.id, key)
-    writing.authorize(WRITE, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags)
+    for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
+        writing.authorize(
+            action, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags
+        )
     condition.check(latest)
     row = versions.add(
         writing.db, writing.change, latest, writing.bucket.versioning,
@@ -115,6 +118,32 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
     )  # fmt: skip
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
+
+
+def object_say(
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, **said: Any
+) -> tuple[BucketFacts, Version]:  # fmt: skip
+    """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+    check_key(key)
+
+    def change(writing: Writing) -> tuple[BucketFacts, Version]:
+        bucket = writing.bucket
+        row = version_of(writing.db, bucket.id, key, version_id) if version_id else newest(writing.db, bucket.id, key)
+        writing.authorize(action, key, owner_id=row.owner_id if row else None, tags=row.tags if row else None)
+        if row is None or row.is_marker:
+            raise _not_there(bucket, key, version_id, row)
+        writing.tell(action, key, {"version_id": row.version_id, "after": said})
+        return bucket, versions.say(writing.db, row, **said)
+
+    return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
+
+
+def _not_there(bucket: BucketFacts, key: str, version_id: str, row: Version | None) -> PortalError:
+    """Why a version cannot be read or changed: there is none, or it is the mark of a deletion."""
+    if row is None:
+        return NoSuchVersion(f"{key[:200]} has no such version.") if version_id else NoSuchKey(f"There is no {key[:200]} in {bucket.name}.")
+    about = {"version_id": row.version_id, "modified_at": row.modified_at}
+    return IsMarker("The version is the mark of a deletion.", details=about) if version_id else NoSuchKey("The object was deleted.", details=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +240,8 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     except Forbidden as error:
         note_refusal(ctx, bucket, action, key, error)
         raise
-    if row is None:
-        raise NoSuchVersion(f"{key[:200]} has no such version.") if version_id else NoSuchKey(f"There is no {key[:200]} in {bucket_name}.")
-    if row.is_marker:
-        about = {"version_id": row.version_id, "modified_at": row.modified_at}
-        raise IsMarker("The version is the mark of a deletion.", details=about) if version_id else NoSuchKey("The object was deleted.", details=about)
+    if row is None or row.is_marker:
+        raise _not_there(bucket, key, version_id, row)
     return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
 
 

@@ -14,7 +14,7 @@ from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
 from portal.storage import versions
-from portal.storage.access import WRITE, authorize_object, check_key, note_refusal
+from portal.storage.access import PUBLISH, WRITE, authorize_object, check_key, note_refusal
 from portal.storage.errors import InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named, version_at
 from portal.storage.models import ObjectPart, ObjectUpload
@@ -61,7 +61,8 @@ def upload_create(ctx: Context, bucket_name: str, key: str, about: About) -> Obj
     check_key(key)
 
     def begin(writing: Writing) -> ObjectUpload:
-        writing.authorize(WRITE, key, owner_id=ctx.principal.user_id, tags=about.tags)
+        for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
+            writing.authorize(action, key, owner_id=ctx.principal.user_id, tags=about.tags)
         made = ObjectUpload(id=secrets.token_urlsafe(32), bucket_id=writing.bucket.id, key=key, owner_id=ctx.principal.user_id, **about.columns())
         writing.db.add(made)
         writing.db.flush()
