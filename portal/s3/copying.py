@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
-from portal.engines.object_ports import EMPTY, Blob
+from portal.engines.object_ports import Blob
 from portal.kernel.errors import PortalError
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT
@@ -14,7 +14,8 @@ from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.heads import about_of, check_conditions, condition_of, version_header
 from portal.s3.objects import forget
 from portal.s3.requests import check_key
-from portal.storage.objects import About, Content, Found, object_find, object_open, object_put, refuse_early
+from portal.storage.objects import About, Content, Found, object_find, object_put, refuse_early
+from portal.storage.receiving import gather
 
 SOURCE = "x-amz-copy-source"
 
@@ -92,14 +93,5 @@ def _algorithm(x: Exchange, present: str) -> Algorithm:
 def gathered(x: Exchange, found: Found, first: int, length: int, algorithm: Algorithm) -> tuple[Blob, str, Checksum]:
     """(blob, MD5 in hex, checksum) of a range of an object, written anew."""
     md5, checksum = hashlib.md5(usedforsecurity=False), hasher(algorithm)
-    again, pieces = object_open(x.ctx, x.blobs, found, first, length)
-    if again is not found:
-        raise S3Error("PreconditionFailed", "The source was changed while it was being copied. Try again.")
-    x.ctx.db.rollback()
-    with x.blobs.writing() as writer:
-        for piece in pieces:
-            md5.update(piece)
-            checksum.update(piece)
-            writer.write(piece)
-        blob = writer.finish() if length else EMPTY
+    blob = gather(x.ctx, x.blobs, found, (first, length), md5, checksum)
     return blob, md5.hexdigest(), Checksum(algorithm, checksum.digest())

@@ -21,6 +21,9 @@ from portal.storage.usage import usage_locked
 LIFECYCLE = Lifecycle("active", {"active": frozenset({"deleted"})}, ended=frozenset({"deleted"}))
 # What clients take for something else than a name.
 RESERVED = re.compile(r"^(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap|--table-s3)$|.*(\.\.|\.-|-\.).*")
+NAME = f.FieldInfo(
+    Bucket.__table__.c["name"].info["field"].kind, "Name", "No other bucket of this installation may have it.", aliases=("bucket_name",)
+)
 FORCE = f.FieldInfo(
     f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted."
 )
@@ -42,7 +45,7 @@ def name_problem(name: str) -> str:
 
 @operation(Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row))
 def bucket_create(
-    ctx: Context, *, name: str, description: str = "", acl: str = "private",
+    ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: str = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, tags: dict[str, str] | None = None,
 ) -> Bucket:  # fmt: skip
