@@ -257,3 +257,18 @@ def test_the_limit_is_of_the_object():
     assert read(dict(unsaid), limit_bytes=len(DATA))[0] == DATA
     unsaid["wsgi.input"].seek(0)
     assert refusal(unsaid, limit_bytes=len(DATA) - 1) == "EntityTooLarge"
+
+
+def test_signed_chunks_without_a_signature_of_version_4_are_refused():
+    environ = Stream(SIGNED).environ()
+    del environ["HTTP_AUTHORIZATION"]
+    with pytest.raises(S3Error, match="version 4"):
+        read(environ)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-amz-checksum-crc32c": checksum()}, {"x-amz-trailer": "x-amz-checksum-crc32c,x-amz-checksum-sha1"}, {"x-amz-trailer": "x-amz-meta-a"}],
+)
+def test_one_checksum_is_announced(headers):
+    assert refusal(Stream(UNSIGNED_TRAILER, headers=headers).environ()) == "InvalidRequest"

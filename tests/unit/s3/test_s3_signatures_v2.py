@@ -77,6 +77,16 @@ def test_a_virtual_host_is_part_of_the_path():
     assert verify(request_of(environ, "s3.example.org"), secret_of, now())
 
 
+@pytest.mark.parametrize("value", ["a/b+c=", "a%2Fb%2Bc%3D"])
+def test_values_may_be_signed_encoded(value):
+    """As s3cmd does."""
+    date = format_datetime(now(), usegmt=True)
+    text = f"GET\n\n\n{date}\n/b/k?uploadId={value}"
+    signature = base64.b64encode(hmac.new(SECRET.encode(), text.encode(), "sha1").digest()).decode()
+    headers = {"Date": date, "Authorization": f"AWS {ACCESS_KEY}:{signature}"}
+    assert verify(request_of(environ_of("GET", f"http://{HOST}/b/k?uploadId=a%2Fb%2Bc%3D", headers)), secret_of, now())
+
+
 def test_x_amz_date_stands_for_date():
     date = format_datetime(now(), usegmt=True)
     text = f"GET\n\n\n\nx-amz-date:{date}\n/b/k"
