@@ -15,7 +15,8 @@ from botocore.credentials import Credentials
 
 from portal.s3.requests import S3Request, read_request
 
-ACCESS_KEY, SECRET = "AKPORTAL000000000001", "secret/with+signs=and~more0123456789"
+ACCESS_KEY = "AKPORTALOFTESTSONLY"
+SECRET = "a secret/with+signs=and~more"
 CREDENTIALS = Credentials(ACCESS_KEY, SECRET)
 HOST = "s3.example.org:9000"
 
