@@ -181,6 +181,15 @@ def test_chunks_of_nobody():
     assert read(environ)[0] == DATA
 
 
+def test_chunks_under_a_signature_that_covers_no_payload():
+    """The head says that they are chunks, so they are not stored as they came."""
+    stream = Stream(UNSIGNED_TRAILER)
+    stream.payload = "UNSIGNED-PAYLOAD"
+    assert read(stream.environ())[0] == DATA
+    environ = stream.environ() | {"wsgi.input": io.BytesIO(DATA), "CONTENT_LENGTH": str(len(DATA))}
+    assert refusal(environ) == "InvalidRequest"
+
+
 @pytest.mark.parametrize(
     ("payload", "old", "new", "code"),
     [
