@@ -223,3 +223,10 @@ def test_what_boto3_sends_is_accepted(call, secure):
     found = verify(request_of(sent_by_boto3(call, secure=secure)), secret_of, now())
     assert found is not None
     assert found.access_key == ACCESS_KEY
+
+
+def test_the_host_is_signed_even_where_none_is_sent():
+    environ = signed(v4(), "GET", f"http://{HOST}/b/k")
+    environ["HTTP_AUTHORIZATION"] = environ["HTTP_AUTHORIZATION"].replace("host;", "")
+    del environ["HTTP_HOST"]
+    assert refusal(environ).details == {"HeadersNotSigned": "host"}
