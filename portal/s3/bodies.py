@@ -10,11 +10,11 @@ x-amz-checksum-… in header or trailer. Clients send the object plain, or in ch
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 
-from portal.s3.checksums import BY_HEADER, DEFAULT, Algorithm, Block, Checksum, Hasher, algorithm_named, hasher, parse_checksum
+from portal.s3.checksums import BY_HEADER, DEFAULT, HEADER_PREFIX, Algorithm, Block, Checksum, Hasher, algorithm_named, hasher, parse_checksum
 from portal.s3.chunks import Chunked, Plain, Source, Wire
 from portal.s3.errors import S3Error
 from portal.s3.requests import S3Request
@@ -22,6 +22,8 @@ from portal.s3.signing import UNSIGNED, Signed, check_payload
 
 MAX_OBJECT = 5 * 1024**3
 MD5_SIZE = 16
+# Headers that begin like a value and are none.
+ABOUT_CHECKSUMS = frozenset({"x-amz-checksum-algorithm", "x-amz-checksum-mode", "x-amz-checksum-type"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +141,12 @@ def open_body(
 
 def _payload(request: S3Request, signed: Signed | None) -> str:
     """What the body is: as the signature says, or, where no signature covers it, as the head says."""
-    if signed and signed.chain:
-        return signed.payload
-    payload = request.header("x-amz-content-sha256", UNSIGNED)
+    payload = signed.payload if signed and signed.chain else request.header("x-amz-content-sha256", UNSIGNED)
     check_payload(payload)
-    if payload.startswith("STREAMING-AWS4"):
+    if payload.startswith("STREAMING-AWS4") and not (signed and signed.chain):
         raise S3Error("InvalidRequest", "Signed chunks need a request signed with version 4.")
     if payload == UNSIGNED and "aws-chunked" in request.headers.get("content-encoding", ""):
-        # What SDKs send where they do not sign.
+        # What SDKs send where they do not sign. Taken for plain bytes, the chunks' heads would become part of the object.
         return "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
     return payload
 
@@ -156,7 +156,7 @@ def _expected(request: S3Request, payload: str, *, has_checksum: bool) -> Expect
     md5 = content_md5(request.headers["content-md5"]) if "content-md5" in request.headers else None
     if not has_checksum:
         return Expected(sha256, md5)
-    checksum = declared_checksum(request.header)
+    checksum = declared_checksum(request.headers_named(HEADER_PREFIX))
     trailers = [_trailer_named(name) for name in request.header("x-amz-trailer").lower().split(",") if name.strip()]
     if len(trailers) + bool(checksum) > 1:
         raise _several_checksums()
@@ -170,12 +170,14 @@ def _expected(request: S3Request, payload: str, *, has_checksum: bool) -> Expect
     return found
 
 
-def declared_checksum(header: Callable[[str], str]) -> Checksum | None:
-    """The one x-amz-checksum-… that a request, or a form, gives. Raises InvalidRequest."""
-    values = [parse_checksum(one, header(name)) for name, one in BY_HEADER.items() if header(name)]
+def declared_checksum(headers: Mapping[str, str]) -> Checksum | None:
+    """The one x-amz-checksum-… among the headers of a request, or the fields of a form. Raises InvalidRequest, also for one that is not known here."""
+    values = {name: text for name, text in headers.items() if name.startswith(HEADER_PREFIX) and name not in ABOUT_CHECKSUMS and text}
     if len(values) > 1:
         raise _several_checksums()
-    return values[0] if values else None
+    for name, text in values.items():
+        return parse_checksum(algorithm_named(name.removeprefix(HEADER_PREFIX)), text)
+    return None
 
 
 def _several_checksums() -> S3Error:

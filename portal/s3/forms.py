@@ -49,7 +49,7 @@ class PostForm:
         """The file, checked like the body of a PUT; the form's fields stand for the headers."""
         self.limit(0, limit_bytes)
         digest = content_md5(self.fields["content-md5"]) if "content-md5" in self.fields else None
-        expected = Expected(md5=digest, checksum=declared_checksum(lambda name: self.fields.get(name, "")))
+        expected = Expected(md5=digest, checksum=declared_checksum(self.fields))
         return Body(self, self._largest, expected, expected.algorithm or algorithm, md5=md5)
 
     def blocks(self) -> Iterator[Block]:

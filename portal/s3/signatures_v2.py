@@ -6,7 +6,7 @@ A parameter by which the gateway tells operations apart has to be in SIGNED_PARA
 
 import base64
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from operator import itemgetter
 from urllib.parse import unquote_to_bytes
@@ -17,11 +17,11 @@ from portal.s3.signing import SecretOf, Signed, check_expiry, check_skew, moment
 
 # Parameters that are part of what is signed.
 SIGNED_PARAMETERS = frozenset({
-    "accelerate", "acl", "analytics", "attributes", "cors", "defaultObjectAcl", "delete", "encryption", "inventory", "legal-hold", "lifecycle", "location",
-    "logging", "metrics", "notification", "object-lock", "ownershipControls", "partNumber", "policy", "policyStatus", "publicAccessBlock",
-    "replication", "requestPayment", "response-cache-control", "response-content-disposition", "response-content-encoding",
-    "response-content-language", "response-content-type", "response-expires", "restore", "retention", "select", "select-type", "storageClass",
-    "tagging", "torrent", "uploadId", "uploads", "versionId", "versioning", "versions", "website",
+    "accelerate", "acl", "analytics", "attributes", "cors", "defaultObjectAcl", "delete", "encryption", "intelligent-tiering", "inventory",
+    "legal-hold", "lifecycle", "location", "logging", "metrics", "notification", "object-lock", "ownershipControls", "partNumber", "policy",
+    "policyStatus", "publicAccessBlock", "replication", "requestPayment", "response-cache-control", "response-content-disposition",
+    "response-content-encoding", "response-content-language", "response-content-type", "response-expires", "restore", "retention", "select",
+    "select-type", "session", "storageClass", "tagging", "torrent", "uploadId", "uploads", "versionId", "versioning", "versions", "website",
 })  # fmt: skip
 
 
@@ -58,16 +58,22 @@ def _verified(request: S3Request, access_key: str, signature: str, date: str, se
 
 
 def _resources(request: S3Request) -> Iterator[bytes]:
-    """What is asked for, as it may have been signed: the path with its bucket, and the parameters that choose what is done, decoded."""
+    """What is asked for, as it may have been signed: the path with its bucket, and the parameters that choose what is done."""
     chosen = sorted((pair for pair in request.query_pairs() if pair[0] in SIGNED_PARAMETERS), key=itemgetter(0))
-    parameters = b"&".join(name.encode() + (b"=" + unquote_to_bytes(value.encode("latin-1")) if value else b"") for name, value in chosen)
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in chosen]
+    # The specification has the values decoded; s3cmd leaves them as they are.
+    queries = dict.fromkeys((_query((name, unquote_to_bytes(value)) for name, value in pairs), _query(pairs)))
     before = f"/{request.bucket}" if request.is_virtual_host else ""
-    behind = b"?" + parameters if parameters else b""
     for path in path_forms(request.raw_path):
-        yield (before + path).encode("latin-1") + behind
-        if not request.key and not path.endswith("/"):
-            # boto3 asks for /bucket and signs /bucket/.
-            yield path.encode("latin-1") + b"/" + behind
+        whole = (before + path).encode("latin-1")
+        # boto3 asks for /bucket and signs /bucket/.
+        paths = [whole] if request.key or path.endswith("/") else [whole, whole + b"/"]
+        yield from (one + query for one in paths for query in queries)
+
+
+def _query(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    text = b"&".join(name + (b"=" + value if value else b"") for name, value in pairs)
+    return b"?" + text if text else b""
 
 
 def signature_of(secret: str, text: bytes) -> str:

@@ -69,6 +69,7 @@ def test_nothing_is_right_as_well():
         ({"x-amz-checksum-crc32": "x"}, "InvalidRequest"),
         ({"x-amz-checksum-crc32c": b64(b"12345")}, "InvalidRequest"),
         ({"x-amz-checksum-crc32": crc32(DATA), "x-amz-checksum-sha1": b64(bytes(20))}, "InvalidRequest"),
+        ({"x-amz-checksum-sha512": b64(bytes(64))}, "InvalidRequest"),
         ({"x-amz-sdk-checksum-algorithm": "CRC32"}, "InvalidRequest"),
         ({"x-amz-sdk-checksum-algorithm": "ROT13", "x-amz-checksum-crc32": crc32(DATA)}, "InvalidRequest"),
         ({"x-amz-sdk-checksum-algorithm": "SHA1", "x-amz-checksum-crc32": crc32(DATA)}, "InvalidRequest"),
@@ -114,6 +115,10 @@ def test_a_body_of_unknown_length_ends_at_the_limit():
 
 def test_the_checksum_of_an_object_in_parts_is_not_that_of_the_list_of_parts():
     assert opened({"x-amz-checksum-crc32": crc32(b"object"), "x-amz-sdk-checksum-algorithm": "CRC32"}, has_checksum=False).whole() == DATA
+
+
+def test_what_only_speaks_of_checksums_is_none():
+    assert not opened({"x-amz-checksum-mode": "ENABLED", "x-amz-checksum-type": "FULL_OBJECT", "x-amz-checksum-algorithm": "SHA1"}).is_protected
 
 
 def test_who_wants_no_md5_gets_none():

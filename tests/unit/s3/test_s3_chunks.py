@@ -151,9 +151,8 @@ def test_the_documented_examples(payload):
         {"x-amz-trailer": "x-amz-checksum-crc32c", "Transfer-Encoding": "chunked"} if payload == SIGNED_TRAILER else {"Content-Length": "66824"}
     )
     names = ";".join(sorted(name.lower() for name in [*headers, "Host"] if name != "Transfer-Encoding"))
-    headers["Authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,SignedHeaders={names},Signature={seed}"
-    )
+    credential = "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"  # not-a-secret: of the documented example
+    headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={credential},SignedHeaders={names},Signature={seed}"
     request = request_of(environ_of("PUT", "https://s3.amazonaws.com/examplebucket/chunkObject.txt", headers, body.encode()))
     signed = verify(request, lambda _: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", datetime(2013, 5, 24, tzinfo=UTC))
     assert open_body(request, signed).whole() == b"a" * 66560
@@ -180,6 +179,15 @@ def test_chunks_of_nobody():
     environ = sent_by_boto3(lambda s3: s3.put_object(Bucket="b", Key="k", Body=io.BytesIO(DATA)), secure=True)
     environ = {name: value for name, value in environ.items() if name not in {"HTTP_AUTHORIZATION", "HTTP_X_AMZ_CONTENT_SHA256"}}
     assert read(environ)[0] == DATA
+
+
+def test_chunks_under_a_signature_that_covers_no_payload():
+    """The head says that they are chunks, so they are not stored as they came."""
+    stream = Stream(UNSIGNED_TRAILER)
+    stream.payload = "UNSIGNED-PAYLOAD"
+    assert read(stream.environ())[0] == DATA
+    environ = stream.environ() | {"wsgi.input": io.BytesIO(DATA), "CONTENT_LENGTH": str(len(DATA))}
+    assert refusal(environ) == "InvalidRequest"
 
 
 @pytest.mark.parametrize(
@@ -257,3 +265,18 @@ def test_the_limit_is_of_the_object():
     assert read(dict(unsaid), limit_bytes=len(DATA))[0] == DATA
     unsaid["wsgi.input"].seek(0)
     assert refusal(unsaid, limit_bytes=len(DATA) - 1) == "EntityTooLarge"
+
+
+def test_signed_chunks_without_a_signature_of_version_4_are_refused():
+    environ = Stream(SIGNED).environ()
+    del environ["HTTP_AUTHORIZATION"]
+    with pytest.raises(S3Error, match="version 4"):
+        read(environ)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-amz-checksum-crc32c": checksum()}, {"x-amz-trailer": "x-amz-checksum-crc32c,x-amz-checksum-sha1"}, {"x-amz-trailer": "x-amz-meta-a"}],
+)
+def test_one_checksum_is_announced(headers):
+    assert refusal(Stream(UNSIGNED_TRAILER, headers=headers).environ()) == "InvalidRequest"

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from portal.s3.errors import S3Error
 from portal.s3.signatures import verify
-from tests.support.s3_wire import ACCESS_KEY, HOST, SECRET, environ_of, now, request_of, secret_of, sent_by_boto3, signed, v2, v2_query
+from tests.support.s3_wire import (
+    ACCESS_KEY,
+    HOST,
+    SAME_EACH_TIME,
+    SECRET,
+    environ_of,
+    now,
+    request_of,
+    secret_of,
+    sent_by_boto3,
+    signed,
+    v2,
+    v2_query,
+)
 
 KEYS = st.lists(st.sampled_from(["", ".", "a b", "ä", "漢字", "%2F", "+", "~", "a=b&c", "?#", "!'()*", "\n", "100%", "1.."]), max_size=5).map(
     "/".join
@@ -26,6 +39,7 @@ SIGNERS = pytest.mark.parametrize("signer", [v2, v2_query])
 
 
 @SIGNERS
+@SAME_EACH_TIME
 @given(key=KEYS, pairs=PAIRS, method=st.sampled_from(["GET", "PUT", "DELETE", "HEAD"]))
 def test_what_botocore_signs_is_accepted(signer, key, pairs, method):
     query = "&".join(f"{name}={quote(value, safe='-_.~')}" if value else name for name, value in pairs)
@@ -75,6 +89,16 @@ def test_a_virtual_host_is_part_of_the_path():
     signature = base64.b64encode(hmac.new(SECRET.encode(), text.encode(), "sha1").digest()).decode()
     environ = environ_of("GET", "http://my.bucket.s3.example.org/a%20b?acl", {"Date": date, "Authorization": f"AWS {ACCESS_KEY}:{signature}"})
     assert verify(request_of(environ, "s3.example.org"), secret_of, now())
+
+
+@pytest.mark.parametrize("value", ["a/b+c=", "a%2Fb%2Bc%3D"])
+def test_values_may_be_signed_encoded(value):
+    """As s3cmd does."""
+    date = format_datetime(now(), usegmt=True)
+    text = f"GET\n\n\n{date}\n/b/k?uploadId={value}"
+    signature = base64.b64encode(hmac.new(SECRET.encode(), text.encode(), "sha1").digest()).decode()
+    headers = {"Date": date, "Authorization": f"AWS {ACCESS_KEY}:{signature}"}
+    assert verify(request_of(environ_of("GET", f"http://{HOST}/b/k?uploadId=a%2Fb%2Bc%3D", headers)), secret_of, now())
 
 
 def test_x_amz_date_stands_for_date():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from portal.s3.errors import S3Error
 from portal.s3.signatures import verify
-from tests.support.s3_wire import ACCESS_KEY, HOST, now, request_of, secret_of, sent_by_boto3, signed, v4, v4_query
+from tests.support.s3_wire import ACCESS_KEY, HOST, SAME_EACH_TIME, now, request_of, secret_of, sent_by_boto3, signed, v4, v4_query
 
 SEGMENTS = st.sampled_from(
     ["", ".", "..", "a b", "ä", "漢字", "%2F", "+", "~", "a=b&c", "?", "#", "!'()*", "x" * 40, "\u00a0", "\n", "100%", ";:@$,"]
@@ -28,6 +28,7 @@ def address(key: str, pairs: list[tuple[str, str]]) -> str:
 
 
 @SIGNERS
+@SAME_EACH_TIME
 @given(key=KEYS, pairs=PAIRS, method=st.sampled_from(["GET", "PUT", "DELETE", "HEAD", "POST"]))
 def test_what_botocore_signs_is_accepted(signer, key, pairs, method):
     if signer is v4_query:
@@ -222,3 +223,10 @@ def test_what_boto3_sends_is_accepted(call, secure):
     found = verify(request_of(sent_by_boto3(call, secure=secure)), secret_of, now())
     assert found is not None
     assert found.access_key == ACCESS_KEY
+
+
+def test_the_host_is_signed_even_where_none_is_sent():
+    environ = signed(v4(), "GET", f"http://{HOST}/b/k")
+    environ["HTTP_AUTHORIZATION"] = environ["HTTP_AUTHORIZATION"].replace("host;", "")
+    del environ["HTTP_HOST"]
+    assert refusal(environ).details == {"HeadersNotSigned": "host"}
