@@ -24,7 +24,7 @@ from portal.storage.facts import BucketFacts, Version, bucket_by_id
 from portal.storage.listing import Listing, objects_listed, versions_listed
 from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, objects_delete
 from portal.storage.receiving import object_copy, object_receive, part_receive
-from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create
+from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
 BASE = "/storage/buckets/{bucket_id}"
 ONE = f"{BASE}/objects/{{key}}"
@@ -66,14 +66,12 @@ def endpoints() -> Iterator[Endpoint]:
     yield _on(f"POST {BASE}/delete-objects", "delete-many", delete_many, "Delete many objects", {200: gone}, body=DeleteInput)
     upload = f"{BASE}/multipart-uploads"
     yield _on(f"POST {upload}", "upload.create", upload_begin, "Begin an upload in parts", {201: thing(upload_id=TEXT, key=TEXT)}, body=UploadInput)
-    of_key = [Query("key", "The key of the upload.", required=True)]
     yield _on(
         f"PUT {upload}/{{upload_id}}/parts/{{number}}",
         "upload.part",
         part,
         "Send one part",
         {200: thing(etag=TEXT, number=NUMBER)},
-        query=of_key,
         body=BYTES,
     )
     yield _on(
@@ -82,10 +80,9 @@ def endpoints() -> Iterator[Endpoint]:
         complete,
         "Make the object of its parts",
         {200: OBJECT},
-        query=of_key,
         body=CompleteInput,
     )
-    yield _on(f"DELETE {upload}/{{upload_id}}", "upload.abort", abort, "Give an upload up; its parts go", {204: None}, query=of_key)
+    yield _on(f"DELETE {upload}/{{upload_id}}", "upload.abort", abort, "Give an upload up; its parts go", {204: None})
 
 
 def _on(
@@ -133,7 +130,9 @@ def _shown(version: Version) -> dict[str, Any]:
 
 
 def _without_key(name: str) -> Callable[..., ResponseReturnValue]:
-    """The short address of a bucket is that of an object where it names a key."""
+    """The short address of a bucket is that of an object where it names a key. Raises InvalidRequest at the address that is of objects only."""
+    if request.path.rstrip("/").endswith("/object"):
+        raise InvalidRequest.fields({"key": ["is missing: which object?"]})
     view = current_app.view_functions[f"api.storage.buckets.{name}"]
     return cast("Callable[..., ResponseReturnValue]", view)
 
@@ -314,7 +313,7 @@ def upload_begin(bucket_id: str) -> ResponseReturnValue:
 
 
 def _upload(ctx: Context, bucket_id: str, upload_id: str) -> Named:
-    return Named(_bucket(ctx, bucket_id).name, request.args.get("key", ""), upload_id)
+    return upload_named(ctx.db, _bucket(ctx, bucket_id).name, upload_id)
 
 
 def part(bucket_id: str, upload_id: str, number: str) -> ResponseReturnValue:

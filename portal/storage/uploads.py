@@ -71,6 +71,12 @@ def upload_create(ctx: Context, bucket_name: str, key: str, about: About) -> Obj
     return write(ctx, bucket_named(ctx.db, bucket_name), WRITE, begin)
 
 
+def upload_named(session: Session, bucket_name: str, upload_id: str) -> Named:
+    """An upload as its id alone names it, of an unknown key where there is none."""
+    found = session.get(ObjectUpload, upload_id) if is_storable(upload_id) else None
+    return Named(bucket_name, found.key if found is not None else "", upload_id)
+
+
 def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0) -> tuple[BucketFacts, ObjectUpload]:
     """An upload that has not ended, to which the caller may send so many bytes. Raises NoSuchUpload, Forbidden or QuotaExceeded."""
     bucket = bucket_named(ctx.db, named.bucket)
@@ -145,14 +151,14 @@ def upload_complete(
 
     Raises NoSuchUpload, Forbidden, InvalidPart, InvalidPartOrder, PartTooSmall, PreconditionFailed, and what `whole_of` raises.
     """
-    if not wanted or any(one.number >= other.number for one, other in pairwise(wanted)):
-        raise InvalidPartOrder("Name at least one part, each of them once, in ascending order.")
 
     def finish(writing: Writing) -> Completed:
         found = _found(writing.db, writing.bucket, named)
+        writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+        if not wanted or any(one.number >= other.number for one, other in pairwise(wanted)):
+            raise InvalidPartOrder("Name at least one part, each of them once, in ascending order.")
         etag = _etag_of(wanted)
         if found.completed_at is not None and found.etag == etag and found.sequence is not None:
-            writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
             return Completed(version_at(writing.db, found.bucket_id, found.key, found.sequence), writing.bucket, etag)
         found = _writable(writing, named)
         parts = parts_of(writing.db, found.id)

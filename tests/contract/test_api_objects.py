@@ -52,6 +52,7 @@ def test_the_short_address_is_of_the_bucket_or_of_an_object(api: Api, bucket: st
     assert api.get(short).json["total_objects"] == 1
     assert api("PUT", short, {"description": "changed"}).json["description"] == "changed"
     assert api("DELETE", f"{short}?key=folder/").status_code == 204
+    assert api("DELETE", f"{BASE}/{bucket}/object").status_code == 400
     assert api("DELETE", short).status_code == 409
     assert api("DELETE", f"{short}?force=true").status_code == 204
     assert api.get(f"{BASE}?search=a-bucket").json["results"] == []
@@ -87,13 +88,13 @@ def test_what_is_said_of_an_object_is_changed(api: Api, bucket: str) -> None:
 def test_an_upload_in_parts(api: Api, bucket: str) -> None:
     upload = api.post(f"{BASE}/{bucket}/multipart-uploads", {"key": "big file"}).json["upload_id"]
     path = f"{BASE}/{bucket}/multipart-uploads/{upload}"
-    parts = [api("PUT", f"{path}/parts/{number}?key=big file", data=body).json for number, body in enumerate((b"x" * (5 << 20), b"end"), 1)]
-    done = api.post(f"{path}/complete?key=big file", {"parts": parts})
+    parts = [api("PUT", f"{path}/parts/{number}", data=body).json for number, body in enumerate((b"x" * (5 << 20), b"end"), 1)]
+    done = api.post(f"{path}/complete", {"parts": parts})
     assert (done.status_code, done.json["size_bytes"], done.json["etag"][-2:]) == (200, (5 << 20) + 3, "-2"), done.json
     assert api.get(f"{BASE}/{bucket}/objects/big file").data[-5:] == b"xxend"
     copied = api.post(f"{BASE}/{bucket}/objects/big file/copy", {"destination_key": "copy"})
     assert copied.json["size_bytes"] == (5 << 20) + 3
-    assert api("DELETE", f"{path}?key=big file").status_code == 404
+    assert api("DELETE", f"{path}").status_code == 404
 
 
 def test_figures_and_rules(api: Api, bucket: str) -> None:
