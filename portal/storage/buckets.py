@@ -74,7 +74,7 @@ def _begin(ctx: Context, row: Bucket) -> None:
     ctx.db.flush()
 
 
-@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="history", in_menu=False)
+@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="clock", in_menu=False)
 def bucket_set_versioning(
     ctx: Context, bucket: Bucket, *, enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep older versions from now on.")]
 ) -> None:
@@ -103,7 +103,7 @@ def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE]
 
 bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
-    Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="bucket",
+    Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
