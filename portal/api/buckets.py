@@ -20,6 +20,7 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.models import ACLS, Bucket
 
 ITEM = "/storage/buckets/{bucket_id}"
@@ -76,6 +77,9 @@ def endpoints() -> Iterator[Endpoint]:
     yield _on("PUT acl", _setting(bucket_set_acl, AclInput), "What those may do whom no policy lets in", {200: bucket}, AclInput)
     yield _on("GET cors", _rules("cors_rules"), "Which pages of other origins are let in", {200: RULES})
     yield _on("PUT cors", _setting(bucket_set_cors, RulesInput, "cors_rules"), "Replace the rules for other origins", {200: RULES}, RulesInput)
+    yield _on("GET lifecycle", _rules("lifecycle_rules"), "What the portal deletes by itself", {200: RULES})
+    change = _setting(bucket_set_lifecycle, RulesInput, "lifecycle_rules")
+    yield _on("PUT lifecycle", change, "Replace the rules for the life of objects", {200: RULES}, RulesInput)
     yield from _keys()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import acls, buckets, copying, cors, listing, multipart, objects, posting, tagging
+from portal.s3 import acls, buckets, copying, cors, lifecycle, listing, multipart, objects, posting, tagging
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -18,6 +18,7 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("PUT", ""): buckets.create, ("HEAD", ""): buckets.head, ("DELETE", ""): buckets.delete, ("GET", "location"): buckets.location,
     ("GET", ""): listing.objects, ("GET", "versions"): listing.versions, ("POST", "delete"): objects.delete_many,
     ("GET", "uploads"): multipart.list_uploads, ("GET", "versioning"): buckets.versioning, ("PUT", "versioning"): buckets.set_versioning,
+    ("GET", "lifecycle"): lifecycle.get, ("PUT", "lifecycle"): lifecycle.put, ("DELETE", "lifecycle"): lifecycle.delete,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip

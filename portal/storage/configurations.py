@@ -14,7 +14,8 @@ RULES = f.FieldInfo(f.Document(), "Rules", 'An object with "rules", a list.')
 Rules = list[dict[str, Any]]
 
 
-def _rules(document: dict[str, Any]) -> Rules:
+def checked_rules(document: dict[str, Any]) -> Rules:
+    """The rules in a document. Raises InvalidRequest."""
     found = document.get("rules")
     if set(document) != {"rules"} or not isinstance(found, list) or len(found) > MOST_RULES or not all(isinstance(each, dict) for each in found):
         raise InvalidRequest.fields({"rules": [f"must be a list of at most {MOST_RULES} objects."]})
@@ -33,7 +34,7 @@ def bucket_set_cors(ctx: Context, bucket: Bucket, *, configuration: Annotated[di
     """Say which pages of other origins may read and write the bucket from a browser; without rules none may."""
     del ctx
     kept = []
-    for place, rule in enumerate(_rules(configuration)):
+    for place, rule in enumerate(checked_rules(configuration)):
         if unknown := set(rule) - {"id", "methods", "origins", "headers", "expose_headers", "max_age_seconds"}:
             raise InvalidRequest.fields({f"rules.{place}": [f"has no {', '.join(sorted(unknown))}."]})
         methods, origins = _texts(rule, "methods", place, needed=True), _texts(rule, "origins", place, needed=True)
