@@ -22,6 +22,7 @@ from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.models import ACLS, Bucket
+from portal.storage.policies import bucket_set_policy
 
 ITEM = "/storage/buckets/{bucket_id}"
 RULES = thing(rules={"type": "array", "items": {"type": "object"}})
@@ -37,6 +38,7 @@ KEY = thing(
 )
 WITH_SECRET: Schema = {**KEY, "properties": {**KEY["properties"], "secret_access_key": TEXT}}
 MIB = 1 << 20
+DOCUMENT: Schema = {"type": "object"}
 
 
 class VersioningInput(Input):
@@ -80,16 +82,19 @@ def endpoints() -> Iterator[Endpoint]:
     yield _on("GET lifecycle", _rules("lifecycle_rules"), "What the portal deletes by itself", {200: RULES})
     change = _setting(bucket_set_lifecycle, RulesInput, "lifecycle_rules")
     yield _on("PUT lifecycle", change, "Replace the rules for the life of objects", {200: RULES}, RulesInput)
+    yield _on("GET policy", policy, "The bucket's own policy; an empty object where it has none", {200: DOCUMENT})
+    yield _on("PUT policy", policy_set, "Let others in by a policy of the bucket's own, in the language of S3", {200: DOCUMENT}, body=DOCUMENT)
+    yield _on("DELETE policy", policy_delete, "Take the bucket's own policy away", {204: None})
     yield from _keys()
 
 
 def _on(
-    route: str, view: Callable[..., ResponseReturnValue], summary: str, answers: Mapping[int, Schema | None], body: type[Input] | None = None
+    route: str, view: Callable[..., ResponseReturnValue], summary: str, answers: Mapping[int, Schema | None], body: type[Input] | Schema | None = None
 ) -> Endpoint:  # fmt: skip
     method, name = route.split()
     refuses = (403, 404, 409, 412) if method != "GET" else (403, 404)
     return Endpoint(method, f"{ITEM}/{name}", f"storage.buckets.{name}.{method.lower()}", view, summary, "Buckets", answers, refuses,
-                    body=body.model_json_schema() if body is not None else None, aliases=aliases(BUCKET, f"/{{bucket_id}}/{name}"))  # fmt: skip
+                    body=body.model_json_schema() if isinstance(body, type) else body, aliases=aliases(BUCKET, f"/{{bucket_id}}/{name}"))  # fmt: skip
 
 
 def _setting(op: Operation, model: type[Input], rules: str = "") -> Callable[..., ResponseReturnValue]:
@@ -107,6 +112,25 @@ def _rules(name: str) -> Callable[..., ResponseReturnValue]:
         return io.answer({"rules": getattr(find(context(), BUCKET, bucket_id), name)})
 
     return show
+
+
+def policy(bucket_id: str) -> ResponseReturnValue:
+    """The document as it was given."""
+    only()
+    row: Bucket = find(context(), BUCKET, bucket_id)
+    return io.answer(row.policy["document"] if row.policy else {})
+
+
+def policy_set(bucket_id: str) -> ResponseReturnValue:
+    """Another document."""
+    row: Bucket = run(context(), bucket_set_policy, bucket_id, {"document": io.read_object()}).row
+    return io.answer(row.policy["document"] if row.policy else {})
+
+
+def policy_delete(bucket_id: str) -> ResponseReturnValue:
+    """No document."""
+    run(context(), bucket_set_policy, bucket_id, {"document": {}})
+    return io.empty()
 
 
 def statistics(bucket_id: str) -> ResponseReturnValue:

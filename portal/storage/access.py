@@ -11,9 +11,11 @@ from portal.kernel.ids import is_storable
 from portal.storage.errors import InvalidKey, KeyTooLong
 from portal.storage.facts import BucketFacts
 from portal.storage.models import KEY_BYTES
+from portal.storage.policies import verdict
 
 # The last one is for letting others in: with a word that says so, an object is everybody's.
 LIST, READ, WRITE, DELETE, PUBLISH = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete", "publish"))
+OWN_POLICY = "the bucket's policy"
 # Canned ACL → what it lets anybody do, and what whoever is signed in.
 ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}
 SIGNED_IN: Mapping[str, tuple[str, ...]] = {**ANYBODY, "authenticated-read": (LIST, READ)}
@@ -33,9 +35,14 @@ def decide_object(
     """Whether the caller may do an action on an object, or under a prefix for a listing."""
     target = Target(bucket.project_id, owner_id, id=f"{bucket.name}/{key}", name=key, tags=tags or {}, label=f"{bucket.name}/{key}"[:200])
     found = decide(ctx, action, target)
+    own, sid = verdict(bucket.policy, ctx, bucket.name, action, key) if not ctx.principal.is_system else (None, "")
+    if own is False:
+        return Decision(allowed=False, action=action, policy=OWN_POLICY, statement=sid, because=f"Statement {sid} of {OWN_POLICY} denies it.")
     if found.allowed or found.statement:
         # What a statement denies, nothing else allows.
         return found
+    if own:
+        return Decision(allowed=True, action=action, policy=OWN_POLICY, statement=sid)
     granted = SIGNED_IN if ctx.principal.user_id is not None else ANYBODY
     for where, canned in (("bucket", bucket.acl), ("object", acl if action == READ else "private")):
         if action in granted.get(canned, ()):
