@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
@@ -99,6 +99,11 @@ def s3_keys_of(ctx: Context, owner_id: str | None = None) -> Sequence[S3AccessKe
     """The caller's own keys, or those of a service account that the caller was shown, newest first."""
     query = select(S3AccessKey).where(S3AccessKey.user_id == (owner_id or ctx.principal.user_id))
     return ctx.db.scalars(query.order_by(S3AccessKey.created_at.desc(), S3AccessKey.id)).all()
+
+
+def s3_key_names(user_id: str) -> Select[str]:
+    """What a user calls their keys."""
+    return select(S3AccessKey.name).where(S3AccessKey.user_id == user_id)
 
 
 def s3_key_revoke(ctx: Context, key_id: str, *, owner: User | None = None) -> None:
