@@ -17,8 +17,13 @@ def seal(settings: Settings, text: str) -> str:
 
 def unseal(settings: Settings, sealed: str) -> str | None:
     """The text again; None if it was sealed with another SECRET_KEY or altered."""
+    return unseal_with(settings.secret(), sealed)
+
+
+def unseal_with(secret_key: str, sealed: str) -> str | None:
+    """The same with a SECRET_KEY that is at hand."""
     try:
-        return _fernet(settings.secret()).decrypt(sealed.encode()).decode()
+        return _fernet(secret_key).decrypt(sealed.encode()).decode()
     except InvalidToken:
         return None
 
