@@ -2,7 +2,7 @@
 
 import importlib
 
-BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit", "bench_network", "bench_s3_wire")
+BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit", "bench_network", "bench_s3_wire", "bench_s3")
 
 
 def main() -> None:

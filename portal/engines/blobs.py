@@ -213,7 +213,7 @@ class LocalReader:
     """Reads whole segments, checks them, and gives what was asked for of them."""
 
     def __init__(self, path: Path | None, blob: Blob, first: int, length: int) -> None:
-        self._blob, self._first, self._end = blob, first, first + length
+        self._blob, self._first, self._end = blob, first, min(first + length, blob.size_bytes)
         self._handle = -1
         if path is None or not length:
             return

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -88,6 +89,16 @@ class Gateway:
         finally:
             session.close()
 
+    def _client(self, request: S3Request) -> str:
+        """The client's address, as the trusted proxies say; empty where they say nothing sensible."""
+        proxies = self._settings.trusted_proxies
+        told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
+        address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
+        try:
+            return str(ip_address(address))
+        except ValueError:
+            return ""
+
     @staticmethod
     def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
         """The answer of an action; a page of another origin is told what the bucket's rules say, whatever comes of it."""
@@ -107,7 +118,7 @@ class Gateway:
 
     def _exchange(self, session: Session, request: S3Request, request_id: str) -> Exchange:
         ctx = Context(
-            session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=request.remote_address,
+            session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=self._client(request),
             user_agent=request.header("user-agent")[:255],
         )  # fmt: skip
 
@@ -124,7 +135,7 @@ class Gateway:
             if signed is not None:
                 holder = holders[signed.access_key]
                 ctx.principal, ctx.project_id = holder.principal, holder.project_id
-                s3_key_used(session, holder, request.remote_address)
+                s3_key_used(session, holder, ctx.source_ip)
             return signed
 
         signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))

@@ -28,9 +28,13 @@ class _Quiet(WSGIRequestHandler):
 class S3:
     """A gateway with its blobs, and keys of its users."""
 
-    def __init__(self, people: People, port: int) -> None:
-        self.people, self.port = people, port
+    def __init__(self, people: People, port: int, app: Gateway) -> None:
+        self.people, self.port, self._app = people, port, app
         self.blobs = LocalBlobs(people.settings.data_dir / "objects")
+
+    def trust(self, proxies: int) -> None:
+        """From now on so many proxies stand in front."""
+        self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
 
     @property
     def url(self) -> str:
@@ -59,12 +63,13 @@ def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
 def gateway(people: People) -> Iterator[S3]:
     """A gateway for the length of a block."""
     blobs = LocalBlobs(people.settings.data_dir / "objects")
-    server = make_server("127.0.0.1", 0, Gateway(people.settings, people.sessions, people.registry, blobs), threaded=True, request_handler=_Quiet)
+    app = Gateway(people.settings, people.sessions, people.registry, blobs)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield S3(people, server.server_port)
+        yield S3(people, server.server_port, app)
     finally:
         server.shutdown()
         thread.join()
