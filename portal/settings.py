@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     s3_domain: Annotated[str, AfterValidator(_host)] = Field(
         "", description="Domain whose sub-domains are names of buckets, such as s3.example.org; paths name them in any case."
     )
+    s3_public_url: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address of the S3 interface that users type; empty: the name that the portal was asked under, with S3_PORT."
+    )
     s3_tls_cert: str = Field("", description="File with the certificate of the S3 interface; with S3_TLS_KEY it speaks https.")
     s3_tls_key: str = Field("", description="File with the key of that certificate.")
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")

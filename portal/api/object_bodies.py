@@ -45,6 +45,14 @@ class DeleteInput(Input):
     prefix: str | None = None
 
 
+class PresignInput(Input):
+    """What an address is to be good for."""
+
+    key: str = Field(max_length=1024)
+    method: str = Field("GET", json_schema_extra={"enum": ["GET", "HEAD", "PUT", "DELETE"]})
+    expires_in: int = Field(3600, ge=1, le=604_800, description="Seconds.")
+
+
 class UploadInput(Input):
     """What an upload in parts is to become."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
@@ -9,12 +10,25 @@ from werkzeug.http import http_date
 
 from portal.api import body as io
 from portal.api.endpoints import Endpoint, Query, Schema
-from portal.api.object_bodies import BYTES, LIST_OF, MOST, OBJECT, VERSION, Change, CompleteInput, CopyInput, DeleteInput, RestoreInput, UploadInput
+from portal.api.object_bodies import (
+    BYTES,
+    LIST_OF,
+    MOST,
+    OBJECT,
+    VERSION,
+    Change,
+    CompleteInput,
+    CopyInput,
+    DeleteInput,
+    PresignInput,
+    RestoreInput,
+    UploadInput,
+)
 from portal.api.resources import aliases, only
-from portal.api.schemas import NUMBER, TEXT, YES, read, thing
+from portal.api.schemas import NUMBER, TEXT, WHEN, YES, read, thing
 from portal.engines.object_ports import BlobStore
 from portal.http.listing import whole
-from portal.http.request import context
+from portal.http.request import context, own_origin
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
@@ -23,6 +37,7 @@ from portal.storage.buckets import BUCKET
 from portal.storage.facts import BucketFacts, Version, bucket_by_id
 from portal.storage.listing import Listing, objects_listed, versions_listed
 from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, objects_delete
+from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
@@ -64,6 +79,10 @@ def endpoints() -> Iterator[Endpoint]:
         deleted={"type": "array", "items": TEXT}, errors={"type": "array", "items": thing(key=TEXT, error=TEXT, message=TEXT)}, is_truncated=YES
     )
     yield _on(f"POST {BASE}/delete-objects", "delete-many", delete_many, "Delete many objects", {200: gone}, body=DeleteInput)
+    signed = thing(url=TEXT, expires_at=WHEN)
+    yield _on(
+        f"POST {BASE}/presigned-urls", "presign", presigned, "An address that is good for one object for a while", {200: signed}, body=PresignInput
+    )
     upload = f"{BASE}/multipart-uploads"
     yield _on(f"POST {upload}", "upload.create", upload_begin, "Begin an upload in parts", {201: thing(upload_id=TEXT, key=TEXT)}, body=UploadInput)
     yield _on(
@@ -298,6 +317,18 @@ def delete_many(bucket_id: str) -> ResponseReturnValue:
     ]
     deleted = [each.key for each in done if not isinstance(each, PortalError)]
     return io.answer({"deleted": deleted, "errors": errors, "is_truncated": is_truncated})
+
+
+def presigned(bucket_id: str) -> ResponseReturnValue:
+    """An address of the S3 interface."""
+    ctx = context()
+    given: PresignInput = read(PresignInput)
+    settings = ctx.settings
+    scheme = "https" if settings.s3_tls_cert else "http"
+    own = f"{scheme}://{urlsplit(own_origin()).hostname}:{settings.s3_port}"
+    endpoint = settings.s3_public_url.rstrip("/") or own
+    url, ends = presign(ctx, endpoint, _bucket(ctx, bucket_id), given.key, method=given.method, expires_in=given.expires_in)
+    return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 
 # -- uploads in parts ------------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, client
+from portal.settings import Settings
+from tests.support.s3 import S3, client, fetch
 from tests.support.web import Api
 
 BASE = "/storage/buckets"
@@ -95,6 +96,20 @@ def test_an_upload_in_parts(api: Api, bucket: str) -> None:
     copied = api.post(f"{BASE}/{bucket}/objects/big file/copy", {"destination_key": "copy"})
     assert copied.json["size_bytes"] == (5 << 20) + 3
     assert api("DELETE", f"{path}").status_code == 404
+
+
+def test_an_address_is_good_for_one_object(api: Api, bucket: str, s3: S3, settings: Settings) -> None:
+    put(api, bucket, "a file/ü+", b"shared")
+    asked = {"key": "a file/ü+", "expires_in": 60}
+    assert api.post(f"{BASE}/{bucket}/presigned-urls", asked).status_code == 409
+    api.post("/auth/s3-keys", {})
+    made = api.post(f"{BASE}/{bucket}/presigned-urls", asked).json
+    path = made["url"].partition(f":{settings.s3_port}/")[2]
+    link = {"Host": made["url"].split("/")[2]}
+    assert fetch(f"{s3.url}/{path}", headers=link)[::2] == (200, b"shared")
+    assert fetch(f"{s3.url}/{path}", "DELETE", headers=link)[0] == 403
+    assert api.post(f"{BASE}/{bucket}/presigned-urls", {**asked, "expires_in": 604_801}).status_code == 400
+    assert api.post(f"{BASE}/{bucket}/presigned-urls", {**asked, "method": "PATCH"}).status_code == 400
 
 
 def test_figures_and_rules(api: Api, bucket: str) -> None:
