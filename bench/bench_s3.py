@@ -114,7 +114,7 @@ def _list(number: int, seconds: float) -> tuple[int, float]:
     _barrier.wait()
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
-        client("GET", f"/{BUCKET}-many", "list-type=2&max-keys=1000&prefix=&start-after=" + quote(f"key/{number}{done % 10:01}", safe=""))
+        client("GET", f"/{BUCKET}-many", "list-type=2&max-keys=1000&prefix=&start-after=" + quote(f"key/0000{number}{done % 10}", safe=""))
         done += 1
     return done, time.perf_counter() - begun
 
