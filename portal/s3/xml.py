@@ -143,5 +143,4 @@ def error_document(error: S3Error, resource: str, request_id: str) -> bytes:
 
 def timestamp(moment: datetime) -> str:
     """A moment as S3 writes it in XML: 2026-02-03T16:45:09.000Z."""
-    moment = moment.astimezone(UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -162,9 +162,9 @@ def _walk(ctx: Context, asked: Listing, table: _Rows) -> Listed:
             else:
                 found.rows.append(row)
                 found.last = row.key
-            place = leap or table.place_of(row)
         if len(rows) < count:
             return found
+        place = leap or table.place_of(rows[-1])
         count = FEW if leap is not None else min(count * 4, asked.limit + 1 - len(found.rows) - len(found.prefixes))
         count = max(count, FEW)
     return found
