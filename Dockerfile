@@ -52,7 +52,7 @@ COPY portal portal
 RUN python -m compileall -q portal migrations && chmod -R 555 /app
 USER 65532:65532
 VOLUME /data
-EXPOSE 8080 9090
+EXPOSE 8080 9000 9090
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-m", "portal", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "portal"]

@@ -2,7 +2,9 @@
 
 import importlib
 
-BENCHES = ("bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit", "bench_network", "bench_network_portal")
+BENCHES = (
+    "bench_http", "bench_jobs", "bench_boot", "bench_policy", "bench_audit", "bench_network", "bench_network_portal", "bench_s3_wire", "bench_s3",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from portal.networking.vpc import VPC
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
+from portal.storage.buckets import BUCKET
 from portal.storage.guests import GuestVolumes
 from portal.storage.snapshots import SNAPSHOT
 from portal.storage.volume_types import VOLUME_TYPE
@@ -62,6 +63,11 @@ PERMISSIONS = {
     "identity.oauth_client.rotate_secret": "platform",
     "identity.oauth_client.delete": "platform",
     "security.iam.simulate": "manage",
+    "storage.object.list": "read",
+    "storage.object.read": "read",
+    "storage.object.write": "write",
+    "storage.object.delete": "delete",
+    "storage.object.publish": "manage",
 }
 
 # Events that belong to no resource type → when they are written.
@@ -73,6 +79,7 @@ EVENTS = {
     "core.quota.request.approved": "A request was approved, and the limit set.",
     "core.quota.request.denied": "A request was denied.",
     "core.quota.request.withdrawn": "Whoever asked took the request back.",
+    "storage.object.damaged": "Bytes of an object are not what was written, as the payload says; it is not given out. The resource is the bucket.",
     "security.role.assume": "Somebody began to act in a role.",
     "security.role.end_session": "A session in a role was ended before its time.",
 }
@@ -81,7 +88,7 @@ EVENTS = {
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE]
+    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET]
     types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, POLICY, GROUP, ROLE]
     asked = [EXPORTING, VERIFYING, DELETING]
     return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("serve", _serve, "Migrate, initialise and run web, worker and scheduler until Ctrl-C.")
     add("web", _web, "Run the web server alone.")
+    add("s3", _s3, "Run the S3 gateway alone.")
     add("worker", _worker, "Run a worker alone.")
     add("scheduler", _scheduler, "Run a scheduler alone.")
     add("migrate", _migrate, "Bring the database to this version.").add_argument(
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
     audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
     user = add("user", _user, "Manage users on the command line.")
-    user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors", "detach-policies"])
+    user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors", "detach-policies", "s3-key"])
     user.add_argument("username", nargs="?", default="")
     return parser
 
@@ -139,6 +140,14 @@ def _serve(settings: Settings, _args: argparse.Namespace) -> int:
 
 def _web(settings: Settings, _args: argparse.Namespace) -> int:
     from portal.http.server import command_line
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    command = command_line(settings)
+    os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+
+
+def _s3(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.s3.server import command_line
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     command = command_line(settings)
@@ -266,7 +275,7 @@ def _audit_file(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def _user(settings: Settings, args: argparse.Namespace) -> int:
-    from portal.identity.admin import detach_policies, reset_factors, set_password, unlock
+    from portal.identity.admin import detach_policies, reset_factors, s3_key, set_password, unlock
     from portal.identity.models import PERSON, User
     from portal.kernel.errors import PortalError
 
@@ -282,6 +291,10 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
                 detach_policies(session, settings, args.username)
             elif args.what == "reset-factors":
                 reset_factors(session, settings, args.username)
+            elif args.what == "s3-key":
+                key_id, secret = s3_key(session, settings, args.username)
+                print(f"Access key: {key_id}")
+                print(f"Secret key (shown only now): {secret}")
             else:
                 password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
                 set_password(session, settings, args.username, password)

@@ -167,6 +167,19 @@ class Settings(BaseSettings):
     public_url: Annotated[str, _one_of("http", "https")] = Field(
         "", description="Address users type, such as https://cloud.example.org; empty trusts the Host header of loopback only."
     )
+    s3_port: Port = Field(9000, description="Port of the S3 interface, at PORTAL_HOST; 0 switches it off.")
+    s3_domain: Annotated[str, AfterValidator(_host)] = Field(
+        "", description="Domain whose sub-domains are names of buckets, such as s3.example.org; paths name them in any case."
+    )
+    s3_public_url: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address of the S3 interface that users type; empty: the name that the portal was asked under, with S3_PORT."
+    )
+    s3_tls_cert: str = Field("", description="File with the certificate of the S3 interface; with S3_TLS_KEY it speaks https.")
+    s3_tls_key: str = Field("", description="File with the key of that certificate.")
+    s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
+    s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
+    s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")
+    s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
         Path("var"), description="Directory for the database, guest disks, images, logs and sockets."

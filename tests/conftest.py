@@ -13,6 +13,7 @@ from portal.catalogue import build_registry
 from portal.engines.fake import FakeCompute
 from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import Engines
+from portal.engines.registry import open_blobs
 from portal.identity import passwords
 from portal.identity.models import User
 from portal.kernel.context import Context
@@ -134,9 +135,9 @@ def network() -> RecordingNetwork:
 
 
 @pytest.fixture
-def engines(fake: FakeCompute, network: RecordingNetwork, volumes: FakeVolumes) -> Engines:
+def engines(fake: FakeCompute, network: RecordingNetwork, volumes: FakeVolumes, settings: Settings) -> Engines:
     """The drivers of this installation."""
-    return Engines(compute=fake, network=network, volumes=volumes)
+    return Engines(compute=fake, network=network, volumes=volumes, blobs=open_blobs(settings))
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from flask import Flask
 
 from portal.api import (
     audit,
+    buckets,
     compute,
     core,
     factors,
     identity,
     networking,
     oauth_clients,
+    objects,
     projects,
     quotas,
     resources,
@@ -36,7 +38,8 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *storage.endpoints(), *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
+        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

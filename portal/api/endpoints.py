@@ -87,4 +87,5 @@ def _own(view: View) -> View:
 
 
 def _rule(path: str) -> str:
-    return path.replace("{", "<").replace("}", ">")
+    # Keys of objects have slashes in them.
+    return path.replace("{key}", "<path:key>").replace("{", "<").replace("}", ">")

@@ -9,10 +9,12 @@ from portal.http.probes import VERSION
 from portal.kernel.resource import Registry
 
 WORDS = {
-    200: "Done", 201: "Created", 202: "Accepted; a job finishes it", 204: "Done, nothing to say", 304: "Not modified since the version in If-None-Match",
+    200: "Done", 201: "Created", 202: "Accepted; a job finishes it", 204: "Done, nothing to say",
+    206: "The part that Range asks for", 304: "Not modified since the version in If-None-Match",
     400: "Malformed, or a field has a value that is not accepted", 401: "No credential, or one that is wrong or expired",
-    403: "Not allowed; the message names the role that is", 404: "Not there, or not yours to see", 409: "Contradicts what is there",
-    412: "If-Match names another version", 413: "Body too large", 415: "Not JSON", 429: "Quota or request limit exceeded",
+    403: "Not allowed; the message names the role that is", 404: "Not there, or not yours to see",
+    405: "Not for what is there", 409: "Contradicts what is there", 412: "If-Match names another version", 413: "Body too large", 415: "Not JSON",
+    416: "Range lies beyond the end", 429: "Quota or request limit exceeded",
     503: "Something that is needed is not there at the moment",
 }  # fmt: skip
 ERROR: Schema = {
@@ -94,7 +96,8 @@ def _response(status: int, schema: Schema | None) -> dict[str, Any]:
     if status >= min(ANYWHERE):
         found["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     elif schema is not None:
-        found["content"] = {"application/json": {"schema": dict(schema)}}
+        media = "application/octet-stream" if schema.get("format") == "binary" else "application/json"
+        found["content"] = {media: {"schema": dict(schema)}}
     return found
 
 

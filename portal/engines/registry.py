@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from portal.engines.network_ports import NetworkEngine
+from portal.engines.object_ports import BlobStore
 from portal.engines.ports import Capability, EngineError, Engines, EngineUnavailable, HostCapacity
 from portal.engines.volume_ports import PoolRoom
 from portal.settings import ComputeDriver, NetworkDriver, Settings
@@ -26,22 +27,36 @@ NO_NETWORKS = Capability(
 
 def open_engines(settings: Settings, *, owner: bool) -> Engines:
     """The drivers of this installation. A worker owns them; the web process gets the consoles only, which need no privilege."""
+    blobs = open_blobs(settings)
     if settings.engine_compute is ComputeDriver.FAKE:
         from portal.engines.fake import FakeCompute
         from portal.engines.fake_volumes import FakeVolumes
 
         fake = FakeCompute(settings.data_dir / "fake")
         if not owner:
-            return Engines(console=fake)
-        return Engines(compute=fake, console=fake, network=_open_network(settings), volumes=FakeVolumes(settings.data_dir / "fake", settings.pools()))
+            return Engines(console=fake, blobs=blobs)
+        return Engines(
+            compute=fake,
+            console=fake,
+            network=_open_network(settings),
+            volumes=FakeVolumes(settings.data_dir / "fake", settings.pools()),
+            blobs=blobs,
+        )
     if settings.engine_compute is ComputeDriver.LOCAL:
         from portal.engines.local import open_compute, open_console, open_volumes
 
         if not owner:
-            return Engines(console=open_console(settings))
+            return Engines(console=open_console(settings), blobs=blobs)
         compute = open_compute(settings)
-        return Engines(compute=compute, console=open_console(settings), network=_open_network(settings), volumes=open_volumes(compute))
-    return Engines(network=_open_network(settings) if owner else None)
+        return Engines(compute=compute, console=open_console(settings), network=_open_network(settings), volumes=open_volumes(compute), blobs=blobs)
+    return Engines(network=_open_network(settings) if owner else None, blobs=blobs)
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Where the bytes of objects are; every process that serves them may open it."""
+    from portal.engines.blobs import LocalBlobs
+
+    return LocalBlobs(settings.data_dir / "objects")
 
 
 def _open_network(settings: Settings) -> NetworkEngine | None:

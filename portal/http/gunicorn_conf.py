@@ -1,14 +1,13 @@
 """gunicorn's configuration: hooks for metrics and logging; addresses and sizes come on the command line."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from gunicorn.glogging import Logger
 from prometheus_flask_exporter.multiprocess import GunicornPrometheusMetrics
 
+from portal.http.gunicorn_log import PortalLogger
 from portal.http.server import GRACEFUL_S, SHARED_MEMORY, no_metrics_port, start_metrics
 from portal.logging import setup_logging
 from portal.settings import Settings
@@ -20,22 +19,6 @@ timeout = 60
 keepalive = 5
 control_socket_disable = True
 worker_tmp_dir = str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None  # gunicorn's heartbeat belongs in memory
-
-
-class PortalLogger(Logger):  # type: ignore[misc] # the library has no types
-    """gunicorn's messages as the portal's own lines; requests are logged by the application, which knows who asked."""
-
-    def setup(self, cfg: Any) -> None:
-        """Hand everything to the handlers of the root logger."""
-        del cfg
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-        self.error_log.setLevel(logging.WARNING)
-
-    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
-        """Nothing: the address of a request may hold what must not be kept."""
-
-
 logger_class = PortalLogger
 
 

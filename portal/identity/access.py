@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from portal.identity.models import PERSON, ApiToken, Challenge, Invitation, User, UserSession
+from portal.identity.models import PERSON, ApiToken, Challenge, Invitation, S3AccessKey, User, UserSession
 from portal.identity.oauth2.models import end_access
 from portal.kernel.errors import Unauthorized
 from portal.kernel.proof import OF_SESSION
@@ -66,6 +66,7 @@ def end_tokens(session: Session, *these: ColumnElement[bool]) -> None:
     """
     while ids := session.scalars(select(ApiToken.id).where(*these).order_by(ApiToken.id).with_for_update()).all():
         session.execute(delete(ApiToken).where(ApiToken.id.in_(ids)))
+        session.execute(delete(S3AccessKey).where(S3AccessKey.origin.in_([OF_TOKEN + each for each in ids])))
         these = (ApiToken.origin.in_([OF_TOKEN + each for each in ids]),)
 
 
@@ -79,5 +80,6 @@ def access_end(session: Session, user_id: str, *, keep_session: str = "") -> Non
     """End all that a locked user has open but one session: sessions, sign-ins, tokens, invitations and the access of applications."""
     sign_ins_end(session, user_id, keep_session=keep_session)
     end_tokens(session, ApiToken.user_id == user_id)
+    session.execute(delete(S3AccessKey).where(S3AccessKey.user_id == user_id))
     session.execute(delete(Invitation).where(Invitation.user_id == user_id))
     end_access(session, user_id=user_id)

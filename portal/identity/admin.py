@@ -1,12 +1,14 @@
 """What an administrator does to accounts from the command line, where no session is needed because the machine is theirs."""
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from portal.identity import factors, passwords
 from portal.identity.access import access_end, user_lock
+from portal.identity.accounts import home_project
 from portal.identity.iam import IamAttachment, bump
 from portal.identity.models import PERSON, User
+from portal.identity.s3_keys import s3_key_create
 from portal.kernel import audit
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.errors import NotFound
@@ -48,8 +50,16 @@ def detach_policies(session: Session, settings: Settings, username: str) -> None
         bump(session)
 
 
+def s3_key(session: Session, settings: Settings, username: str) -> tuple[str, str]:
+    """Make an access key for the S3 interface: (key, secret). Raises NotFound or QuotaExceeded."""
+    user = _user(session, username)
+    secret, key = s3_key_create(_context(session, settings), user, "Made on the command line", project_id=home_project(user))
+    return key.id, secret
+
+
 def _user(session: Session, username: str) -> User:
-    user = session.scalars(select(User).where(User.username == username, User.kind == PERSON)).first()
+    is_this = (User.username == username) | (func.lower(User.email) == username.lower())
+    user = session.scalars(select(User).where(is_this, User.kind == PERSON)).first()
     if user is None:
         raise NotFound(f"There is no user {username!r}.")
     return user

@@ -11,6 +11,7 @@ from portal.identity.accounts import refuse_beyond
 from portal.identity.factors import MfaDevice, recovery_left
 from portal.identity.models import PERSON, ApiToken, Membership, Project, User, UserSession
 from portal.identity.oauth2.models import OAuthClient, OAuthConsent, lock_clients_of
+from portal.identity.s3_keys import s3_key_names
 from portal.identity.sso import Identity
 from portal.identity.users import EVERYWHERE, keep_an_admin, keep_project_admins, user_find
 from portal.kernel import audit, quota, quota_requests
@@ -48,6 +49,7 @@ def user_leaving(ctx: Context, user_id: str) -> UserLeaving:
         ("Memberships of groups", groups.where(iam.IamGroupMember.user_id == user.id)),
         ("Sessions", select(UserSession.source_ip).where(UserSession.user_id == user.id)),
         ("API tokens", select(ApiToken.name).where(ApiToken.user_id == user.id, ApiToken.role_id.is_(None))),
+        ("S3 access keys", s3_key_names(user.id)),
         ("Sessions in roles", select(ApiToken.name).where(ApiToken.user_id == user.id, ApiToken.role_id.is_not(None))),
         ("Applications that they registered", select(OAuthClient.name).where(OAuthClient.owner_id == user.id)),
         ("Applications that act for them", consented.where(OAuthConsent.user_id == user.id)),

@@ -168,6 +168,25 @@ class ApiToken(Base):
     __table_args__ = (Index("ix_api_tokens_user", "user_id", "created_at"),)
 
 
+class S3AccessKey(Base):
+    """A key for the S3 interface. Signatures are made with its secret, so the portal has to know that: it is kept sealed."""
+
+    __tablename__ = "s3_access_keys"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    # Where its new buckets belong, and whose buckets it lists.
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(255), default="")
+    sealed_secret: Mapped[str] = mapped_column(Text)
+    is_active: Mapped[bool] = mapped_column(default=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_ip: Mapped[str] = mapped_column(String(64), default="")
+    # The token that made it, with which it ends.
+    origin: Mapped[str] = mapped_column(String(96), default="", index=True)
+
+
 class Invitation(Base):
     """A link by which a user chooses a password; its code is known only as SHA-256."""
 

@@ -27,7 +27,7 @@ KEYS = {
     "principal.id": "Id of the user or service account.",
     "principal.name": "User name.",
     "principal.mfa": "`true` after a sign-in with a second factor.",
-    "principal.credential": "`session`, `token`, `role` or `oauth`.",
+    "principal.credential": "`session`, `token`, `role`, `oauth` or `s3`.",
 }
 PLAIN_KEYS = frozenset(key for key in KEYS if "<" not in key)
 PREFIXES = tuple(key.partition("<")[0] for key in KEYS if "<" in key)

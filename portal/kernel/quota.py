@@ -57,6 +57,8 @@ DIMENSIONS = {
         Dimension("nat_gateways", "NAT gateways", "", 10),
         Dimension("network_interfaces", "Network interfaces", "", 500),
         Dimension("iam_policies", "IAM policies", "", 200),
+        Dimension("buckets", "Buckets", "", 50),
+        Dimension("object_gb", "Objects", "GiB", 1000),
     )
 }
 

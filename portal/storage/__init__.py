@@ -1,1 +1,1 @@
-"""Storage: volumes and snapshots."""
+"""Storage: volumes and snapshots; buckets, what is in them, and how it is written, listed, read and removed."""

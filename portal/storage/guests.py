@@ -13,7 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.rows import end_along, insert_along, set_state
 from portal.kernel.runner import StepRun
-from portal.storage.models import Snapshot, Volume
+from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
 from portal.storage.volumes import VOLUME, refuse_full, root_volume
 

@@ -15,7 +15,7 @@ from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage import volume_steps as steps
-from portal.storage.models import Snapshot, Volume, VolumeType
+from portal.storage.volume_models import Snapshot, Volume, VolumeType
 from portal.storage.volumes import AT_REST, TYPE_FIELD, check_origin, refuse_without_room
 
 LIFECYCLE = Lifecycle(

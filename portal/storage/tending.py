@@ -16,8 +16,8 @@ from portal.kernel.errors import PortalError
 from portal.kernel.operations import run
 from portal.kernel.quota import usage
 from portal.kernel.runner import TaskRun
-from portal.storage.models import Snapshot, Volume
 from portal.storage.snapshots import snapshot_delete
+from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volumes import volume_adopt, volume_delete, volume_refit
 
 log = logging.getLogger("portal.storage")

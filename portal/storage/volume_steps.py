@@ -5,7 +5,7 @@ from portal.engines.volume_ports import VolumeEngine, VolumeSpec
 from portal.kernel.db import now
 from portal.kernel.declare import Step
 from portal.kernel.runner import StepRun
-from portal.storage.models import Volume
+from portal.storage.volume_models import Volume
 
 GROWN = "a disk never shrinks; what it has more than its record says does no harm"
 GONE = "what is half gone is removed by the next try"

@@ -9,7 +9,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import update_operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.resource import Column, ResourceType
-from portal.storage.models import VolumeType
+from portal.storage.volume_models import VolumeType
 
 
 def limits_within(vtype: VolumeType, iops: int | None, throughput_mbps: int | None) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from portal.kernel.lookup import named
 from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.storage import volume_steps as steps
-from portal.storage.models import Snapshot, Volume, VolumeType, size_in_quota
+from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
 MOST_ATTACHED = 12

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from portal.kernel.authz import reach
 from portal.kernel.context import Context
-from portal.storage.models import Snapshot, Volume
+from portal.storage.volume_models import Snapshot, Volume
 from portal.web.derived import Tab
 
 LISTED = 200

@@ -157,18 +157,23 @@ class Supervisor:
 
 
 def taken_port(settings: Settings) -> str:
-    """Why the web server could not listen, before anything is started; empty if it can."""
+    """Why the web server or the S3 gateway could not listen, before anything is started; empty if both can."""
     if not settings.portal_port:
         return "PORTAL_PORT=0 is not accepted: a port from 1 to 65535."
+    gateway = _taken(settings, settings.s3_port, "S3_PORT; 0 switches the S3 interface off") if settings.s3_port else ""
+    return _taken(settings, settings.portal_port, "PORTAL_PORT") or gateway
+
+
+def _taken(settings: Settings, port: int, setting: str) -> str:
     family = socket.AF_INET6 if ":" in settings.portal_host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.portal_host, settings.portal_port))
+            probe.bind((settings.portal_host, port))
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
                 return f"PORTAL_HOST={settings.portal_host!r} is no address of this machine: {error.strerror}. 127.0.0.1 and 0.0.0.0 always are."
-            return f"Port {settings.portal_port} of {settings.portal_host} cannot be used: {error.strerror}. Choose another with PORTAL_PORT."
+            return f"Port {port} of {settings.portal_host} cannot be used: {error.strerror}. Choose another with {setting}."
     return ""
 
 
@@ -178,5 +183,6 @@ def run_supervisor(settings: Settings) -> int:
     if problem := taken_port(settings):
         sys.stderr.write(f"{problem}\n")
         return 1
-    children = [Child(role, (sys.executable, "-m", "portal", role)) for role in ROLES]
+    roles = (*ROLES, "s3") if settings.s3_port else ROLES
+    children = [Child(role, (sys.executable, "-m", "portal", role)) for role in roles]
     return Supervisor(settings, Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD), children).run()

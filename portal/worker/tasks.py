@@ -26,6 +26,7 @@ from portal.networking.retention import purge_networks
 from portal.storage.tending import tend_volumes
 from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
+from portal.worker.storage_tasks import STORAGE_TASKS
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0
@@ -144,5 +145,6 @@ TASKS = {
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
         SystemTask("quota-history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),
         *AUDIT_TASKS,
+        *STORAGE_TASKS,
     )
 }

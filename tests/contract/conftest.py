@@ -19,6 +19,7 @@ from portal.networking.defaults import bring_defaults
 from portal.settings import Settings
 from tests.support.draining import TestWorker
 from tests.support.people import People
+from tests.support.s3 import S3, gateway
 from tests.support.scenarios import Stage, qcow2
 from tests.support.web import Api, api_client, browser, make_app
 
@@ -110,3 +111,10 @@ def api(api_for: Callable[..., Api]) -> Api:
 def client_for(app: Flask, people: People) -> Callable[..., FlaskClient]:
     """`client_for(role, project_id)`: a browser in which a new user has signed in."""
     return lambda role="project_admin", project_id=None: browser(app, people, people.user(role, project_id))
+
+
+@pytest.fixture
+def s3(people: People) -> Iterator[S3]:
+    """The S3 gateway of this installation."""
+    with gateway(people) as running:
+        yield running

@@ -47,7 +47,7 @@ def test_every_route_of_the_api_is_documented_or_an_alias(app: Flask, document: 
     endpoints: list[Endpoint] = app.extensions["portal_api"][0]
     known = {(each.method, each.full_path) for each in endpoints} | {(each.method, alias) for each in endpoints for alias in each.aliases}
     routes = {
-        (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        (method, re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
         if rule.rule.startswith("/api")
         for method in rule.methods - {"HEAD", "OPTIONS"}

@@ -18,8 +18,8 @@ from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, 
 from portal.kernel.jobs import Job
 from portal.kernel.operations import run
 from portal.kernel.quota import Quota, held_by
-from portal.storage.models import Volume
 from portal.storage.snapshots import snapshot_create
+from portal.storage.volume_models import Volume
 from portal.storage.volumes import (
     volume_attach,
     volume_create,

@@ -11,8 +11,8 @@ from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict
 from portal.kernel.operations import run
 from portal.storage import snapshots
-from portal.storage.models import Snapshot, Volume, VolumeType
 from portal.storage.snapshots import snapshot_create, snapshot_delete
+from portal.storage.volume_models import Snapshot, Volume, VolumeType
 from portal.storage.volume_types import VOLUME_TYPE
 from portal.storage.volumes import (
     volume_attach,

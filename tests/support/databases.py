@@ -26,7 +26,7 @@ def settings_for(data_dir: Path, **overrides: object) -> Settings:
     quick: dict[str, object] = {
         "data_dir": data_dir, "engine_compute": "fake", "network_external_nat": False, "queue_url": "",
         "admin_password": ADMIN_PASSWORD, "secret_key": "tests only, nothing to guard",
-        "job_retry_base_s": 0.0, "web_workers": 1, "job_poll_ms": 10, "portal_port": 0, "metrics_port": 0, "rate_limit_per_minute": 0, "rate_limit_anonymous_per_minute": 0,
+        "job_retry_base_s": 0.0, "web_workers": 1, "job_poll_ms": 10, "portal_port": 0, "metrics_port": 0, "s3_port": 0, "rate_limit_per_minute": 0, "rate_limit_anonymous_per_minute": 0,
     }  # fmt: skip
     return Settings.load(**{**quick, **overrides})
 

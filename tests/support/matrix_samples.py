@@ -18,6 +18,7 @@ from tests.support.web import Api, one_of_each
 ANOTHERS = "it is another user's own: to everybody else it is not there"
 PROOF = "what counts is the password, code or secret in the request, whoever sends it"
 NO_PROVIDER = "nobody signs in elsewhere in this installation; test_sso.py has one that does"
+IN_QUERY = "the key stands in the query, which requests of the matrix do not have; test_api_objects.py asks with one"
 PASSKEY = "it takes a real passkey; test_passkeys.py has one"
 FACTORS = "nobody sets up a factor of somebody else, whatever they may; test_factors.py has one's own"
 # Rows whose answer is one and the same refusal for all who have signed in, with the reason.
@@ -30,7 +31,7 @@ SILENT = {
         "POST /account/tokens/<token_id>/rotate", "POST /alerts/<alert_id>/dismiss", "POST /alerts/<alert_id>/read",
         "POST /api/v1/alerts/<alert_id>/read", "POST /api/v1/api-keys/<api_key_id>/rotate", "PATCH /api/v1/api-keys/<api_key_id>",
         "DELETE /api/v1/alerts/<alert_id>", "DELETE /api/v1/api-keys/<api_key_id>",
-        "DELETE /api/v1/auth/sessions/<session_id>",
+        "DELETE /api/v1/auth/sessions/<session_id>", "DELETE /api/v1/auth/s3-keys/<access_key_id>",
     ), ANOTHERS),
     **dict.fromkeys((
         "POST /api-token-auth/", "POST /api/v1/auth/login", "POST /api/v1/auth/refresh", "POST /confirm", "POST /invite", "POST /login",
@@ -40,6 +41,7 @@ SILENT = {
     **dict.fromkeys(("POST /api/v1/security/users/<user_id>/mfa", "POST /api/v1/security/users/<user_id>/mfa/<device_id>/confirm"), FACTORS),
     "PUT /api/v1/security/sign-in-rules": "a token alone changes nothing about signing in; test_factors.py does it in a session",
     "DELETE /api/v1/security/users/<user_id>/mfa": "a token alone takes nobody's second factor away; test_factors.py does it in a session",
+    **dict.fromkeys(("PUT /api/v1/storage/buckets/<bucket_id>/object", "DELETE /api/v1/storage/buckets/<bucket_id>/object"), IN_QUERY),
     "POST /account/factors/passkey": PASSKEY,
     "POST /account/factors/recovery": "whoever has no second factor has no recovery codes; test_factors.py has some",
 }  # fmt: skip
@@ -49,7 +51,7 @@ ENDING = {"/api/v1/auth/logout", "/logout", "/api/v1/auth/change-password", "/ac
 FIRST = {
     "/security/roles/<role_id>/sessions/<session_id>/end", "/api/v1/security/roles/<role_id>/sessions/<session_id>",
     "/security/service-accounts/<account_id>/keys/<key_id>/rotate", "/api/v1/service-accounts/<service_account_id>/keys/<api_key_id>/rotate",
-    "/api/v1/service-accounts/<service_account_id>/keys/<api_key_id>",
+    "/api/v1/service-accounts/<service_account_id>/keys/<api_key_id>", "/api/v1/service-accounts/<service_account_id>/s3-keys/<access_key_id>",
 }  # fmt: skip
 LAST = "/projects/<project_id>/delete"
 # Of what is named alike, the other one: part of the path, name in it → name among the ids.
@@ -95,8 +97,10 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     for session in ("theirs", "other"):
         made(f"/security/roles/{role}/assume", {"session_name": session})
     keys, sessions = (owner.get(path).json["results"] for path in (f"/service-accounts/{account}/keys", f"/security/roles/{role}/sessions"))
+    bucket = f"/storage/buckets/{rows['storage.bucket']}"
+    written = owner("PUT", f"{bucket}/objects/file", data=b"x", headers={"Content-Type": "text/plain"}).json
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
-             "security.policy": "policy_id", "security.group": "group_id"}  # fmt: skip
+             "security.policy": "policy_id", "security.group": "group_id", "storage.bucket": "bucket_id"}  # fmt: skip
     kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith(("networking.", "storage."))}
     several["bulk_subnet_id"] = made("/networking/subnets", {"name": f"{name}-bulk", "vpc": name, "cidr_block": "10.0.2.0/24"})["id"]
     several["bulk_security_group_id"] = made("/networking/security-groups", {"name": f"{name}-bulk", "vpc": name})["id"]
@@ -104,6 +108,10 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     other_rule = made(f"{group}/rules", {"from_port": 80, "cidr": "10.0.0.0/8"})["rule_id"]
     return {
         "rule_id": next(each["rule_id"] for each in owner.get(group).json["rules"] if each["rule_id"] != other_rule), "other_rule_id": other_rule,
+        "key": "file", "object_version": written["version_id"], "number": "1",
+        "upload_id": made(f"{bucket}/multipart-uploads", {"key": "file"})["upload_id"],
+        "access_key_id": made(f"/service-accounts/{account}/s3-keys", {})["access_key_id"],
+        "ticked_bucket_id": made("/storage/buckets", {"name": f"{name}-bulk"})["id"],
         **{kinds[key]: row_id for key, row_id in rows.items() if key in kinds}, "role_id": role, "service": "compute", "collection": "instances",
         "row_id": rows[INSTANCE], "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances",
         "resource_type": "instances", "api_key_id": owner.get("/auth/keys").json["results"][0]["id"], "account_id": account,
@@ -180,6 +188,17 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/security/policies/simulate": asked,
         "POST /api/v1/security/users": {"username": f"{new}-api", "email": f"{new}-api@example.org"},
         "POST /networking/security-groups/<security_group_id>/rules": {"service": "ssh", "whom": "10.0.0.0/8"},
+        "GET /api/v1/storage/buckets/<bucket_id>/object": {"key": ids["key"]},
+        "POST /api/v1/storage/buckets": {"name": f"{new}-api"}, "POST /api/v1/storage/buckets/estimate": {"name": f"{new}-api"},
+        "POST /api/v1/storage/buckets/bulk-action": {"action": "delete", "ids": [ids["ticked_bucket_id"]]},
+        "POST /api/v1/storage/buckets/<bucket_id>/delete-objects": {"keys": ["none"]},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-policy": {"document": {}},
+        "PUT /api/v1/storage/buckets/<bucket_id>/policy": {}, "POST /api/v1/storage/buckets/<bucket_id>/set-lifecycle": {"configuration": {"rules": []}},
+        "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
+        "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
+        "POST /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/restore": {"version_id": ids["object_version"]},
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
         "POST /projects/<project_id>/delete": {"confirm": ids["project_name"]},
         "POST /projects/<project_id>/members": {"username": ids["member_name"], "role": "viewer"},

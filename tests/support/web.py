@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
+from portal.engines.registry import open_blobs
 from portal.http.request import SESSION_COOKIE
 from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
@@ -127,7 +128,7 @@ class WholeAnswers(FlaskClient):
 
 def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
     """The application on the test's database and fake engine."""
-    app = create_app(settings, engines=Engines(console=fake), deliver=lambda _ids: None)
+    app = create_app(settings, engines=Engines(console=fake, blobs=open_blobs(settings)), deliver=lambda _ids: None)
     app.test_client_class = WholeAnswers
     # Compiled once for all applications of a run, not by each test anew.
     app.jinja_env.bytecode_cache = COMPILED
@@ -163,7 +164,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "compute.instance": ("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"a": "b"}}),
         "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
         "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
-        "security.role": ("/security/roles", {"name": name}),
+        "security.role": ("/security/roles", {"name": name}), "storage.bucket": ("/storage/buckets", {"name": name}),
     }  # fmt: skip
     network = {
         "networking.vpc": ("vpcs", {"name": name, "cidr_block": "10.0.0.0/16"}), "networking.subnet": ("subnets", {"name": name, "vpc": name, "cidr_block": "10.0.1.0/24"}),

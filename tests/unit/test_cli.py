@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from portal import cli
 from portal.cli import main
-from portal.identity.models import User
+from portal.identity.models import S3AccessKey, User
 from portal.identity.passwords import matches
+from portal.identity.s3_keys import s3_key_holder
 from portal.kernel.audit import AuditEntry, Subject, record
 from portal.kernel.audit_checkpoints import AuditCheckpoint
 from portal.kernel.audit_watch import audit_checkpoint
@@ -118,6 +119,22 @@ def test_users_are_listed_unlocked_and_given_passwords(
         monkeypatch.setattr(sys, "stdin", io.StringIO("a fresh passphrase here\n"))
         assert portal("user", what, "nobody") == 1
         assert "no user 'nobody'" in capsys.readouterr().err
+
+
+def test_an_access_key_is_printed_once(
+    portal: Callable[..., int], capsys: pytest.CaptureFixture[str], database: sessionmaker[Session], settings: Settings
+) -> None:
+    with database() as session:
+        email = session.scalars(select(User.email)).one()
+    assert portal("user", "s3-key", email) == 0
+    key_id, secret = (line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines())
+    with database() as session:
+        holder = s3_key_holder(session, settings, key_id)
+        assert holder is not None
+        assert (holder.secret, holder.principal.username, len(key_id)) == (secret, "admin", 20)
+        assert secret not in session.scalars(select(S3AccessKey.sealed_secret)).one()
+    assert portal("user", "s3-key", "nobody") == 1
+    assert "no user 'nobody'" in capsys.readouterr().err
 
 
 def test_at_a_terminal_the_password_is_not_echoed(

@@ -31,7 +31,7 @@ def test_dockerfile_keeps_its_promises() -> None:
     assert all(base in stages or re.fullmatch(r"python:3\.12\.\d+-slim-\w+", base) for base in bases)
     last = lines[max(index for index, (word, _) in enumerate(lines) if word == "FROM") :]
     assert [value for word, value in last if word == "USER"] == ["65532:65532"]
-    assert [value for word, value in last if word == "EXPOSE"] == ["8080 9090"]
+    assert [value for word, value in last if word == "EXPOSE"] == ["8080 9000 9090"]
     assert [value for word, value in last if word == "HEALTHCHECK"] == [
         '--interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-m", "portal", "health"]'
     ]
@@ -68,9 +68,9 @@ def test_compose_is_hardened() -> None:
         assert service["deploy"]["resources"]["limits"], name
         assert "privileged" not in service, name
         assert service["tmpfs"], name
-        if name not in {"init", "web", "worker", "scheduler"}:
+        if name not in {"init", "web", "s3", "worker", "scheduler"}:
             assert re.fullmatch(r"[a-z]+:\d+\.\d+(\.\d+)?[\w.-]*", service["image"]), name
-    for name in ("web", "worker", "scheduler"):
+    for name in ("web", "s3", "worker", "scheduler"):
         assert compose["services"][name]["user"] == "65532:65532"
         assert compose["services"][name]["deploy"]["resources"]["limits"] == {"cpus": "2.0", "memory": "4G"}
         assert compose["services"][name]["deploy"]["resources"]["reservations"] == {"cpus": "1.0", "memory": "2G"}
@@ -89,7 +89,7 @@ def test_compose_asks_only_for_what_its_example_names() -> None:
         assert name[1] == "", "an example holds no secret"
 
 
-@pytest.mark.parametrize("name", ["init", "web", "worker", "scheduler"])
+@pytest.mark.parametrize("name", ["init", "web", "s3", "worker", "scheduler"])
 def test_compose_sets_only_settings_that_exist(name: str) -> None:
     assert set(load("compose.yaml")["services"][name]["environment"]) <= SETTINGS
 

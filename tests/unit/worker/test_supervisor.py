@@ -93,7 +93,8 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, capfd: pyte
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = settings_for(tmp_path, portal_port=other.getsockname()[1])
         assert run_supervisor(settings) == 1
-    assert "Choose another with PORTAL_PORT" in capfd.readouterr().err
+        assert "Choose another with PORTAL_PORT" in capfd.readouterr().err
+        assert "S3_PORT" in taken_port(settings.model_copy(update={"portal_port": free_port(), "s3_port": other.getsockname()[1]}))
     assert taken_port(settings_for(tmp_path, portal_port=free_port())) == ""
 
 

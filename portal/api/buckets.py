@@ -1,0 +1,194 @@
+"""Endpoints of buckets that are not derived: their figures, their settings one by one, and access keys of the S3 interface."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from flask.typing import ResponseReturnValue
+from pydantic import Field
+
+from portal.api import body as io
+from portal.api.endpoints import PREFIX, Endpoint, Schema
+from portal.api.represent import represent
+from portal.api.resources import aliases, list_schema, only, ref
+from portal.api.schemas import NUMBER, TEXT, WHEN, YES, Input, read, thing
+from portal.http.request import context
+from portal.identity.models import S3AccessKey, User
+from portal.identity.s3_keys import s3_key_create, s3_key_revoke, s3_keys_of
+from portal.identity.service_accounts import service_account_find
+from portal.kernel.declare import Operation
+from portal.kernel.lookup import find
+from portal.kernel.operations import run
+from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
+from portal.storage.configurations import bucket_set_cors
+from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.object_models import ACLS, Bucket
+from portal.storage.policies import bucket_set_policy
+
+ITEM = "/storage/buckets/{bucket_id}"
+RULES = thing(rules={"type": "array", "items": {"type": "object"}})
+KEY = thing(
+    access_key_id=TEXT,
+    id=TEXT,
+    name=TEXT,
+    project_id={"type": ["string", "null"]},
+    is_active=YES,
+    created_at=WHEN,
+    last_used_at=WHEN,
+    last_used_ip=TEXT,
+)
+WITH_SECRET: Schema = {**KEY, "properties": {**KEY["properties"], "secret_access_key": TEXT}}
+MIB = 1 << 20
+DOCUMENT: Schema = {"type": "object"}
+
+
+class VersioningInput(Input):
+    """Whether older versions are kept."""
+
+    enabled: bool
+
+
+class AclInput(Input):
+    """What others may do."""
+
+    acl: str = Field(json_schema_extra={"enum": list(ACLS)})
+
+
+class RulesInput(Input):
+    """Rules, in place of those there are."""
+
+    rules: list[dict[str, Any]]
+
+
+class KeyInput(Input):
+    """A new access key."""
+
+    name: str = Field("S3", max_length=255)
+
+
+def endpoints() -> Iterator[Endpoint]:
+    """All of them."""
+    bucket = ref("Bucket")
+    figures = thing(
+        bucket_id=TEXT, total_objects=NUMBER, total_size_bytes=NUMBER, total_size_gb={"type": "number"}, average_object_size_mb={"type": "number"},
+        versioning_enabled=YES, encryption_enabled=YES,
+    )  # fmt: skip
+    yield _on("GET statistics", statistics, "How much is in the bucket", {200: figures})
+    yield _on(
+        "PUT versioning", _setting(bucket_set_versioning, VersioningInput), "Keep older versions, or stop doing so", {200: bucket}, VersioningInput
+    )
+    yield _on("PUT acl", _setting(bucket_set_acl, AclInput), "What those may do whom no policy lets in", {200: bucket}, AclInput)
+    yield _on("GET cors", _rules("cors_rules"), "Which pages of other origins are let in", {200: RULES})
+    yield _on("PUT cors", _setting(bucket_set_cors, RulesInput, "cors_rules"), "Replace the rules for other origins", {200: RULES}, RulesInput)
+    yield _on("GET lifecycle", _rules("lifecycle_rules"), "What the portal deletes by itself", {200: RULES})
+    change = _setting(bucket_set_lifecycle, RulesInput, "lifecycle_rules")
+    yield _on("PUT lifecycle", change, "Replace the rules for the life of objects", {200: RULES}, RulesInput)
+    yield _on("GET policy", policy, "The bucket's own policy; an empty object where it has none", {200: DOCUMENT})
+    yield _on("PUT policy", policy_set, "Let others in by a policy of the bucket's own, in the language of S3", {200: DOCUMENT}, body=DOCUMENT)
+    yield _on("DELETE policy", policy_delete, "Take the bucket's own policy away", {204: None})
+    yield from _keys()
+
+
+def _on(
+    route: str, view: Callable[..., ResponseReturnValue], summary: str, answers: Mapping[int, Schema | None], body: type[Input] | Schema | None = None
+) -> Endpoint:  # fmt: skip
+    method, name = route.split()
+    refuses = (403, 404, 409, 412) if method != "GET" else (403, 404)
+    return Endpoint(method, f"{ITEM}/{name}", f"storage.buckets.{name}.{method.lower()}", view, summary, "Buckets", answers, refuses,
+                    body=body.model_json_schema() if isinstance(body, type) else body, aliases=aliases(BUCKET, f"/{{bucket_id}}/{name}"))  # fmt: skip
+
+
+def _setting(op: Operation, model: type[Input], rules: str = "") -> Callable[..., ResponseReturnValue]:
+    def change(bucket_id: str) -> ResponseReturnValue:
+        given = read(model).model_dump()
+        row: Bucket = run(context(), op, bucket_id, {"configuration": given} if rules else given).row
+        return io.answer({"rules": getattr(row, rules)} if rules else represent(context(), BUCKET, row), headers={"ETag": io.etag(row)})
+
+    return change
+
+
+def _rules(name: str) -> Callable[..., ResponseReturnValue]:
+    def show(bucket_id: str) -> ResponseReturnValue:
+        only()
+        return io.answer({"rules": getattr(find(context(), BUCKET, bucket_id), name)})
+
+    return show
+
+
+def policy(bucket_id: str) -> ResponseReturnValue:
+    """The document as it was given."""
+    only()
+    row: Bucket = find(context(), BUCKET, bucket_id)
+    return io.answer(row.policy["document"] if row.policy else {})
+
+
+def policy_set(bucket_id: str) -> ResponseReturnValue:
+    """Another document."""
+    row: Bucket = run(context(), bucket_set_policy, bucket_id, {"document": io.read_object()}).row
+    return io.answer(row.policy["document"] if row.policy else {})
+
+
+def policy_delete(bucket_id: str) -> ResponseReturnValue:
+    """No document."""
+    run(context(), bucket_set_policy, bucket_id, {"document": {}})
+    return io.empty()
+
+
+def statistics(bucket_id: str) -> ResponseReturnValue:
+    """What a bucket holds."""
+    only()
+    row: Bucket = find(context(), BUCKET, bucket_id)
+    objects, size = row.total_objects or 0, row.total_size_bytes or 0
+    return io.answer({
+        "bucket_id": row.id, "total_objects": objects, "total_size_bytes": size, "total_size_gb": round(size / (1 << 30), 3),
+        "average_object_size_mb": round(size / objects / MIB, 3) if objects else 0.0, "versioning_enabled": row.versioning == "enabled",
+        "encryption_enabled": False,
+    })  # fmt: skip
+
+
+# -- access keys -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _keys() -> Iterator[Endpoint]:
+    own, theirs = "/auth/s3-keys", "/service-accounts/{service_account_id}/s3-keys"
+    body = KeyInput.model_json_schema()
+    for base, name, tag, refuses in ((own, "auth", "API keys", (403,)), (theirs, "service-accounts", "Service accounts", (403, 404))):
+        yield Endpoint(
+            "GET", base, f"{name}.s3-keys", keys, "Access keys of the S3 interface, without their secrets", tag, {200: list_schema(KEY)}, refuses
+        )
+        yield Endpoint("POST", base, f"{name}.s3-keys.create", key_create, "Make an access key; `secret_access_key` is shown this once", tag,
+                       {201: WITH_SECRET}, (*refuses, 409), body=body, body_required=False)  # fmt: skip
+        yield Endpoint("DELETE", f"{base}/{{access_key_id}}", f"{name}.s3-keys.delete", key_delete, "End an access key", tag, {204: None}, (403, 404))
+
+
+def _owner(service_account_id: str) -> User | None:
+    return service_account_find(context(), service_account_id).user if service_account_id else None
+
+
+def keys(service_account_id: str = "") -> ResponseReturnValue:
+    """The caller's own, or those of a service account."""
+    only()
+    owner = _owner(service_account_id)
+    rows = s3_keys_of(context(), owner.id if owner is not None else None)
+    return io.answer(io.page_of([_show(row) for row in rows], count=len(rows)))
+
+
+def key_create(service_account_id: str = "") -> ResponseReturnValue:
+    """A new one, for the project that the request is about."""
+    ctx = context()
+    given: KeyInput = read(KeyInput)
+    owner = _owner(service_account_id) or ctx.db.get_one(User, ctx.principal.user_id)
+    secret, row = s3_key_create(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
+    return io.answer({**_show(row), "secret_access_key": secret}, 201, headers={"Location": f"{PREFIX}/auth/s3-keys"})
+
+
+def key_delete(access_key_id: str, service_account_id: str = "") -> ResponseReturnValue:
+    """End one."""
+    s3_key_revoke(context(), access_key_id, owner=_owner(service_account_id))
+    return io.empty()
+
+
+def _show(row: S3AccessKey) -> dict[str, Any]:
+    return {
+        "access_key_id": row.id, "id": row.id, "name": row.name, "project_id": row.project_id, "is_active": row.is_active,
+        "created_at": io.moment(row.created_at), "last_used_at": io.moment(row.last_used_at), "last_used_ip": row.last_used_ip,
+    }  # fmt: skip

@@ -1,0 +1,272 @@
+"""Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole.
+
+A file gets its own name at once: nobody knows the name before the blob is finished, and whoever lists files knows that a young one may be half there.
+"""
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Self
+
+from awscrt.checksums import crc32c, crc64nvme
+
+from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, StoredBlob
+from portal.engines.ports import EngineRefused, EngineUnavailable
+
+SEGMENT_BYTES = 256 << 10
+CHECKSUM_BYTES = 4
+PIECE_BYTES = 4 * SEGMENT_BYTES
+SHARDS = 256
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Links to one file have a limit; a copy beyond it is made of bytes.
+NO_LINK = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOTSUP)
+FULL = "There is no room left where objects are kept. An administrator has to free space under DATA_DIR, or objects have to be deleted."
+
+
+def new_blob_id() -> str:
+    """A fresh id; later ones sort after earlier ones, so that an index of them grows at its end."""
+    return f"{time.time_ns() >> 20:011x}{secrets.token_hex(10)}"
+
+
+def seal_of(table: bytes) -> str:
+    """What the checksums of all segments come to."""
+    return f"{crc64nvme(table):016x}"
+
+
+class LocalBlobs:
+    """Blobs in a directory of this host."""
+
+    def __init__(self, home: Path) -> None:
+        """Nothing is made there before the first blob is."""
+        self._home = home
+        self._is_ready = False
+        self._lock = Lock()
+
+    def writing(self) -> "LocalWriter":
+        """Begin a new blob."""
+        self._prepare()
+        return LocalWriter(self)
+
+    def open(self, blob: Blob, first: int = 0, length: int | None = None) -> "LocalReader":
+        """Read a range of a blob, checked."""
+        return LocalReader(self.path(blob.id) if blob.id else None, blob, first, blob.size_bytes - first if length is None else length)
+
+    def copy(self, blob: Blob) -> Blob:
+        """Another name for the same bytes; they go when the last name does."""
+        if not blob.id:
+            return EMPTY
+        copied = Blob(new_blob_id(), blob.size_bytes, blob.seal)
+        try:
+            self.path(copied.id).hardlink_to(self.path(blob.id))
+        except FileNotFoundError:
+            raise BlobAbsent("The bytes of this object are gone.") from None
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise refusal(error) from error
+            return self._copy_bytes(blob)
+        self.sync(copied.id)
+        return copied
+
+    def _copy_bytes(self, blob: Blob) -> Blob:
+        reader = self.open(blob)
+        try:
+            with self.writing() as writer:
+                for piece in reader:
+                    writer.write(piece)
+                return writer.finish()
+        finally:
+            reader.close()
+
+    def remove(self, *blob_ids: str) -> None:
+        """Remove files; their names may come back after a loss of power, and are swept then."""
+        for blob_id in blob_ids:
+            self.path(blob_id).unlink(missing_ok=True)
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """Every file, directory by directory."""
+        for shard in sorted(self._home.iterdir()) if self._home.is_dir() else ():
+            with os.scandir(shard) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime))
+
+    def free_bytes(self) -> int:
+        """What the file system has for us."""
+        present = next(path for path in (self._home, *self._home.absolute().parents) if path.exists())
+        stat = os.statvfs(present)
+        return stat.f_bavail * stat.f_frsize
+
+    def path(self, blob_id: str) -> Path:
+        """Where a blob is."""
+        return self._home / blob_id[-2:] / blob_id
+
+    def sync(self, blob_id: str) -> None:
+        """Force the names in a blob's directory to the disk."""
+        handle = os.open(self._home / blob_id[-2:], os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _prepare(self) -> None:
+        """Make all directories, once, and have their names on the disk."""
+        with self._lock:
+            if self._is_ready:
+                return
+            try:
+                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                for number in range(SHARDS):
+                    (self._home / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+                for directory in (self._home, self._home.parent):
+                    handle = os.open(directory, os.O_RDONLY)
+                    try:
+                        os.fsync(handle)
+                    finally:
+                        os.close(handle)
+            except OSError as error:
+                raise refusal(error) from error
+            self._is_ready = True
+
+
+def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
+    """What a failure of the file system means to whoever stores something."""
+    if error.errno in NO_ROOM:
+        return EngineRefused(FULL)
+    return EngineUnavailable(f"The place where objects are kept does not work: {error.strerror}.")
+
+
+class LocalWriter:
+    """Writes one file; it is made with the first byte."""
+
+    def __init__(self, store: LocalBlobs) -> None:
+        self._store, self._id = store, new_blob_id()
+        self._handle = -1
+        self._size = self._checksum = 0
+        self._table = bytearray()
+        self._is_finished = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was not finished."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+            if not self._is_finished:
+                self._store.remove(self._id)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes, and go on with the checksum of the segment that they are in."""
+        if not data:
+            return
+        try:
+            if self._handle < 0:
+                self._handle = os.open(self._store.path(self._id), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            self._append(data)
+        except OSError as error:
+            raise refusal(error) from error
+        view = memoryview(data)
+        while view:
+            room = SEGMENT_BYTES - self._size % SEGMENT_BYTES
+            part = view[:room]
+            self._checksum = crc32c(part, self._checksum)
+            self._size += len(part)
+            if self._size % SEGMENT_BYTES == 0:
+                self._seal_segment()
+            view = view[room:]
+
+    def _seal_segment(self) -> None:
+        self._table += self._checksum.to_bytes(CHECKSUM_BYTES, "big")
+        self._checksum = 0
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._handle, view) :]
+
+    def finish(self) -> Blob:
+        """Have everything on the disk."""
+        if self._handle < 0:
+            return EMPTY
+        if self._size % SEGMENT_BYTES:
+            self._seal_segment()
+        table = bytes(self._table)
+        try:
+            self._append(table)
+            os.fsync(self._handle)
+            self._store.sync(self._id)
+        except OSError as error:
+            raise refusal(error) from error
+        self._is_finished = True
+        return Blob(self._id, self._size, seal_of(table))
+
+
+class LocalReader:
+    """Reads whole segments, checks them, and gives what was asked for of them."""
+
+    def __init__(self, path: Path | None, blob: Blob, first: int, length: int) -> None:
+        self._blob, self._first, self._end = blob, first, min(first + length, blob.size_bytes)
+        self._handle = -1
+        if path is None or not length:
+            return
+        try:
+            self._handle = os.open(path, os.O_RDONLY)
+            self._table = self._checked_table()
+        except FileNotFoundError:
+            raise BlobAbsent("The bytes of this object are gone.") from None
+        except OSError as error:
+            self.close()
+            raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error
+        except BlobDamaged:
+            self.close()
+            raise
+
+    def _checked_table(self) -> bytes:
+        count = -(-self._blob.size_bytes // SEGMENT_BYTES)
+        table = os.pread(self._handle, count * CHECKSUM_BYTES + 1, self._blob.size_bytes)
+        if len(table) != count * CHECKSUM_BYTES or seal_of(table) != self._blob.seal:
+            raise BlobDamaged("The checksums of this object are not those that were written.")
+        return table
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The range in pieces of some segments."""
+        if self._handle < 0:
+            return
+        place = self._first - self._first % SEGMENT_BYTES
+        while place < self._end:
+            piece = self._piece(place)
+            begin, end = max(self._first - place, 0), min(self._end - place, len(piece))
+            place += len(piece)
+            yield piece if end - begin == len(piece) else piece[begin:end]
+
+    def _piece(self, place: int) -> bytes:
+        # Whole segments: what is checked is more than what is given.
+        last = min(self._blob.size_bytes, -(-self._end // SEGMENT_BYTES) * SEGMENT_BYTES)
+        wanted = min(PIECE_BYTES, last - place)
+        try:
+            piece = os.pread(self._handle, wanted, place)
+        except OSError as error:
+            raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error
+        if len(piece) != wanted:
+            raise BlobDamaged("A part of this object is gone from the disk.")
+        number, view = place // SEGMENT_BYTES, memoryview(piece)
+        for offset in range(0, wanted, SEGMENT_BYTES):
+            expected = int.from_bytes(self._table[number * CHECKSUM_BYTES : (number + 1) * CHECKSUM_BYTES], "big")
+            if crc32c(view[offset : offset + SEGMENT_BYTES]) != expected:
+                raise BlobDamaged("A part of this object is not what was written.")
+            number += 1
+        return piece
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1

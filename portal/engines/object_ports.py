@@ -1,0 +1,99 @@
+"""What object storage asks of the machinery underneath: a place for blobs, which are written once, never changed, and checked whenever they are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from portal.engines.ports import EngineError
+
+
+class BlobDamaged(EngineError):
+    """What is stored is not what was written: a disk has lost or changed something. It is never given out."""
+
+    retryable = False
+
+
+class BlobAbsent(EngineError):
+    """There is no such blob; it may have been removed a moment ago."""
+
+    retryable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes that are stored for good. Without an id there are none: nothing is kept for an empty object.
+
+    `seal` is what the checksums of its parts come to, so that another blob is not taken for it.
+    """
+
+    id: str
+    size_bytes: int
+    seal: str
+
+
+EMPTY = Blob("", 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob, or what is left of one, as the store finds it; `written_at` is in seconds since 1970."""
+
+    id: str
+    file_bytes: int
+    written_at: float
+
+
+class BlobWriter(Protocol):
+    """A blob that is being written. As a context it leaves nothing behind unless it was finished."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises EngineRefused where there is no room."""
+        ...
+
+    def finish(self) -> Blob:
+        """Everything that was written is on the disk, and its name, too."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class BlobReader(Protocol):
+    """Bytes of a blob, in pieces, each of them checked before it is given. What was opened stays readable though the blob is removed."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces. Raises BlobDamaged instead of a piece that is not what was written."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Where blobs are."""
+
+    def writing(self) -> BlobWriter:
+        """Begin a new blob."""
+        ...
+
+    def open(self, blob: Blob, first: int = 0, length: int | None = None) -> BlobReader:
+        """Read `length` bytes (None: all) from the byte `first` on. Raises BlobAbsent, and BlobDamaged where that is seen at once."""
+        ...
+
+    def copy(self, blob: Blob) -> Blob:
+        """The same bytes as another blob, which lives and goes on its own."""
+        ...
+
+    def remove(self, *blob_ids: str) -> None:
+        """Remove blobs; those that are gone are no error."""
+        ...
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """Everything there is, what a crash left behind included, oldest names first in each directory."""
+        ...
+
+    def free_bytes(self) -> int:
+        """How much room is left."""
+        ...

@@ -1,0 +1,156 @@
+"""The S3 gateway: a WSGI application of its own, because signatures cover the address as it was sent, and bodies are streamed.
+
+A request is read, its signature verified, the action found and done; whatever is refused becomes one of the codes of S3.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from portal.engines.object_ports import BlobStore
+from portal.engines.ports import EngineError
+from portal.identity.s3_keys import KeyHolder, s3_key_holder, s3_key_used
+from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.db import now, out_of_service
+from portal.kernel.errors import PortalError
+from portal.kernel.resource import Registry
+from portal.s3 import cors, signatures, xml
+from portal.s3.errors import S3Error
+from portal.s3.exchange import Answer, Exchange
+from portal.s3.refusals import failure_of, refusal_of
+from portal.s3.requests import S3Request, read_request
+from portal.s3.routes import Action, action_for
+from portal.s3.signing import SecretOf, Signed
+from portal.settings import Settings
+
+log = logging.getLogger("portal.s3")
+access = logging.getLogger("portal.access")
+StartResponse = Callable[..., Any]
+NO_BODY = {204, 304}
+
+
+class Gateway:
+    """The application; it knows no state but that of the database and of the blobs."""
+
+    def __init__(self, settings: Settings, sessions: sessionmaker[Session], registry: Registry, blobs: BlobStore) -> None:
+        """`sessions` are opened one for each request."""
+        self._settings, self._sessions, self._registry, self._blobs = settings, sessions, registry, blobs
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        begun, request_id = time.perf_counter(), f"req-{secrets.token_hex(8)}"
+        method, who = environ["REQUEST_METHOD"], ""
+        try:
+            request = read_request(environ, self._settings.s3_domain or None)
+            answer, who = self._answer(request, request_id)
+        except S3Error as error:
+            answer = _refusal(error, environ, request_id)
+        body, length = answer.body, answer.length
+        if isinstance(body, bytes):
+            length = len(body) if length is None else length
+            body = iter((body,) if body else ())
+        headers = {"x-amz-request-id": request_id, "Server": "Atonix", **answer.headers}
+        if answer.status not in NO_BODY:
+            headers["Content-Length"] = str(length or 0)
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
+        access.info(
+            "%s %s %s", method, environ.get("PATH_INFO", ""), answer.status,
+            extra={"request_id": request_id, "user_id": who or None, "method": method, "path": environ.get("PATH_INFO", ""), "status_code": answer.status,
+                   "duration_ms": round((time.perf_counter() - begun) * 1000, 1)},
+        )  # fmt: skip
+        return _nothing(body) if method == "HEAD" else body
+
+    def _answer(self, request: S3Request, request_id: str) -> tuple[Answer, str]:
+        session = self._sessions()
+        try:
+            exchange = self._exchange(session, request, request_id)
+            return self._with_origin(session, request, action_for(request), exchange), exchange.ctx.principal.user_id or ""
+        except PortalError as error:
+            raise refusal_of(error) from error
+        except EngineError as error:
+            # The engine has said what is wrong; where in the portal that was found helps nobody.
+            log.error("%s %s: %s", request.method, request.raw_path, error.message, extra={"request_id": request_id})  # noqa: TRY400
+            raise failure_of(error) from error
+        except OperationalError as error:
+            raise S3Error("ServiceUnavailable", out_of_service(error)) from error
+        except S3Error:
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.raw_path, extra={"request_id": request_id})
+            raise S3Error("InternalError") from error
+        finally:
+            session.close()
+
+    def _client(self, request: S3Request) -> str:
+        """The client's address, as the trusted proxies say; empty where they say nothing sensible."""
+        proxies = self._settings.trusted_proxies
+        told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
+        address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
+        try:
+            return str(ip_address(address))
+        except ValueError:
+            return ""
+
+    @staticmethod
+    def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
+        """The answer of an action; a page of another origin is told what the bucket's rules say, whatever comes of it."""
+        said = cors.headers_for(session, request)
+        if not said:
+            return action(exchange)
+        try:
+            answer = action(exchange)
+        except PortalError as error:
+            refused = refusal_of(error)
+            refused.headers |= said
+            raise refused from error
+        except S3Error as error:
+            error.headers |= said
+            raise
+        return replace(answer, headers={**answer.headers, **said})
+
+    def _exchange(self, session: Session, request: S3Request, request_id: str) -> Exchange:
+        ctx = Context(
+            session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=self._client(request),
+            user_agent=request.header("user-agent")[:255],
+        )  # fmt: skip
+
+        def identify(verify: Callable[[SecretOf], Signed | None]) -> Signed | None:
+            holders: dict[str, KeyHolder] = {}
+
+            def secret_of(key_id: str) -> str | None:
+                if (holder := s3_key_holder(session, self._settings, key_id)) is None:
+                    return None
+                holders[key_id] = holder
+                return holder.secret
+
+            signed = verify(secret_of)
+            if signed is not None:
+                holder = holders[signed.access_key]
+                ctx.principal, ctx.project_id = holder.principal, holder.project_id
+                s3_key_used(session, holder, ctx.source_ip)
+            return signed
+
+        signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))
+        return Exchange(request, signed, ctx, self._blobs, identify)
+
+
+def _nothing(body: Iterator[bytes]) -> Iterable[bytes]:
+    """An answer to HEAD: what a GET would give is let go of."""
+    if (close := getattr(body, "close", None)) is not None:
+        close()
+    return ()
+
+
+def _refusal(error: S3Error, environ: dict[str, Any], request_id: str) -> Answer:
+    if error.status in NO_BODY:
+        return Answer(error.status, error.headers)
+    resource = str(environ.get("RAW_URI", "")).partition("?")[0]
+    return Answer(error.status, {"Content-Type": "application/xml", **error.headers}, xml.error_document(error, resource, request_id))

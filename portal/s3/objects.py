@@ -1,0 +1,158 @@
+"""Objects as S3 clients write, read and delete them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged
+from portal.kernel.errors import PortalError, Unavailable
+from portal.s3 import xml
+from portal.s3.bodies import MAX_OBJECT, Body
+from portal.s3.errors import S3Error
+from portal.s3.exchange import Answer, Exchange, document, quoted
+from portal.s3.heads import about_of, check_conditions, checksum_headers, condition_of, content_range, headers_of, range_of, version_header
+from portal.s3.refusals import refusal_of
+from portal.s3.requests import check_key
+from portal.storage.damage import damage_report
+from portal.storage.facts import BucketFacts, Version
+from portal.storage.objects import (
+    ANY,
+    About,
+    Condition,
+    Content,
+    Deleted,
+    Found,
+    Wanted,
+    object_delete,
+    object_find,
+    object_open,
+    object_put,
+    objects_delete,
+    refuse_early,
+)
+
+MOST_KEYS = 1000
+
+
+def put(x: Exchange) -> Answer:
+    """Write an object; it is there for good when this answers."""
+    about, condition = about_of(x.request), condition_of(x.request)
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length)
+    found, bucket = keep(x, target, x.key, x.open_body(limit_bytes=MAX_OBJECT), about, condition=condition)
+    return Answer(headers={"ETag": quoted(found.etag), **version_header(bucket, found), **checksum_headers(found)})
+
+
+def keep(x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY) -> tuple[Version, BucketFacts]:
+    """Receive the bytes of an object and write it."""
+    blob = receive(x, body)
+    checksum = body.checksum
+    about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
+    try:
+        return object_put(x.ctx, target, key, Content(body.md5.hex(), blob, checksum=checksum.text), about, condition=condition)
+    except PortalError as error:
+        forget(x, blob, error)
+        raise
+
+
+def receive(x: Exchange, body: Body) -> Blob:
+    """Have the bytes of a body on the disk; what is not right with them leaves nothing behind."""
+    with x.blobs.writing() as writer:
+        for block in body:
+            writer.write(block)
+        return writer.finish()
+
+
+def forget(x: Exchange, blob: Blob, error: PortalError) -> None:
+    """Remove bytes that no row will name. Where the database did not answer it may name them all the same: the sweep knows."""
+    if blob.id and not isinstance(error, Unavailable):
+        x.blobs.remove(blob.id)
+
+
+def get(x: Exchange) -> Answer:
+    """Read an object or a part of it, or its headers alone."""
+    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
+    version = found.version
+    check_conditions(x.request, version)
+    first, length, headers = _wanted(x, found)
+    status = 206 if headers else 200
+    headers |= headers_of(x, found.bucket, version)
+    if x.request.header("x-amz-checksum-mode").upper() == "ENABLED" and status == 200:  # noqa: PLR2004 - of a part there is none
+        headers |= checksum_headers(version)
+    if x.request.method == "HEAD":
+        return Answer(status, headers, iter(()), length)
+    try:
+        again, pieces = object_open(x.ctx, x.blobs, found, first, length)
+        if again is not found:
+            # It was written over a moment ago: begin anew with what is there now.
+            return get(x)
+        return Answer(status, headers, begun(pieces), length)
+    except (BlobAbsent, BlobDamaged) as error:
+        damage_report(x.ctx, found.bucket, version.key, version.version_id, error.message)
+        raise
+
+
+def _wanted(x: Exchange, found: Found) -> tuple[int, int, dict[str, str]]:
+    """(first byte, how many, what to say of that) as range or part number ask for."""
+    size = found.version.size_bytes
+    if number := x.parameter("partNumber"):
+        sizes = [piece.size_bytes for piece in found.pieces()]
+        if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= len(sizes):
+            raise S3Error("InvalidPartNumber", PartNumberRequested=number[:16], ActualPartCount=len(sizes))
+        first, length = sum(sizes[: int(number) - 1]), sizes[int(number) - 1]
+        said = {"x-amz-mp-parts-count": str(len(sizes))} if found.version.upload_id else {}
+        return first, length, {**content_range(first, length, size), **said} if size else {}
+    part = range_of(x.request.header("range"), size) if x.request.header("range") else None
+    return (*part, {**content_range(*part, size)}) if part is not None else (0, size, {})
+
+
+def begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same with the first piece read: what is damaged at its beginning is refused in words."""
+    first = next(pieces, None)
+    return iter(()) if first is None else chain((first,), pieces)
+
+
+def delete(x: Exchange) -> Answer:
+    """Delete an object or one of its versions."""
+    gone = object_delete(x.ctx, x.bucket, x.key, x.parameter("versionId"), condition_of(x.request))
+    return Answer(204, _said(gone))
+
+
+def _said(gone: Deleted) -> dict[str, str]:
+    found = {"x-amz-version-id": gone.version_id} if gone.version_id else {}
+    return found | ({"x-amz-delete-marker": "true"} if gone.is_marker else {})
+
+
+def delete_many(x: Exchange) -> Answer:
+    """Delete up to 1,000 objects; each succeeds or fails on its own."""
+    body = x.open_body(limit_bytes=xml.MAX_BODY, md5=False)
+    asked = xml.parse(body.whole(), "Delete")
+    if not body.is_protected and not (x.signed is not None and x.signed.payload != "UNSIGNED-PAYLOAD"):
+        raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+    wanted = [(node.value("Key") or "", node.value("VersionId") or "") for node in asked.children_named("Object")]
+    if not wanted or len(wanted) > MOST_KEYS:
+        raise S3Error("MalformedXML")
+    is_quiet = (asked.value("Quiet") or "").lower() == "true"
+    done = _delete(x, [Wanted(key, version_id) for key, version_id in wanted])
+    return document("DeleteResult", *(_told(each, result, is_quiet=is_quiet) for each, result in done))
+
+
+def _delete(x: Exchange, wanted: list[Wanted]) -> list[tuple[Wanted, Deleted | S3Error]]:
+    refused: dict[Wanted, S3Error] = {}
+    for each in wanted:
+        try:
+            check_key(each.key)
+        except S3Error as error:
+            refused[each] = error
+    done = iter(objects_delete(x.ctx, x.bucket, [each for each in wanted if each not in refused]))
+    results = ((each, refused.get(each) or next(done)) for each in wanted)
+    return [(each, refusal_of(result) if isinstance(result, PortalError) else result) for each, result in results]
+
+
+def _told(each: Wanted, result: Deleted | S3Error, *, is_quiet: bool) -> str:
+    named = [xml.leaf("Key", each.key)] + ([xml.leaf("VersionId", each.version_id)] if each.version_id else [])
+    if isinstance(result, S3Error):
+        return xml.group("Error", *named, xml.leaf("Code", result.code), xml.leaf("Message", result.message))
+    if is_quiet:
+        return ""
+    marker = [xml.leaf("DeleteMarker", True), xml.leaf("DeleteMarkerVersionId", result.version_id)] if result.is_marker else []
+    return xml.group("Deleted", *named, *marker)

@@ -1,0 +1,53 @@
+"""Uploads by forms, as browsers send them: a policy that somebody signed says what may be uploaded."""
+
+from dataclasses import replace
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from portal.kernel.db import now
+from portal.s3 import xml
+from portal.s3.exchange import Answer, Exchange, document, quoted
+from portal.s3.forms import PostForm, open_form
+from portal.s3.heads import about_of, version_header
+from portal.s3.objects import keep
+from portal.s3.post_policy import verify_form
+from portal.s3.requests import S3Request
+from portal.s3.tagging import tags_in
+from portal.storage.facts import Version
+from portal.storage.objects import ANY, refuse_early
+
+CREATED, REDIRECTED = 201, 303
+
+
+def post(x: Exchange) -> Answer:
+    """Write the file of a form as an object."""
+    form = open_form(x.request)
+    x.identify(lambda secret_of: verify_form(form, x.bucket, secret_of, now()))
+    about = about_of(_as_headers(x.request, form))
+    if tagging := form.fields.get("tagging"):
+        about = replace(about, tags=tags_in(xml.parse(tagging.encode(), "Tagging")))
+    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length)
+    x.ctx.db.rollback()
+    found, bucket = keep(x, target, form.key, form.open(), about)
+    return _told(x, form, found, version_header(bucket, found))
+
+
+def _as_headers(request: S3Request, form: PostForm) -> S3Request:
+    """A request whose headers say what the fields of the form say."""
+    fields = {name: value.encode().decode("latin-1") for name, value in form.fields.items()}
+    renamed = {"x-amz-acl": fields["acl"]} if "acl" in fields else {}
+    return replace(request, headers={**fields, **renamed}, raw_query="")
+
+
+def _told(x: Exchange, form: PostForm, found: Version, headers: dict[str, str]) -> Answer:
+    location = f"{'https' if x.request.is_secure else 'http'}://{x.request.host}/{x.bucket}/{quote(form.key)}"
+    headers = {**headers, "ETag": quoted(found.etag), "Location": location}
+    target = form.fields.get("success_action_redirect") or form.fields.get("redirect", "")
+    parts = urlsplit(target)
+    if target and parts.scheme in {"http", "https"} and parts.netloc and target.isprintable():
+        query = "&".join(filter(None, [parts.query, urlencode({"bucket": x.bucket, "key": form.key, "etag": quoted(found.etag)})]))
+        return Answer(REDIRECTED, {**headers, "Location": urlunsplit(parts._replace(query=query)).encode().decode("latin-1")})
+    status = form.fields.get("success_action_status", "")
+    if status == str(CREATED):
+        said = [xml.leaf("Location", location), xml.leaf("Bucket", x.bucket), xml.leaf("Key", form.key), xml.leaf("ETag", quoted(found.etag))]
+        return document("PostResponse", *said, status=CREATED, headers=headers)
+    return Answer(200 if status == "200" else 204, headers)

@@ -1,0 +1,76 @@
+"""Who may do what in a bucket: the policies of IAM decide, and where these say nothing, what the bucket grants to others."""
+
+from collections.abc import Mapping
+
+from portal.kernel import audit
+from portal.kernel.authz import Decision, Target, decide
+from portal.kernel.context import Context
+from portal.kernel.db import transaction
+from portal.kernel.errors import Forbidden
+from portal.kernel.ids import is_storable
+from portal.storage.errors import InvalidKey, KeyTooLong
+from portal.storage.facts import BucketFacts
+from portal.storage.object_models import KEY_BYTES
+from portal.storage.policies import verdict
+
+# The last one is for letting others in: with a word that says so, an object is everybody's.
+LIST, READ, WRITE, DELETE, PUBLISH = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete", "publish"))
+OWN_POLICY = "the bucket's policy"
+# Canned ACL → what it lets anybody do, and what whoever is signed in.
+ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}
+SIGNED_IN: Mapping[str, tuple[str, ...]] = {**ANYBODY, "authenticated-read": (LIST, READ)}
+
+
+def check_key(key: str) -> None:
+    """Raise KeyTooLong or InvalidKey for what can be no key."""
+    if not is_storable(key) or not key:
+        raise InvalidKey("A key is not empty and has neither NUL nor lone surrogates.")
+    if len(key.encode()) > KEY_BYTES:
+        raise KeyTooLong(f"A key has at most {KEY_BYTES:,} bytes.")
+
+
+def decide_object(
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+) -> Decision:  # fmt: skip
+    """Whether the caller may do an action on an object, or under a prefix for a listing."""
+    target = Target(bucket.project_id, owner_id, id=f"{bucket.name}/{key}", name=key, tags=tags or {}, label=f"{bucket.name}/{key}"[:200])
+    found = decide(ctx, action, target)
+    own, sid = verdict(bucket.policy, ctx, bucket.name, action, key) if not ctx.principal.is_system else (None, "")
+    if own is False:
+        return Decision(allowed=False, action=action, policy=OWN_POLICY, statement=sid, because=f"Statement {sid} of {OWN_POLICY} denies it.")
+    if found.allowed or found.statement:
+        # What a statement denies, nothing else allows.
+        return found
+    if own:
+        return Decision(allowed=True, action=action, policy=OWN_POLICY, statement=sid)
+    granted = SIGNED_IN if ctx.principal.user_id is not None else ANYBODY
+    for where, canned in (("bucket", bucket.acl), ("object", acl if action == READ else "private")):
+        if action in granted.get(canned, ()):
+            return Decision(allowed=True, action=action, policy=f"the ACL of the {where}", statement=canned)
+    return found
+
+
+def authorize_object(
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+) -> Decision:  # fmt: skip
+    """Raise Forbidden unless the caller may. A refusal is written down where the bucket records data events."""
+    found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, acl=acl)
+    if not found.allowed:
+        raise Forbidden(
+            f"{action} on {bucket.name}/{key[:200]} is not allowed. {found.because}",
+            details={"action": action, "reason": found.because, "policy": found.policy, "statement": found.statement},
+        )
+    return found
+
+
+def note_refusal(ctx: Context, bucket: BucketFacts, action: str, key: str, error: Forbidden) -> None:
+    """Write a refusal down, in a transaction of its own, if the bucket records data events."""
+    if bucket.data_events and not error.is_audited:
+        with transaction(ctx.db):
+            audit.record(ctx, action, subject_of(bucket, key), status="denied", error=error.message, details=error.details)
+        error.is_audited = True
+
+
+def subject_of(bucket: BucketFacts, key: str) -> audit.Subject:
+    """An object in the audit log."""
+    return audit.Subject("storage.object", bucket.id, f"{bucket.name}/{key}", bucket.project_id)

@@ -1,0 +1,51 @@
+"""Refusals of object storage that clients tell apart."""
+
+from portal.kernel.errors import Conflict, InvalidRequest, MethodNotAllowed, NotFound
+
+
+class NoSuchBucket(NotFound):
+    """There is no bucket of this name."""
+
+
+class NoSuchKey(NotFound):
+    """There is no object under the key, or it was deleted; `details` may name the mark of its deletion."""
+
+
+class NoSuchVersion(NotFound):
+    """The object has no such version."""
+
+
+class NoSuchUpload(NotFound):
+    """There is no such multipart upload, or it has ended."""
+
+
+class IsMarker(MethodNotAllowed):
+    """The version is the mark of a deletion: there is nothing to be read."""
+
+
+class BucketTaken(Conflict):
+    """Another bucket has the name; `details` say whether it is in the same project."""
+
+
+class BucketNotEmpty(Conflict):
+    """There are objects in a bucket that is to be deleted."""
+
+
+class KeyTooLong(InvalidRequest):
+    """A key has more than 1,024 bytes."""
+
+
+class InvalidKey(InvalidRequest):
+    """A key has characters that no database keeps."""
+
+
+class InvalidPart(InvalidRequest):
+    """A part that is named at the end of an upload is not there, or is another one."""
+
+
+class InvalidPartOrder(InvalidRequest):
+    """Parts are not named in ascending order."""
+
+
+class PartTooSmall(InvalidRequest):
+    """A part other than the last has less than 5 MiB."""

@@ -1,0 +1,173 @@
+"""The rows of object storage. A bucket is a resource; what is in it is not: there is a row for each version of each key."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Table, select, text
+from sqlalchemy.orm import Mapped, column_property, mapped_column
+
+from portal.kernel import fields as f
+from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
+from portal.kernel.resource import LIVE, ProjectOwned, Stateful
+
+ACLS = ("private", "public-read", "public-read-write", "authenticated-read")
+VERSIONING = ("off", "enabled", "suspended")
+KEY_BYTES = 1024
+NULL_VERSION = "null"
+BUCKET_NAME = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+# Compared by bytes on every database: S3 lists keys in the order of their UTF-8.
+Key = String(KEY_BYTES).with_variant(String(KEY_BYTES, collation="C"), "postgresql")
+CURRENT, STORED = text("is_current"), text("blob <> ''")
+
+
+class Bucket(ProjectOwned, Stateful, Base):
+    """A place for objects under a name that no other bucket of the installation has."""
+
+    __tablename__ = "buckets"
+
+    name: Mapped[str] = f.field(
+        f.Line(63, BUCKET_NAME, 3, says="must have 3 to 63 small letters, digits, dots and dashes, and begin and end with a letter or digit"),
+        label="Name", help="No other bucket of this installation may have it: it becomes part of addresses.", sortable=True,
+    )  # fmt: skip
+    region: Mapped[str] = f.field(f.Line(64), label="Region", default="local", filterable=True)
+    acl: Mapped[str] = f.field(f.Choice(ACLS), label="Access of others", default="private", filterable=True)
+    versioning: Mapped[str] = f.field(f.Choice(VERSIONING), label="Versioning", default="off", filterable=True)
+    data_events: Mapped[bool] = f.field(
+        f.Bool(), label="Record data events", default=False, editable=True, help="Write every change of an object into the audit log."
+    )
+    cors_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
+    lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
+    policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+
+    if TYPE_CHECKING:
+        total_objects: int
+        total_size_bytes: int
+
+
+Index("uq_buckets_everywhere", Bucket.name, unique=True, sqlite_where=LIVE, postgresql_where=LIVE)
+
+
+class BucketUsage(Base):
+    """What a bucket holds, and how much of the quota that takes. Whoever writes into a bucket locks this row: writes into one come one by one."""
+
+    __tablename__ = "bucket_usage"
+
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id"), primary_key=True)
+    # Of all versions, and of parts that have arrived.
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    # What a listing without versions shows, and all versions with marks of deletion.
+    objects: Mapped[int] = mapped_column(BigInteger, default=0)
+    versions: Mapped[int] = mapped_column(BigInteger, default=0)
+    held_gib: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+for _name, _column in (("total_objects", BucketUsage.objects), ("total_size_bytes", BucketUsage.size_bytes)):
+    setattr(Bucket, _name, column_property(select(_column).where(BucketUsage.bucket_id == Bucket.id).correlate_except(BucketUsage).scalar_subquery()))
+
+
+class Described:
+    """What an object is said to be by whoever writes it, besides its bytes. Mixin."""
+
+    owner_id: Mapped[str | None] = mapped_column(String(64))
+    storage_class: Mapped[str] = mapped_column(String(32), default="STANDARD")
+    acl: Mapped[str] = mapped_column(String(32), default="private")
+    checksum_algorithm: Mapped[str] = mapped_column(String(16), default="")
+    checksum_type: Mapped[str] = mapped_column(String(16), default="")
+    headers: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
+    user_metadata: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
+    tags: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
+
+
+class ObjectVersion(Described, Base):
+    """One version of the object under a key, or the mark that it was deleted. `sequence` falls with time: the newest version of a key comes first.
+
+    `is_current` is what a listing without versions shows: the newest version, unless that is a mark. The bytes are in `blob`, or in the parts of
+    an upload.
+    """
+
+    __tablename__ = "object_versions"
+
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(Key, primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    is_null: Mapped[bool] = mapped_column(default=True)
+    is_current: Mapped[bool] = mapped_column(default=True)
+    is_marker: Mapped[bool] = mapped_column(default=False)
+    modified_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    etag: Mapped[str] = mapped_column(String(64), default="")
+    blob: Mapped[str] = mapped_column(String(64), default="")
+    seal: Mapped[str] = mapped_column(String(16), default="")
+    upload_id: Mapped[str | None] = mapped_column(String(64))
+    checksum: Mapped[str] = mapped_column(String(96), default="")
+
+    __table_args__ = (
+        Index("ix_object_versions_current", "bucket_id", "key", unique=True, sqlite_where=CURRENT, postgresql_where=CURRENT),
+        # For the sweep: whether anybody refers to a blob.
+        Index("ix_object_versions_blob", "blob", sqlite_where=STORED, postgresql_where=STORED),
+        {"sqlite_with_rowid": False},
+    )
+
+
+class ObjectUpload(Described, Base):
+    """A multipart upload: what the object is to be, and once it is complete what it became, so that a second Complete answers like the first."""
+
+    __tablename__ = "object_uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id"))
+    key: Mapped[str] = mapped_column(Key)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of the version that it became.
+    sequence: Mapped[int | None] = mapped_column(BigInteger)
+    etag: Mapped[str] = mapped_column(String(64), default="")
+
+    __table_args__ = (Index("ix_object_uploads_key", "bucket_id", "key", "id"), Index("ix_object_uploads_age", "created_at"))
+
+
+class ObjectPart(Base):
+    """One part of an upload; those that were named at its end stay as the pieces of the object."""
+
+    __tablename__ = "object_parts"
+
+    upload_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    etag: Mapped[str] = mapped_column(String(64))
+    blob: Mapped[str] = mapped_column(String(64), index=True)
+    seal: Mapped[str] = mapped_column(String(16))
+    checksum_algorithm: Mapped[str] = mapped_column(String(16), default="")
+    checksum: Mapped[str] = mapped_column(String(96), default="")
+    modified_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class BlobToRemove(Base):
+    """A blob that nobody refers to any more, written down by whoever took the last reference; it goes when it is due."""
+
+    __tablename__ = "blobs_to_remove"
+
+    blob: Mapped[str] = mapped_column(String(64), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+
+def table_of(model: type[Base]) -> Table:
+    """The table of a model, for statements on plain values."""
+    return cast("Table", model.__table__)
+
+
+def version_name(sequence: int) -> str:
+    """How clients call a version that is not `null`."""
+    return base64.b32encode(sequence.to_bytes(8, "big")).decode().rstrip("=").lower()
+
+
+def sequence_of(name: str) -> int | None:
+    """The place of a version among those of its key; None for what is no name of one."""
+    try:
+        raw = base64.b32decode(name.upper() + "===")
+    except (binascii.Error, ValueError):
+        return None
+    found = int.from_bytes(raw, "big")
+    return found if len(raw) == 8 and found < 2**63 and version_name(found) == name else None  # noqa: PLR2004 - eight bytes

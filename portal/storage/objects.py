@@ -1,0 +1,303 @@
+"""Objects: written whole, found, removed. Bytes are in blobs; what is said of them in rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
+from portal.kernel.context import Context
+from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
+from portal.storage import versions
+from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
+from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
+from portal.storage.object_models import ObjectPart
+from portal.storage.usage import refuse_beyond_quota
+from portal.storage.writing import Writing, write
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes that have arrived and are on the disk, or the upload whose parts they are."""
+
+    etag: str
+    blob: Blob = EMPTY
+    size_bytes: int = 0
+    upload_id: str | None = None
+    checksum_algorithm: str = ""
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is said of an object by whoever writes it. The checksum's algorithm is empty where none was asked for."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    user_metadata: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    storage_class: str = "STANDARD"
+    acl: str = "private"
+    checksum_algorithm: str = ""
+    checksum_type: str = ""
+
+    def columns(self) -> dict[str, Any]:
+        """As a row keeps it."""
+        return {
+            "headers": dict(self.headers), "user_metadata": dict(self.user_metadata), "tags": dict(self.tags), "storage_class": self.storage_class,
+            "acl": self.acl, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold of the present object for it to be written over: an entity tag or `*`, each without quotation marks."""
+
+    match: str = ""
+    none_match: str = ""
+
+    def check(self, present: Version | None) -> None:
+        """Raise PreconditionFailed, or NoSuchKey where the object that must be there is not."""
+        there = present if present is not None and not present.is_marker else None
+        if self.match and there is None:
+            raise NoSuchKey("There is no object of this key whose entity tag could match.")
+        if there is not None and self.match and self.match not in {"*", there.etag}:
+            raise PreconditionFailed("The object was changed meanwhile.", details={"condition": "If-Match"})
+        if there is not None and self.none_match in {"*", there.etag}:
+            raise PreconditionFailed("There is an object under this key already.", details={"condition": "If-None-Match"})
+
+
+ANY = Condition()
+# Bytes that are taken without a look at who sends them where.
+SMALL = 1 << 20
+# So many are deleted in one transaction.
+TOGETHER = 250
+
+
+def refuse_early(ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None) -> BucketFacts:
+    """Raise what a write would be refused with, as far as that is known before the bytes arrive; the write itself asks again."""
+    bucket = bucket_named(ctx.db, bucket_name)
+    check_key(key)
+    if size_bytes is not None and size_bytes <= SMALL:
+        # So little is received sooner than it is refused.
+        return bucket
+    latest = newest(ctx.db, bucket.id, key)
+    try:
+        authorize_object(ctx, bucket, WRITE, key, owner_id=latest.owner_id if latest else ctx.principal.user_id, tags=latest.tags if latest else None)
+    except Forbidden as error:
+        note_refusal(ctx, bucket, WRITE, key, error)
+        raise
+    condition.check(latest)
+    refuse_beyond_quota(ctx.db, bucket, size_bytes or 0)
+    return bucket
+
+
+def object_put(
+    ctx: Context, bucket: BucketFacts, key: str, content: Content, about: About, *, condition: Condition = ANY
+) -> tuple[Version, BucketFacts]:  # fmt: skip
+    """Write an object whose bytes are on the disk. Raises Forbidden, PreconditionFailed, QuotaExceeded, NoSuchBucket and what `check_key` raises."""
+    check_key(key)
+    return write(ctx, bucket, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
+
+
+def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> Version:
+    """Write a version within a transaction."""
+    latest = newest(writing.db, writing.bucket.id, key)
+    for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
+        writing.authorize(
+            action, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags
+        )
+    condition.check(latest)
+    row = versions.add(
+        writing.db, writing.change, latest, writing.bucket.versioning,
+        {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
+         "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "owner_id": writing.ctx.principal.user_id,
+         "checksum": content.checksum, **about.columns()},
+    )  # fmt: skip
+    writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
+    return row
+
+
+def object_say(
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, **said: Any
+) -> tuple[BucketFacts, Version]:  # fmt: skip
+    """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+    check_key(key)
+
+    def change(writing: Writing) -> tuple[BucketFacts, Version]:
+        bucket = writing.bucket
+        row = version_of(writing.db, bucket.id, key, version_id) if version_id else newest(writing.db, bucket.id, key)
+        writing.authorize(action, key, owner_id=row.owner_id if row else None, tags=row.tags if row else None)
+        if row is None or row.is_marker:
+            raise _not_there(bucket, key, version_id, row)
+        writing.tell(action, key, {"version_id": row.version_id, "after": said})
+        return bucket, versions.say(writing.db, row, **said)
+
+    return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
+
+
+def _not_there(bucket: BucketFacts, key: str, version_id: str, row: Version | None) -> PortalError:
+    """Why a version cannot be read or changed: there is none, or it is the mark of a deletion."""
+    if row is None:
+        return NoSuchVersion(f"{key[:200]} has no such version.") if version_id else NoSuchKey(f"There is no {key[:200]} in {bucket.name}.")
+    about = {"version_id": row.version_id, "modified_at": row.modified_at}
+    return IsMarker("The version is the mark of a deletion.", details=about) if version_id else NoSuchKey("The object was deleted.", details=about)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion did: the version that went, or the mark that was set."""
+
+    key: str
+    version_id: str = ""
+    is_marker: bool = False
+
+
+def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY) -> Deleted:
+    """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error."""
+    check_key(key)
+    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition))
+
+
+def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY) -> Deleted:
+    """Delete within a transaction."""
+    bucket = writing.bucket
+    latest = newest(writing.db, bucket.id, key)
+    found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
+    writing.authorize(DELETE, key, owner_id=found.owner_id if found else writing.ctx.principal.user_id, tags=found.tags if found else None)
+    if condition.match and latest is not None:
+        condition.check(latest)
+    if version_id:
+        if found is None:
+            return Deleted(key, version_id)
+        gone = Deleted(key, found.version_id, found.is_marker)
+        versions.take_away(writing.db, writing.change, found)
+    elif bucket.versioning == "off":
+        if found is None:
+            return Deleted(key)
+        gone = Deleted(key)
+        versions.take_away(writing.db, writing.change, found)
+    else:
+        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id}
+        gone = Deleted(key, versions.add(writing.db, writing.change, latest, bucket.versioning, marker).version_id, is_marker=True)
+    writing.tell(DELETE, key, {"version_id": gone.version_id, "is_marker": gone.is_marker})
+    return gone
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be deleted, of several."""
+
+    key: str
+    version_id: str = ""
+
+
+def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
+    """Delete several objects or versions, each of which succeeds or is refused on its own; some at a time, so that others can write meanwhile."""
+    done: list[Deleted | PortalError] = []
+    bucket = bucket_named(ctx.db, bucket_name)
+    for place in range(0, len(wanted), TOGETHER):
+        some = wanted[place : place + TOGETHER]
+        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each) for each in some])  # type: ignore[misc]
+    return done
+
+
+def _remove_one(writing: Writing, each: Wanted) -> Deleted | PortalError:
+    """Whatever refuses does so before anything is written."""
+    try:
+        check_key(each.key)
+        return remove(writing, each.key, each.version_id)
+    except PortalError as error:
+        if isinstance(error, Forbidden):
+            writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A version of an object that may be read, and the parts that it consists of, if it was uploaded in parts."""
+
+    bucket: BucketFacts
+    version: Version
+    parts: Sequence[ObjectPart] = ()
+
+    def pieces(self) -> list[Blob]:
+        """The blobs whose bytes follow each other."""
+        if self.version.upload_id is None:
+            return [Blob(self.version.blob, self.version.size_bytes, self.version.seal)]
+        return [Blob(part.blob, part.size_bytes, part.seal) for part in self.parts]
+
+
+def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
+    """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+    bucket = bucket_named(ctx.db, bucket_name)
+    check_key(key)
+    row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
+    try:
+        _authorize_found(ctx, bucket, key, row, action)
+    except Forbidden as error:
+        note_refusal(ctx, bucket, action, key, error)
+        raise
+    if row is None or row.is_marker:
+        raise _not_there(bucket, key, version_id, row)
+    return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
+
+
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
+    if row is not None:
+        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, acl=row.acl)
+    elif not decide_object(ctx, bucket, LIST, key).allowed:
+        # Whoever may not list learns from a refusal nothing that a listing would tell.
+        authorize_object(ctx, bucket, action, key)
+        raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
+
+
+def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:
+    """The parts of an upload, in order."""
+    return session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
+
+
+def read(store: BlobStore, pieces: Sequence[Blob], first: int, length: int) -> Iterator[bytes]:
+    """Some bytes of blobs that follow each other, each of them opened when its turn comes, the first at once. Raises BlobAbsent or BlobDamaged."""
+    wanted = list(_cut(pieces, first, length))
+    opened = store.open(*wanted[0]) if wanted else None
+
+    def give() -> Iterator[bytes]:
+        reader = opened
+        try:
+            for number, (blob, start, count) in enumerate(wanted):
+                reader = reader if number == 0 else store.open(blob, start, count)
+                if reader is not None:
+                    yield from reader
+                    reader.close()
+        finally:
+            if reader is not None:
+                reader.close()
+
+    return give()
+
+
+def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob, int, int]]:
+    """(blob, first byte, how many) of each blob that a range touches."""
+    begin, end = first, first + length
+    place = 0
+    for blob in pieces:
+        start, stop = max(begin - place, 0), min(end - place, blob.size_bytes)
+        if start < stop:
+            yield blob, start, stop - start
+        place += blob.size_bytes
+
+
+def object_open(ctx: Context, store: BlobStore, found: Found, first: int, length: int) -> tuple[Found, Iterator[bytes]]:
+    """Begin to read; an object that was written over between its row and its bytes is looked for once more."""
+    try:
+        return found, read(store, found.pieces(), first, length)
+    except BlobAbsent:
+        version_id = found.version.version_id if found.version.version_id != "null" else ""
+        ctx.db.rollback()
+        again = object_find(ctx, found.bucket.name, found.version.key, version_id)
+        if again.version.sequence == found.version.sequence:
+            raise
+        return again, read(store, again.pieces(), first, min(length, again.version.size_bytes - first))

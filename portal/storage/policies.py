@@ -1,0 +1,157 @@
+"""A bucket's own policy, in the language of S3: whom it lets in besides those whom IAM lets in, and whom it keeps out.
+
+What it cannot express here is refused when it is set, so that nobody believes in a condition that nothing looks at.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from portal.kernel import fields as f
+from portal.kernel.context import Context
+from portal.kernel.declare import operation
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.policy import is_like
+from portal.storage.object_models import Bucket
+
+MOST_BYTES = 20 << 10
+VERSIONS = ("2012-10-17", "2008-10-17")
+ARN = "arn:aws:s3:::"
+USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
+# The portal's verb → what S3 calls it. The first is what it is; a denial of any of them denies it.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging"),
+    "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
+    "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"),
+}  # fmt: skip
+CONDITIONS = {
+    "StringEquals": "s3:prefix", "StringLike": "s3:prefix", "StringNotEquals": "s3:prefix", "StringNotLike": "s3:prefix",
+    "IpAddress": "aws:SourceIp", "NotIpAddress": "aws:SourceIp",
+}  # fmt: skip
+DOCUMENT = f.FieldInfo(f.Document(), "Policy", "Version and Statement, as S3 has it; an empty object takes the policy away.")
+
+
+@operation(Bucket, "set_policy", label="Set a policy", needs="manage", icon="shield", in_menu=False)
+def bucket_set_policy(ctx: Context, bucket: Bucket, *, document: Annotated[dict[str, Any], DOCUMENT]) -> None:
+    """Let others in by a policy of the bucket's own, or keep somebody out of it; what it denies, nothing else allows."""
+    del ctx
+    bucket.policy = {"document": document, "statements": statements_of(document, bucket.name)} if document else None
+
+
+def statements_of(document: Mapping[str, Any], bucket: str) -> list[dict[str, Any]]:
+    """The statements in a form that is quick to look at. Raises InvalidRequest with what is wrong."""
+    given = document.get("Statement")
+    given = [given] if isinstance(given, dict) else given
+    if len(json.dumps(document)) > MOST_BYTES:
+        raise _wrong("Policy", f"may have {MOST_BYTES:,} bytes.")
+    if document.get("Version", VERSIONS[1]) not in VERSIONS or set(document) - {"Version", "Id", "Statement"}:
+        raise _wrong("Policy", f"has Version ({' or '.join(VERSIONS)}), Statement and perhaps Id.")
+    if not isinstance(given, list) or not given:
+        raise _wrong("Statement", "must be a list of at least one statement.")
+    return [_statement(f"Statement[{number}]", each, bucket) for number, each in enumerate(given)]
+
+
+def _wrong(where: str, what: str) -> InvalidRequest:
+    return InvalidRequest.fields({where: [what]})
+
+
+def _statement(where: str, given: Any, bucket: str) -> dict[str, Any]:
+    if not isinstance(given, dict) or set(given) - {"Sid", "Effect", "Principal", "Action", "Resource", "Condition"}:
+        raise _wrong(where, "may have Sid, Effect, Principal, Action, Resource and Condition; others are not understood here.")
+    if given.get("Effect") not in {"Allow", "Deny"}:
+        raise _wrong(f"{where}.Effect", "must be Allow or Deny.")
+    actions = _texts(f"{where}.Action", given.get("Action"))
+    known = [name for names in NAMES.values() for name in names]
+    if unknown := [each for each in actions if not each.lower().startswith("s3:") and each != "*"]:
+        raise _wrong(f"{where}.Action", f"{unknown[0][:80]} is no action of S3.")
+    if not any(is_like(name, each) for name in known for each in actions):
+        raise _wrong(f"{where}.Action", f"none of them is understood here; there are {', '.join(known)}.")
+    resources = _texts(f"{where}.Resource", given.get("Resource"))
+    if foreign := [each for each in resources if each.removeprefix(ARN).partition("/")[0] != bucket or not each.startswith(ARN)]:
+        raise _wrong(f"{where}.Resource", f"{foreign[0][:80]} is not in this bucket; {ARN}{bucket} and {ARN}{bucket}/* are.")
+    return {
+        "sid": str(given.get("Sid", where))[:255], "allows": given["Effect"] == "Allow", "principals": _principals(where, given.get("Principal")),
+        "actions": actions, "resources": resources, "conditions": _conditions(where, given.get("Condition", {})),
+    }  # fmt: skip
+
+
+def _texts(where: str, given: Any) -> list[str]:
+    found = given if isinstance(given, list) else [given]
+    if not found or not all(isinstance(each, str) and each for each in found):
+        raise _wrong(where, "must be a text or a list of texts.")
+    return found
+
+
+def _principals(where: str, given: Any) -> list[str]:
+    """Ids and names of users and service accounts, or `*` for everybody, signed in or not."""
+    if isinstance(given, dict) and set(given) != {"AWS"}:
+        raise _wrong(f"{where}.Principal", "must be * or an object with AWS.")
+    found = _texts(f"{where}.Principal", given["AWS"] if isinstance(given, dict) else given)
+    names = [found_[1] if (found_ := USER.fullmatch(each)) else each for each in found]
+    if odd := [each for each in names if each.startswith("arn:")]:
+        raise _wrong(f"{where}.Principal", f"{odd[0][:80]} names nobody here: write the id or the name of a user, or arn:aws:iam:::user/<name>.")
+    return names
+
+
+def _conditions(where: str, given: Any) -> list[list[Any]]:
+    if not isinstance(given, dict):
+        raise _wrong(f"{where}.Condition", "must be an object.")
+    found = []
+    for operator, pairs in given.items():
+        if operator not in CONDITIONS or not isinstance(pairs, dict) or set(pairs) != {CONDITIONS[operator]}:
+            known = ", ".join(f"{name} of {key}" for name, key in CONDITIONS.items())
+            raise _wrong(f"{where}.Condition", f"{str(operator)[:80]} is not understood here; there are {known}.")
+        values = _texts(f"{where}.Condition.{operator}", pairs[CONDITIONS[operator]])
+        if "Ip" in operator and not all(map(_is_network, values)):
+            raise _wrong(f"{where}.Condition.{operator}", "must be addresses or networks such as 192.0.2.0/24.")
+        found.append([operator, values])
+    return found
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def verdict(policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action: str, key: str) -> tuple[bool | None, str]:
+    """(whether a bucket's policy allows or denies, None where it says nothing; the statement that decides)."""
+    allowed = ""
+    for each in policy["statements"] if policy else ():
+        if _applies(each, ctx, bucket, action.rpartition(".")[2], key):
+            if not each["allows"]:
+                return False, each["sid"]
+            allowed = allowed or each["sid"]
+    return (True, allowed) if allowed else (None, "")
+
+
+def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str) -> bool:
+    names = NAMES[verb] if not statement["allows"] else NAMES[verb][:1]
+    who = {ctx.principal.user_id, ctx.principal.username if ctx.principal.user_id is not None else None, "*"}
+    about = f"{ARN}{bucket}" if verb == "list" else f"{ARN}{bucket}/{key}"
+    return (
+        any(each in who for each in statement["principals"])
+        and any(is_like(name, each) for name in names for each in statement["actions"])
+        and any(is_like(about, each) for each in statement["resources"])
+        and all(_holds(operator, values, ctx, key if verb == "list" else None) for operator, values in statement["conditions"])
+    )
+
+
+def _holds(operator: str, values: Sequence[str], ctx: Context, prefix: str | None) -> bool:
+    negated = "Not" in operator
+    if "Ip" in operator:
+        return (bool(ctx.source_ip) and any(_is_in(ctx.source_ip, each) for each in values)) is not negated
+    if prefix is None:
+        return negated
+    like = operator.endswith("Like")
+    return any(is_like(prefix, each) if like else prefix == each for each in values) is not negated
+
+
+def _is_in(address: str, network: str) -> bool:
+    found, inside = ipaddress.ip_address(address), ipaddress.ip_network(network, strict=False)
+    return found.version == inside.version and found in inside

@@ -1,0 +1,185 @@
+"""What is done behind everybody's back: bytes that nobody refers to go, and so do uploads that nobody finishes and what was in deleted buckets.
+
+Everything that is kept is read again now and then, so that damage is known before somebody asks for it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
+from portal.kernel.context import Context
+from portal.kernel.db import now, transaction
+from portal.storage import versions
+from portal.storage.access import WRITE
+from portal.storage.damage import damage_report
+from portal.storage.errors import NoSuchBucket
+from portal.storage.facts import BUCKETS, VERSION_COLUMNS, VERSIONS, Version, bucket_by_id
+from portal.storage.object_models import BlobToRemove, Bucket, BucketUsage, ObjectPart, ObjectUpload
+from portal.storage.uploads import give_up
+from portal.storage.writing import write
+
+BATCH = 500
+# A blob that is younger may be on its way into a row, however slow its sender is.
+YOUNG = timedelta(days=1)
+ANSWERED = timedelta(days=1)
+# In so many days everything has been read once.
+SCRUB_DAYS = 30
+
+
+def remove_due(ctx: Context, blobs: BlobStore) -> int:
+    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went."""
+    removed = 0
+    while True:
+        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
+        ctx.db.rollback()
+        if not ids:
+            return removed
+        blobs.remove(*ids)
+        with transaction(ctx.db):
+            ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_(ids)))
+        removed += len(ids)
+
+
+def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) -> int:
+    """Remove what crashes left behind: old files that no row names; how many."""
+    removed, edge = 0, (now() - older).timestamp()
+    old = (found.id for found in blobs.stored() if found.written_at < edge)
+    while some := _take(old, BATCH):
+        known: set[str] = set()
+        for column in (VERSIONS.c.blob, ObjectPart.blob, BlobToRemove.blob):
+            known.update(ctx.db.scalars(select(column).where(column.in_(some))))
+        ctx.db.rollback()
+        orphans = [blob for blob in some if blob not in known]
+        blobs.remove(*orphans)
+        removed += len(orphans)
+    return removed
+
+
+def _take(source: Iterator[str], count: int) -> list[str]:
+    return [each for _, each in zip(range(count), source, strict=False)]
+
+
+def give_up_uploads(ctx: Context) -> int:
+    """Give up uploads that were begun long ago and never finished, and forget those that were; how many were given up."""
+    given_up = 0
+    with transaction(ctx.db):
+        ctx.db.execute(delete(ObjectUpload).where(ObjectUpload.completed_at < now() - ANSWERED))
+    edge = now() - timedelta(days=ctx.settings.s3_upload_days)
+    old = select(ObjectUpload.id, ObjectUpload.bucket_id).where(ObjectUpload.completed_at.is_(None), ObjectUpload.created_at < edge)
+    live = old.join(Bucket, Bucket.id == ObjectUpload.bucket_id).where(Bucket.deleted_at.is_(None)).order_by(ObjectUpload.id).limit(BATCH)
+    for upload_id, bucket_id in ctx.db.execute(live).all():
+        given_up += _give_up(ctx, upload_id, bucket_id)
+    return given_up
+
+
+def _give_up(ctx: Context, upload_id: str, bucket_id: str) -> bool:
+    bucket = bucket_by_id(ctx.db, bucket_id)
+    if bucket is None:
+        return False
+    try:
+        return write(ctx, bucket, WRITE, lambda writing: _end(writing.db, upload_id, lambda upload: give_up(writing, upload)))
+    except NoSuchBucket:
+        return False
+
+
+def _end(session: Session, upload_id: str, do: Callable[[ObjectUpload], None]) -> bool:
+    upload = session.get(ObjectUpload, upload_id)
+    if upload is None or upload.completed_at is not None:
+        return False
+    do(upload)
+    return True
+
+
+def empty_deleted(ctx: Context) -> int:
+    """Take deleted buckets apart, some rows at a time; how many versions went."""
+    gone = 0
+    deleted = select(BucketUsage.bucket_id).join(Bucket, Bucket.id == BucketUsage.bucket_id).where(Bucket.deleted_at.is_not(None))
+    for bucket_id in ctx.db.scalars(deleted.order_by(BucketUsage.bucket_id)).all():
+        while some := _take_apart(ctx, bucket_id):
+            gone += some
+        with transaction(ctx.db):
+            ctx.db.execute(delete(BucketUsage).where(BucketUsage.bucket_id == bucket_id))
+    return gone
+
+
+def _take_apart(ctx: Context, bucket_id: str) -> int:
+    session = ctx.db
+    with transaction(session):
+        for upload in session.scalars(select(ObjectUpload).where(ObjectUpload.bucket_id == bucket_id).limit(BATCH)).all():
+            versions.discard_parts(session, upload.id)
+            session.delete(upload)
+        rows = session.execute(
+            select(VERSIONS.c.key, VERSIONS.c.sequence, VERSIONS.c.blob, VERSIONS.c.upload_id).where(VERSIONS.c.bucket_id == bucket_id).limit(BATCH)
+        ).all()
+        versions.discard(session, [row.blob for row in rows])
+        for row in rows:
+            if row.upload_id is not None:
+                versions.discard_parts(session, row.upload_id)
+            session.execute(delete(VERSIONS).where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.key == row.key, VERSIONS.c.sequence == row.sequence))
+    return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """How much was read again, and how many objects are damaged."""
+
+    blobs: int
+    damaged: int
+
+
+def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed:
+    """Read the blobs whose turn is on a day (None: all), and report what is not what was written."""
+    read, damaged = 0, 0
+    for columns, name in ((VERSION_COLUMNS, VERSIONS.c.blob), (tuple(ObjectPart.__table__.columns), ObjectPart.__table__.c.blob)):
+        after = ""
+        while rows := ctx.db.execute(select(*columns).where(name > after, name != "").order_by(name).limit(BATCH)).all():
+            ctx.db.rollback()
+            after = rows[-1].blob
+            for row in (each for each in rows if day is None or int(each.blob[-2:], 16) % SCRUB_DAYS == day):
+                read += 1
+                if (what := _problem(blobs, Blob(row.blob, row.size_bytes, row.seal))) and _is_named(ctx, row):
+                    damaged += 1
+                    _report(ctx, row, what)
+    return Scrubbed(read, damaged)
+
+
+def _problem(blobs: BlobStore, blob: Blob) -> str:
+    try:
+        reader = blobs.open(blob)
+    except (BlobAbsent, BlobDamaged) as error:
+        return error.message
+    try:
+        for _ in reader:
+            pass
+    except BlobDamaged as error:
+        return error.message
+    finally:
+        reader.close()
+    return ""
+
+
+def _is_named(ctx: Context, row: Any) -> bool:
+    """Whether the blob still belongs to the row: it may have been written over meanwhile."""
+    query = select(BlobToRemove.blob).where(BlobToRemove.blob == row.blob)
+    versions_now = select(VERSIONS.c.blob).where(VERSIONS.c.blob == row.blob)
+    parts_now = select(ObjectPart.blob).where(ObjectPart.blob == row.blob)
+    named: Sequence[Any] = [*ctx.db.scalars(versions_now), *ctx.db.scalars(parts_now)]
+    return bool(named) and ctx.db.scalar(query) is None
+
+
+def _report(ctx: Context, row: Any, what: str) -> None:
+    """Tell of a damaged version, or of the one that a damaged part belongs to; parts of uploads that have not ended are nobody's yet."""
+    of_part = hasattr(row, "number")
+    wanted = VERSIONS.c.upload_id == row.upload_id if of_part else VERSIONS.c.blob == row.blob
+    found = ctx.db.execute(select(*VERSION_COLUMNS).join(BUCKETS, BUCKETS.c.id == VERSIONS.c.bucket_id).where(wanted)).first()
+    if found is None:
+        return
+    version = Version(*found)
+    bucket = bucket_by_id(ctx.db, version.bucket_id)
+    if bucket is not None:
+        damage_report(ctx, bucket, version.key, version.version_id, what)

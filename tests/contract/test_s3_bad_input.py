@@ -1,0 +1,92 @@
+"""What clients get wrong on the wire, and what goes wrong below: the right word of S3, nothing written, nothing left."""
+
+import errno
+import json
+import os
+import socket
+from typing import Any
+
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from portal.engines import blobs
+from tests.support.s3 import S3, fetch, refused
+
+BUCKET = "a-bucket"
+BOMB = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><Delete><Object><Key>&b;</Key></Object></Delete>'
+
+
+@pytest.fixture
+def client(s3: S3) -> Any:
+    made = s3.client()
+    made.create_bucket(Bucket=BUCKET)
+    return made
+
+
+def presigned(client: Any, operation: str, **params: Any) -> str:
+    return str(client.generate_presigned_url(operation, Params={"Bucket": BUCKET, **params}, ExpiresIn=60))
+
+
+def code_of(document: bytes) -> str:
+    return document.decode().partition("<Code>")[2].partition("</Code>")[0]
+
+
+def test_a_body_that_breaks_off_leaves_nothing(client: Any, s3: S3) -> None:
+    target = presigned(client, "put_object", Key="k").partition(s3.url)[2]
+    with socket.create_connection(("127.0.0.1", s3.port)) as link:
+        link.sendall(f"PUT {target} HTTP/1.1\r\nHost: 127.0.0.1:{s3.port}\r\nContent-Length: 3000000\r\n\r\n".encode() + b"x" * 2_000_000)
+        link.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: link.recv(65536), b""))
+    assert (answer.split()[1], code_of(answer)) == (b"400", "IncompleteBody")
+    refused(lambda: client.get_object(Bucket=BUCKET, Key="k"), "NoSuchKey")
+    assert list(s3.blobs.stored()) == []
+
+
+@pytest.mark.parametrize("body", [BOMB, b"<Delete>", b"<Other/>", b"", b"\xff\xfe", b"<Delete></Delete>"])
+def test_documents_that_are_none(client: Any, s3: S3, body: bytes) -> None:
+    signed = AWSRequest("POST", f"{s3.url}/{BUCKET}?delete", data=body)
+    S3SigV4Auth(Credentials(*s3.key(s3.people.user("project_admin"))), "s3", "us-east-1").add_auth(signed)
+    status, _, answer = fetch(f"{s3.url}/{BUCKET}?delete=", "POST", body, dict(signed.headers))
+    assert (status, code_of(answer)) == (400, "MalformedXML"), answer
+
+
+def test_a_disk_that_is_full_is_said(client: Any, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.put_object(Bucket=BUCKET, Key="before", Body=b"x")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(blobs.os, "write", full)
+    refused(lambda: client.put_object(Bucket=BUCKET, Key="k", Body=b"x" * 1000), "InsufficientStorage")
+    monkeypatch.undo()
+    refused(lambda: client.get_object(Bucket=BUCKET, Key="k"), "NoSuchKey")
+    assert client.get_object(Bucket=BUCKET, Key="before")["Body"].read() == b"x"
+    assert len(list(s3.blobs.stored())) == 1
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"x")
+
+
+def test_what_there_is_not_is_said(client: Any, s3: S3) -> None:
+    refused(lambda: client.get_bucket_website(Bucket=BUCKET), "NotImplemented")
+    refused(lambda: client.put_object_lock_configuration(Bucket=BUCKET, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"}), "NotImplemented")
+    refused(lambda: client.list_objects_v2(Bucket="no-such-bucket"), "NoSuchBucket")
+    assert fetch(f"{s3.url}/", "PUT", b"")[0] == 405
+    assert code_of(fetch(f"{s3.url}/{BUCKET}/k", "PATCH", b"")[2]) == "MethodNotAllowed"
+    assert code_of(fetch(f"{s3.url}/{BUCKET}/%ff")[2]) == "InvalidURI"
+    assert code_of(fetch(f"{s3.url}/")[2]) == "AccessDenied"
+    # Even a name that no database can keep is only not there.
+    assert code_of(fetch(f"{s3.url}/a%00b/k")[2]) in {"NoSuchBucket", "InvalidURI", "AccessDenied"}
+
+
+def test_an_address_of_a_client_is_what_trusted_proxies_say(client: Any, s3: S3) -> None:
+    """A policy that lets one network in sees the client, not the proxy in front."""
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*",
+                 "Condition": {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}}  # fmt: skip
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"x")
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    forwarded = {"X-Forwarded-For": "192.0.2.9"}
+    assert fetch(f"{s3.url}/{BUCKET}/k", headers=forwarded)[0] == 403
+    s3.trust(1)
+    assert fetch(f"{s3.url}/{BUCKET}/k", headers=forwarded)[0] == 200
+    assert fetch(f"{s3.url}/{BUCKET}/k", headers={"X-Forwarded-For": "192.0.2.9, 198.51.100.1"})[0] == 403

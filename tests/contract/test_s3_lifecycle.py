@@ -1,0 +1,135 @@
+"""Rules for the life of objects: what they delete, and what not."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from portal.kernel.context import Context
+from portal.kernel.db import now, transaction
+from portal.storage.lifecycle import Followed, lifecycle_follow
+from portal.storage.object_models import ObjectUpload, ObjectVersion
+from tests.support.people import People
+from tests.support.s3 import S3, refused
+from tests.support.web import Api
+
+BUCKET = "a-bucket"
+
+
+@pytest.fixture
+def client(s3: S3) -> Any:
+    made = s3.client()
+    made.create_bucket(Bucket=BUCKET)
+    return made
+
+
+@pytest.fixture
+def system(people: People) -> Context:
+    return people.context(None)
+
+
+def rules(client: Any, *given: dict[str, Any]) -> None:
+    whole = [{"ID": f"r{number}", "Status": "Enabled", "Filter": {"Prefix": ""}, **each} for number, each in enumerate(given)]
+    client.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": whole})
+
+
+def age(system: Context, days: float, *where: Any) -> None:
+    with transaction(system.db):
+        system.db.execute(update(ObjectVersion).where(*where).values(modified_at=now() - timedelta(days=days)))
+
+
+def keys(client: Any) -> list[str]:
+    return [each["Key"] for each in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+
+
+def test_rules_are_kept_as_they_were_given(client: Any) -> None:
+    refused(lambda: client.get_bucket_lifecycle_configuration(Bucket=BUCKET), "NoSuchLifecycleConfiguration")
+    whole = [
+        {"ID": "logs", "Status": "Enabled", "Filter": {"And": {"Prefix": "logs/", "Tags": [{"Key": "a", "Value": "b"}], "ObjectSizeGreaterThan": 10}},
+         "Expiration": {"Days": 30}, "NoncurrentVersionExpiration": {"NoncurrentDays": 7, "NewerNoncurrentVersions": 2}},
+        {"ID": "uploads", "Status": "Disabled", "Filter": {"Prefix": ""}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}},
+        {"ID": "marks", "Status": "Enabled", "Filter": {"Prefix": "x"}, "Expiration": {"ExpiredObjectDeleteMarker": True}},
+    ]  # fmt: skip
+    client.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": whole})
+    assert client.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"] == whole
+    client.delete_bucket_lifecycle(Bucket=BUCKET)
+    refused(lambda: client.get_bucket_lifecycle_configuration(Bucket=BUCKET), "NoSuchLifecycleConfiguration")
+    refused(lambda: rules(client, {}), "InvalidArgument")
+    refused(lambda: rules(client, {"Expiration": {"Days": 0}}), "InvalidArgument")
+    refused(lambda: rules(client, {"ID": "r", "Expiration": {"Days": 1}}, {"ID": "r", "Expiration": {"Days": 1}}), "InvalidArgument")
+    refused(lambda: rules(client, {"Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}), "NotImplemented")
+
+
+def test_what_is_old_enough_expires(client: Any, system: Context) -> None:
+    for key, body in (("logs/old", b"x" * 100), ("logs/small", b"x"), ("logs/new", b"x" * 100), ("kept/old", b"x" * 100)):
+        client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    age(system, 10.1, ObjectVersion.key != "logs/new")
+    rules(client, {"Filter": {"And": {"Prefix": "logs/", "ObjectSizeGreaterThan": 10}}, "Expiration": {"Days": 10}})
+    assert lifecycle_follow(system) == Followed(expired=1)
+    assert keys(client) == ["kept/old", "logs/new", "logs/small"]
+    assert lifecycle_follow(system) == Followed()
+    rules(client, {"Status": "Disabled", "Expiration": {"Days": 1}})
+    assert lifecycle_follow(system) == Followed()
+
+
+def test_older_versions_go_but_the_newest_of_them(client: Any, system: Context) -> None:
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    ids = [client.put_object(Bucket=BUCKET, Key="k", Body=f"{number}".encode())["VersionId"] for number in range(5)]
+    age(system, 5)
+    rules(client, {"NoncurrentVersionExpiration": {"NoncurrentDays": 4, "NewerNoncurrentVersions": 2}})
+    assert lifecycle_follow(system) == Followed(versions=2)
+    assert [each["VersionId"] for each in client.list_object_versions(Bucket=BUCKET)["Versions"]] == [ids[4], ids[3], ids[2]]
+    # Expiry of the newest sets a mark; once that stands alone it goes, too.
+    rules(client, {"Expiration": {"Days": 4}, "NoncurrentVersionExpiration": {"NoncurrentDays": 4}})
+    lifecycle_follow(system)
+    assert keys(client) == []
+    age(system, 5)
+    lifecycle_follow(system)
+    lifecycle_follow(system)
+    assert "Versions" not in client.list_object_versions(Bucket=BUCKET)
+    client.delete_bucket(Bucket=BUCKET)
+
+
+def test_uploads_are_given_up(client: Any, system: Context) -> None:
+    for key in ("in/a", "out/b"):
+        client.create_multipart_upload(Bucket=BUCKET, Key=key)
+    with transaction(system.db):
+        system.db.execute(update(ObjectUpload).values(created_at=now() - timedelta(days=2)))
+    rules(client, {"Filter": {"Prefix": "in/"}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}})
+    assert lifecycle_follow(system) == Followed(uploads=1)
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]] == ["out/b"]
+
+
+def test_a_day_can_be_short(client: Any, system: Context) -> None:
+    system.settings = system.settings.model_copy(update={"s3_lifecycle_day_s": 1})
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"x")
+    age(system, 2 / 86_400)
+    rules(client, {"Expiration": {"Days": 1}})
+    assert lifecycle_follow(system) == Followed(expired=1)
+
+
+def test_many_keys_are_gone_through(client: Any, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portal.storage.lifecycle.BATCH", 3)
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for key in ("a", "b", "c"):
+        for _ in range(4):
+            client.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    age(system, 5)
+    rules(client, {"NoncurrentVersionExpiration": {"NoncurrentDays": 1}})
+    assert lifecycle_follow(system) == Followed(versions=9)
+    assert keys(client) == ["a", "b", "c"]
+
+
+def test_the_api_has_the_same_rules(client: Any, api: Api) -> None:
+    bucket = api.get("/storage/buckets").json["results"][0]["id"]
+    assert api("PUT", f"/storage/buckets/{bucket}/lifecycle", {"rules": [{"prefix": "tmp/", "expire_days": 3}]}).status_code == 200
+    assert client.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"][0]["Expiration"] == {"Days": 3}
+    for wrong in (
+        {"expire_days": True},
+        {"expire_days": 1, "prefix": 1},
+        {"expire_at": "tomorrow"},
+        {"expire_at": "2027-01-01"},
+        {"expire_days": 1, "more": 1},
+    ):
+        assert api("PUT", f"/storage/buckets/{bucket}/lifecycle", {"rules": [wrong]}).status_code == 400, wrong
