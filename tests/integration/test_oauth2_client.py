@@ -61,9 +61,9 @@ def arrivals() -> Iterator[tuple[str, list[str]]]:
 
 def registered(portal: str, **registration: Any) -> dict[str, Any]:
     """An application of the administrator's."""
-    token = requests.post(f"{portal}/api-token-auth/", json={"username": "admin", "password": ADMIN_PASSWORD}, timeout=20).json()["token"]
+    session = requests.post(f"{portal}/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD}, timeout=20).json()["access_token"]
     body = {"name": "Laptop tool", "scopes": ["compute:read", "*:read"], **registration}
-    made = requests.post(f"{portal}/api/v1/oauth-clients", json=body, headers={"Authorization": f"Token {token}"}, timeout=20)
+    made = requests.post(f"{portal}/api/v1/oauth-clients", json=body, headers={"Authorization": f"Bearer {session}"}, timeout=20)
     assert made.status_code == 201, made.text
     found: dict[str, Any] = made.json()
     return found
@@ -119,8 +119,8 @@ def test_a_library_signs_a_user_in(portal: str, arrivals: tuple[str, list[str]],
 
 
 def test_a_library_gets_a_token_for_a_script(portal: str) -> None:
-    token = requests.post(f"{portal}/api-token-auth/", json={"username": "admin", "password": ADMIN_PASSWORD}, timeout=20).json()["token"]
-    headers = {"Authorization": f"Token {token}"}
+    session = requests.post(f"{portal}/api/v1/auth/login", json={"username": "admin", "password": ADMIN_PASSWORD}, timeout=20).json()["access_token"]
+    headers = {"Authorization": f"Bearer {session}"}
     robot = requests.post(f"{portal}/api/v1/service-accounts", json={"name": "robot", "role": "developer"}, headers=headers, timeout=20).json()
     made = registered(portal, grants=["client_credentials"], service_account_id=robot["id"])
     client = OAuth2Session(made["client_id"], made["client_secret"], scope="compute:read", token_endpoint_auth_method="client_secret_post")

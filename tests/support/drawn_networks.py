@@ -47,7 +47,7 @@ class Drawing:
 
     def specs(self) -> Specs:
         """The state that the host was given, as answers are read from it, in an order that does not depend on ids."""
-        found = specs_seen(self.stage.ctx)
+        found, _ = specs_seen(self.stage.ctx)
         ordered = sorted(found.vpcs, key=lambda vpc: vpc.domain)
         return replace(found, vpcs=[replace(vpc, ports=sorted(vpc.ports, key=lambda port: port.address)) for vpc in ordered])
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -20,8 +19,7 @@ from portal.kernel.db import transaction
 from portal.kernel.jobs import Job, claim
 from portal.kernel.operations import run
 from portal.kernel.resource import Registry
-from portal.networking.models import Vpc
-from portal.networking.vpc import vpc_configure_flow_logs
+from portal.networking.vpc import vpc_configure_flow_logs, vpc_create
 from portal.settings import ComputeDriver, Settings
 from portal.worker.loop import Worker
 from portal.worker.tasks import TASKS
@@ -95,10 +93,10 @@ def test_a_change_of_a_network_waits_for_no_long_job(
 ) -> None:
     held = Held(position=0)
     worker = new_worker(settings=settings.model_copy(update={"worker_threads": 1}), registry=sabotaged(CREATE, held))
+    vpc_id = run(ctx, vpc_create, None, {"name": "other", "cidr_block": "10.9.0.0/16"}).row.id
+    until(lambda: vpc_id in network.specs, within_s=10, what="the network is there")
     job_id = create(ctx)
     assert held.entered.wait(10)
-    vpc_id = ctx.db.scalars(select(Vpc.id)).one()
-    until(lambda: vpc_id in network.specs, within_s=10, what="the network is there")
     run(ctx, vpc_configure_flow_logs, vpc_id, {"enabled": True})
     until(lambda: network.specs[vpc_id].flow_log, within_s=10, what="the change is in force")
     assert job(database, job_id).state == "running"
