@@ -65,21 +65,24 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
     return exact[0]
 
 
-def seen_by_name(ctx: Context, rtype: ResourceType, value: str) -> Any | None:
-    """The one row that a request would name so, not locked; None where there is none, or several."""
-    exact = _exactly(ctx.db.scalars(_named(ctx, rtype, storable(value))).all(), value)
+def seen_by_name(ctx: Context, rtype: ResourceType, value: str, *, project_id: str | None = None) -> Any | None:
+    """The one row that a request would name so by id, resource_id or name, not locked; None where there is none, or several.
+
+    It belongs to the current project, or to `project_id`. A name that looks like another's id stands for nothing but itself.
+    """
+    exact = _exactly(ctx.db.scalars(_named(ctx, rtype, storable(value), project_id)).all(), value)
     return exact[0] if len(exact) == 1 else None
 
 
-def _named(ctx: Context, rtype: ResourceType, value: str) -> Select[Any]:
-    model = rtype.model
+def _named(ctx: Context, rtype: ResourceType, value: str, project_id: str | None = None) -> Select[Any]:
+    model, project_id = rtype.model, project_id or ctx.project_id
     named = or_(model.id == value, model.resource_id == value, model.name == value)
     query = select(model).where(named, reach(ctx, f"{rtype.key}.read").rows(model), model.deleted_at.is_(None))
     # What a project uses is its own or everybody's, whatever else the caller may see elsewhere.
     if rtype.tenancy is Tenancy.PROJECT:
-        query = query.where(model.project_id == ctx.project_id)
+        query = query.where(model.project_id == project_id)
     elif rtype.tenancy is Tenancy.SHARED:
-        query = query.where(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
+        query = query.where(or_(model.project_id == project_id, model.is_public.is_(True)))
     # Ids before names: however many are named like an id, the one that has it is among the first.
     return query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id).limit(3)
 

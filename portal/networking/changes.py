@@ -10,6 +10,7 @@ from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.jobs import active_for
+from portal.kernel.lookup import seen_by_name
 from portal.kernel.operations import enqueue
 from portal.kernel.rows import reserve_for_change
 from portal.kernel.wording import within
@@ -108,10 +109,8 @@ def named_rows(ctx: Context, model: Any, *where: ColumnElement[bool]) -> list[st
 
 
 def vpc_named(ctx: Context, value: str) -> Vpc | None:
-    """The VPC of the current project that is named by id or name, if the caller may see it; ids come before names."""
-    named = (Vpc.id == value) | (Vpc.resource_id == value) | (Vpc.name == value)
-    query = select(Vpc).where(named, Vpc.project_id == ctx.project_id, Vpc.deleted_at.is_(None), seen(ctx, Vpc))
-    return ctx.db.scalars(query.order_by(Vpc.name == value)).first()
+    """The VPC of the current project that is named by id or name, if the caller may see it."""
+    return seen_by_name(ctx, ctx.registry.of(Vpc), value)
 
 
 def wrong(field: str, text: str) -> InvalidRequest:

@@ -10,6 +10,7 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
+from portal.kernel.lookup import seen_by_name
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
 from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
@@ -76,27 +77,20 @@ def elastic_ip_associate(ctx: Context, row: ElasticIp, *, target_type: TargetTyp
 
 
 def _interface(ctx: Context, row: ElasticIp, target_type: str, target_id: str) -> NetworkInterface:
-    query = select(NetworkInterface).where(NetworkInterface.project_id == row.project_id, NetworkInterface.deleted_at.is_(None))
-    if target_type == "instance":
-        model = ctx.registry.model("compute.instance")
-        named = (model.id == target_id) | (model.name == target_id)
-        ids = select(model.id).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
-        query = query.where(NetworkInterface.instance_id.in_(ids), NetworkInterface.is_primary)
-    else:
-        query = query.where((NetworkInterface.id == target_id) | (NetworkInterface.name == target_id))
-    found = ctx.db.scalars(query.where(seen(ctx, NetworkInterface)).order_by(NetworkInterface.name == target_id, NetworkInterface.id)).first()
+    model = ctx.registry.model("compute.instance") if target_type == "instance" else NetworkInterface
+    found = seen_by_name(ctx, ctx.registry.of(model), target_id, project_id=row.project_id)
+    if found is not None and model is not NetworkInterface:
+        first = (NetworkInterface.instance_id == found.id, NetworkInterface.is_primary, NetworkInterface.deleted_at.is_(None))
+        found = ctx.db.scalars(select(NetworkInterface).where(*first, seen(ctx, NetworkInterface))).first()
     if found is None:
         raise wrong("target_id", f"There is no {target_type.replace('-', ' ')} {target_id[:64]} here that has an interface in a VPC.")
-    return found
+    interface: NetworkInterface = found
+    return interface
 
 
 def _nat(ctx: Context, row: ElasticIp, target_id: str) -> NatGateway:
-    query = select(NatGateway).where(
-        NatGateway.project_id == row.project_id, NatGateway.deleted_at.is_(None), NatGateway.state == "available", seen(ctx, NatGateway)
-    )
-    named = query.where((NatGateway.id == target_id) | (NatGateway.name == target_id))
-    found = ctx.db.scalars(named.order_by(NatGateway.name == target_id, NatGateway.id)).first()
-    if found is None:
+    found: NatGateway | None = seen_by_name(ctx, ctx.registry.of(NatGateway), target_id, project_id=row.project_id)
+    if found is None or found.state != "available":
         raise wrong("target_id", f"There is no available NAT gateway {target_id[:64]} here.")
     return found
 

@@ -9,14 +9,17 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Conflict
 from portal.kernel.guests import Placement, ProjectNetwork
 from portal.kernel.ids import new_id
+from portal.kernel.lookup import seen_by_name
 from portal.kernel.rows import end_along, insert_along
 from portal.kernel.runner import StepRun
 from portal.networking import ipam
+from portal.networking.addresses import usage
 from portal.networking.apply import apply_vpc, in_force, network_engine
-from portal.networking.changes import seen, vpc_locked, vpc_named, vpc_touch, why_no_networks, wrong
+from portal.networking.changes import vpc_locked, vpc_named, vpc_touch, why_no_networks, wrong
 from portal.networking.defaults import default_begin, default_of, vpc_default
 from portal.networking.interfaces import KEY, check_place, new_mac, settle_in, tell_instance
-from portal.networking.models import ElasticIp, NetworkInterface, SecurityGroup, Subnet, Vpc
+from portal.networking.models import ElasticIp, NetworkInterface, Subnet, Vpc
+from portal.networking.security_groups import group_in
 
 # What the default network was called before there were others; programs still send it.
 DEFAULT_VPC = "vpc-12345678"
@@ -51,14 +54,14 @@ class GuestNetworks:
                 raise wrong("subnet_id", "is required with private_ip and security_groups, as long as the project has no default VPC.")
             return
         check_place(subnet, wanted.private_ip, wanted.group_ids)
-        if (subnet.taken + count) > subnet_size(subnet):
-            free = subnet_size(subnet) - subnet.taken
+        figures = usage(subnet.cidr_block, subnet.taken)
+        if count > figures.free:
             raise Conflict(
-                f"{subnet.name} ({subnet.cidr_block}) has {free} free addresses, {count} are needed. Release some or use another subnet.",
-                details={"subnet_id": subnet.id, "limit": subnet_size(subnet), "used": subnet.taken, "requested": count},
+                f"{subnet.name} ({subnet.cidr_block}) has {figures.free} free addresses, {count} are needed. Release some or use another subnet.",
+                details={"subnet_id": subnet.id, "limit": figures.usable, "used": figures.taken, "requested": count},
             )
         for each in wanted.group_ids:
-            _check_group(ctx, subnet.vpc_id, each)
+            group_in(ctx, subnet.vpc, each, field="security_groups")
 
     def connect(self, ctx: Context, instance: object, wanted: Placement) -> None:
         """Give a new instance its first interface."""
@@ -95,11 +98,7 @@ class GuestNetworks:
         """The subnet that is meant; None while the default VPC is still to be made, or where a VPC has none. Raises InvalidRequest."""
         query = select(Subnet).where(Subnet.project_id == ctx.project_id, Subnet.deleted_at.is_(None))
         if wanted.subnet_id:
-            found = ctx.db.scalars(
-                query.where((Subnet.id == wanted.subnet_id) | (Subnet.name == wanted.subnet_id), seen(ctx, Subnet)).order_by(
-                    Subnet.id != wanted.subnet_id
-                )
-            ).first()
+            found: Subnet | None = seen_by_name(ctx, ctx.registry.of(Subnet), wanted.subnet_id)
             if found is None:
                 raise wrong("subnet_id", f"There is no subnet {wanted.subnet_id[:80]} here.")
             if wanted.vpc_id not in ("", DEFAULT_VPC) and _vpc(ctx, wanted.vpc_id).id != found.vpc_id:
@@ -169,28 +168,11 @@ class NetworkInterfaceOwner:
     public_ip: str | None
 
 
-def subnet_size(subnet: Subnet) -> int:
-    """How many addresses of a subnet can be given away."""
-    from portal.networking.addresses import usage
-
-    return usage(subnet.cidr_block, 0).usable
-
-
 def _vpc(ctx: Context, value: str) -> Vpc:
     found = vpc_named(ctx, value)
     if found is None:
         raise wrong("vpc_id", f"There is no network {value[:80]} here. The default network is {DEFAULT_VPC}.")
     return found
-
-
-def _check_group(ctx: Context, vpc_id: str, value: str) -> None:
-    named = (SecurityGroup.id == value) | (SecurityGroup.name == value)
-    mine = (SecurityGroup.project_id == ctx.project_id, SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
-    found = ctx.db.scalars(select(SecurityGroup).where(named, *mine).order_by(SecurityGroup.id != value)).first()
-    if found is None:
-        raise wrong("security_groups", f"There is no security group {value[:80]} here.")
-    if found.vpc_id != vpc_id:
-        raise wrong("security_groups", f"{found.name} is a group of another VPC.")
 
 
 def _rows(run: StepRun, instance_id: str) -> Sequence[NetworkInterface]:

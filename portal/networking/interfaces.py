@@ -14,10 +14,11 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.lookup import seen_by_name
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import UNSEEN, refuse_without_networks, seen, unseen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import UNSEEN, refuse_without_networks, unseen, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
@@ -141,11 +142,7 @@ def _instance_ahead(ctx: Context, row: NetworkInterface, inputs: Mapping[str, An
 
 
 def _instance_named(ctx: Context, row: NetworkInterface, instance: str) -> Any:
-    model = ctx.registry.model("compute.instance")
-    named = (model.id == instance) | (model.resource_id == instance) | (model.name == instance)
-    here = select(model).where(named, model.project_id == row.project_id, model.deleted_at.is_(None), seen(ctx, model))
-    # Ids come before names.
-    return ctx.db.scalars(here.order_by(model.name == instance, model.id)).first()
+    return seen_by_name(ctx, ctx.registry.of(ctx.registry.model("compute.instance")), instance, project_id=row.project_id)
 
 
 @operation(NetworkInterface, "attach", label="Attach", needs="write", steps=apply.ATTACH, when={"available"}, holds="attaching", settles="in-use",

@@ -11,7 +11,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.ids import new_id
-from portal.networking.addresses import candidates, check_address
+from portal.networking.addresses import candidates, check_address, usage
 from portal.networking.models import EXTERNAL, IpAllocation, Subnet
 
 PUBLIC = "the external network"
@@ -33,7 +33,7 @@ def take(session: Session, subnet: Subnet, owner: tuple[str, str], *, wanted: st
         return wanted
     found = _lowest(session, subnet.id, candidates(subnet.cidr_block), owner, description)
     if found is None:
-        usable = IPv4Network(subnet.cidr_block).num_addresses - 5
+        usable = usage(subnet.cidr_block, 0).usable
         raise Conflict(
             f"{subnet.name} ({subnet.cidr_block}) has no free address: {usable:,} of {usable:,} are taken. Release one or use another subnet.",
             details={"subnet_id": subnet.id, "limit": usable, "used": usable, "requested": 1},

@@ -12,9 +12,10 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, NotFound
+from portal.kernel.lookup import seen_by_name
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import parse_address, parse_range
-from portal.networking.changes import named_rows, seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import named_rows, vpc_locked, vpc_touch, wrong
 from portal.networking.models import DIRECTIONS, PROTOCOLS, GroupMembership, NetworkInterface, SecurityGroup, SecurityGroupRule, Vpc
 from portal.networking.rules import HIGHEST_PORT, HIGHEST_TYPE, TEMPLATES, check, covers, fingerprint, peer, sentence, traffic, warning
 from portal.networking.subnets import VPC_FIELD
@@ -177,17 +178,17 @@ def group_named(ctx: Context, vpc_id: str, value: str | None, *, field: str = "r
     """The id of a group of this VPC that is named by id or name; empty for none. The VPC is locked. Raises InvalidRequest."""
     if not value:
         return ""
-    vpc = vpc_locked(ctx, vpc_id)
-    named = (SecurityGroup.id == value) | ((SecurityGroup.name == value) & (SecurityGroup.project_id == vpc.project_id))
-    live = (SecurityGroup.deleted_at.is_(None), seen(ctx, SecurityGroup))
-    found = ctx.db.scalars(
-        select(SecurityGroup).where(named, SecurityGroup.project_id == vpc.project_id, *live).order_by(SecurityGroup.id != value)
-    ).first()
+    return group_in(ctx, vpc_locked(ctx, vpc_id), value, field=field).id
+
+
+def group_in(ctx: Context, vpc: Vpc, value: str, *, field: str) -> SecurityGroup:
+    """A group of a VPC by its id or name. Raises InvalidRequest."""
+    found: SecurityGroup | None = seen_by_name(ctx, ctx.registry.of(SecurityGroup), value, project_id=vpc.project_id)
     if found is None:
         raise wrong(field, f"There is no security group {value[:80]} here.")
-    if found.vpc_id != vpc_id:
+    if found.vpc_id != vpc.id:
         raise wrong(field, f"{found.name} is a group of another VPC; groups work within one. Choose one of {vpc.name}.")
-    return found.id
+    return found
 
 
 @dataclass(frozen=True, slots=True)

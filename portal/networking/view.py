@@ -11,6 +11,7 @@ from sqlalchemy.orm import joinedload
 from portal.engines.network_ports import PeeringSpec, Via
 from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
+from portal.kernel.lookup import seen_by_name
 from portal.networking import reachability
 from portal.networking.addresses import usage
 from portal.networking.changes import UNSEEN, seen, wrong
@@ -123,12 +124,10 @@ def reach(ctx: Context, source: str, target: str, protocol: str, port: int | Non
 
 def _outside(ctx: Context, value: str) -> str:
     """What is said of an instance in no network; empty where there is none."""
-    model = ctx.registry.model("compute.instance")
-    named = (model.id == value) | (model.name == value)
-    name = ctx.db.scalar(select(model.name).where(named, model.project_id == ctx.project_id, model.deleted_at.is_(None), seen(ctx, model)).limit(1))
-    if name is None:
+    found = seen_by_name(ctx, ctx.registry.of(ctx.registry.model("compute.instance")), value)
+    if found is None:
         return ""
-    return f"{name} is in no network: it has outbound user networking, with which it reaches the internet and nothing reaches it."
+    return f"{found.name} is in no network: it has outbound user networking, with which it reaches the internet and nothing reaches it."
 
 
 def _behind(specs: Specs, source: str) -> str:
@@ -145,13 +144,12 @@ def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
     instance = ctx.registry.model("compute.instance")
     mine = (NetworkInterface.project_id == ctx.project_id, NetworkInterface.deleted_at.is_(None))
     query = select(instance.id, instance.name, NetworkInterface.id).join(NetworkInterface, NetworkInterface.instance_id == instance.id)
-    found: dict[str, str] = {}
-    for instance_id, name, interface_id in ctx.db.execute(
-        query.where(*mine, NetworkInterface.is_primary, instance.id.in_(values) | instance.name.in_(values), seen(ctx, instance))
-    ):
-        found |= {name: interface_id, instance_id: interface_id}
+    wanted = instance.id.in_(values) | instance.name.in_(values)
+    rows = ctx.db.execute(query.where(*mine, NetworkInterface.is_primary, wanted, seen(ctx, instance))).all()
+    by_name = {name: interface_id for _, name, interface_id in rows}
+    by_id = {instance_id: interface_id for instance_id, _, interface_id in rows}
     own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values), seen(ctx, NetworkInterface))
-    return {**_pairs(ctx, own), **found}
+    return {**_pairs(ctx, own), **by_name, **by_id}
 
 
 def topology_of(ctx: Context, vpc: Vpc) -> Topology:

@@ -96,6 +96,23 @@ def test_an_id_is_nobody_elses_name(api: Api, vpc: dict[str, Any]) -> None:
         api("PATCH", f"{NETWORK}/security-groups/{evil['id']}", {"name": evil["name"]})
 
 
+def test_an_instance_is_not_taken_for_another_by_its_name(api: Api, vpc: dict[str, Any], worker: TestWorker) -> None:
+    place = {"flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": vpc["subnet"]}
+    made = [api.post("/compute/instances", {"name": name, **place}).json["instance_id"] for name in ("one", "two")]
+    worker.drain()
+    for number, (good, evil) in enumerate((made, made[::-1])):
+        assert api("PATCH", f"/compute/instances/{evil}", {"name": good}).status_code == 200
+        card = api.get(f"{NETWORK}/network-interfaces?instance_id={good}").json["results"][0]
+        address = api.post(f"{NETWORK}/elastic-ips", {"name": f"address-{number}"}).json["id"]
+        answer = api.post(f"{NETWORK}/elastic-ips/{address}/associate", {"target_type": "instance", "target_id": good})
+        assert answer.status_code == 200, answer.json
+        assert api.get(f"{NETWORK}/network-interfaces/{card['id']}").json["public_ip"]
+        asked = {"source": good, "target": "internet", "protocol": "tcp", "port": 80}
+        assert api.post(f"{NETWORK}/reachability", asked).json["hops"][0]["id"] == card["id"]
+        api("PATCH", f"/compute/instances/{evil}", {"name": f"was-{number}"})
+        worker.drain()
+
+
 def test_a_guest_outside_any_network_is_told_so(api: Api, people: People, worker: TestWorker) -> None:
     with people.sessions() as session, transaction(session):
         report(session, Capability("network", available=False, detail="", reason="no namespaces"), worker="w")

@@ -84,7 +84,7 @@ def _refuse_malformed(asked: Asked) -> None:
     if any(len(given) > 1 for given in asked.values.values()):
         raise InvalidRequestError("A parameter is there twice.")
     if asked.first("response_type") != "code":
-        raise UnsupportedResponseTypeError("Only response_type=code is supported.")
+        raise UnsupportedResponseTypeError(asked.first("response_type"), description="Only response_type=code is supported.")
     if len(asked.first("state")) > MAX_STATE:
         raise InvalidRequestError("The state is too long.")
 
