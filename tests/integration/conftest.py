@@ -5,7 +5,21 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from portal.engines.network_ports import VpcSpec
-from tests.support.network import Guest, NetworkHost, Outside
+from tests.support.network import Guest, NetworkHost, Outside, local_network_host
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[NetworkHost]:
+    """A host's networks, shared by the tests of a module."""
+    with local_network_host() as host:
+        yield host
+
+
+@pytest.fixture
+def host(installation: NetworkHost) -> Iterator[NetworkHost]:
+    """The same, empty again after each test."""
+    yield installation
+    installation.clear()
 
 
 @pytest.fixture

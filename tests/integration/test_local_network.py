@@ -1,7 +1,7 @@
 """Packets, not rules: what guests of the local network engine reach and what they do not."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,6 @@ from tests.support.network import (
     NetworkHost,
     Outside,
     fabric_of,
-    local_network_host,
     made_vpc,
     port,
     rule,
@@ -29,18 +28,6 @@ from tests.support.network import (
 
 MISSING = why_no_networks()
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can be made here")]
-
-
-@pytest.fixture(scope="module")
-def installation() -> Iterator[NetworkHost]:
-    with local_network_host() as host:
-        yield host
-
-
-@pytest.fixture
-def host(installation: NetworkHost) -> Iterator[NetworkHost]:
-    yield installation
-    installation.clear()
 
 
 # -- who reaches whom ------------------------------------------------------------------------------------------------------------------------

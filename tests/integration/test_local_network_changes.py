@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +19,6 @@ from tests.support.network import (
     Guest,
     NetworkHost,
     Outside,
-    local_network_host,
     made_vpc,
     port,
     rule,
@@ -30,18 +29,6 @@ from tests.support.servers import until
 
 MISSING = why_no_networks()
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING or "networks can be made here")]
-
-
-@pytest.fixture(scope="module")
-def installation() -> Iterator[NetworkHost]:
-    with local_network_host() as host:
-        yield host
-
-
-@pytest.fixture
-def host(installation: NetworkHost) -> Iterator[NetworkHost]:
-    yield installation
-    installation.clear()
 
 
 # -- changes ---------------------------------------------------------------------------------------------------------------------------------
