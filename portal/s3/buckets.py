@@ -34,7 +34,8 @@ def create(x: Exchange) -> Answer:
     acl = x.request.header("x-amz-acl", "private")
     if acl not in ACLS:
         raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
-    run(x.ctx, bucket_create, None, {"name": x.bucket, "acl": acl, "versioning_enabled": False})
+    is_locked = x.request.header("x-amz-bucket-object-lock-enabled").lower() == "true"
+    run(x.ctx, bucket_create, None, {"name": x.bucket, "acl": acl, "versioning_enabled": is_locked, "object_lock": is_locked})
     return Answer(headers={"Location": f"/{x.bucket}"})
 
 

@@ -12,6 +12,7 @@ from portal.storage import errors as storage
 # Looked through in order: what is special comes before what it is a kind of.
 CODES: Mapping[type[kernel.PortalError], str] = {
     storage.NoSuchBucket: "NoSuchBucket", storage.NoSuchKey: "NoSuchKey", storage.NoSuchVersion: "NoSuchVersion", storage.NoSuchUpload: "NoSuchUpload",
+    storage.BucketLocked: "InvalidBucketState", storage.NoObjectLock: "InvalidRequest",
     storage.IsMarker: "MethodNotAllowed", storage.BucketNotEmpty: "BucketNotEmpty", storage.KeyTooLong: "KeyTooLongError",
     storage.InvalidKey: "InvalidURI", storage.InvalidPart: "InvalidPart", storage.InvalidPartOrder: "InvalidPartOrder",
     storage.PartTooSmall: "EntityTooSmall", kernel.PreconditionFailed: "PreconditionFailed", kernel.Forbidden: "AccessDenied",

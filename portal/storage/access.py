@@ -13,8 +13,10 @@ from portal.storage.facts import BucketFacts
 from portal.storage.object_models import KEY_BYTES
 from portal.storage.policies import verdict
 
-# The last one is for letting others in: with a word that says so, an object is everybody's.
+# Publishing is for letting others in: with a word that says so, an object is everybody's.
 LIST, READ, WRITE, DELETE, PUBLISH = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete", "publish"))
+# Of versions that are kept from deletion: say until when, say that there is a legal hold or none, pass a retention that gives way.
+RETAIN, HOLD, BYPASS = (f"storage.object.{verb}" for verb in ("retain", "hold", "bypass_retention"))
 OWN_POLICY = "the bucket's policy"
 # Canned ACL → what it lets anybody do, and what whoever is signed in.
 ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}

@@ -14,8 +14,9 @@ from portal.kernel.errors import InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage.configurations import bucket_set_cors
-from portal.storage.errors import BucketNotEmpty, BucketTaken
+from portal.storage.errors import BucketLocked, BucketNotEmpty, BucketTaken
 from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.locks import bucket_set_object_lock, buckets_held, refuse_held
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
 from portal.storage.usage import usage_locked
@@ -49,11 +50,15 @@ def name_problem(name: str) -> str:
 def bucket_create(
     ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: str = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
-    data_events: bool = False, tags: dict[str, str] | None = None,
+    data_events: bool = False, object_lock: bool = False, tags: dict[str, str] | None = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
     if acl != "private":
         authorize(ctx, "storage.bucket.set_acl", Target(ctx.project_id, ctx.principal.user_id, label=f"the new bucket {name[:63]}"))
+    if object_lock:
+        authorize(ctx, "storage.bucket.set_object_lock", Target(ctx.project_id, ctx.principal.user_id, label=f"the new bucket {name[:63]}"))
+    if object_lock and not versioning_enabled:
+        raise InvalidRequest.fields({"versioning_enabled": ["must be on in a bucket with object lock."]})
     if problem := name_problem(name):
         raise InvalidRequest.fields({"name": [f"{problem}."]})
     taken = ctx.db.scalars(select(Bucket).where(Bucket.name == name, Bucket.deleted_at.is_(None))).first()
@@ -67,7 +72,7 @@ def bucket_create(
         raise BucketTaken(f"name: {problem}", details={"name": [problem], "is_own": is_own})
     return Bucket(
         name=name, description=description, acl=acl, versioning="enabled" if versioning_enabled else "off", data_events=data_events, tags=tags or {},
-        cors_rules=[], lifecycle_rules=[],
+        cors_rules=[], lifecycle_rules=[], object_lock=object_lock,
     )  # fmt: skip
 
 
@@ -83,6 +88,8 @@ def bucket_set_versioning(
     """Keep older versions from now on, or stop doing so; versions that are there stay."""
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
+    if bucket.object_lock and not enabled:
+        raise BucketLocked(f"{bucket.name} has object lock: its versions are kept for good.")
     bucket.versioning = "enabled" if enabled else "suspended"
 
 
@@ -97,8 +104,10 @@ def bucket_set_acl(ctx: Context, bucket: Bucket, *, acl: str) -> None:
     Bucket, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, when={"active"}, holds="deleted"
 )
 def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE] = False) -> None:
-    """Delete a bucket; one that is not empty only with `force`. Its objects are gone at once, their bytes a little later."""
+    """Delete a bucket; one that is not empty only with `force`. Its objects are gone at once, their bytes a little later. What is locked is never."""
     usage = usage_locked(ctx.db, bucket.id)
+    if force:
+        refuse_held(ctx.db, bucket)
     if usage.versions and not force:
         raise BucketNotEmpty(f"{bucket.name} is not empty: {usage.versions:,} objects and older versions are in it. Delete them first, or use force.")
 
@@ -107,7 +116,8 @@ bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
-    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_delete, bucket_update],
+    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_object_lock,
+                bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
@@ -115,5 +125,5 @@ BUCKET = ResourceType(
     show={"versioning_enabled": lambda v: v.versioning == "enabled", "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),
           "total_size": lambda v: f"{(v.total_size_bytes or 0) / (1 << 20):,.1f} MiB"},
-    describe=lambda v: (f"{v.total_objects or 0:,} objects",),
+    describe=lambda v: (f"{v.total_objects or 0:,} objects",), in_the_way=buckets_held,
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Objects: written whole, found, removed. Bytes are in blobs; what is said of them in rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -11,9 +12,10 @@ from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
+from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_without_lock
 from portal.storage.object_models import ObjectPart
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
@@ -42,12 +44,13 @@ class About:
     acl: str = "private"
     checksum_algorithm: str = ""
     checksum_type: str = ""
+    lock: Lock = FREE
 
     def columns(self) -> dict[str, Any]:
         """As a row keeps it."""
         return {
             "headers": dict(self.headers), "user_metadata": dict(self.user_metadata), "tags": dict(self.tags), "storage_class": self.storage_class,
-            "acl": self.acl, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type,
+            "acl": self.acl, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type, **self.lock.columns(),
         }  # fmt: skip
 
 
@@ -102,10 +105,18 @@ def object_put(
     return write(ctx, bucket, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
 
 
+def actions_of(bucket: BucketFacts, about: About) -> list[str]:
+    """What whoever writes such an object has to be allowed. Raises NoObjectLock where a lock is asked for in a bucket that has none."""
+    if about.lock.is_said:
+        refuse_without_lock(bucket)
+    also = {PUBLISH: about.acl != "private", RETAIN: bool(about.lock.mode), HOLD: about.lock.hold is not None}
+    return [WRITE, *(action for action, is_needed in also.items() if is_needed)]
+
+
 def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> Version:
     """Write a version within a transaction."""
     latest = newest(writing.db, writing.bucket.id, key)
-    for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
+    for action in actions_of(writing.bucket, about):
         writing.authorize(
             action, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags
         )
@@ -114,14 +125,18 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
         writing.db, writing.change, latest, writing.bucket.versioning,
         {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
          "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "owner_id": writing.ctx.principal.user_id,
-         "checksum": content.checksum, **about.columns()},
+         "checksum": content.checksum, **about.columns(), **lock_of_new(writing.bucket, about.lock).columns()},
     )  # fmt: skip
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
 
 
+# Looks at a version that is about to be changed, and may refuse; gives what the audit log is told besides, whatever the bucket records.
+Check = Callable[[Writing, Version], Mapping[str, Any]]
+
+
 def object_say(
-    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, **said: Any
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, check: Check | None = None, **said: Any
 ) -> tuple[BucketFacts, Version]:  # fmt: skip
     """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
     check_key(key)
@@ -132,7 +147,9 @@ def object_say(
         writing.authorize(action, key, owner_id=row.owner_id if row else None, tags=row.tags if row else None)
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
-        writing.tell(action, key, {"version_id": row.version_id, "after": said})
+        also = check(writing, row) if check is not None else {}
+        after = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in said.items()}
+        writing.tell(action, key, {"version_id": row.version_id, "after": after, **also}, always=check is not None)
         return bucket, versions.say(writing.db, row, **said)
 
     return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
@@ -147,6 +164,14 @@ def _not_there(bucket: BucketFacts, key: str, version_id: str, row: Version | No
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be deleted."""
+
+    key: str
+    version_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     """What a deletion did: the version that went, or the mark that was set."""
 
@@ -155,14 +180,19 @@ class Deleted:
     is_marker: bool = False
 
 
-def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY) -> Deleted:
-    """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error."""
+def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
+    """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error.
+
+    With `bypass`, a version goes although a retention that gives way keeps it, for who may do that. Raises ObjectLocked, and what `check_key` raises.
+    """
     check_key(key)
-    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition))
+    wanted = Wanted(key, version_id)
+    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, wanted, condition, bypass=bypass))
 
 
-def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY) -> Deleted:
+def remove(writing: Writing, wanted: Wanted, condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
     """Delete within a transaction."""
+    key, version_id = wanted.key, wanted.version_id
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
@@ -173,7 +203,12 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
         if found is None:
             return Deleted(key, version_id)
         gone = Deleted(key, found.version_id, found.is_marker)
-        versions.take_away(writing.db, writing.change, found)
+        is_passed = bypass and is_retained(found)
+        if is_passed:
+            writing.authorize(BYPASS, key, owner_id=found.owner_id, tags=found.tags)
+        versions.take_away(writing.db, writing.change, found, bypass=is_passed)
+        if is_passed:
+            writing.tell(BYPASS, key, {"version_id": gone.version_id, "mode": found.lock_mode, "retain_until": str(found.retain_until)}, always=True)
     elif bucket.versioning == "off":
         if found is None:
             return Deleted(key)
@@ -186,29 +221,21 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
     return gone
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be deleted, of several."""
-
-    key: str
-    version_id: str = ""
-
-
-def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
+def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted], *, bypass: bool = False) -> list[Deleted | PortalError]:
     """Delete several objects or versions, each of which succeeds or is refused on its own; some at a time, so that others can write meanwhile."""
     done: list[Deleted | PortalError] = []
     bucket = bucket_named(ctx.db, bucket_name)
     for place in range(0, len(wanted), TOGETHER):
         some = wanted[place : place + TOGETHER]
-        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each) for each in some])  # type: ignore[misc]
+        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each, bypass=bypass) for each in some])  # type: ignore[misc]
     return done
 
 
-def _remove_one(writing: Writing, each: Wanted) -> Deleted | PortalError:
+def _remove_one(writing: Writing, each: Wanted, *, bypass: bool) -> Deleted | PortalError:
     """Whatever refuses does so before anything is written."""
     try:
         check_key(each.key)
-        return remove(writing, each.key, each.version_id)
+        return remove(writing, each, bypass=bypass)
     except PortalError as error:
         if isinstance(error, Forbidden):
             writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")

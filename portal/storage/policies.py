@@ -23,9 +23,10 @@ USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
 # The portal's verb → what S3 calls it. The first is what it is; a denial of any of them denies it.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
-    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
     "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
-    "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"),
+    "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"), "retain": ("s3:PutObjectRetention",), "hold": ("s3:PutObjectLegalHold",),
+    "bypass_retention": ("s3:BypassGovernanceRetention",),
 }  # fmt: skip
 CONDITIONS = {
     "StringEquals": "s3:prefix", "StringLike": "s3:prefix", "StringNotEquals": "s3:prefix", "StringNotLike": "s3:prefix",

@@ -56,9 +56,9 @@ class Writing:
             error.details["key"] = key[:200]
             raise
 
-    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success") -> None:
-        """Write an entry into the audit log, if the bucket records data events; at the very end, since that lock comes last."""
-        if self.bucket.data_events:
+    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success", always: bool = False) -> None:
+        """Write an entry into the audit log, `always` or if the bucket records data events; at the very end, since that lock comes last."""
+        if always or self.bucket.data_events:
             self.told.append(lambda: audit.record(self.ctx, action, subject_of(self.bucket, key), details=details, status=status))
 
 
