@@ -68,6 +68,7 @@ PERMISSIONS = {
     "storage.object.write": "write",
     "storage.object.delete": "delete",
     "storage.object.publish": "manage",
+    "storage.object.read_acl": "read",
     "storage.object.retain": "delete",
     "storage.object.hold": "manage",
     "storage.object.bypass_retention": "manage",

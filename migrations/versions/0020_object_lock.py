@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.add_column("buckets", sa.Column("lock_rule", JSON, nullable=True))
     op.add_column("buckets", sa.Column("public_access_block", JSON, nullable=True))
     # Buckets that are there go on as they were: their lists of access count.
-    op.add_column("buckets", sa.Column("ownership", sa.String(length=32), nullable=False, server_default="ObjectWriter"))
+    op.add_column("buckets", sa.Column("ownership", sa.String(length=32), nullable=False, server_default="Unset"))
     for table in DESCRIBED:
         op.add_column(table, sa.Column("grants", JSON, nullable=True))
         op.add_column(table, sa.Column("lock_mode", sa.String(length=16), nullable=False, server_default=""))

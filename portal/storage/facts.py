@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from portal.kernel.ids import is_storable
 from portal.storage.errors import NoSuchBucket
+from portal.storage.grants import Grant, grants_of
 from portal.storage.object_models import NULL_VERSION, Bucket, ObjectVersion, sequence_of, table_of, version_name
 
 
@@ -66,6 +67,11 @@ class Version:
     lock_mode: str
     retain_until: datetime | None
     legal_hold: bool | None
+
+    @property
+    def granted(self) -> list[Grant]:
+        """What its list of access gives."""
+        return grants_of(self.acl, self.grants)
 
     @property
     def version_id(self) -> str:

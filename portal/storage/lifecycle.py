@@ -16,7 +16,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
-from portal.storage.access import DELETE
+from portal.storage.actions import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor

@@ -17,6 +17,8 @@ ACLS = ("private", "public-read", "public-read-write", "authenticated-read")
 CUSTOM = "custom"
 VERSIONING = ("off", "enabled", "suspended")
 OWNERSHIP = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
+# Of buckets of which nobody said who owns what is written: whoever writes it, and lists of access count.
+UNSET = "Unset"
 KEY_BYTES = 1024
 NULL_VERSION = "null"
 BUCKET_NAME = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
@@ -51,7 +53,7 @@ class Bucket(ProjectOwned, Stateful, Base):
     lock_rule: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
     # Which ways to let everybody in are closed; NULL where nobody said anything.
     public_access_block: Mapped[dict[str, bool] | None] = mapped_column(JsonColumn, nullable=True)
-    ownership: Mapped[str] = f.field(f.Choice(OWNERSHIP), label="Ownership of objects", default=OWNERSHIP[0])
+    ownership: Mapped[str] = f.field(f.Choice((*OWNERSHIP, UNSET)), label="Ownership of objects", default=OWNERSHIP[0])
 
     if TYPE_CHECKING:
         total_objects: int

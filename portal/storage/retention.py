@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from portal.kernel.context import Context
-from portal.storage.access import BYPASS, HOLD, RETAIN
+from portal.storage.actions import BYPASS, HOLD, RETAIN
 from portal.storage.errors import ObjectLocked
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.locks import lock_checked, refuse_weaker, refuse_without_lock
@@ -25,7 +25,7 @@ def retention_set(
     if mode:
         lock_checked(mode, until)
 
-    def check(writing: Writing, row: Version) -> Mapping[str, Any]:
+    def say(writing: Writing, row: Version) -> Mapping[str, Any]:
         refuse_without_lock(writing.bucket)
         is_weaker = refuse_weaker(row, mode, until)
         if is_weaker and not bypass:
@@ -34,16 +34,17 @@ def retention_set(
             )
         if is_weaker:
             writing.authorize(BYPASS, row.key, owner_id=row.owner_id, tags=row.tags)
-        return {"before": {"mode": row.lock_mode, "until": str(row.retain_until or "")}, "is_bypassed": is_weaker}
+            writing.tell(BYPASS, row.key, {"version_id": row.version_id}, always=True)
+        return {"lock_mode": mode, "retain_until": until if mode else None}
 
-    return object_say(ctx, *where, RETAIN, check=check, lock_mode=mode, retain_until=until if mode else None)
+    return object_say(ctx, *where, RETAIN, say=say)
 
 
 def hold_set(ctx: Context, where: tuple[str, str, str], *, hold: bool) -> Changed:
     """Put a legal hold on the version at a (bucket, key, version), or lift it. Raises NoObjectLock, Forbidden and what `object_say` raises."""
 
-    def check(writing: Writing, row: Version) -> Mapping[str, Any]:
+    def say(writing: Writing, _row: Version) -> Mapping[str, Any]:
         refuse_without_lock(writing.bucket)
-        return {"before": {"hold": bool(row.legal_hold)}}
+        return {"legal_hold": hold}
 
-    return object_say(ctx, *where, HOLD, check=check, legal_hold=hold)
+    return object_say(ctx, *where, HOLD, say=say)

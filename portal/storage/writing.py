@@ -27,6 +27,7 @@ from portal.kernel.errors import Conflict, Forbidden, Unavailable
 from portal.storage.access import authorize_object, note_refusal, subject_of
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BucketFacts, bucket_by_id
+from portal.storage.grants import Grant
 from portal.storage.usage import Change, charge, usage_locked
 
 T = TypeVar("T")
@@ -48,10 +49,12 @@ class Writing:
         """The session of the transaction."""
         return self.ctx.db
 
-    def authorize(self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
+    def authorize(
+        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = ()
+    ) -> None:  # fmt: skip
         """Raise Forbidden unless the caller may."""
         try:
-            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags)
+            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
         except Forbidden as error:
             error.details["key"] = key[:200]
             raise

