@@ -20,6 +20,7 @@ from portal.engines.blobs import LocalBlobs
 from portal.identity.models import User
 from portal.identity.s3_keys import s3_key_create
 from portal.s3.app import Gateway
+from portal.s3.limits import RequestLimits
 from tests.support.people import People
 
 
@@ -38,6 +39,10 @@ class S3:
     def trust(self, proxies: int) -> None:
         """From now on so many proxies stand in front."""
         self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
+
+    def limit(self, **limits: int) -> None:
+        """From now on so many requests a minute are taken."""
+        self._app._limits = RequestLimits(self.people.settings.model_copy(update={**limits, "s3_workers": 1}))
 
     @property
     def url(self) -> str:
