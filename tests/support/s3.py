@@ -14,13 +14,17 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from sqlalchemy import update
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from portal.engines.blobs import LocalBlobs
 from portal.identity.models import User
 from portal.identity.s3_keys import s3_key_create
+from portal.kernel.db import now, transaction
 from portal.s3.app import Gateway
 from portal.s3.limits import RequestLimits
+from portal.storage.object_models import BlobToRemove
+from portal.storage.sweep import remove_due
 from tests.support.people import People
 
 
@@ -39,6 +43,13 @@ class S3:
     def trust(self, proxies: int) -> None:
         """From now on so many proxies stand in front."""
         self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
+
+    def sweep(self) -> None:
+        """Remove what nobody refers to any more, as if the time of all of it had come."""
+        system = self.people.context(self.people.admin())
+        with transaction(system.db):
+            system.db.execute(update(BlobToRemove).values(due_at=now()))
+        remove_due(system, self.blobs)
 
     def limit(self, **limits: int) -> None:
         """From now on so many requests a minute are taken."""
