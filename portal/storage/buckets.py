@@ -30,10 +30,11 @@ RESERVED = re.compile(r"^(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-
 NAME = f.FieldInfo(
     Bucket.__table__.c["name"].info["field"].kind, "Name", "No other bucket of this installation may have it.", aliases=("bucket_name",)
 )
-BLOCK_NEW = f.FieldInfo(
-    f.Bool(),
-    "Block public access",
-    "Let no list of access and no policy make the bucket everybody's; what the installation says of new buckets unless given.",
+AS_INSTALLED, CLOSED, OPEN = "default", "blocked", "allowed"
+PUBLIC_ACCESS = f.FieldInfo(
+    f.Choice((AS_INSTALLED, CLOSED, OPEN)),
+    "Public access",
+    "Whether lists of access and policies may make the bucket everybody's; by default what the installation says, which can be changed later.",
 )
 FORCE = f.FieldInfo(
     f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted."
@@ -59,11 +60,11 @@ def bucket_create(
     ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: Annotated[str, ACL] = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, object_lock: bool = False, ownership: str = ENFORCED, tags: dict[str, str] | None = None,
-    block_public_access: Annotated[bool | None, BLOCK_NEW] = None, configuration: Annotated[dict[str, Any] | None, GRANTS] = None,
+    public_access: Annotated[str, PUBLIC_ACCESS] = AS_INSTALLED, configuration: Annotated[dict[str, Any] | None, GRANTS] = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
     given = grants_checked(ctx.db, grants_in(configuration)) if configuration else None
-    is_blocked = ctx.settings.s3_block_public_access if block_public_access is None else block_public_access
+    is_blocked = ctx.settings.s3_block_public_access if public_access == AS_INSTALLED else public_access == CLOSED
     later = {
         "set_acl": acl != "private" or given is not None, "set_object_lock": object_lock,
         "set_public_access": ctx.settings.s3_block_public_access and not is_blocked,
@@ -99,7 +100,7 @@ def _refuse_contradiction(acl: str, given: Sequence[Grant] | None, ownership: st
             f"A bucket has no list of access where its owner owns all that is in it: name another ownership than {ENFORCED}, or use a policy."
         )
     if is_blocked and is_public(given if given is not None else grants_of(acl, None)):
-        raise AclBlocked("A bucket that blocks public access lets nobody in by a list of access: switch block_public_access off for it.")
+        raise AclBlocked("A bucket that blocks public access lets nobody in by a list of access: allow it with public_access.")
 
 
 def _begin(ctx: Context, row: Bucket) -> None:

@@ -69,10 +69,10 @@ def test_what_a_new_bucket_is_asked_to_be(api: Api, api_for: Callable[..., Api])
     assert api.post(BASE, {"name": "b-one", "object_lock": True, "versioning_enabled": False}).status_code == 400
     assert api.post(BASE, {"name": "b-one", "acl": "public-read"}).status_code == 400
     assert api.post(BASE, {"name": "b-one", "acl": "public-read", "ownership": "ObjectWriter"}).status_code == 400
-    opened = {"name": "b-one", "acl": "public-read", "ownership": "ObjectWriter", "block_public_access": False}
+    opened = {"name": "b-one", "acl": "public-read", "ownership": "ObjectWriter", "public_access": "allowed"}
     developer = api_for("developer")
     assert developer.post(BASE, opened).status_code == 403
-    assert developer.post(BASE, {"name": "b-two", "block_public_access": False}).status_code == 403
+    assert developer.post(BASE, {"name": "b-two", "public_access": "allowed"}).status_code == 403
     assert developer.post(BASE, {"name": "b-two", "object_lock": True}).status_code == 403
     made = api.post(BASE, opened)
     assert (made.status_code, made.json["acl"]) == (201, "public-read"), made.json
