@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from portal.kernel import audit
-from portal.kernel.authz import Decision, Target, decide
+from portal.kernel.authz import Decision, Target, beyond_limits, decide
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden
@@ -37,6 +37,9 @@ def decide_object(
     if found.allowed or found.statement:
         # What a statement denies, nothing else allows.
         return found
+    if (beyond := beyond_limits(ctx, action, target)) is not None:
+        # Nor what a limit does not: a token's scopes, a project's boundary.
+        return beyond
     if own and not (blocks(bucket, "restrict_public_buckets") and policy_is_public(bucket.policy) and not _is_inside(ctx, bucket)):
         return Decision(allowed=True, action=action, policy=OWN_POLICY, statement=sid)
     if (granted := granting(ctx, bucket, action, key, (owner_id, grants))) is not None:

@@ -17,7 +17,7 @@ from portal.storage.actions import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RE
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
-from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_without_lock
+from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_locked, refuse_without_lock
 from portal.storage.object_models import ObjectPart
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
@@ -77,6 +77,8 @@ class Condition:
 
 
 ANY = Condition()
+# What is part of an object like its bytes.
+DESCRIPTION = frozenset({"headers", "user_metadata"})
 # Bytes that are taken without a look at who sends them where.
 SMALL = 1 << 20
 # So many are deleted in one transaction.
@@ -152,6 +154,8 @@ def object_say(
         writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants)
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
+        if DESCRIPTION & said.keys():
+            refuse_locked(row)
         values = dict(say(writing, row)) if say is not None else said
         before, after = (_told(each) for each in ({name: getattr(row, name) for name in values}, values))
         writing.tell(action, key, {"version_id": row.version_id, "before": before, "after": after}, always=say is not None)

@@ -59,6 +59,8 @@ def test_a_version_is_kept(api: Api, api_for: Callable[..., Api], bucket: str) -
     assert api("PUT", f"{path}/retention", {"mode": "", "bypass_retention": True}).json["retention_mode"] is None
     assert api("PUT", f"{path}/legal-hold", {"enabled": True}).json["legal_hold"] is True
     assert api_for("developer")("PUT", f"{path}/legal-hold", {"enabled": False}).status_code == 403
+    assert api("PATCH", path, {"metadata": {"a": "b"}}).status_code == 403, "what is kept is kept as it was written"
+    assert api("PATCH", path, {"tags": {"a": "b"}}).json["tags"] == {"a": "b"}
     gone = api("DELETE", f"{BASE}/{bucket}?force=true")
     assert (gone.status_code, "kept by object lock" in gone.json["message"]) == (409, True)
     assert api("PUT", f"{path}/legal-hold", {"enabled": False}).json["legal_hold"] is False

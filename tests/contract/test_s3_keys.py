@@ -80,6 +80,12 @@ def test_a_key_may_no_more_than_the_token_that_made_it(s3: S3, api_for: Callable
     refused(lambda: theirs.put_object(Bucket=BUCKET, Key="k", Body=b"y"), "AccessDenied")
     change(people, row.id, scopes=["compute:read"])
     refused(lambda: theirs.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+    # Nor does the bucket's own policy give it what its scopes do not.
+    statement = {"Effect": "Allow", "Principal": {"AWS": account}, "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    s3.client(boss.user).put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    refused(lambda: theirs.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+    change(people, row.id, scopes=["storage:read"])
+    assert theirs.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"x"
 
 
 def test_a_key_is_slowed_down_for_itself(s3: S3, admin: User) -> None:
