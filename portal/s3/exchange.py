@@ -15,7 +15,7 @@ from portal.s3 import xml
 from portal.s3.bodies import Body, open_body
 from portal.s3.errors import S3Error
 from portal.s3.requests import S3Request
-from portal.s3.signing import PAYLOADS, SecretOf, Signed
+from portal.s3.signing import UNSIGNED, SecretOf, Signed
 
 DOCUMENT_BYTES = xml.MAX_BODY
 NOBODY = "anonymous"
@@ -69,7 +69,7 @@ class Exchange:
         """The XML of a request that has to say what its bytes are, as S3 demands of some."""
         body = self.open_body(limit_bytes=DOCUMENT_BYTES, md5=False)
         found = xml.parse(body.whole(), root)
-        if not body.is_protected and (self.signed is None or self.signed.payload in PAYLOADS):
+        if not body.is_protected and (self.signed is None or self.signed.payload == UNSIGNED):
             raise S3Error("InvalidRequest", UNPROTECTED)
         return found
 

@@ -2,12 +2,11 @@
 
 from datetime import UTC, datetime
 
-from portal.kernel.db import now
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.requests import S3Request
 from portal.storage.facts import Version
-from portal.storage.locks import MODES, Lock
+from portal.storage.locks import MODES, Lock, moment_problem
 
 MODE, UNTIL, HOLD = (f"x-amz-object-lock-{name}" for name in ("mode", "retain-until-date", "legal-hold"))
 BYPASS = "x-amz-bypass-governance-retention"
@@ -26,8 +25,8 @@ def lock_asked(request: S3Request) -> Lock:
     moment = moment_of(until)
     if until and moment is None:
         raise S3Error("InvalidArgument", "The retain until date must be provided in ISO 8601 format", ArgumentName=UNTIL, ArgumentValue=until[:64])
-    if moment is not None and moment <= now():
-        raise S3Error("InvalidArgument", "The retain until date must be in the future!", ArgumentName=UNTIL, ArgumentValue=until[:64])
+    if moment is not None and (problem := moment_problem(moment)):
+        raise S3Error("InvalidArgument", f"The retain until date {problem}!", ArgumentName=UNTIL, ArgumentValue=until[:64])
     return Lock(mode, moment, hold == ON if hold else None)
 
 
@@ -35,9 +34,9 @@ def moment_of(text: str) -> datetime | None:
     """A moment as ISO 8601 has it, with its time zone; None for what is none."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo is not None else None
 
 
 def lock_headers(version: Version) -> dict[str, str]:

@@ -61,8 +61,15 @@ def lock_checked(mode: str, until: datetime | None) -> None:
     """Raise InvalidRequest for a retention that is none."""
     if mode not in MODES or until is None:
         raise InvalidRequest.fields({"retention": [f"needs a mode ({' or '.join(MODES)}) and the moment until which it holds."]})
+    if problem := moment_problem(until):
+        raise InvalidRequest.fields({"retain_until": [f"{problem}."]})
+
+
+def moment_problem(until: datetime) -> str:
+    """Why nothing can be kept until a moment; empty where it can."""
     if until <= now():
-        raise InvalidRequest.fields({"retain_until": ["must be in the future."]})
+        return "must be in the future"
+    return f"must be within {LONGEST['days']:,} days" if until > now() + timedelta(days=LONGEST["days"]) else ""
 
 
 def refuse_without_lock(bucket: BucketFacts) -> None:

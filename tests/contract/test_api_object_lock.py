@@ -51,7 +51,12 @@ def test_a_version_is_kept(api: Api, api_for: Callable[..., Api], bucket: str) -
     path = f"{BASE}/{bucket}/objects/k"
     kept = api("PUT", f"{path}/retention", {"mode": "GOVERNANCE", "retain_until": LATER})
     assert (kept.status_code, kept.json["retention_mode"]) == (200, "GOVERNANCE"), kept.json
-    for wrong in ({"mode": "GOVERNANCE"}, {"mode": "x", "retain_until": LATER}, {"mode": "GOVERNANCE", "retain_until": "2020-01-01T00:00:00Z"}):
+    for wrong in (
+        {"mode": "GOVERNANCE"},
+        {"mode": "x", "retain_until": LATER},
+        {"mode": "GOVERNANCE", "retain_until": "2020-01-01T00:00:00Z"},
+        {"mode": "GOVERNANCE", "retain_until": "9999-12-31T23:59:59-12:00"},
+    ):
         assert api("PUT", f"{path}/retention", wrong).status_code == 400, wrong
     shorter = {"mode": "GOVERNANCE", "retain_until": SOON}
     assert api("PUT", f"{path}/retention", shorter).status_code == 403

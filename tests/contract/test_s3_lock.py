@@ -14,7 +14,7 @@ from portal.storage import lifecycle, locks
 from portal.storage.buckets import bucket_delete
 from portal.storage.errors import BucketLocked
 from portal.storage.object_models import Bucket
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, form_of, refused, sent
 from tests.support.web import Api
 
 BUCKET = "a-vault"
@@ -167,9 +167,13 @@ def test_what_headers_ask_for_is_checked(client: Any, s3: S3) -> None:
         {"ObjectLockRetainUntilDate": SOON},
         {"ObjectLockMode": "FOREVER", "ObjectLockRetainUntilDate": SOON},
         {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": past},
+        {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": datetime(9999, 12, 31, tzinfo=UTC)},
         {"ObjectLockLegalHoldStatus": "PERHAPS"},
     ):
         refused(lambda asked=asked: kept(client, **asked), "InvalidArgument")
+    for odd in ("9999-12-31T23:59:59-12:00", "2040-01-01T00:00:00", "tomorrow"):
+        answer = sent(s3, "PUT", f"/{BUCKET}/k", b"", x_amz_object_lock_mode="GOVERNANCE", x_amz_object_lock_retain_until_date=odd)
+        assert (answer[0], b"<Code>InvalidArgument</Code>" in answer[2]) == (400, True), answer
     # What cannot be deleted again has to be what the client meant.
     headers = {"x-amz-object-lock-legal-hold": "ON"}
     params = {"Bucket": BUCKET, "Key": "k", "ObjectLockLegalHoldStatus": "ON"}
@@ -197,7 +201,10 @@ def test_copies_uploads_in_parts_and_forms_are_kept_as_they_ask(client: Any, s3:
     of_upload = {"Bucket": BUCKET, "Key": "parts", "UploadId": upload}
     etag = client.upload_part(**of_upload, PartNumber=1, Body=b"x")["ETag"]
     client.complete_multipart_upload(**of_upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
-    for key in ("copy", "parts"):
+    fields = {"x-amz-object-lock-mode": "GOVERNANCE", "x-amz-object-lock-retain-until-date": SOON.isoformat(), "x-amz-object-lock-legal-hold": "ON"}
+    form = client.generate_presigned_post(BUCKET, "form", Fields=dict(fields), Conditions=[{name: value} for name, value in fields.items()])
+    assert fetch(form["url"], "POST", *form_of(form["fields"], b"x"))[0] == 204
+    for key in ("copy", "parts", "form"):
         found = client.head_object(Bucket=BUCKET, Key=key)
         assert (found["ObjectLockMode"], found["ObjectLockRetainUntilDate"], found["ObjectLockLegalHoldStatus"]) == ("GOVERNANCE", SOON, "ON"), key
         refused(lambda key=key, found=found: client.delete_object(Bucket=BUCKET, Key=key, VersionId=found["VersionId"]), "AccessDenied")

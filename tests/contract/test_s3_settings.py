@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, form_of, refused
 
 BUCKET = "a-bucket"
 PAGE = "https://app.example.org"
@@ -94,12 +94,6 @@ def test_the_roles_of_the_portal_decide(client: Any, s3: S3) -> None:
     refused(lambda: developer.delete_object(Bucket=BUCKET, Key="admins"), "AccessDenied")
     errors = developer.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "admins"}, {"Key": "own"}]})
     assert ([each["Key"] for each in errors["Deleted"]], [each["Code"] for each in errors["Errors"]]) == (["own"], ["AccessDenied"])
-
-
-def form_of(fields: dict[str, str], body: bytes) -> tuple[bytes, dict[str, str]]:
-    parts = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
-    head = "".join(parts) + '--B\r\nContent-Disposition: form-data; name="file"; filename="photo.png"\r\nContent-Type: image/png\r\n\r\n'
-    return head.encode() + body + b"\r\n--B--\r\n", {"Content-Type": "multipart/form-data; boundary=B"}
 
 
 @pytest.mark.parametrize("signature", ["s3v4", "s3"])

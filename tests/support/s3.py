@@ -127,3 +127,10 @@ def fetch(address: str, method: str = "GET", body: bytes | None = None, headers:
         return answer.status, dict(answer.headers), answer.read()
     finally:
         link.close()
+
+
+def form_of(fields: dict[str, str], body: bytes) -> tuple[bytes, dict[str, str]]:
+    """(body, headers) of a form with a file, as a browser sends it."""
+    parts = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+    head = "".join(parts) + '--B\r\nContent-Disposition: form-data; name="file"; filename="photo.png"\r\nContent-Type: image/png\r\n\r\n'
+    return head.encode() + body + b"\r\n--B--\r\n", {"Content-Type": "multipart/form-data; boundary=B"}
