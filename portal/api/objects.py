@@ -34,8 +34,7 @@ from portal.http.request import context, own_origin
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST, WRITE
+from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
 from portal.storage.facts import BucketFacts, Version, bucket_by_id
 from portal.storage.grants import is_public

@@ -13,8 +13,7 @@ from portal.s3.acl_heads import GROUPS, Asked, asked_in_headers, grantee_of
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.s3.heads import version_header
-from portal.storage.access import authorize_object
-from portal.storage.actions import PUBLISH, READ_ACL
+from portal.storage.access import PUBLISH, READ_ACL, authorize_object
 from portal.storage.facts import BucketFacts, bucket_named
 from portal.storage.grants import ENFORCED, FULL, PERMISSIONS, Grant, grants_of
 from portal.storage.object_models import CUSTOM

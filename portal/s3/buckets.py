@@ -7,8 +7,7 @@ from portal.s3.acl_heads import Asked, asked_in_headers
 from portal.s3.acls import configuration_of
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST
+from portal.storage.access import LIST, authorize_object
 from portal.storage.buckets import BUCKET, bucket_create, bucket_delete, bucket_set_versioning, name_problem
 from portal.storage.facts import bucket_named
 from portal.storage.grants import ENFORCED

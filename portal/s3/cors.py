@@ -14,8 +14,7 @@ from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.requests import S3Request
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST
+from portal.storage.access import LIST, authorize_object
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.facts import bucket_named
 from portal.storage.object_models import Bucket

@@ -8,8 +8,7 @@ from urllib.parse import quote
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST
+from portal.storage.access import LIST, authorize_object
 from portal.storage.facts import BucketFacts, bucket_named, version_of
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
 

@@ -6,8 +6,7 @@ from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.heads import version_header
 from portal.s3.lock_heads import OFF, ON, may_bypass, moment_of
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST
+from portal.storage.access import LIST, authorize_object
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.locks import LONGEST, MODES, bucket_set_object_lock, refuse_without_lock
 from portal.storage.objects import object_find

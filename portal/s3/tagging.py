@@ -7,8 +7,7 @@ from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.heads import MOST_TAGS, checked_tags, version_header
-from portal.storage.access import authorize_object
-from portal.storage.actions import LIST, WRITE
+from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import bucket_update
 from portal.storage.facts import bucket_named
 from portal.storage.objects import object_find, object_say

@@ -8,12 +8,17 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
+from portal.storage.actions import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, READ_ACL, RETAIN, WRITE
 from portal.storage.errors import InvalidKey, KeyTooLong
 from portal.storage.facts import BucketFacts
 from portal.storage.grants import Grant, blocks, granting
 from portal.storage.object_models import KEY_BYTES
 from portal.storage.policies import policy_is_public, verdict
 
+__all__ = [
+    "BYPASS", "DELETE", "HOLD", "LIST", "PUBLISH", "READ", "READ_ACL", "RETAIN", "WRITE", "authorize_object", "check_key", "decide_object", "note_refusal",
+    "subject_of",
+]  # fmt: skip
 OWN_POLICY = "the bucket's policy"
 
 

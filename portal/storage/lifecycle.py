@@ -16,13 +16,13 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
-from portal.storage.actions import DELETE
+from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor
 from portal.storage.locks import is_retained
 from portal.storage.object_models import Bucket, ObjectUpload
-from portal.storage.objects import Wanted, remove
+from portal.storage.objects import remove
 from portal.storage.uploads import give_up
 from portal.storage.versions import take_away
 from portal.storage.writing import Writing, write
@@ -151,7 +151,7 @@ class _Follow:
         latest, *older = versions
         expired = gone = 0
         if edge is not None and not latest.is_marker and latest.modified_at <= edge and self._fits(latest):
-            expired = self._write(latest, lambda writing, row: remove(writing, Wanted(row.key)))
+            expired = self._write(latest, lambda writing, row: remove(writing, row.key, ""))
         if latest.is_marker and not older and (self._rule.get("expire_markers") or edge is not None):
             expired += self._write(latest, lambda writing, row: take_away(writing.db, writing.change, row))
         replaced = self._before("noncurrent_days")

@@ -12,8 +12,7 @@ from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import authorize_object, check_key, decide_object, note_refusal
-from portal.storage.actions import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE
+from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
@@ -157,6 +156,9 @@ def object_say(
         if DESCRIPTION & said.keys():
             refuse_locked(row)
         values = dict(say(writing, row)) if say is not None else said
+        if "acl" in said:
+            # A word about who is let in goes by the rules of the bucket.
+            values = {**said, **acl_columns(writing.db, bucket, said["acl"], None, row.owner_id)}
         before, after = (_told(each) for each in ({name: getattr(row, name) for name in values}, values))
         writing.tell(action, key, {"version_id": row.version_id, "before": before, "after": after}, always=say is not None)
         return bucket, versions.say(writing.db, row, **values)
@@ -186,14 +188,6 @@ def _not_there(bucket: BucketFacts, key: str, version_id: str, row: Version | No
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be deleted."""
-
-    key: str
-    version_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Deleted:
     """What a deletion did: the version that went, or the mark that was set."""
 
@@ -208,13 +202,11 @@ def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = ""
     With `bypass`, a version goes although a retention that gives way keeps it, for who may do that. Raises ObjectLocked, and what `check_key` raises.
     """
     check_key(key)
-    wanted = Wanted(key, version_id)
-    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, wanted, condition, bypass=bypass))
+    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition, bypass=bypass))
 
 
-def remove(writing: Writing, wanted: Wanted, condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
+def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
     """Delete within a transaction."""
-    key, version_id = wanted.key, wanted.version_id
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
@@ -243,6 +235,14 @@ def remove(writing: Writing, wanted: Wanted, condition: Condition = ANY, *, bypa
     return gone
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be deleted, of several."""
+
+    key: str
+    version_id: str = ""
+
+
 def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted], *, bypass: bool = False) -> list[Deleted | PortalError]:
     """Delete several objects or versions, each of which succeeds or is refused on its own; some at a time, so that others can write meanwhile."""
     done: list[Deleted | PortalError] = []
@@ -257,7 +257,7 @@ def _remove_one(writing: Writing, each: Wanted, *, bypass: bool) -> Deleted | Po
     """Whatever refuses does so before anything is written."""
     try:
         check_key(each.key)
-        return remove(writing, each, bypass=bypass)
+        return remove(writing, each.key, each.version_id, bypass=bypass)
     except PortalError as error:
         if isinstance(error, Forbidden):
             writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")

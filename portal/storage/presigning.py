@@ -12,8 +12,7 @@ from portal.identity.sealed import unseal
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.storage.access import authorize_object, check_key
-from portal.storage.actions import DELETE, READ, WRITE
+from portal.storage.access import DELETE, READ, WRITE, authorize_object, check_key
 from portal.storage.facts import BucketFacts, newest
 
 ACTIONS = {"GET": READ, "HEAD": READ, "PUT": WRITE, "DELETE": DELETE}

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from portal.kernel.context import Context
-from portal.storage.actions import BYPASS, HOLD, RETAIN
+from portal.storage.access import BYPASS, HOLD, RETAIN
 from portal.storage.errors import ObjectLocked
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.locks import lock_checked, refuse_weaker, refuse_without_lock

@@ -15,7 +15,7 @@ from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.storage import versions
-from portal.storage.actions import WRITE
+from portal.storage.access import WRITE
 from portal.storage.damage import damage_report
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BUCKETS, VERSION_COLUMNS, VERSIONS, Version, bucket_by_id

@@ -14,8 +14,7 @@ from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
 from portal.storage import versions
-from portal.storage.access import authorize_object, check_key, note_refusal
-from portal.storage.actions import WRITE
+from portal.storage.access import WRITE, authorize_object, check_key, note_refusal
 from portal.storage.errors import InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named, version_at
 from portal.storage.locks import Lock
