@@ -261,7 +261,9 @@ class LocalNetwork:
         found = []
         for vpc_id in vpc_ids:
             with self._guard:
-                found += [Drift(vpc_id, SENTENCES[what]) for what in self._drift_of(vpc_id, fabric)]
+                # The list is a moment old: what it says of a VPC that was changed since is looked up anew.
+                different = self._drift_of(vpc_id, fabric) and self._drift_of(vpc_id, self._fabric_links())
+            found += [Drift(vpc_id, SENTENCES[what]) for what in different]
         return found
 
     def _drift_of(self, vpc_id: str, fabric: dict[str, Link]) -> Sequence[str]:
