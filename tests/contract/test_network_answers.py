@@ -113,6 +113,19 @@ def test_an_instance_is_not_taken_for_another_by_its_name(api: Api, vpc: dict[st
         worker.drain()
 
 
+def test_an_address_and_the_internet_are_themselves_whatever_is_called_so(api: Api, vpc: dict[str, Any], worker: TestWorker) -> None:
+    place = {"flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": vpc["subnet"]}
+    api.post("/compute/instances", {"name": "web", **place})
+    worker.drain()
+    web = api.get(f"{NETWORK}/network-interfaces").json["results"][0]
+    asked = [{"source": "internet", "target": "web"}, {"source": "web", "target": "internet"}, {"source": "web", "target": web["private_ip"]}]
+    before = [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked]
+    for name in ("internet", web["private_ip"]):
+        assert api.post("/compute/instances", {"name": name, **place}).status_code == 202
+    worker.drain()
+    assert [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked] == before
+
+
 def test_a_guest_outside_any_network_is_told_so(api: Api, people: People, worker: TestWorker) -> None:
     with people.sessions() as session, transaction(session):
         report(session, Capability("network", available=False, detail="", reason="no namespaces"), worker="w")
