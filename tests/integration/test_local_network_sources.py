@@ -19,6 +19,7 @@ from tests.support.network import (
     NetworkHost,
     Outside,
     dhcp,
+    dhcp_answer,
     local_network_host,
     port,
     rule,
@@ -102,6 +103,18 @@ def test_nobody_takes_an_address_away_by_asking_in_anothers_name(host: NetworkHo
     dhcp(one, other.port.mac, decline, mine, bytes([54, 4]) + socket.inet_aton("10.0.1.1"))
     assert dhcp(other, other.port.mac, discover) == "10.0.1.6"
     assert dhcp(one, one.port.mac, discover) == "10.0.1.5"
+
+
+def test_guests_are_told_what_the_vpc_says_with_their_addresses(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = host.vpc(search_domains=["shop.example", "corp.example"], ntp_servers=["10.0.1.9"], mtu=1400)
+    spec = with_ports(spec, port(spec, "10.0.1.5"))
+    host.engine.ensure_vpc(spec)
+    # What clients ask for: domain search, NTP servers, MTU.
+    wanted = bytes([55, 3, 119, 42, 26])
+    answer = dhcp_answer(guest(spec, 0), spec.ports[0].mac, 1, wanted)
+    assert bytes([26, 2]) + (1400).to_bytes(2, "big") in answer
+    assert bytes([42, 4]) + socket.inet_aton("10.0.1.9") in answer
+    assert b"\x04shop\x07example" in answer
 
 
 def test_nobody_outside_sends_as_a_peer_or_as_what_lies_behind_a_guest(

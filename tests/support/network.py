@@ -351,6 +351,12 @@ def sends(sender: Guest, source: str, receiver: Guest, address: str = "") -> str
 
 def dhcp(asking: Guest, mac: str, kind: int, *options: bytes) -> str:
     """The address that an answer to a DHCP message offers; `mac` is whom it says that it is about."""
+    answer = dhcp_answer(asking, mac, kind, *options)
+    return socket.inet_ntoa(answer[16:20]) if answer else ""
+
+
+def dhcp_answer(asking: Guest, mac: str, kind: int, *options: bytes) -> bytes:
+    """The answer to a DHCP message, if there is one."""
     number = secrets.token_bytes(4)
     about = bytes.fromhex(mac.replace(":", "")) + bytes(10 + 192) + bytes.fromhex("63825363")
     message = bytes([1, 1, 6, 0]) + number + bytes.fromhex("00008000") + bytes(16) + about + bytes([53, 1, kind]) + b"".join(options) + b"\xff"
@@ -367,8 +373,8 @@ def dhcp(asking: Guest, mac: str, kind: int, *options: bytes) -> str:
             while True:
                 answer = link.recv(1500)
                 if answer[4:8] == number:
-                    return socket.inet_ntoa(answer[16:20])
-    return ""
+                    return answer
+    return b""
 
 
 def fabric_of(host: NetworkHost) -> str:

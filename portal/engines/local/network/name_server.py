@@ -151,6 +151,8 @@ class NameServer:
         yield from (f"user={user}", f"pid-file={self._pid}", f"addn-hosts={self.folder / 'names'}", f"dhcp-hostsfile={self.folder / 'hosts'}")
         yield from (f"domain={spec.domain}", "expand-hosts", *(f"local=/{domain}/" for domain in sorted({spec.domain, *others})))
         yield from (f"server={server}" for server in upstream)
+        told = {"domain-search": ",".join(spec.search_domains), "ntp-server": ",".join(spec.ntp_servers), "mtu": spec.mtu or ""}
+        yield from (f"dhcp-option=option:{name},{value}" for name, value in told.items() if value)
         for subnet in spec.subnets:
             cidr, tag, router = IPv4Network(subnet.cidr), names.short(subnet.subnet_id), router_address(subnet)
             yield f"interface={names.subnet_side(subnet)}"
