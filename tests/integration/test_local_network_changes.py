@@ -177,7 +177,7 @@ def test_a_namespace_of_somebody_else_is_never_taken_for_ours(host: NetworkHost)
 
 DAMAGES = (
     "bridge", "router rules", "guard", "name server", "hanging name server", "address", "route", "tap", "metadata", "router's name", "router",
-    "uplink of the host", "forwarding", "proxy", "loose connections",
+    "uplink of the host", "forwarding", "proxy", "loose connections", "rules of the host", "somebody's rules",
 )  # fmt: skip
 
 
