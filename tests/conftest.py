@@ -20,6 +20,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
+from portal.security.key_usage import USAGE_LOG
 from portal.settings import POOLS, Settings
 from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
@@ -39,6 +40,13 @@ def _quick_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     else:
         # What an unknown name is compared with is kept, and may be of the cheap kind.
         passwords._nobody.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _uses_of_keys_forgotten() -> Iterator[None]:
+    """What waits to be written of one test goes into no other's database."""
+    yield
+    USAGE_LOG.forget()
 
 
 @pytest.fixture(autouse=True)
