@@ -89,7 +89,7 @@ def data_key(session: Session, settings: Settings, key: EncryptionKey, *, contex
 
 
 def unwrap(session: Session, settings: Settings, wrapped: bytes, *, context: str) -> bytes:
-    """The plain data key. Raises KeyUnusable, KeyGone, MasterKeyMissing, or NotWrappedHere for what is not as it was written."""
+    """The plain data key, or what `seal` was given. Raises KeyUnusable, KeyGone, MasterKeyMissing, or NotWrappedHere for what is not as it was written."""
     refuse_unusable(key_of(session, wrapped))
     return _plain(session, settings, wrapped, context)
 
@@ -153,6 +153,12 @@ def version_rewrap(version: KeyVersion, masters: MasterKeys) -> None:
     """Wrap what a version consists of by the first master key. Raises MasterKeyMissing."""
     about = _about_version(version.key_id, version.number)
     version.material, version.master = masters.wrap(masters.unwrap(version.master, version.material, about), about), masters.first
+
+
+def seal(session: Session, settings: Settings, key: EncryptionKey, plain: bytes, *, context: str) -> bytes:
+    """A few bytes of one's own, encrypted as a data key is: `unwrap` gives them again. Raises KeyUnusable or MasterKeyMissing."""
+    refuse_unusable(_as_it_is(session, key.id))
+    return _wrapped(session, settings, key, plain, context).wrapped
 
 
 def _wrapped(session: Session, settings: Settings, key: EncryptionKey, plain: bytes, context: str) -> DataKey:
