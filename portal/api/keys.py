@@ -66,7 +66,13 @@ def endpoints() -> Iterator[Endpoint]:
 
 
 def _on(
-    route: str, view: Callable[..., ResponseReturnValue], summary: str, answer: Schema, body: type[Input] | None = None, *, query: tuple[Query, ...] = ()
+    route: str,
+    view: Callable[..., ResponseReturnValue],
+    summary: str,
+    answer: Schema,
+    body: type[Input] | None = None,
+    *,
+    query: tuple[Query, ...] = (),
 ) -> Endpoint:
     method, name = route.split()
     rest = f"/{{key_id}}/{name}"
