@@ -1,13 +1,15 @@
 """Passphrases as libvirt is given them: for as long as it opens a disk, and never on the host's disk.
 
-A libvirt of the host's own keeps secrets in its memory. The embedded one of the version that hosts have dies of that kind, and writes the other kind
-into files; these lie in the host's memory (/dev/shm), for the moment in which a disk is opened. It also wants to know on whose behalf it asks itself
+A libvirt of the host's own keeps secrets in its memory. The embedded one of the version that hosts have (9.0.0) dies of that kind, and of forgetting
+a secret; the other kind it writes into files. So these lie in the host's memory (/dev/shm), for the moment in which a disk is opened, and then the
+secret is another, random one. It also wants to know on whose behalf it asks itself
 for a secret, which only libvirt's daemons can tell it in words that are public.
 """
 
 import ctypes
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from portal.engines.ports import EngineRefused
 
 log = logging.getLogger("portal.engines.local")
 MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - a directory of our own in it, which nobody else may enter
+KEY_BYTES = 32
 NOT_HERE = "This host cannot open encrypted volumes:"
 
 
@@ -32,6 +35,7 @@ class Secrets:
         """`root` is that of the embedded libvirt; None for one of the host's own."""
         self._guard, self._root = threading.Lock(), root
         self._connection = connection if root is None else None
+        self._memory: Path | None = None
         self._users: dict[str, int] = {}
 
     @contextmanager
@@ -52,8 +56,7 @@ class Secrets:
         with self._guard:
             try:
                 self._become_known()
-                secret = self._open().secretDefineXML(self._described(name), 0)
-                secret.setValue(key, 0)
+                self._secret(name).setValue(key, 0)
             except libvirt.libvirtError as error:
                 log.warning("a secret cannot be kept: %s", error.get_error_message())
                 raise EngineRefused(f"{NOT_HERE} its libvirt keeps no secrets.") from error
@@ -64,13 +67,28 @@ class Secrets:
             if name not in self._users:
                 return
             self._users[name] -= 1
-            if not self._users[name]:
-                del self._users[name]
-                with suppress(libvirt.libvirtError):
-                    self._open().secretLookupByUUIDString(name).undefine()
+            if self._users[name]:
+                return
+            del self._users[name]
+            with suppress(libvirt.libvirtError):
+                secret = self._secret(name)
+                if self._root is None:
+                    secret.undefine()
+                else:
+                    secret.setValue(os.urandom(KEY_BYTES), 0)
+            if self._memory is not None:
+                for left in self._memory.glob(f"{name}.*"):
+                    left.unlink()
+
+    def _secret(self, name: str) -> Any:
+        """The secret of this name, made if libvirt has none."""
+        connection = self._open()
+        try:
+            return connection.secretLookupByUUIDString(name)
+        except libvirt.libvirtError:
+            return connection.secretDefineXML(self._described(name), 0)
 
     def _described(self, name: str) -> str:
-        # Of the embedded libvirt, ephemeral ones end the process (seen with 9.0.0).
         root = ET.Element("secret", private="yes", ephemeral="yes" if self._root is None else "no")
         ET.SubElement(root, "uuid").text = name
         return ET.tostring(root, encoding="unicode")
@@ -78,12 +96,13 @@ class Secrets:
     def _open(self) -> Any:
         if self._connection is None:
             root = self._root or Path()
-            self._lie_in_memory(root)
+            self._memory = self._in_memory(root)
             self._connection = libvirt.open(f"secret:///embed?root={quote(str(root))}")
         return self._connection
 
     @staticmethod
-    def _lie_in_memory(root: Path) -> None:
+    def _in_memory(root: Path) -> Path:
+        """Have the files of secrets lie in the host's memory, in the directory that this gives."""
         place = root / "etc" / "secrets"
         if not MEMORY.is_mount():
             raise EngineRefused(f"{NOT_HERE} {MEMORY} is not in its memory.")
@@ -98,6 +117,7 @@ class Secrets:
             if place.is_dir():
                 place.rmdir()
             place.symlink_to(memory)
+        return memory
 
     def _become_known(self) -> None:
         """Tell the embedded libvirt that this thread is the host's own."""
