@@ -22,6 +22,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
 from portal.security.key_usage import USAGE_LOG
 from portal.settings import POOLS, Settings
+from portal.storage.volume_keys import keyring
 from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
@@ -131,9 +132,11 @@ def fake(settings: Settings) -> Iterator[FakeCompute]:
 
 
 @pytest.fixture
-def volumes(settings: Settings) -> FakeVolumes:
+def volumes(database: sessionmaker[Session], settings: Settings) -> FakeVolumes:
     """The fake engine for volumes of this installation."""
-    return FakeVolumes(settings.data_dir / "fake", POOLS)
+    volumes = FakeVolumes(settings.data_dir / "fake", POOLS)
+    volumes.use_keys(keyring(database, settings))
+    return volumes
 
 
 @pytest.fixture

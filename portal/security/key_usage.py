@@ -15,7 +15,7 @@ from sqlalchemy import Engine, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from portal.kernel.context import Context
+from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import insert_of, now, transaction
 from portal.security.key_models import EncryptionKey, KeyUsage
 
@@ -89,6 +89,13 @@ def note_use(ctx: Context, key_id: str, operation: str, *, resource_id: str = ""
     moment = now()
     use = _Use(key_id, moment.replace(minute=0, second=0, microsecond=0), ctx.principal.username, operation, outcome)
     USAGE_LOG.note(ctx.db.get_bind().engine, use, _Count(1, moment, resource_id[:128], ctx.source_ip))
+
+
+def note_system_use(session: Session, key_id: str, operation: str, resource_id: str) -> None:
+    """Count a use of a key by the portal itself, for a disk that a machine opens."""
+    moment = now()
+    use = _Use(key_id, moment.replace(minute=0, second=0, microsecond=0), SYSTEM.username, operation, "success")
+    USAGE_LOG.note(session.get_bind().engine, use, _Count(1, moment, resource_id[:128], ""))
 
 
 def _write(session: Session, counts: Mapping[_Use, _Count]) -> None:
