@@ -1,13 +1,17 @@
 """The key store: what is wrapped, who may unwrap it, what is found to be altered, and what a rotation does."""
 
+import base64
 import logging
+import os
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from portal.cli import main
 from portal.kernel.audit import AuditEntry
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
@@ -41,6 +45,7 @@ from portal.security.key_store import (
 )
 from portal.security.key_tending import tend_keys
 from portal.security.key_usage import USAGE_LOG, note_use
+from portal.security.master_keys import KEY_FILE, MasterKeyMissing
 from portal.settings import Settings
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -211,3 +216,32 @@ def test_nothing_secret_is_told(ctx: Context, settings: Settings, caplog: pytest
     for secret in (found.plain, version.material):
         assert secret.hex() not in told
         assert repr(secret)[2:-1] not in told
+
+
+def test_the_master_key_is_replaced_by_a_command(
+    ctx: Context, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = (base64.b64encode(os.urandom(32)).decode() for _ in range(2))
+    ctx.settings = settings.model_copy(update={"encryption_master_key": SecretStr(old)})
+    kept = [data_key(ctx.db, ctx.settings, made(ctx, name=f"key-{number}"), context="x") for number in range(3)]
+    for name, value in (("DATA_DIR", settings.data_dir), ("DATABASE_URL", settings.database()), ("ENCRYPTION_MASTER_KEY", new)):
+        monkeypatch.setenv(name, str(value))
+    assert main(["keys", "rewrap"]) == 1
+    assert "is not among those" in capsys.readouterr().err
+    monkeypatch.setenv("ENCRYPTION_MASTER_KEY", f"{new},{old}")
+    assert main(["keys", "rewrap"]) == 0
+    assert capsys.readouterr().out.startswith("3 versions of encryption keys were wrapped again")
+    assert main(["keys", "rewrap"]) == 0
+    assert capsys.readouterr().out.startswith("0 versions")
+    alone = settings.model_copy(update={"encryption_master_key": SecretStr(new)})
+    ctx.db.rollback()
+    assert [unwrap(ctx.db, alone, each.wrapped, context="x") for each in kept] == [each.plain for each in kept]
+
+
+def test_a_master_key_that_is_gone_is_told_and_no_second_one_made(ctx: Context, settings: Settings) -> None:
+    wrapped = data_key(ctx.db, settings, made(ctx), context="x").wrapped
+    (settings.data_dir / KEY_FILE).unlink()
+    for call in (lambda: unwrap(ctx.db, settings, wrapped, context="x"), lambda: made(ctx, name="another")):
+        with pytest.raises(MasterKeyMissing, match="is not there"):
+            call()
+    assert not (settings.data_dir / KEY_FILE).exists()

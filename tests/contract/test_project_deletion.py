@@ -56,7 +56,7 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
     for name in ("web-1", "web-2"):
         assert owner.post("/compute/instances", {"name": name, **SMALL}).status_code == 202
     owner.post("/compute/key-pairs", {"name": "laptop"})
-    data = owner.post("/storage/volumes", {"name": "data", "size_gb": 1}).json["id"]
+    data = owner.post("/storage/volumes", {"name": "data", "size_gb": 1, "encryption_enabled": True}).json["id"]
     worker.drain()
     owner.post(f"/storage/volumes/{data}/attach", {"instance": "web-1"})
     worker.drain()
