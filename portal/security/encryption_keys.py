@@ -133,7 +133,7 @@ def key_rotate(ctx: Context, key: EncryptionKey) -> None:
     version_make(ctx, key, key.current_version, "automatic" if ctx.principal.is_system else "manual")
 
 
-@operation(EncryptionKey, "disable", label="Disable", needs="manage", icon="lock", danger=True, when={"enabled"}, holds="disabled")
+@operation(EncryptionKey, "disable", label="Disable", needs="manage", icon="lock", when={"enabled"}, holds="disabled")
 def key_disable(ctx: Context, key: EncryptionKey) -> None:
     """Refuse every use of the key until it is enabled: what is encrypted with it cannot be read meanwhile."""
     del ctx, key

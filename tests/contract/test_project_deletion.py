@@ -82,7 +82,17 @@ def test_everything_is_shown_and_then_gone(
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
     network = {"VPC", "Subnet", "Security group", "Route table", "Internet gateway", "Network interfaces"}
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role", "Volumes", "Snapshot", *network}
+    assert {each["label"] for each in shown["resources"]} == {
+        "Instances",
+        "Key pair",
+        "Encryption key",
+        "Group",
+        "Policy",
+        "Role",
+        "Volumes",
+        "Snapshot",
+        *network,
+    }
     gone = {each["label"]: each["names"] for each in shown["gone"]}
     assert list(gone) == ["Memberships", "Service accounts with their keys", "Requests for more quota"]
     assert (len(gone["Memberships"]), gone["Service accounts with their keys"], gone["Requests for more quota"]) == (2, ["robot"], ["cpus"])

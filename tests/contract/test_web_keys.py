@@ -35,7 +35,7 @@ def test_a_key_is_made_used_rotated_and_taken_away(api: Api, client_for: Callabl
     assert "Generate data key" in browser.get(f"{base}/usage").text
     send(f"{base}/actions/disable")
     assert "do not start, until it is enabled" in browser.get(base).text
-    send(f"{base}/actions/schedule_deletion", window_days="7")
+    send(f"{base}/actions/schedule_deletion", window_days="7", confirm="records")
     assert "nothing that it encrypted can be read again" in browser.get(base).text
 
 
