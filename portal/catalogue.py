@@ -18,6 +18,7 @@ from portal.networking.routes import ROUTE_TABLE
 from portal.networking.security_groups import SECURITY_GROUP
 from portal.networking.subnets import SUBNET
 from portal.networking.vpc import VPC
+from portal.security.encryption_keys import KEY
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
@@ -89,6 +90,6 @@ def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
     storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET]
-    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, POLICY, GROUP, ROLE]
+    types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, KEY, POLICY, GROUP, ROLE]
     asked = [EXPORTING, VERIFYING, DELETING]
     return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

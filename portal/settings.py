@@ -217,6 +217,14 @@ class Settings(BaseSettings):
         "", description="Address that gets a copy of the audit log as JSON by POST; empty for none."
     )
     audit_webhook_secret: SecretStr = Field(SecretStr(""), description="Signs what is sent to AUDIT_WEBHOOK_URL (HMAC-SHA256).")
+    encryption_master_key: Annotated[SecretStr, AfterValidator(_signing_key)] = Field(
+        SecretStr(""),
+        description="Wraps the encryption keys of projects: 32 random bytes in base64. Several are separated by commas: the first wraps, all unwrap.",
+    )
+    encryption_master_key_file: str = Field(
+        "",
+        description="File with such keys, one on a line, where ENCRYPTION_MASTER_KEY is empty; without either, one is made in DATA_DIR/master_key.",
+    )
     secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
     admin_email: Annotated[str, AfterValidator(_address)] = Field(
         "admin@atonix.local", description="E-mail address of the first administrator, user name `admin`."

@@ -11,6 +11,7 @@ from portal.api import (
     core,
     factors,
     identity,
+    keys,
     networking,
     oauth_clients,
     objects,
@@ -39,7 +40,7 @@ def install(app: Flask) -> None:
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
         *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
-        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

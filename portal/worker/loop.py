@@ -27,6 +27,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
+from portal.storage.volume_keys import keyring
 from portal.worker.asked_tasks import ASKED
 from portal.worker.delivery import Consumer
 from portal.worker.names import is_gone, own_name
@@ -252,6 +253,8 @@ def run_worker(settings: Settings) -> int:
     setup_logging(settings)
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
+    if engines.volumes is not None:
+        engines.volumes.use_keys(keyring(sessions, settings))
     worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None
