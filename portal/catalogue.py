@@ -69,6 +69,10 @@ PERMISSIONS = {
     "storage.object.write": "write",
     "storage.object.delete": "delete",
     "storage.object.publish": "manage",
+    "storage.object.read_acl": "read",
+    "storage.object.retain": "delete",
+    "storage.object.hold": "manage",
+    "storage.object.bypass_retention": "manage",
 }
 
 # Events that belong to no resource type → when they are written.

@@ -176,6 +176,15 @@ class Settings(BaseSettings):
     )
     s3_tls_cert: str = Field("", description="File with the certificate of the S3 interface; with S3_TLS_KEY it speaks https.")
     s3_tls_key: str = Field("", description="File with the key of that certificate.")
+    s3_block_public_access: bool = Field(
+        True, description="New buckets begin with all of the public-access block, so that neither lists of access nor policies let everybody in."
+    )
+    s3_rate_limit_per_minute: int = Field(
+        300_000, ge=0, description="Requests of one access key at the S3 interface per minute; 0 switches the limit off."
+    )
+    s3_rate_limit_anonymous_per_minute: int = Field(
+        12_000, ge=0, description="Requests per address and minute there without a signature, or with a wrong one; 0 switches the limit off."
+    )
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
     s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
     s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")

@@ -22,9 +22,11 @@ from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
+from portal.logging import REQUEST_ID
 from portal.s3 import cors, signatures, xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
+from portal.s3.limits import RequestLimits
 from portal.s3.refusals import failure_of, refusal_of
 from portal.s3.requests import S3Request, read_request
 from portal.s3.routes import Action, action_for
@@ -43,16 +45,18 @@ class Gateway:
     def __init__(self, settings: Settings, sessions: sessionmaker[Session], registry: Registry, blobs: BlobStore) -> None:
         """`sessions` are opened one for each request."""
         self._settings, self._sessions, self._registry, self._blobs = settings, sessions, registry, blobs
+        self._limits = RequestLimits(settings)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         begun, request_id = time.perf_counter(), f"req-{secrets.token_hex(8)}"
-        method, who = environ["REQUEST_METHOD"], ""
+        REQUEST_ID.set(request_id)
+        method, who, refused = environ["REQUEST_METHOD"], "", ""
         try:
             request = read_request(environ, self._settings.s3_domain or None)
             answer, who = self._answer(request, request_id)
         except S3Error as error:
-            answer = _refusal(error, environ, request_id)
+            answer, refused = _refusal(error, environ, request_id), f" {error.code}"
         body, length = answer.body, answer.length
         if isinstance(body, bytes):
             length = len(body) if length is None else length
@@ -62,7 +66,7 @@ class Gateway:
             headers["Content-Length"] = str(length or 0)
         start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
         access.info(
-            "%s %s %s", method, environ.get("PATH_INFO", ""), answer.status,
+            "%s %s %s%s", method, environ.get("PATH_INFO", ""), answer.status, refused,
             extra={"request_id": request_id, "user_id": who or None, "method": method, "path": environ.get("PATH_INFO", ""), "status_code": answer.status,
                    "duration_ms": round((time.perf_counter() - begun) * 1000, 1)},
         )  # fmt: skip
@@ -131,8 +135,16 @@ class Gateway:
                 holders[key_id] = holder
                 return holder.secret
 
-            signed = verify(secret_of)
-            if signed is not None:
+            try:
+                signed = verify(secret_of)
+            except S3Error:
+                # Guessing is slowed down; whoever signs with a key that is right does not suffer from a neighbour.
+                self._limits.count_address(ctx.source_ip)
+                raise
+            if signed is None:
+                self._limits.count_address(ctx.source_ip)
+            else:
+                self._limits.count_key(signed.access_key)
                 holder = holders[signed.access_key]
                 ctx.principal, ctx.project_id = holder.principal, holder.project_id
                 s3_key_used(session, holder, ctx.source_ip)

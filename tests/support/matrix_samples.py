@@ -200,6 +200,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-object-lock": {"rule": {}}, "POST /api/v1/storage/buckets/<bucket_id>/set-public-access": {"block": {}},
         "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
         "POST /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/restore": {"version_id": ids["object_version"]},
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
