@@ -22,7 +22,7 @@ from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
-from portal.s3 import cors, signatures, xml
+from portal.s3 import cors, signatures, websites, xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.refusals import failure_of, refusal_of
@@ -48,11 +48,12 @@ class Gateway:
         """Answer one request."""
         begun, request_id = time.perf_counter(), f"req-{secrets.token_hex(8)}"
         method, who = environ["REQUEST_METHOD"], ""
+        is_site = websites.is_site(environ.get("HTTP_HOST", ""), self._settings.s3_website_domain)
         try:
-            request = read_request(environ, self._settings.s3_domain or None)
-            answer, who = self._answer(request, request_id)
+            request = read_request(environ, self._settings.s3_website_domain if is_site else self._settings.s3_domain or None)
+            answer, who = self._answer(request, request_id, is_site=is_site)
         except S3Error as error:
-            answer = _refusal(error, environ, request_id)
+            answer = websites.refusal(error, request_id) if is_site else _refusal(error, environ, request_id)
         body, length = answer.body, answer.length
         if isinstance(body, bytes):
             length = len(body) if length is None else length
@@ -68,11 +69,12 @@ class Gateway:
         )  # fmt: skip
         return _nothing(body) if method == "HEAD" else body
 
-    def _answer(self, request: S3Request, request_id: str) -> tuple[Answer, str]:
+    def _answer(self, request: S3Request, request_id: str, *, is_site: bool) -> tuple[Answer, str]:
         session = self._sessions()
         try:
-            exchange = self._exchange(session, request, request_id)
-            return self._with_origin(session, request, action_for(request), exchange), exchange.ctx.principal.user_id or ""
+            exchange = self._exchange(session, request, request_id, is_site=is_site)
+            action = websites.serve if is_site else action_for(request)
+            return self._with_origin(session, request, action, exchange), exchange.ctx.principal.user_id or ""
         except PortalError as error:
             raise refusal_of(error) from error
         except EngineError as error:
@@ -116,7 +118,7 @@ class Gateway:
             raise
         return replace(answer, headers={**answer.headers, **said})
 
-    def _exchange(self, session: Session, request: S3Request, request_id: str) -> Exchange:
+    def _exchange(self, session: Session, request: S3Request, request_id: str, *, is_site: bool) -> Exchange:
         ctx = Context(
             session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=self._client(request),
             user_agent=request.header("user-agent")[:255],
@@ -138,7 +140,8 @@ class Gateway:
                 s3_key_used(session, holder, ctx.source_ip)
             return signed
 
-        signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))
+        # Visitors of websites are nobody in particular.
+        signed = None if is_site else identify(lambda secret_of: signatures.verify(request, secret_of, now()))
         return Exchange(request, signed, ctx, self._blobs, identify)
 
 

@@ -40,6 +40,7 @@ class Bucket(ProjectOwned, Stateful, Base):
     cors_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 
     if TYPE_CHECKING:
         total_objects: int

@@ -34,7 +34,11 @@ class S3:
 
     def trust(self, proxies: int) -> None:
         """From now on so many proxies stand in front."""
-        self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
+        self.settings(trusted_proxies=proxies)
+
+    def settings(self, **changed: object) -> None:
+        """From now on the gateway has other settings."""
+        self._app._settings = self._app._settings.model_copy(update=changed)
 
     @property
     def url(self) -> str:
