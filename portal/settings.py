@@ -254,6 +254,9 @@ class Settings(BaseSettings):
     image_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."
     )
+    webhook_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="Private addresses (CIDR, comma separated) that webhooks of projects may be at besides the public Internet."
+    )
     web_workers: int = Field(2, ge=1, le=64, description="Web server processes.")
     web_threads: int = Field(64, ge=4, le=1000, description="Threads of one web server process; a console session holds one.")
     worker_threads: int = Field(4, ge=1, le=64, description="Jobs that one worker process runs at the same time.")

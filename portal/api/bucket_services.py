@@ -1,6 +1,7 @@
 """Endpoints of what buckets do besides keeping objects: access logs, figures by the hour."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
@@ -18,7 +19,9 @@ from portal.kernel.operations import run
 from portal.storage.access_logs import bucket_set_logging
 from portal.storage.buckets import BUCKET
 from portal.storage.metrics import BucketHour, hours_of
+from portal.storage.notifications import bucket_set_notifications, shown
 from portal.storage.object_models import Bucket
+from portal.storage.webhooks import WEBHOOK, notices_of
 
 ITEM = "/storage/buckets/{bucket_id}"
 MOST_HOURS = 93 * 24
@@ -37,10 +40,24 @@ class LoggingInput(Input):
     log_prefix: str = ""
 
 
+class NotificationsInput(Input):
+    """Rules, in place of those there are."""
+
+    rules: list[dict[str, Any]]
+
+
 def endpoints() -> Iterator[Endpoint]:
     """All of them."""
     yield _on("PUT logging", logging, "Write an access log into another bucket, or none",
               {200: thing(logging_enabled=YES, log_target_bucket=MAYBE_TEXT, log_prefix=TEXT)}, LoggingInput)  # fmt: skip
+    rules = thing(rules={"type": "array", "items": {"type": "object"}})
+    yield _on("GET notifications", notifications, "Which webhooks are told of what", {200: rules})
+    yield _on("PUT notifications", notifications_set, "Say which webhooks are told of what", {200: rules}, NotificationsInput)
+    states = [Query("state", "Of what became of them.", {"type": "string", "enum": ["waiting", "dead"], "default": "waiting"})]
+    notice = thing(id=NUMBER, state=TEXT, created_at=WHEN, attempts=NUMBER, last_error=TEXT, message={"type": "object"})
+    yield Endpoint("GET", "/storage/webhooks/{webhook_id}/messages", "storage.webhooks.messages", messages, "What waits for a webhook, or was given up",
+                   "Webhooks", {200: thing(messages={"type": "array", "items": notice})}, (403, 404), query=states,
+                   aliases=aliases(WEBHOOK, "/{webhook_id}/messages"))  # fmt: skip
     asked = [
         Query("metric", "What to show.", {"type": "string", "enum": list(METRICS), "default": "size"}),
         Query("hours", "How far back.", {"type": "integer", "minimum": 1, "maximum": MOST_HOURS, "default": 24}),
@@ -70,6 +87,36 @@ def logging(bucket_id: str) -> ResponseReturnValue:
     kept = row.logging or {}
     shown = {"logging_enabled": bool(kept), "log_target_bucket": kept.get("bucket_name"), "log_prefix": kept.get("prefix", "")}
     return io.answer(shown, headers={"ETag": io.etag(row)})
+
+
+def notifications(bucket_id: str) -> ResponseReturnValue:
+    """The rules."""
+    only()
+    row: Bucket = find(context(), BUCKET, bucket_id)
+    return io.answer({"rules": shown(row.notifications)})
+
+
+def notifications_set(bucket_id: str) -> ResponseReturnValue:
+    """Other rules."""
+    given: NotificationsInput = read(NotificationsInput)
+    row: Bucket = run(context(), bucket_set_notifications, bucket_id, {"configuration": given.model_dump()}).row
+    return io.answer({"rules": shown(row.notifications)}, headers={"ETag": io.etag(row)})
+
+
+def messages(webhook_id: str) -> ResponseReturnValue:
+    """Messages, the oldest first."""
+    only("state")
+    ctx = context()
+    state = request.args.get("state", "waiting")
+    if state not in {"waiting", "dead"}:
+        raise InvalidRequest.fields({"state": ["must be waiting or dead."]})
+    rows = notices_of(ctx, find(ctx, WEBHOOK, webhook_id).id, is_dead=state == "dead")
+    listed = [
+        {"id": row.id, "state": state, "created_at": io.moment(row.created_at), "attempts": row.attempts, "last_error": row.last_error,
+         "message": row.message}
+        for row in rows
+    ]  # fmt: skip
+    return io.answer({"messages": listed})
 
 
 def metrics(bucket_id: str) -> ResponseReturnValue:

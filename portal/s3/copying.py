@@ -59,7 +59,7 @@ def copy(x: Exchange) -> Answer:
         checksum, kind = calculated.text, "FULL_OBJECT"
     about = replace(about, checksum_algorithm=str(algorithm), checksum_type=kind)
     try:
-        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
+        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum, how="Copy"), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise

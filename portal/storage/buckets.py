@@ -17,6 +17,7 @@ from portal.storage.access_logs import bucket_set_logging
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.errors import BucketNotEmpty, BucketTaken
 from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
 from portal.storage.usage import usage_locked
@@ -110,7 +111,7 @@ BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_website,
-                bucket_set_logging, bucket_delete, bucket_update],
+                bucket_set_logging, bucket_set_notifications, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],

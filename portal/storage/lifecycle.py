@@ -20,6 +20,7 @@ from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor
+from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
 from portal.storage.uploads import give_up
@@ -32,6 +33,7 @@ FIELDS = {
 }  # fmt: skip
 ACTIONS = FIELDS - {"id", "enabled", "prefix", "tags", "larger_than", "smaller_than", "noncurrent_keep"}
 BATCH = 500
+EXPIRED = "LifecycleExpiration"
 LONGEST_DAYS = 36_500
 Rule = Mapping[str, Any]
 
@@ -100,6 +102,11 @@ def lifecycle_follow(ctx: Context) -> Followed:
     return found
 
 
+def _take_away(writing: Writing, row: Version) -> None:
+    take_away(writing.db, writing.change, row)
+    note(writing.ctx, writing.bucket, f"{EXPIRED}:Delete", row)
+
+
 class _Follow:
     """One rule of one bucket."""
 
@@ -150,16 +157,16 @@ class _Follow:
         latest, *older = versions
         expired = gone = 0
         if edge is not None and not latest.is_marker and latest.modified_at <= edge and self._fits(latest):
-            expired = self._write(latest, lambda writing, row: remove(writing, row.key, ""))
+            expired = self._write(latest, lambda writing, row: remove(writing, row.key, "", event=EXPIRED))
         if latest.is_marker and not older and (self._rule.get("expire_markers") or edge is not None):
-            expired += self._write(latest, lambda writing, row: take_away(writing.db, writing.change, row))
+            expired += self._write(latest, _take_away)
         replaced = self._before("noncurrent_days")
         if replaced is not None:
             keep = self._rule.get("noncurrent_keep") or 0
             # An older version became one when the next newer was written.
             for number, (newer, version) in enumerate(zip(versions, older, strict=False)):
                 if number >= keep and newer.modified_at <= replaced and self._fits(version):
-                    gone += self._write(version, lambda writing, row: take_away(writing.db, writing.change, row), is_latest=False)
+                    gone += self._write(version, _take_away, is_latest=False)
         return Followed(expired, gone)
 
     def _write(self, version: Version, do: Callable[[Writing, Version], object], *, is_latest: bool = True) -> int:

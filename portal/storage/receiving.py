@@ -107,11 +107,11 @@ def object_copy(ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str
     about = About(source.headers, source.user_metadata, source.tags, source.storage_class, "private", source.checksum_algorithm, source.checksum_type)
     if source.upload_id is None:
         ctx.db.rollback()
-        content = Content(source.etag, blobs.copy(found.pieces()[0]), checksum=source.checksum)
+        content = Content(source.etag, blobs.copy(found.pieces()[0]), checksum=source.checksum, how="Copy")
     else:
         md5 = hashlib.md5(usedforsecurity=False)
         blob = gather(ctx, blobs, found, (0, source.size_bytes), md5)
-        content, about = Content(md5.hexdigest(), blob), replace(about, checksum_algorithm="", checksum_type="")
+        content, about = Content(md5.hexdigest(), blob, how="Copy"), replace(about, checksum_algorithm="", checksum_type="")
     try:
         return object_put(ctx, bucket, to[1], content, about)
     except PortalError as error:
