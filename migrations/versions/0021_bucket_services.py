@@ -1,4 +1,4 @@
-"""What buckets do besides keeping objects: websites, access logs, notifications, figures by the hour."""
+"""What buckets do besides keeping objects: websites, access logs, notifications, tiers, figures by the hour."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -78,6 +78,16 @@ def upgrade() -> None:
     )
     op.create_index("ix_notices_turn", "notices", ["webhook_id", "dead_at", "attempts", "id"], unique=False)
     op.create_table(
+        "tier_moves",
+        sa.Column("bucket_id", sa.String(length=64), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("storage_class", sa.String(length=32), nullable=False),
+        sa.Column("objects", sa.BigInteger(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_tier_moves_bucket_id_buckets")),
+        sa.PrimaryKeyConstraint("bucket_id", "day", "storage_class", name=op.f("pk_tier_moves")),
+    )
+    op.create_table(
         "traffic_done",
         sa.Column("file", sa.String(length=64), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -87,6 +97,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("traffic_done")
+    op.drop_table("tier_moves")
     op.drop_table("notices")
     op.drop_table("webhooks")
     op.drop_column("buckets", "notifications")

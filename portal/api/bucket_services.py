@@ -1,6 +1,7 @@
 """Endpoints of what buckets do besides keeping objects: access logs, figures by the hour."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flask import request
@@ -18,13 +19,16 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.access_logs import bucket_set_logging
 from portal.storage.buckets import BUCKET
+from portal.storage.facts import bucket_by_id
 from portal.storage.metrics import BucketHour, hours_of
 from portal.storage.notifications import bucket_set_notifications, shown
 from portal.storage.object_models import Bucket
+from portal.storage.tiers import classes_of, tiering_report
 from portal.storage.webhooks import WEBHOOK, notices_of
 
 ITEM = "/storage/buckets/{bucket_id}"
 MOST_HOURS = 93 * 24
+MOST_DAYS = 366
 METRICS: Mapping[str, Callable[[BucketHour], Mapping[str, int]]] = {
     "size": lambda row: {"value": row.size_bytes},
     "object-count": lambda row: {"value": row.objects},
@@ -58,6 +62,15 @@ def endpoints() -> Iterator[Endpoint]:
     yield Endpoint("GET", "/storage/webhooks/{webhook_id}/messages", "storage.webhooks.messages", messages, "What waits for a webhook, or was given up",
                    "Webhooks", {200: thing(messages={"type": "array", "items": notice})}, (403, 404), query=states,
                    aliases=aliases(WEBHOOK, "/{webhook_id}/messages"))  # fmt: skip
+    classes = thing(name=TEXT, has_own_place=YES, price_per_gb_month={"type": ["number", "null"]}, retrieval=TEXT, minimum_days=NUMBER)
+    yield Endpoint("GET", "/storage/storage-classes", "storage.classes", storage_classes, "Classes that objects can be moved between", "Buckets",
+                   {200: thing(storage_classes={"type": "array", "items": classes})}, (403,),
+                   aliases=("/api/storage/storage-classes", "/api/v1/services/buckets/storage_classes"))  # fmt: skip
+    amount = {"type": ["number", "null"]}
+    line = thing(storage_class=TEXT, objects=NUMBER, size_bytes=NUMBER, cost=amount, saving=amount, moved_objects=NUMBER, moved_bytes=NUMBER)
+    period = [Query("period", "How many days back moves are counted.", {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30})]
+    yield _on("GET tiering-report", tiering, "By class: what there is, what it costs a month, what was moved",
+              {200: thing(period=NUMBER, classes={"type": "array", "items": line})}, query=period)  # fmt: skip
     asked = [
         Query("metric", "What to show.", {"type": "string", "enum": list(METRICS), "default": "size"}),
         Query("hours", "How far back.", {"type": "integer", "minimum": 1, "maximum": MOST_HOURS, "default": 24}),
@@ -117,6 +130,22 @@ def messages(webhook_id: str) -> ResponseReturnValue:
         for row in rows
     ]  # fmt: skip
     return io.answer({"messages": listed})
+
+
+def storage_classes() -> ResponseReturnValue:
+    """Those that have disks of their own here."""
+    only()
+    found = [{**asdict(each), "minimum_days": 0} for each in classes_of(context().settings)]
+    return io.answer({"storage_classes": found})
+
+
+def tiering(bucket_id: str) -> ResponseReturnValue:
+    """A line for each class."""
+    only("period")
+    ctx = context()
+    bucket = bucket_by_id(ctx.db, find(ctx, BUCKET, bucket_id).id)
+    days = whole(request.args, "period", 30, low=1, high=MOST_DAYS)
+    return io.answer({"period": days, "classes": tiering_report(ctx, bucket, days) if bucket is not None else []})
 
 
 def metrics(bucket_id: str) -> ResponseReturnValue:

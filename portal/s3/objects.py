@@ -46,7 +46,7 @@ def keep(
     x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY, how: str = "Put"
 ) -> tuple[Version, BucketFacts]:
     """Receive the bytes of an object and write it."""
-    blob = receive(x, body)
+    blob = receive(x, body, about.storage_class)
     checksum = body.checksum
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     try:
@@ -56,9 +56,9 @@ def keep(
         raise
 
 
-def receive(x: Exchange, body: Body) -> Blob:
-    """Have the bytes of a body on the disk; what is not right with them leaves nothing behind."""
-    with x.blobs.writing() as writer:
+def receive(x: Exchange, body: Body, storage_class: str) -> Blob:
+    """Have the bytes of a body on the disk, where those of a class are; what is not right with them leaves nothing behind."""
+    with x.blobs.writing(storage_class) as writer:
         for block in body:
             writer.write(block)
         return writer.finish()

@@ -304,13 +304,13 @@ def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob
 
 
 def object_open(ctx: Context, store: BlobStore, found: Found, first: int, length: int) -> tuple[Found, Iterator[bytes]]:
-    """Begin to read; an object that was written over between its row and its bytes is looked for once more."""
+    """Begin to read; an object that was written over, or moved, between its row and its bytes is looked for once more."""
     try:
         return found, read(store, found.pieces(), first, length)
     except BlobAbsent:
         version_id = found.version.version_id if found.version.version_id != "null" else ""
         ctx.db.rollback()
         again = object_find(ctx, found.bucket.name, found.version.key, version_id)
-        if again.version.sequence == found.version.sequence:
+        if again.pieces() == found.pieces():
             raise
         return again, read(store, again.pieces(), first, min(length, again.version.size_bytes - first))

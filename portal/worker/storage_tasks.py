@@ -7,6 +7,7 @@ from portal.storage import sweep
 from portal.storage.lifecycle import lifecycle_follow
 from portal.storage.metrics import metrics_sample, traffic_take_up
 from portal.storage.notices import notices_send
+from portal.storage.tiers import transitions_follow
 from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
@@ -40,8 +41,9 @@ def scrub_objects(task: TaskRun) -> None:
 
 
 def follow_lifecycles(task: TaskRun) -> None:
-    """Delete what rules of buckets say has lived long enough."""
+    """Delete what rules of buckets say has lived long enough, and move what they say is to be elsewhere."""
     lifecycle_follow(task.ctx)
+    transitions_follow(task.ctx, _blobs(task))
 
 
 def take_up_traffic(task: TaskRun) -> None:

@@ -204,6 +204,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/webhooks/<webhook_id>/set-secret": {"secret": "a secret of sixteen"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
         "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
+        "PUT /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/storage-class": {"storage_class": "STANDARD"},
         "POST /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/restore": {"version_id": ids["object_version"]},
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
         "POST /projects/<project_id>/delete": {"confirm": ids["project_name"]},
