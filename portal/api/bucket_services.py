@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from portal.api import body as io
+from portal.api.core import JOB, show_job
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.resources import aliases, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
@@ -19,6 +20,7 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.access_logs import bucket_set_logging
 from portal.storage.buckets import BUCKET
+from portal.storage.emptying import bucket_empty
 from portal.storage.facts import bucket_by_id
 from portal.storage.metrics import BucketHour, hours_of
 from portal.storage.notifications import bucket_set_notifications, shown
@@ -50,6 +52,12 @@ class NotificationsInput(Input):
     rules: list[dict[str, Any]]
 
 
+class EmptyInput(Input):
+    """What is to go."""
+
+    prefix: str = Field("", max_length=1024, description="Only keys that begin so.")
+
+
 def endpoints() -> Iterator[Endpoint]:
     """All of them."""
     yield _on("PUT logging", logging, "Write an access log into another bucket, or none",
@@ -71,6 +79,9 @@ def endpoints() -> Iterator[Endpoint]:
     period = [Query("period", "How many days back moves are counted.", {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30})]
     yield _on("GET tiering-report", tiering, "By class: what there is, what it costs a month, what was moved",
               {200: thing(period=NUMBER, classes={"type": "array", "items": line})}, query=period)  # fmt: skip
+    yield Endpoint("POST", f"{ITEM}/empty", "storage.buckets.empty", empty, "Delete everything in the bucket, or under a prefix, all versions of it",
+                   "Buckets", {202: JOB}, (403, 404, 409), body=EmptyInput.model_json_schema(), body_required=False,
+                   aliases=aliases(BUCKET, "/{bucket_id}/empty"))  # fmt: skip
     asked = [
         Query("metric", "What to show.", {"type": "string", "enum": list(METRICS), "default": "size"}),
         Query("hours", "How far back.", {"type": "integer", "minimum": 1, "maximum": MOST_HOURS, "default": 24}),
@@ -130,6 +141,12 @@ def messages(webhook_id: str) -> ResponseReturnValue:
         for row in rows
     ]  # fmt: skip
     return io.answer({"messages": listed})
+
+
+def empty(bucket_id: str) -> ResponseReturnValue:
+    """The job that does it."""
+    given: EmptyInput = read(EmptyInput)
+    return io.answer(show_job(bucket_empty(context(), bucket_id, given.prefix)), 202)
 
 
 def storage_classes() -> ResponseReturnValue:

@@ -115,7 +115,7 @@ BUCKET = ResourceType(
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"buckets": 1}, aliases={"bucket_name": "name", "status": "state"},
+    lifecycle=LIFECYCLE, quota={"buckets": 1}, extra_permissions={"empty": "delete"}, aliases={"bucket_name": "name", "status": "state"},
     show={"versioning_enabled": lambda v: v.versioning == "enabled", "logging_enabled": lambda v: bool(v.logging),
           "log_target_bucket": lambda v: v.logging["bucket_name"] if v.logging else None, "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),
