@@ -24,6 +24,7 @@ from portal.security.roles import ROLE
 from portal.storage.buckets import BUCKET
 from portal.storage.emptying import EMPTYING
 from portal.storage.guests import GuestVolumes
+from portal.storage.replication import REPLICATING
 from portal.storage.snapshots import SNAPSHOT
 from portal.storage.volume_types import VOLUME_TYPE
 from portal.storage.volumes import VOLUME
@@ -92,5 +93,5 @@ def build_registry() -> Registry:
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
     storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET, WEBHOOK]
     types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, POLICY, GROUP, ROLE]
-    asked = [EXPORTING, VERIFYING, DELETING, EMPTYING]
+    asked = [EXPORTING, VERIFYING, DELETING, EMPTYING, REPLICATING]
     return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

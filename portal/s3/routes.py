@@ -15,6 +15,7 @@ from portal.s3 import (
     objects,
     policies,
     posting,
+    replication,
     tagging,
     websites,
 )
@@ -38,6 +39,7 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("GET", "website"): websites.get, ("PUT", "website"): websites.put, ("DELETE", "website"): websites.delete,
     ("GET", "logging"): access_logs.get, ("PUT", "logging"): access_logs.put,
     ("GET", "notification"): notifications.get, ("PUT", "notification"): notifications.put,
+    ("GET", "replication"): replication.get, ("PUT", "replication"): replication.put, ("DELETE", "replication"): replication.delete,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip

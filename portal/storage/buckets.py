@@ -10,7 +10,7 @@ from portal.kernel import fields as f
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, StateConflict
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage.access_logs import bucket_set_logging
@@ -20,6 +20,7 @@ from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
+from portal.storage.replication import bucket_set_replication
 from portal.storage.usage import usage_locked
 from portal.storage.websites import bucket_set_website
 
@@ -86,6 +87,8 @@ def bucket_set_versioning(
     """Keep older versions from now on, or stop doing so; versions that are there stay."""
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
+    if bucket.replication and not enabled:
+        raise StateConflict(f"{bucket.name} is replicated, which needs versions. End the replication first.")
     bucket.versioning = "enabled" if enabled else "suspended"
 
 
@@ -111,7 +114,7 @@ BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_website,
-                bucket_set_logging, bucket_set_notifications, bucket_delete, bucket_update],
+                bucket_set_logging, bucket_set_notifications, bucket_set_replication, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],

@@ -27,6 +27,7 @@ class BucketFacts:
     tags: Mapping[str, str]
     policy: Mapping[str, Any] | None
     notifications: Sequence[Mapping[str, Any]] | None
+    replication: Mapping[str, Any] | None
 
     def project_of(self) -> str:
         """The project that is charged."""
@@ -58,6 +59,7 @@ class Version:
     headers: Mapping[str, str]
     user_metadata: Mapping[str, str]
     tags: Mapping[str, str]
+    replication: str
 
     @property
     def version_id(self) -> str:

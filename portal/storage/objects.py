@@ -16,6 +16,7 @@ from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
+from portal.storage.replication import PENDING, is_replicated, replicate
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -117,8 +118,9 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
         writing.db, writing.change, latest, writing.bucket.versioning,
         {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
          "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "owner_id": writing.ctx.principal.user_id,
-         "checksum": content.checksum, **about.columns()},
+         "checksum": content.checksum, "replication": PENDING if is_replicated(writing.bucket, key) else "", **about.columns()},
     )  # fmt: skip
+    replicate(writing.ctx, writing.bucket, row)
     note(writing.ctx, writing.bucket, f"ObjectCreated:{content.how}", row)
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
@@ -138,6 +140,7 @@ def object_say(
             raise _not_there(bucket, key, version_id, row)
         writing.tell(action, key, {"version_id": row.version_id, "after": said})
         changed = versions.say(writing.db, row, **said)
+        replicate(writing.ctx, bucket, changed)
         if "tags" in said:
             note(writing.ctx, bucket, f"ObjectTagging:{'Put' if said['tags'] else 'Delete'}", changed)
         if "acl" in said:
@@ -191,9 +194,11 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
         versions.take_away(writing.db, writing.change, found)
         note(writing.ctx, bucket, f"{event}:Delete", found)
     else:
-        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id}
+        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id,
+                  "replication": PENDING if is_replicated(bucket, key, is_marker=True) else ""}  # fmt: skip
         marked = versions.add(writing.db, writing.change, latest, bucket.versioning, marker)
         gone = Deleted(key, marked.version_id, is_marker=True)
+        replicate(writing.ctx, bucket, marked)
         note(writing.ctx, bucket, f"{event}:DeleteMarkerCreated", marked)
     writing.tell(DELETE, key, {"version_id": gone.version_id, "is_marker": gone.is_marker})
     return gone

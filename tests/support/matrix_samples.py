@@ -198,6 +198,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-website": {"configuration": {}}, "PUT /api/v1/storage/buckets/<bucket_id>/logging": {"enabled": False},
+        "POST /api/v1/storage/buckets/<bucket_id>/replication": {"destination_bucket": ids["ticked_bucket_id"]},
         "POST /api/v1/storage/buckets/<bucket_id>/set-notifications": {"configuration": {"rules": []}},
         "POST /api/v1/storage/webhooks": {"name": new, "url": "https://example.org/hook"},
         "POST /api/v1/storage/webhooks/bulk-action": {"action": "delete", "ids": [ids["bulk_webhook_id"]]},
