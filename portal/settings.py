@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     s3_tls_key: str = Field("", description="File with the key of that certificate.")
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
     s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
-    s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")
+    s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(

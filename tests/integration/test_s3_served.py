@@ -3,6 +3,7 @@
 import hashlib
 import socket
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,17 @@ def test_buckets_are_named_by_the_host(boto: Any, monkeypatch: pytest.MonkeyPatc
     by_host.put_object(Bucket=BUCKET, Key="a key/with ü", Body=b"x")
     assert by_path.get_object(Bucket=BUCKET, Key="a key/with ü")["Body"].read() == b"x"
     assert [each["Key"] for each in by_host.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["a key/with ü"]
+
+
+def test_more_connections_than_threads_are_all_answered(tmp_path: Path) -> None:
+    with served_gateway(tmp_path, "http", s3_workers=1, s3_threads=2) as served:
+        links = [HTTPConnection("localhost", served.settings.s3_port, timeout=60) for _ in range(7)]
+        for _ in range(3):
+            for link in links:
+                link.request("GET", "/none/k")
+            for link in links:
+                answer = link.getresponse()
+                answer.read()
+                assert answer.status == 404
+        for link in links:
+            link.close()

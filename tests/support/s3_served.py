@@ -68,14 +68,14 @@ def certificate(directory: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def served_gateway(directory: Path, scheme: str) -> Iterator[Served]:
+def served_gateway(directory: Path, scheme: str, **overrides: object) -> Iterator[Served]:
     """A gateway for the length of a block."""
     url = f"sqlite:///{directory}/portal.db"
     fill(url, directory)
     cert, key = certificate(directory) if scheme == "https" else (None, None)
     tls = {"s3_tls_cert": str(cert), "s3_tls_key": str(key)} if cert else {}
     settings = settings_for(
-        directory / "var", database_url=url, s3_port=free_port(), s3_domain="localhost", engine_compute="none", log_level="error", **tls
+        directory / "var", database_url=url, s3_port=free_port(), s3_domain="localhost", engine_compute="none", log_level="error", **tls, **overrides
     )
     sessions = open_database(settings)
     people = People(sessions, settings, build_registry())
