@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+from sqlalchemy import select
+
 from portal.s3 import acls, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
@@ -31,6 +33,16 @@ OBJECT: Mapping[tuple[str, str], Action] = {
 }  # fmt: skip
 
 
+# Where whoever watches the gateway asks how it is: no bucket can have this name.
+READY_PATH = "/-/ready"
+
+
+def ready(x: Exchange) -> Answer:
+    """Whether the database answers."""
+    x.ctx.db.execute(select(1))
+    return Answer(headers={"Content-Type": "text/plain", "Cache-Control": "no-store"}, body=b"ready\n")
+
+
 def action_for(request: S3Request) -> Action:
     """The action. Raises MethodNotAllowed, or NotImplemented for a sub-resource that the portal does not have."""
     if not request.bucket:
@@ -39,6 +51,8 @@ def action_for(request: S3Request) -> Action:
         return buckets.list_all
     if request.method == "OPTIONS":
         return cors.preflight
+    if request.method in {"GET", "HEAD"} and not request.is_virtual_host and f"/{request.bucket}/{request.key}" == READY_PATH:
+        return ready
     table = OBJECT if request.key else BUCKET
     kind = next((name for name in SUBRESOURCES if name in request.parameters), "")
     if request.key and request.method == "PUT" and not kind and request.header("x-amz-copy-source"):
