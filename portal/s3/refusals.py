@@ -29,7 +29,9 @@ def refusal_of(error: kernel.PortalError) -> S3Error:
     if isinstance(error, storage.BucketTaken):
         return S3Error("BucketAlreadyOwnedByYou" if details["is_own"] else "BucketAlreadyExists")
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "InternalError")
-    return S3Error(code, error.message if code != "InternalError" else None, headers=_marker(details))
+    # A mark of a deletion can be deleted and nothing else.
+    allowed = {"Allow": "DELETE"} if isinstance(error, storage.IsMarker) else {}
+    return S3Error(code, error.message if code != "InternalError" else None, headers={**_marker(details), **allowed})
 
 
 def _marker(details: Mapping[str, object]) -> dict[str, str]:
