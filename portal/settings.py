@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         "",
         description="What a GiB costs a month in USD, by storage class, such as STANDARD=0.02,STANDARD_IA=0.01: what reports of tiering reckon with.",
     )
-    s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")
+    s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(

@@ -19,8 +19,8 @@ LOOK_EVERY_S = 0.001
 class Turns:
     """Who begins the next write transaction: one of the threads of one of the processes that have a database open."""
 
-    def __init__(self, file: Path) -> None:
-        """`file` is made where it is missing; the kernel forgets who held it when a process dies."""
+    def __init__(self, file: Path | None) -> None:
+        """`file` is made where it is missing; the kernel forgets who held it when a process dies. Without one, turns are this process's own."""
         self._file, self._threads = file, threading.Lock()
 
     @contextmanager
@@ -40,8 +40,11 @@ class Turns:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[int | None]:
+def _opened(file: Path | None) -> Iterator[int | None]:
     """A handle of one's own: the kernel tells apart who locks by the handle."""
+    if file is None:
+        yield None
+        return
     try:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:

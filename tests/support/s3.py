@@ -84,12 +84,13 @@ def sent(s3: S3, method: str, path: str, body: bytes = b"", **headers: str) -> t
     return fetch(f"{s3.url}{path}", method, body, dict(request.headers))
 
 
-def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
-    """boto3 for a gateway."""
+def client(url: str, key_id: str, secret: str, *, verify: str | None = None, **config: Any) -> Any:
+    """boto3 for a gateway; `verify` is the file with the certificate to believe."""
     settings = Config(
         **{"s3": {"addressing_style": "path"}, "retries": {"max_attempts": 1, "mode": "standard"}, "signature_version": "s3v4", **config}
     )
-    return boto3.client("s3", endpoint_url=url, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1", config=settings)
+    named = {"aws_access_key_id": key_id, "aws_secret_access_key": secret, "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=url, config=settings, verify=verify, **named)
 
 
 def open_bucket(made: Any, name: str) -> None:
