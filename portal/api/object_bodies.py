@@ -41,6 +41,12 @@ class HoldInput(Input):
     enabled: bool
 
 
+class ClassInput(Input):
+    """Where an object is to be."""
+
+    storage_class: str = Field(max_length=32)
+
+
 class CopyInput(Input):
     """Where a copy goes."""
 

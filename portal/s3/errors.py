@@ -81,6 +81,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found."),
     "PreconditionFailed": (412, "At least one of the preconditions that you specified did not hold."),
     "QuotaExceeded": (403, "The quota of the project does not allow this."),
+    "ReplicationConfigurationNotFoundError": (404, "The replication configuration was not found"),
     "RequestTimeTooSkewed": (403, "The difference between the request time and the server's time is too large."),
     "ServerSideEncryptionConfigurationNotFoundError": (404, "The server-side encryption configuration was not found."),
     "SignatureDoesNotMatch": (

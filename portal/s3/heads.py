@@ -88,6 +88,8 @@ def headers_of(x: Exchange, bucket: BucketFacts, version: Version) -> dict[str, 
     found |= version_header(bucket, version)
     if version.storage_class != "STANDARD":
         found["x-amz-storage-class"] = version.storage_class
+    if version.replication:
+        found["x-amz-replication-status"] = version.replication
     if version.tags:
         found["x-amz-tagging-count"] = str(len(version.tags))
     return found | lock_headers(version) | _overrides(x)

@@ -10,6 +10,7 @@ from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
 from portal.s3.errors import S3Error
+from portal.s3.server import workers
 from portal.settings import Settings
 
 log = logging.getLogger("portal.s3")
@@ -20,7 +21,7 @@ class RequestLimits:
 
     def __init__(self, settings: Settings) -> None:
         """The limits as the settings say; 0 is none."""
-        sharing = settings.s3_workers if settings.rate_limit_storage.startswith("memory:") else 1
+        sharing = workers(settings) if settings.rate_limit_storage.startswith("memory:") else 1
         self._counter = FixedWindowRateLimiter(storage_from_string(settings.rate_limit_storage, wrap_exceptions=True))
         self._of_key, self._of_address = (
             RateLimitItemPerMinute(max(1, limit // sharing), namespace=f"s3-{name}") if limit else None

@@ -34,7 +34,9 @@ def refusal_of(error: kernel.PortalError) -> S3Error:
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "InternalError")
     # What is not found although it is there is not the caller's to see: nothing is said of it.
     is_told = code != "InternalError" and type(error) is not kernel.NotFound
-    return S3Error(code, error.message if is_told else None, headers=_marker(details))
+    # A mark of a deletion can be deleted and nothing else.
+    allowed = {"Allow": "DELETE"} if isinstance(error, storage.IsMarker) else {}
+    return S3Error(code, error.message if is_told else None, headers={**_marker(details), **allowed})
 
 
 def _marker(details: Mapping[str, object]) -> dict[str, str]:

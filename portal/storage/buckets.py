@@ -11,18 +11,22 @@ from portal.kernel import fields as f
 from portal.kernel.authz import Target, authorize
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, StateConflict
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.storage.access_logs import bucket_set_logging
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.errors import AclBlocked, AclLeft, BucketLocked, BucketNotEmpty, BucketTaken
 from portal.storage.grants import BLOCKED, ENFORCED, Grant, grants_checked, grants_of, is_public, normalised
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.locks import bucket_set_object_lock, buckets_held, refuse_held
+from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
 from portal.storage.public_access import ACL, GRANTS, bucket_set_acl, bucket_set_ownership, bucket_set_public_access, grants_in
+from portal.storage.replication import bucket_set_replication
 from portal.storage.usage import usage_locked
+from portal.storage.websites import bucket_set_website
 
 LIFECYCLE = Lifecycle("active", {"active": frozenset({"deleted"})}, ended=frozenset({"deleted"}))
 # What clients take for something else than a name.
@@ -117,6 +121,8 @@ def bucket_set_versioning(
     usage_locked(ctx.db, bucket.id)
     if bucket.object_lock and not enabled:
         raise BucketLocked(f"{bucket.name} has object lock: its versions are kept for good.")
+    if bucket.replication and not enabled:
+        raise StateConflict(f"{bucket.name} is replicated, which needs versions. End the replication first.")
     bucket.versioning = "enabled" if enabled else "suspended"
 
 
@@ -137,12 +143,14 @@ BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_object_lock,
-                bucket_set_public_access, bucket_set_ownership,                 bucket_delete, bucket_update],
+                bucket_set_public_access, bucket_set_ownership, bucket_set_website, bucket_set_logging, bucket_set_notifications,
+                bucket_set_replication, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"buckets": 1}, aliases={"bucket_name": "name", "status": "state"},
-    show={"versioning_enabled": lambda v: v.versioning == "enabled", "total_objects": lambda v: v.total_objects or 0,
+    lifecycle=LIFECYCLE, quota={"buckets": 1}, extra_permissions={"empty": "delete"}, aliases={"bucket_name": "name", "status": "state"},
+    show={"versioning_enabled": lambda v: v.versioning == "enabled", "logging_enabled": lambda v: bool(v.logging),
+          "log_target_bucket": lambda v: v.logging["bucket_name"] if v.logging else None, "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),
           "total_size": lambda v: f"{(v.total_size_bytes or 0) / (1 << 20):,.1f} MiB"},
     describe=lambda v: (f"{v.total_objects or 0:,} objects",), in_the_way=buckets_held,

@@ -32,6 +32,8 @@ class BucketFacts:
     lock_rule: Mapping[str, Any] | None
     public_access_block: Mapping[str, bool] | None
     ownership: str
+    notifications: Sequence[Mapping[str, Any]] | None
+    replication: Mapping[str, Any] | None
 
     def project_of(self) -> str:
         """The project that is charged."""
@@ -67,6 +69,7 @@ class Version:
     lock_mode: str
     retain_until: datetime | None
     legal_hold: bool | None
+    replication: str
 
     @property
     def granted(self) -> list[Grant]:

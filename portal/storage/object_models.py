@@ -54,6 +54,13 @@ class Bucket(ProjectOwned, Stateful, Base):
     # Which ways to let everybody in are closed; NULL where nobody said anything.
     public_access_block: Mapped[dict[str, bool] | None] = mapped_column(JsonColumn, nullable=True)
     ownership: Mapped[str] = f.field(f.Choice((*OWNERSHIP, UNSET)), label="Ownership of objects", default=OWNERSHIP[0])
+    website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Who is told of what: id, kind, arn, webhook_id, events, prefix, suffix.
+    notifications: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Where to: id, bucket_id, bucket_name, prefix, delete_markers, existing.
+    replication: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Of the bucket that the access log is written into: bucket_id, bucket_name, prefix, since.
+    logging: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 
     if TYPE_CHECKING:
         total_objects: int
@@ -121,6 +128,8 @@ class ObjectVersion(Described, Base):
     seal: Mapped[str] = mapped_column(String(16), default="")
     upload_id: Mapped[str | None] = mapped_column(String(64))
     checksum: Mapped[str] = mapped_column(String(96), default="")
+    # PENDING, COMPLETED or FAILED where it is carried over into another bucket, REPLICA where it was.
+    replication: Mapped[str] = mapped_column(String(16), default="", server_default="")
 
     __table_args__ = (
         Index("ix_object_versions_current", "bucket_id", "key", unique=True, sqlite_where=CURRENT, postgresql_where=CURRENT),

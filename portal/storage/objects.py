@@ -17,7 +17,9 @@ from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
 from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_locked, refuse_without_lock
+from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
+from portal.storage.replication import PENDING, is_replicated, replicate
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -32,6 +34,8 @@ class Content:
     upload_id: str | None = None
     checksum_algorithm: str = ""
     checksum: str = ""
+    # How they came: Put, Post, Copy or CompleteMultipartUpload.
+    how: str = "Put"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,12 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
     row = versions.add(
         writing.db, writing.change, latest, writing.bucket.versioning,
         {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
-         "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "checksum": content.checksum, **about.columns(),
+         "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "checksum": content.checksum,
+         "replication": PENDING if is_replicated(writing.bucket, key) else "", **about.columns(),
          **acl_columns(writing.db, writing.bucket, about.acl, about.grants, writing.ctx.principal.user_id), **lock_of_new(writing.bucket, about.lock).columns()},
     )  # fmt: skip
+    replicate(writing.ctx, writing.bucket, row)
+    note(writing.ctx, writing.bucket, f"ObjectCreated:{content.how}", row)
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
 
@@ -161,7 +168,13 @@ def object_say(
             values = {**said, **acl_columns(writing.db, bucket, said["acl"], None, row.owner_id)}
         before, after = (_told(each) for each in ({name: getattr(row, name) for name in values}, values))
         writing.tell(action, key, {"version_id": row.version_id, "before": before, "after": after}, always=say is not None)
-        return bucket, versions.say(writing.db, row, **values)
+        changed = versions.say(writing.db, row, **values)
+        replicate(writing.ctx, bucket, changed)
+        if "tags" in values:
+            note(writing.ctx, bucket, f"ObjectTagging:{'Put' if values['tags'] else 'Delete'}", changed)
+        if "acl" in values:
+            note(writing.ctx, bucket, "ObjectAcl:Put", changed)
+        return bucket, changed
 
     return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
 
@@ -205,8 +218,10 @@ def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = ""
     return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition, bypass=bypass))
 
 
-def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
-    """Delete within a transaction."""
+def remove(
+    writing: Writing, key: str, version_id: str, condition: Condition = ANY, *, bypass: bool = False, event: str = "ObjectRemoved"
+) -> Deleted:  # fmt: skip
+    """Delete within a transaction; `event` is what those who are told of it are told."""
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
@@ -223,14 +238,20 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
         versions.take_away(writing.db, writing.change, found, bypass=is_passed)
         if is_passed:
             writing.tell(BYPASS, key, {"version_id": gone.version_id, "mode": found.lock_mode, "retain_until": str(found.retain_until)}, always=True)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     elif bucket.versioning == "off":
         if found is None:
             return Deleted(key)
         gone = Deleted(key)
         versions.take_away(writing.db, writing.change, found)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     else:
-        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id}
-        gone = Deleted(key, versions.add(writing.db, writing.change, latest, bucket.versioning, marker).version_id, is_marker=True)
+        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id,
+                  "replication": PENDING if is_replicated(bucket, key, is_marker=True) else ""}  # fmt: skip
+        marked = versions.add(writing.db, writing.change, latest, bucket.versioning, marker)
+        gone = Deleted(key, marked.version_id, is_marker=True)
+        replicate(writing.ctx, bucket, marked)
+        note(writing.ctx, bucket, f"{event}:DeleteMarkerCreated", marked)
     writing.tell(DELETE, key, {"version_id": gone.version_id, "is_marker": gone.is_marker})
     return gone
 
@@ -340,13 +361,13 @@ def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob
 
 
 def object_open(ctx: Context, store: BlobStore, found: Found, first: int, length: int) -> tuple[Found, Iterator[bytes]]:
-    """Begin to read; an object that was written over between its row and its bytes is looked for once more."""
+    """Begin to read; an object that was written over, or moved, between its row and its bytes is looked for once more."""
     try:
         return found, read(store, found.pieces(), first, length)
     except BlobAbsent:
         version_id = found.version.version_id if found.version.version_id != "null" else ""
         ctx.db.rollback()
         again = object_find(ctx, found.bucket.name, found.version.key, version_id)
-        if again.version.sequence == found.version.sequence:
+        if again.pieces() == found.pieces():
             raise
         return again, read(store, again.pieces(), first, min(length, again.version.size_bytes - first))

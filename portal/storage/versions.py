@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ DEFAULTS: Mapping[str, Any] = {
     "is_marker": False, "size_bytes": 0, "etag": "", "blob": "", "seal": "", "upload_id": None, "checksum": "", "owner_id": None,
     "storage_class": "STANDARD", "acl": "private", "checksum_algorithm": "", "checksum_type": "", "headers": {}, "user_metadata": {}, "tags": {},
     "grants": None, "lock_mode": "", "retain_until": None, "legal_hold": None,
+    "replication": "",
 }  # fmt: skip
 _THIS = (VERSIONS.c.bucket_id == bindparam("bucket"), VERSIONS.c.key == bindparam("of_key"), VERSIONS.c.sequence == bindparam("place"))
 _INSERT = insert(VERSIONS)
@@ -49,6 +50,20 @@ def add(session: Session, change: Change, latest: Version | None, versioning: st
     change.objects += int(values["is_current"])
     change.versions += 1
     return Version(**values)
+
+
+def insert_at(session: Session, change: Change, values: Mapping[str, Any]) -> Version:
+    """Write a version at the place among those of its key that it says; it is the newest if none comes before it."""
+    latest = newest(session, values["bucket_id"], values["key"])
+    is_newest = latest is None or values["sequence"] < latest.sequence
+    if latest is not None and is_newest:
+        _set_current(session, change, latest, is_current=False)
+    row = Version(**{**values, "is_current": is_newest and not values["is_marker"]})
+    session.execute(_INSERT, asdict(row))
+    change.size_bytes += row.size_bytes
+    change.objects += int(row.is_current)
+    change.versions += 1
+    return row
 
 
 def take_away(session: Session, change: Change, version: Version, *, bypass: bool = False) -> None:

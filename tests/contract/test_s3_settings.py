@@ -142,3 +142,9 @@ def test_data_events_are_recorded_where_the_bucket_says_so(client: Any, s3: S3) 
     assert [tuple(row) for row in admin.db.execute(query.order_by(AuditEntry.seq))] == [
         ("storage.object.write", f"{BUCKET}/k", "success"), ("storage.object.delete", f"{BUCKET}/k", "success"), ("storage.object.write", f"{BUCKET}/l", "denied"),
     ]  # fmt: skip
+
+
+def test_whoever_watches_the_gateway_needs_no_key(s3: S3) -> None:
+    assert fetch(f"{s3.url}/-/ready")[::2] == (200, b"ready\n")
+    assert fetch(f"{s3.url}/-/steady")[0] == 404
+    assert fetch(f"{s3.url}/-/ready", "PUT", b"")[0] == 404

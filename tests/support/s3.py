@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from sqlalchemy import update
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from portal.engines.blobs import LocalBlobs
+from portal.engines.registry import open_blobs
 from portal.identity.models import User
 from portal.identity.s3_keys import s3_key_create
 from portal.kernel.db import now, transaction
@@ -25,7 +25,9 @@ from portal.s3.app import Gateway
 from portal.s3.limits import RequestLimits
 from portal.storage.object_models import BlobToRemove
 from portal.storage.sweep import remove_due
+from portal.storage.traffic import traffic_files
 from tests.support.people import People
+from tests.support.servers import until
 
 
 class _Quiet(WSGIRequestHandler):
@@ -38,11 +40,16 @@ class S3:
 
     def __init__(self, people: People, port: int, app: Gateway) -> None:
         self.people, self.port, self._app = people, port, app
-        self.blobs = LocalBlobs(people.settings.data_dir / "objects")
+        self.blobs = app._blobs
+        self.traffic = app._traffic
 
     def trust(self, proxies: int) -> None:
         """From now on so many proxies stand in front."""
-        self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
+        self.settings(trusted_proxies=proxies)
+
+    def settings(self, **changed: object) -> None:
+        """From now on the gateway has other settings."""
+        self._app._settings = self._app._settings.model_copy(update=changed)
 
     def sweep(self) -> None:
         """Remove what nobody refers to any more, as if the time of all of it had come."""
@@ -77,12 +84,13 @@ def sent(s3: S3, method: str, path: str, body: bytes = b"", **headers: str) -> t
     return fetch(f"{s3.url}{path}", method, body, dict(request.headers))
 
 
-def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
-    """boto3 for a gateway."""
+def client(url: str, key_id: str, secret: str, *, verify: str | None = None, **config: Any) -> Any:
+    """boto3 for a gateway; `verify` is the file with the certificate to believe."""
     settings = Config(
         **{"s3": {"addressing_style": "path"}, "retries": {"max_attempts": 1, "mode": "standard"}, "signature_version": "s3v4", **config}
     )
-    return boto3.client("s3", endpoint_url=url, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1", config=settings)
+    named = {"aws_access_key_id": key_id, "aws_secret_access_key": secret, "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=url, config=settings, verify=verify, **named)
 
 
 def open_bucket(made: Any, name: str) -> None:
@@ -94,8 +102,8 @@ def open_bucket(made: Any, name: str) -> None:
 @contextlib.contextmanager
 def gateway(people: People) -> Iterator[S3]:
     """A gateway for the length of a block."""
-    blobs = LocalBlobs(people.settings.data_dir / "objects")
-    app = Gateway(people.settings, people.sessions, people.registry, blobs)
+    blobs = open_blobs(people.settings)
+    app = Gateway(people.settings, people.sessions, people.registry, blobs, traffic_files(people.settings))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -106,6 +114,12 @@ def gateway(people: People) -> Iterator[S3]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def noted(s3: S3, requests: int) -> None:
+    """Return when so many requests have been written down, which is after their answers have gone out."""
+    files = s3.people.settings.data_dir / "traffic"
+    until(lambda: sum(path.read_bytes().count(b"\n") for path in files.glob("*.log")) >= requests, within_s=30, what="requests are written down")
 
 
 def refused(call: Callable[[], object], code: str) -> dict[str, Any]:
