@@ -13,6 +13,7 @@ from portal.api import (
     identity,
     networking,
     oauth_clients,
+    object_uploads,
     objects,
     projects,
     quotas,
@@ -38,7 +39,7 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
+        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *object_uploads.endpoints(), *buckets.endpoints(),
         *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)

@@ -9,6 +9,7 @@ from portal.kernel.authz import reach
 from portal.kernel.context import Context
 from portal.storage.volume_models import Snapshot, Volume
 from portal.web.derived import Tab
+from portal.web.object_listing import objects_tab
 
 LISTED = 200
 
@@ -27,5 +28,8 @@ def _of_instance(ctx: Context, instance: Any) -> Mapping[str, Any]:
     return {"volumes": _visible(ctx, Volume, Volume.instance_id == instance.id), "tone": ctx.registry.of(Volume).lifecycle}
 
 
-TABS: dict[str, Sequence[Tab]] = {"storage.volume": (Tab("snapshots", "Snapshots", "snapshots.html", _snapshots),)}
+TABS: dict[str, Sequence[Tab]] = {
+    "storage.volume": (Tab("snapshots", "Snapshots", "snapshots.html", _snapshots),),
+    "storage.bucket": (Tab("overview", "Objects", "objects.html", objects_tab, script="uploads.js"),),
+}
 OF_INSTANCE = Tab("storage", "Storage", "storage.html", _of_instance)
