@@ -201,7 +201,9 @@ def _bucket_called(ctx: Context, text: str) -> Bucket | None:
     """A bucket that is named by id or name and that the caller may see; None for no name. Raises InvalidRequest."""
     if not text:
         return None
-    named = select(Bucket).where(or_(Bucket.id == text, Bucket.name == text), Bucket.deleted_at.is_(None), reach(ctx, f"{BUCKET.key}.read").rows(Bucket))
+    named = select(Bucket).where(
+        or_(Bucket.id == text, Bucket.name == text), Bucket.deleted_at.is_(None), reach(ctx, f"{BUCKET.key}.read").rows(Bucket)
+    )
     found = ctx.db.scalars(named.order_by(Bucket.id)).first() if is_storable(text) else None
     if found is None:
         raise InvalidRequest.fields({"destination_bucket": [f"there is no bucket {text[:64]} here."]})
