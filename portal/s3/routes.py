@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import acls, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging
+from portal.s3 import access_logs, acls, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging, websites
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -20,6 +20,8 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("GET", "uploads"): multipart.list_uploads, ("GET", "versioning"): buckets.versioning, ("PUT", "versioning"): buckets.set_versioning,
     ("GET", "lifecycle"): lifecycle.get, ("PUT", "lifecycle"): lifecycle.put, ("DELETE", "lifecycle"): lifecycle.delete,
     ("GET", "policy"): policies.get, ("PUT", "policy"): policies.put, ("DELETE", "policy"): policies.delete, ("GET", "policyStatus"): policies.status,
+    ("GET", "website"): websites.get, ("PUT", "website"): websites.put, ("DELETE", "website"): websites.delete,
+    ("GET", "logging"): access_logs.get, ("PUT", "logging"): access_logs.put,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip

@@ -21,5 +21,6 @@ def gateway_of(settings: Settings) -> Any:
     from portal.engines.registry import open_blobs
     from portal.kernel.db import open_database
     from portal.s3.app import Gateway
+    from portal.storage.traffic import traffic_files
 
-    return Gateway(settings, open_database(settings), build_registry(), open_blobs(settings))
+    return Gateway(settings, open_database(settings), build_registry(), open_blobs(settings), traffic_files(settings))

@@ -40,6 +40,9 @@ class Bucket(ProjectOwned, Stateful, Base):
     cors_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Of the bucket that the access log is written into: bucket_id, bucket_name, prefix, since.
+    logging: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 
     if TYPE_CHECKING:
         total_objects: int

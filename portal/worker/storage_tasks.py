@@ -5,8 +5,11 @@ from portal.kernel.db import now
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
 from portal.storage.lifecycle import lifecycle_follow
+from portal.storage.metrics import metrics_sample, traffic_take_up
+from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
+TRAFFIC_S = 60.0
 DAY_S = 24 * 3600.0
 
 
@@ -39,7 +42,14 @@ def follow_lifecycles(task: TaskRun) -> None:
     lifecycle_follow(task.ctx)
 
 
+def take_up_traffic(task: TaskRun) -> None:
+    """Count the requests of the last minutes, and write access logs."""
+    metrics_sample(task.ctx)
+    traffic_take_up(task.ctx, _blobs(task), traffic_files(task.ctx.settings))
+
+
 STORAGE_TASKS = (
+    SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),
     SystemTask("lifecycle", "Follow lifecycle rules", lambda settings: settings.s3_lifecycle_day_s / 24 + 1, follow_lifecycles),
     SystemTask("objects", "Free the room of deleted objects", lambda _: SWEEP_S, sweep_objects),
     SystemTask("orphans", "Remove what uploads left behind", lambda _: DAY_S, sweep_orphans),

@@ -17,7 +17,9 @@ from portal.engines.blobs import LocalBlobs
 from portal.identity.models import User
 from portal.identity.s3_keys import s3_key_create
 from portal.s3.app import Gateway
+from portal.storage.traffic import traffic_files
 from tests.support.people import People
+from tests.support.servers import until
 
 
 class _Quiet(WSGIRequestHandler):
@@ -31,10 +33,15 @@ class S3:
     def __init__(self, people: People, port: int, app: Gateway) -> None:
         self.people, self.port, self._app = people, port, app
         self.blobs = LocalBlobs(people.settings.data_dir / "objects")
+        self.traffic = app._traffic
 
     def trust(self, proxies: int) -> None:
         """From now on so many proxies stand in front."""
-        self._app._settings = self._app._settings.model_copy(update={"trusted_proxies": proxies})
+        self.settings(trusted_proxies=proxies)
+
+    def settings(self, **changed: object) -> None:
+        """From now on the gateway has other settings."""
+        self._app._settings = self._app._settings.model_copy(update=changed)
 
     @property
     def url(self) -> str:
@@ -63,7 +70,7 @@ def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
 def gateway(people: People) -> Iterator[S3]:
     """A gateway for the length of a block."""
     blobs = LocalBlobs(people.settings.data_dir / "objects")
-    app = Gateway(people.settings, people.sessions, people.registry, blobs)
+    app = Gateway(people.settings, people.sessions, people.registry, blobs, traffic_files(people.settings))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -74,6 +81,12 @@ def gateway(people: People) -> Iterator[S3]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def noted(s3: S3, requests: int) -> None:
+    """Return when so many requests have been written down, which is after their answers have gone out."""
+    files = s3.people.settings.data_dir / "traffic"
+    until(lambda: sum(path.read_bytes().count(b"\n") for path in files.glob("*.log")) >= requests, within_s=30, what="requests are written down")
 
 
 def refused(call: Callable[[], object], code: str) -> dict[str, Any]:
