@@ -1,0 +1,80 @@
+"""Changing the settings of a bucket from its page. Everything works as plain forms; with scripts a document is looked at while it is typed."""
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from portal.http.guard import Access, access
+from portal.http.request import context
+from portal.kernel.context import Context
+from portal.kernel.errors import ConfirmationRequired, InvalidRequest, PortalError
+from portal.kernel.lookup import find
+from portal.kernel.operations import run
+from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
+from portal.storage.object_models import Bucket
+from portal.web.bucket_editors import Editor, document_of, editor_of, editors, read, shown
+from portal.web.object_listing import address
+from portal.web.object_pages import BASE
+from portal.web.page import form_status, go, render
+from portal.web.resource_pages import detail
+
+pages = Blueprint("bucket_settings", __name__)
+
+
+@pages.post(f"{BASE}/settings/<name>/check")
+@access(Access.SIGNED_IN)
+def check(bucket_id: str, name: str) -> ResponseReturnValue:
+    """What the document means as it is now."""
+    bucket: Bucket = find(context(), BUCKET, bucket_id)
+    return render("storage/bucket/_reading.html", reading=read(bucket, editor_of(bucket, name), request.form.get("document", "")))
+
+
+@pages.post(f"{BASE}/settings/<name>/document")
+@access(Access.SIGNED_IN)
+def document(bucket_id: str, name: str) -> ResponseReturnValue:
+    """Save a document."""
+    ctx = context()
+    bucket: Bucket = find(ctx, BUCKET, bucket_id)
+    editor, text = editor_of(bucket, name), request.form.get("document", "")
+    try:
+        given = document_of(text)
+    except ValueError as error:
+        return _again(ctx, bucket, editor, text, InvalidRequest.fields({name: [str(error)]}))
+    try:
+        if given is not None and not isinstance(given, type(editor.example)):
+            raise InvalidRequest.fields({name: [f"must be {'a list' if isinstance(editor.example, list) else 'an object'}."]})
+        run(ctx, editor.op, bucket_id, editor.inputs(given))
+    except ConfirmationRequired:
+        raise
+    except PortalError as error:
+        ctx.db.rollback()
+        return _again(ctx, find(ctx, BUCKET, bucket_id), editor, text, error)
+    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), f"{editor.title}: saved.")
+
+
+def _again(ctx: Context, bucket: Bucket, editor: Editor, text: str, error: PortalError) -> ResponseReturnValue:
+    listed = [shown(ctx, bucket, each, text if each.name == editor.name else None) for each in editors(bucket)]
+    return detail(ctx, BUCKET, bucket, "settings", form_status(error), editors=listed, message=error.message)
+
+
+@pages.post(f"{BASE}/settings")
+@access(Access.SIGNED_IN)
+def switch(bucket_id: str) -> ResponseReturnValue:
+    """Keep older versions or stop doing so, or say what those may do whom no policy lets in."""
+    ctx, form = context(), request.form
+    try:
+        if "acl" in form:
+            run(ctx, bucket_set_acl, bucket_id, {"acl": form["acl"]})
+            said = "The access of others is changed."
+        else:
+            run(ctx, bucket_set_versioning, bucket_id, {"enabled": form.get("versioning") == "true"})
+            said = (
+                "Older versions are kept from now on."
+                if form.get("versioning") == "true"
+                else "Older versions are not kept any more; those that are there stay."
+            )
+    except ConfirmationRequired:
+        raise
+    except PortalError as error:
+        ctx.db.rollback()
+        return detail(ctx, BUCKET, find(ctx, BUCKET, bucket_id), "settings", form_status(error), message=error.message)
+    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), said)
