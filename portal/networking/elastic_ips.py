@@ -10,10 +10,10 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen, seen_by_name
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
-from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.interfaces import interface_locked, set_public
 from portal.networking.models import EXTERNAL, ElasticIp, NatGateway, NetworkInterface
 

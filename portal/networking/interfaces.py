@@ -14,11 +14,11 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen_by_name, unseen
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import UNSEEN, refuse_without_networks, unseen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import UNSEEN, refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.security_groups import group_named
 

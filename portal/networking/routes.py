@@ -12,9 +12,10 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
+from portal.kernel.lookup import seen, unseen
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import ANYWHERE, parse_destination
-from portal.networking.changes import NAMED, UNSEEN, named_rows, seen, unseen, vpc_touch, wrong
+from portal.networking.changes import NAMED, UNSEEN, named_rows, vpc_touch, wrong
 from portal.networking.models import TARGETS, InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, Subnet, Vpc, VpcPeering
 from portal.networking.subnets import VPC_FIELD
 from portal.networking.vpc import applied

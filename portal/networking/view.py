@@ -11,10 +11,10 @@ from sqlalchemy.orm import joinedload
 from portal.engines.network_ports import PeeringSpec, Via
 from portal.kernel.authz import reach as may_see
 from portal.kernel.context import Context
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen, seen_by_name
 from portal.networking import reachability
 from portal.networking.addresses import usage
-from portal.networking.changes import UNSEEN, seen, wrong
+from portal.networking.changes import UNSEEN, wrong
 from portal.networking.desired import desired_state
 from portal.networking.hits import hits_of
 from portal.networking.models import (

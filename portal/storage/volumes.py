@@ -1,6 +1,6 @@
 """Volumes: disks that exist by themselves, from the request to the guest that sees them, and back to nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -15,9 +15,10 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
+from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.lookup import named
+from portal.kernel.lookup import named, unseen
 from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.storage import volume_steps as steps
@@ -259,8 +260,10 @@ def root_volume(ctx: Context, instance: Any) -> Volume:
     """The row of the volume that a machine boots from."""
     vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
     iops, throughput_mbps = limits_within(vtype, None, None)
+    # Named by itself, not by its instance: whoever may not see that one learns nothing from what is told of its volume.
+    own = new_id("vol")
     return Volume(
-        name=f"{instance.name[:200]}-{instance.id}", description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
+        id=own, name=own, description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
         throughput_mbps=throughput_mbps, instance_id=instance.id, is_root=True, delete_on_termination=True, image_id=instance.image_id or instance.image.id,
         owner_id=instance.owner_id, attached_at=now(),
     )  # fmt: skip
@@ -279,6 +282,13 @@ def _eager() -> list[ORMOption]:
     return [joinedload(Volume.volume_type)]
 
 
+def _veil(ctx: Context, rows: Sequence[Volume]) -> Mapping[str, Mapping[str, Any]]:
+    """Instances are told to those who may see them."""
+    instance = ctx.registry.model("compute.instance")
+    hidden = unseen(ctx, instance, instance.id, instance.id.in_([row.instance_id for row in rows if row.instance_id]))
+    return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
+
+
 def _hourly_cost(volume: Volume) -> float | None:
     return volume.size_gb * volume.volume_type.hourly_cost_usd or None
 
@@ -294,6 +304,6 @@ VOLUME = ResourceType(
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",
     show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}"},
     aliases={"status": "state", "volume_type": "volume_type_id", "attached_to_instance": "instance_id", "attached_to": "instance_id"},
-    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST,
+    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST, veil=_veil,
     describe=lambda v: (f"{v.size_gb} GiB, {v.volume_type.name}", v.state),
 )  # fmt: skip
