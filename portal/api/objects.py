@@ -327,7 +327,8 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     """An address of the S3 interface."""
     ctx = context()
     given: PresignInput = read(PresignInput)
-    url, ends = presign(ctx, s3_endpoint(), _bucket(ctx, bucket_id), given.key, method=given.method, expires_in=given.expires_in)
+    bucket = _bucket(ctx, bucket_id)
+    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in)
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 

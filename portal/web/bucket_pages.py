@@ -47,10 +47,10 @@ def key_create(bucket_id: str) -> ResponseReturnValue:
     return detail(ctx, BUCKET, find(ctx, BUCKET, bucket_id), "keys", 201, secret=secret, new_key=key)
 
 
-@pages.post(f"{BASE}/keys/<key_id>/end")
+@pages.post(f"{BASE}/keys/<access_key_id>/end")
 @access(Access.SIGNED_IN)
-def key_end(bucket_id: str, key_id: str) -> ResponseReturnValue:
+def key_end(bucket_id: str, access_key_id: str) -> ResponseReturnValue:
     """End one of the caller's keys."""
     ctx = context()
-    s3_key_revoke(ctx, key_id)
+    s3_key_revoke(ctx, access_key_id)
     return go(address(find(ctx, BUCKET, bucket_id), "/keys"), "The key has ended, and links that were signed with it.")

@@ -20,35 +20,35 @@ from portal.web.resource_pages import detail
 pages = Blueprint("bucket_settings", __name__)
 
 
-@pages.post(f"{BASE}/settings/<name>/check")
+@pages.post(f"{BASE}/settings/<editor>/check")
 @access(Access.SIGNED_IN)
-def check(bucket_id: str, name: str) -> ResponseReturnValue:
+def check(bucket_id: str, editor: str) -> ResponseReturnValue:
     """What the document means as it is now."""
     bucket: Bucket = find(context(), BUCKET, bucket_id)
-    return render("storage/bucket/_reading.html", reading=read(bucket, editor_of(bucket, name), request.form.get("document", "")))
+    return render("storage/bucket/_reading.html", reading=read(bucket, editor_of(bucket, editor), request.form.get("document", "")))
 
 
-@pages.post(f"{BASE}/settings/<name>/document")
+@pages.post(f"{BASE}/settings/<editor>/document")
 @access(Access.SIGNED_IN)
-def document(bucket_id: str, name: str) -> ResponseReturnValue:
+def document(bucket_id: str, editor: str) -> ResponseReturnValue:
     """Save a document."""
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    editor, text = editor_of(bucket, name), request.form.get("document", "")
+    chosen, text = editor_of(bucket, editor), request.form.get("document", "")
     try:
         given = document_of(text)
     except ValueError as error:
-        return _again(ctx, bucket, editor, text, InvalidRequest.fields({name: [str(error)]}))
+        return _again(ctx, bucket, chosen, text, InvalidRequest.fields({editor: [str(error)]}))
     try:
-        if given is not None and not isinstance(given, type(editor.example)):
-            raise InvalidRequest.fields({name: [f"must be {'a list' if isinstance(editor.example, list) else 'an object'}."]})
-        run(ctx, editor.op, bucket_id, editor.inputs(given))
+        if given is not None and not isinstance(given, type(chosen.example)):
+            raise InvalidRequest.fields({editor: [f"must be {'a list' if isinstance(chosen.example, list) else 'an object'}."]})
+        run(ctx, chosen.op, bucket_id, chosen.inputs(given))
     except ConfirmationRequired:
         raise
     except PortalError as error:
         ctx.db.rollback()
-        return _again(ctx, find(ctx, BUCKET, bucket_id), editor, text, error)
-    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), f"{editor.title}: saved.")
+        return _again(ctx, find(ctx, BUCKET, bucket_id), chosen, text, error)
+    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), f"{chosen.title}: saved.")
 
 
 def _again(ctx: Context, bucket: Bucket, editor: Editor, text: str, error: PortalError) -> ResponseReturnValue:

@@ -36,7 +36,7 @@ MOST_TICKED = 1000
 FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination_key", "expires_in")
 
 
-@pages.post(f"{BASE}/upload")
+@pages.post(f"{BASE}/files")
 @access(Access.SIGNED_IN)
 @large_form
 def upload(bucket_id: str) -> ResponseReturnValue:

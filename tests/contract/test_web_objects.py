@@ -106,24 +106,24 @@ def test_versions_are_listed_one_by_one(site: Site, put: Callable[..., None], ap
 
 def test_files_are_sent_by_a_plain_form(site: Site, api: Api, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [(io.BytesIO(b"one"), "files/one.txt", "text/plain"), (io.BytesIO(b""), "empty", "text/plain")]
-    assert site.post("/upload", prefix="in/", files=files).headers["Location"] == f"{site.base}?prefix=in%2F"
+    assert site.post("/files", prefix="in/", files=files).headers["Location"] == f"{site.base}?prefix=in%2F"
     assert site.names(prefix="in/") == ["empty", "one.txt"]
     assert api.get(f"/storage/buckets/{bucket}/objects/in/one.txt").data == b"one"
-    assert "choose at least one file" in site.post("/upload", prefix="").text
+    assert "choose at least one file" in site.post("/files", prefix="").text
     assert site.post("/folder", prefix="in/", name="deep").status_code == 303
     assert site.names(prefix="in/") == ["deep/", "empty", "one.txt"]
     assert site.names(prefix="in/deep/") == []
     assert site.post("/folder", prefix="in/", name="deep").status_code == 412
     monkeypatch.setattr(security, "MAX_FILES_BYTES", 1000)
-    assert site.post("/upload", prefix="", files=(io.BytesIO(b"x" * 1000), "large")).status_code == 413
+    assert site.post("/files", prefix="", files=(io.BytesIO(b"x" * 1000), "large")).status_code == 413
 
 
 def test_without_versions_nothing_is_written_over_unless_somebody_says_so(site: Site, api: Api, bucket: str, put: Callable[..., None]) -> None:
     api("PUT", f"/storage/buckets/{bucket}/versioning", {"enabled": False})
     put("k", b"first")
-    assert site.post("/upload", prefix="", files=(io.BytesIO(b"second"), "k")).status_code == 412
+    assert site.post("/files", prefix="", files=(io.BytesIO(b"second"), "k")).status_code == 412
     assert api.get(f"/storage/buckets/{bucket}/objects/k").data == b"first"
-    assert site.post("/upload", prefix="", replace="true", files=(io.BytesIO(b"second"), "k")).status_code == 303
+    assert site.post("/files", prefix="", replace="true", files=(io.BytesIO(b"second"), "k")).status_code == 303
     assert api.get(f"/storage/buckets/{bucket}/objects/k").data == b"second"
 
 
@@ -245,7 +245,7 @@ def test_nobody_sees_what_they_may_not_do(
     assert 'id="list-form"' in shown
     for word in ("/object/say", "/removal", "/object/access", "Restore", ">Move<", "New folder"):
         assert word not in page, word
-    assert viewer.post("/upload", prefix="", files=(io.BytesIO(b"x"), "l")).status_code == 403
+    assert viewer.post("/files", prefix="", files=(io.BytesIO(b"x"), "l")).status_code == 403
     assert viewer.post("/object/say", key="k", metadata="", tags="").status_code == 403
     refused = viewer.post("/removal/now", ids="k:k")
     assert (refused.status_code, "Not deleted" in refused.text) == (409, True)
