@@ -22,10 +22,12 @@ from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
 from portal.storage.buckets import BUCKET
+from portal.storage.emptying import EMPTYING
 from portal.storage.guests import GuestVolumes
 from portal.storage.snapshots import SNAPSHOT
 from portal.storage.volume_types import VOLUME_TYPE
 from portal.storage.volumes import VOLUME
+from portal.storage.webhooks import WEBHOOK
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -88,7 +90,7 @@ EVENTS = {
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET]
+    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET, WEBHOOK]
     types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, POLICY, GROUP, ROLE]
-    asked = [EXPORTING, VERIFYING, DELETING]
+    asked = [EXPORTING, VERIFYING, DELETING, EMPTYING]
     return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

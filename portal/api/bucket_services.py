@@ -1,12 +1,15 @@
 """Endpoints of what buckets do besides keeping objects: access logs, figures by the hour."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
 from portal.api import body as io
+from portal.api.core import JOB, show_job
 from portal.api.endpoints import Endpoint, Query, Schema
 from portal.api.resources import aliases, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
@@ -17,11 +20,17 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.access_logs import bucket_set_logging
 from portal.storage.buckets import BUCKET
+from portal.storage.emptying import bucket_empty
+from portal.storage.facts import bucket_by_id
 from portal.storage.metrics import BucketHour, hours_of
+from portal.storage.notifications import bucket_set_notifications, shown
 from portal.storage.object_models import Bucket
+from portal.storage.tiers import classes_of, tiering_report
+from portal.storage.webhooks import WEBHOOK, notices_of
 
 ITEM = "/storage/buckets/{bucket_id}"
 MOST_HOURS = 93 * 24
+MOST_DAYS = 366
 METRICS: Mapping[str, Callable[[BucketHour], Mapping[str, int]]] = {
     "size": lambda row: {"value": row.size_bytes},
     "object-count": lambda row: {"value": row.objects},
@@ -37,10 +46,42 @@ class LoggingInput(Input):
     log_prefix: str = ""
 
 
+class NotificationsInput(Input):
+    """Rules, in place of those there are."""
+
+    rules: list[dict[str, Any]]
+
+
+class EmptyInput(Input):
+    """What is to go."""
+
+    prefix: str = Field("", max_length=1024, description="Only keys that begin so.")
+
+
 def endpoints() -> Iterator[Endpoint]:
     """All of them."""
     yield _on("PUT logging", logging, "Write an access log into another bucket, or none",
               {200: thing(logging_enabled=YES, log_target_bucket=MAYBE_TEXT, log_prefix=TEXT)}, LoggingInput)  # fmt: skip
+    rules = thing(rules={"type": "array", "items": {"type": "object"}})
+    yield _on("GET notifications", notifications, "Which webhooks are told of what", {200: rules})
+    yield _on("PUT notifications", notifications_set, "Say which webhooks are told of what", {200: rules}, NotificationsInput)
+    states = [Query("state", "Of what became of them.", {"type": "string", "enum": ["waiting", "dead"], "default": "waiting"})]
+    notice = thing(id=NUMBER, state=TEXT, created_at=WHEN, attempts=NUMBER, last_error=TEXT, message={"type": "object"})
+    yield Endpoint("GET", "/storage/webhooks/{webhook_id}/messages", "storage.webhooks.messages", messages, "What waits for a webhook, or was given up",
+                   "Webhooks", {200: thing(messages={"type": "array", "items": notice})}, (403, 404), query=states,
+                   aliases=aliases(WEBHOOK, "/{webhook_id}/messages"))  # fmt: skip
+    classes = thing(name=TEXT, has_own_place=YES, price_per_gb_month={"type": ["number", "null"]}, retrieval=TEXT, minimum_days=NUMBER)
+    yield Endpoint("GET", "/storage/storage-classes", "storage.classes", storage_classes, "Classes that objects can be moved between", "Buckets",
+                   {200: thing(storage_classes={"type": "array", "items": classes})}, (403,),
+                   aliases=("/api/storage/storage-classes", "/api/v1/services/buckets/storage_classes"))  # fmt: skip
+    amount = {"type": ["number", "null"]}
+    line = thing(storage_class=TEXT, objects=NUMBER, size_bytes=NUMBER, cost=amount, saving=amount, moved_objects=NUMBER, moved_bytes=NUMBER)
+    period = [Query("period", "How many days back moves are counted.", {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30})]
+    yield _on("GET tiering-report", tiering, "By class: what there is, what it costs a month, what was moved",
+              {200: thing(period=NUMBER, classes={"type": "array", "items": line})}, query=period)  # fmt: skip
+    yield Endpoint("POST", f"{ITEM}/empty", "storage.buckets.empty", empty, "Delete everything in the bucket, or under a prefix, all versions of it",
+                   "Buckets", {202: JOB}, (403, 404, 409), body=EmptyInput.model_json_schema(), body_required=False,
+                   aliases=aliases(BUCKET, "/{bucket_id}/empty"))  # fmt: skip
     asked = [
         Query("metric", "What to show.", {"type": "string", "enum": list(METRICS), "default": "size"}),
         Query("hours", "How far back.", {"type": "integer", "minimum": 1, "maximum": MOST_HOURS, "default": 24}),
@@ -70,6 +111,58 @@ def logging(bucket_id: str) -> ResponseReturnValue:
     kept = row.logging or {}
     shown = {"logging_enabled": bool(kept), "log_target_bucket": kept.get("bucket_name"), "log_prefix": kept.get("prefix", "")}
     return io.answer(shown, headers={"ETag": io.etag(row)})
+
+
+def notifications(bucket_id: str) -> ResponseReturnValue:
+    """The rules."""
+    only()
+    row: Bucket = find(context(), BUCKET, bucket_id)
+    return io.answer({"rules": shown(row.notifications)})
+
+
+def notifications_set(bucket_id: str) -> ResponseReturnValue:
+    """Other rules."""
+    given: NotificationsInput = read(NotificationsInput)
+    row: Bucket = run(context(), bucket_set_notifications, bucket_id, {"configuration": given.model_dump()}).row
+    return io.answer({"rules": shown(row.notifications)}, headers={"ETag": io.etag(row)})
+
+
+def messages(webhook_id: str) -> ResponseReturnValue:
+    """Messages, the oldest first."""
+    only("state")
+    ctx = context()
+    state = request.args.get("state", "waiting")
+    if state not in {"waiting", "dead"}:
+        raise InvalidRequest.fields({"state": ["must be waiting or dead."]})
+    rows = notices_of(ctx, find(ctx, WEBHOOK, webhook_id).id, is_dead=state == "dead")
+    listed = [
+        {"id": row.id, "state": state, "created_at": io.moment(row.created_at), "attempts": row.attempts, "last_error": row.last_error,
+         "message": row.message}
+        for row in rows
+    ]  # fmt: skip
+    return io.answer({"messages": listed})
+
+
+def empty(bucket_id: str) -> ResponseReturnValue:
+    """The job that does it."""
+    given: EmptyInput = read(EmptyInput)
+    return io.answer(show_job(bucket_empty(context(), bucket_id, given.prefix)), 202)
+
+
+def storage_classes() -> ResponseReturnValue:
+    """Those that have disks of their own here."""
+    only()
+    found = [{**asdict(each), "minimum_days": 0} for each in classes_of(context().settings)]
+    return io.answer({"storage_classes": found})
+
+
+def tiering(bucket_id: str) -> ResponseReturnValue:
+    """A line for each class."""
+    only("period")
+    ctx = context()
+    bucket = bucket_by_id(ctx.db, find(ctx, BUCKET, bucket_id).id)
+    days = whole(request.args, "period", 30, low=1, high=MOST_DAYS)
+    return io.answer({"period": days, "classes": tiering_report(ctx, bucket, days) if bucket is not None else []})
 
 
 def metrics(bucket_id: str) -> ResponseReturnValue:

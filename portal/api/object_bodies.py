@@ -25,6 +25,12 @@ class Change(Input):
     content_type: str | None = Field(None, max_length=255)
 
 
+class ClassInput(Input):
+    """Where an object is to be."""
+
+    storage_class: str = Field(max_length=32)
+
+
 class CopyInput(Input):
     """Where a copy goes."""
 

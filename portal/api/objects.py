@@ -16,6 +16,7 @@ from portal.api.object_bodies import (
     OBJECT,
     VERSION,
     Change,
+    ClassInput,
     CompleteInput,
     CopyInput,
     DeleteInput,
@@ -30,6 +31,7 @@ from portal.http.listing import whole
 from portal.http.request import context
 from portal.http.s3_address import s3_endpoint
 from portal.kernel.context import Context
+from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
 from portal.storage.access import LIST, PUBLISH, WRITE, authorize_object
@@ -40,6 +42,7 @@ from portal.storage.listing import Listing, objects_listed, versions_listed
 from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, objects_delete
 from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive, part_receive
+from portal.storage.tiers import object_set_class, refuse_unknown_class
 from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
 BASE = "/storage/buckets/{bucket_id}"
@@ -73,6 +76,7 @@ def endpoints() -> Iterator[Endpoint]:
     for verb, acl in (("public", "public-read"), ("private", "private")):
         summary = "Let everybody read it" if verb == "public" else "Let nobody else read it"
         yield _on(f"POST {ONE}/make-{verb}", f"make-{verb}", _with_acl(acl), summary, {200: OBJECT})
+    yield _on(f"PUT {ONE}/storage-class", "storage-class", move, "Move an object to another class", {200: OBJECT}, body=ClassInput)
     yield _on(f"GET {ONE}/versions", "versions", versions, "The versions of a key", {200: thing(versions={"type": "array", "items": VERSION})})
     yield _on(f"POST {ONE}/restore", "restore", restore, "Make an older version the newest again", {200: OBJECT}, body=RestoreInput)
     yield _on(f"POST {ONE}/copy", "copy", copy, "Copy an object", {200: OBJECT}, body=CopyInput)
@@ -213,7 +217,9 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     headers = {"content-type": request.content_type} if request.content_type else {}
     metadata = {name.lower().removeprefix(META): value for name, value in request.headers.items() if name.lower().startswith(META)}
-    about = About(headers, metadata)
+    about = About(headers, metadata, storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
+    if about.storage_class != "STANDARD":
+        refuse_unknown_class(ctx.settings, about.storage_class)
     where = (bucket.name, _key(path))
     md5 = request.headers.get("Content-MD5", "")
     version, _ = object_receive(ctx, blobs, where, about, request.stream.read, length=request.content_length, md5=md5)
@@ -257,6 +263,14 @@ def _with_acl(acl: str) -> Callable[..., ResponseReturnValue]:
         return io.answer(_shown(object_say(ctx, _bucket(ctx, bucket_id).name, key, "", PUBLISH, acl=acl)[1]))
 
     return view
+
+
+def move(bucket_id: str, key: str) -> ResponseReturnValue:
+    """Move the newest version to another class."""
+    ctx, blobs = context(), _blobs()
+    given: ClassInput = read(ClassInput)
+    version = object_set_class(ctx, blobs, _bucket(ctx, bucket_id).name, key, given.storage_class)
+    return io.answer({**_shown(version), "storage_class_changed_at": io.moment(now())})
 
 
 def versions(bucket_id: str, key: str) -> ResponseReturnValue:

@@ -62,7 +62,7 @@ def part(x: Exchange) -> Answer:
     _, upload = upload_find(x.ctx, _named(x), size_bytes=x.request.content_length or 0)
     algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
     body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=algorithm)
-    blob = receive(x, body)
+    blob = receive(x, body, upload.storage_class)
     checksum = body.checksum
     etag = body.md5.hex()
     _keep(x, number, Content(etag, blob, checksum_algorithm=str(checksum.algorithm), checksum=checksum.text))
@@ -80,7 +80,7 @@ def part_copy(x: Exchange) -> Answer:
         raise S3Error("InvalidArgument", problem, ArgumentName="x-amz-copy-source-range", ArgumentValue=asked[:64])
     _, upload = upload_find(x.ctx, _named(x), size_bytes=wanted[1])
     algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
-    blob, etag, checksum = gathered(x, found, *wanted, algorithm)
+    blob, etag, checksum = gathered(x, found, wanted, algorithm, upload.storage_class)
     part = _keep(x, number, Content(etag, blob, checksum_algorithm=str(algorithm), checksum=checksum.text))
     said = [
         xml.leaf("LastModified", xml.timestamp(part.modified_at)),

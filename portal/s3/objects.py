@@ -42,21 +42,23 @@ def put(x: Exchange) -> Answer:
     return Answer(headers={"ETag": quoted(found.etag), **version_header(bucket, found), **checksum_headers(found)})
 
 
-def keep(x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY) -> tuple[Version, BucketFacts]:
+def keep(
+    x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY, how: str = "Put"
+) -> tuple[Version, BucketFacts]:
     """Receive the bytes of an object and write it."""
-    blob = receive(x, body)
+    blob = receive(x, body, about.storage_class)
     checksum = body.checksum
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     try:
-        return object_put(x.ctx, target, key, Content(body.md5.hex(), blob, checksum=checksum.text), about, condition=condition)
+        return object_put(x.ctx, target, key, Content(body.md5.hex(), blob, checksum=checksum.text, how=how), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
 
 
-def receive(x: Exchange, body: Body) -> Blob:
-    """Have the bytes of a body on the disk; what is not right with them leaves nothing behind."""
-    with x.blobs.writing() as writer:
+def receive(x: Exchange, body: Body, storage_class: str) -> Blob:
+    """Have the bytes of a body on the disk, where those of a class are; what is not right with them leaves nothing behind."""
+    with x.blobs.writing(storage_class) as writer:
         for block in body:
             writer.write(block)
         return writer.finish()

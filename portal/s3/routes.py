@@ -2,7 +2,22 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import access_logs, acls, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging, websites
+from portal.s3 import (
+    access_logs,
+    acls,
+    buckets,
+    copying,
+    cors,
+    lifecycle,
+    listing,
+    multipart,
+    notifications,
+    objects,
+    policies,
+    posting,
+    tagging,
+    websites,
+)
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -22,6 +37,7 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("GET", "policy"): policies.get, ("PUT", "policy"): policies.put, ("DELETE", "policy"): policies.delete, ("GET", "policyStatus"): policies.status,
     ("GET", "website"): websites.get, ("PUT", "website"): websites.put, ("DELETE", "website"): websites.delete,
     ("GET", "logging"): access_logs.get, ("PUT", "logging"): access_logs.put,
+    ("GET", "notification"): notifications.get, ("PUT", "notification"): notifications.put,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip

@@ -20,7 +20,7 @@ TARGET = f.FieldInfo(f.Line(64), "Bucket for the log", "A bucket of the same pro
 PREFIX = f.FieldInfo(f.Line(PREFIX_BYTES), "Prefix", "What the names of the log's objects begin with.")
 
 
-@operation(Bucket, "set_logging", label="Set access log", needs="manage", icon="list", in_menu=False)
+@operation(Bucket, "set_logging", label="Set access log", needs="manage", icon="file", in_menu=False)
 def bucket_set_logging(
     ctx: Context, bucket: Bucket, *, target_bucket: Annotated[str, TARGET] = "", prefix: Annotated[str, PREFIX] = ""
 ) -> None:  # fmt: skip

@@ -17,6 +17,7 @@ from portal.storage.access_logs import bucket_set_logging
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.errors import BucketNotEmpty, BucketTaken
 from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
 from portal.storage.usage import usage_locked
@@ -110,11 +111,11 @@ BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_website,
-                bucket_set_logging, bucket_delete, bucket_update],
+                bucket_set_logging, bucket_set_notifications, bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"buckets": 1}, aliases={"bucket_name": "name", "status": "state"},
+    lifecycle=LIFECYCLE, quota={"buckets": 1}, extra_permissions={"empty": "delete"}, aliases={"bucket_name": "name", "status": "state"},
     show={"versioning_enabled": lambda v: v.versioning == "enabled", "logging_enabled": lambda v: bool(v.logging),
           "log_target_bucket": lambda v: v.logging["bucket_name"] if v.logging else None, "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),

@@ -1,6 +1,6 @@
 """Buckets and versions as every request reads them: plain values, by statements that are made once. Their tables are in `models`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,7 @@ class BucketFacts:
     data_events: bool
     tags: Mapping[str, str]
     policy: Mapping[str, Any] | None
+    notifications: Sequence[Mapping[str, Any]] | None
 
     def project_of(self) -> str:
         """The project that is charged."""

@@ -41,6 +41,8 @@ class Bucket(ProjectOwned, Stateful, Base):
     lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
     website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Who is told of what: id, kind, arn, webhook_id, events, prefix, suffix.
+    notifications: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
     # Of the bucket that the access log is written into: bucket_id, bucket_name, prefix, since.
     logging: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 

@@ -14,6 +14,7 @@ from portal.storage import versions
 from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
+from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
@@ -29,6 +30,8 @@ class Content:
     upload_id: str | None = None
     checksum_algorithm: str = ""
     checksum: str = ""
+    # How they came: Put, Post, Copy or CompleteMultipartUpload.
+    how: str = "Put"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
          "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "owner_id": writing.ctx.principal.user_id,
          "checksum": content.checksum, **about.columns()},
     )  # fmt: skip
+    note(writing.ctx, writing.bucket, f"ObjectCreated:{content.how}", row)
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
 
@@ -133,7 +137,12 @@ def object_say(
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
         writing.tell(action, key, {"version_id": row.version_id, "after": said})
-        return bucket, versions.say(writing.db, row, **said)
+        changed = versions.say(writing.db, row, **said)
+        if "tags" in said:
+            note(writing.ctx, bucket, f"ObjectTagging:{'Put' if said['tags'] else 'Delete'}", changed)
+        if "acl" in said:
+            note(writing.ctx, bucket, "ObjectAcl:Put", changed)
+        return bucket, changed
 
     return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
 
@@ -161,8 +170,8 @@ def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = ""
     return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition))
 
 
-def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY) -> Deleted:
-    """Delete within a transaction."""
+def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY, *, event: str = "ObjectRemoved") -> Deleted:
+    """Delete within a transaction; `event` is what those who are told of it are told."""
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
@@ -174,14 +183,18 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
             return Deleted(key, version_id)
         gone = Deleted(key, found.version_id, found.is_marker)
         versions.take_away(writing.db, writing.change, found)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     elif bucket.versioning == "off":
         if found is None:
             return Deleted(key)
         gone = Deleted(key)
         versions.take_away(writing.db, writing.change, found)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     else:
         marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id}
-        gone = Deleted(key, versions.add(writing.db, writing.change, latest, bucket.versioning, marker).version_id, is_marker=True)
+        marked = versions.add(writing.db, writing.change, latest, bucket.versioning, marker)
+        gone = Deleted(key, marked.version_id, is_marker=True)
+        note(writing.ctx, bucket, f"{event}:DeleteMarkerCreated", marked)
     writing.tell(DELETE, key, {"version_id": gone.version_id, "is_marker": gone.is_marker})
     return gone
 
@@ -291,13 +304,13 @@ def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob
 
 
 def object_open(ctx: Context, store: BlobStore, found: Found, first: int, length: int) -> tuple[Found, Iterator[bytes]]:
-    """Begin to read; an object that was written over between its row and its bytes is looked for once more."""
+    """Begin to read; an object that was written over, or moved, between its row and its bytes is looked for once more."""
     try:
         return found, read(store, found.pieces(), first, length)
     except BlobAbsent:
         version_id = found.version.version_id if found.version.version_id != "null" else ""
         ctx.db.rollback()
         again = object_find(ctx, found.bucket.name, found.version.key, version_id)
-        if again.version.sequence == found.version.sequence:
+        if again.pieces() == found.pieces():
             raise
         return again, read(store, again.pieces(), first, min(length, again.version.size_bytes - first))

@@ -171,7 +171,13 @@ def upload_complete(
         writing.change.size_bytes -= sum(part.size_bytes for part in parts)
         size = sum(part.size_bytes for part in used)
         about = About(found.headers, found.user_metadata, found.tags, found.storage_class, found.acl, whole.algorithm, whole.kind)
-        row = put(writing, named.key, Content(etag, size_bytes=size, upload_id=found.id, checksum=whole.checksum), about, condition)
+        row = put(
+            writing,
+            named.key,
+            Content(etag, size_bytes=size, upload_id=found.id, checksum=whole.checksum, how="CompleteMultipartUpload"),
+            about,
+            condition,
+        )
         found.completed_at, found.sequence, found.etag = now(), row.sequence, etag
         writing.db.flush()
         return Completed(row, writing.bucket, etag)

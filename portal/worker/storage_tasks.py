@@ -6,10 +6,13 @@ from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
 from portal.storage.lifecycle import lifecycle_follow
 from portal.storage.metrics import metrics_sample, traffic_take_up
+from portal.storage.notices import notices_send
+from portal.storage.tiers import transitions_follow
 from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
 TRAFFIC_S = 60.0
+NOTICES_S = 5.0
 DAY_S = 24 * 3600.0
 
 
@@ -38,8 +41,9 @@ def scrub_objects(task: TaskRun) -> None:
 
 
 def follow_lifecycles(task: TaskRun) -> None:
-    """Delete what rules of buckets say has lived long enough."""
+    """Delete what rules of buckets say has lived long enough, and move what they say is to be elsewhere."""
     lifecycle_follow(task.ctx)
+    transitions_follow(task.ctx, _blobs(task))
 
 
 def take_up_traffic(task: TaskRun) -> None:
@@ -48,7 +52,13 @@ def take_up_traffic(task: TaskRun) -> None:
     traffic_take_up(task.ctx, _blobs(task), traffic_files(task.ctx.settings))
 
 
+def send_notices(task: TaskRun) -> None:
+    """Tell webhooks what happened in buckets."""
+    notices_send(task.ctx)
+
+
 STORAGE_TASKS = (
+    SystemTask("notices", "Send notifications of buckets", lambda _: NOTICES_S, send_notices),
     SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),
     SystemTask("lifecycle", "Follow lifecycle rules", lambda settings: settings.s3_lifecycle_day_s / 24 + 1, follow_lifecycles),
     SystemTask("objects", "Free the room of deleted objects", lambda _: SWEEP_S, sweep_objects),

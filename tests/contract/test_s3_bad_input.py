@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_is_said(client: Any, s3: S3, monkeypatch: pytest.Mo
 
 
 def test_what_there_is_not_is_said(client: Any, s3: S3) -> None:
-    refused(lambda: client.get_bucket_website(Bucket=BUCKET), "NotImplemented")
+    refused(lambda: client.get_bucket_accelerate_configuration(Bucket=BUCKET), "NotImplemented")
     refused(lambda: client.put_object_lock_configuration(Bucket=BUCKET, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"}), "NotImplemented")
     refused(lambda: client.list_objects_v2(Bucket="no-such-bucket"), "NoSuchBucket")
     assert fetch(f"{s3.url}/", "PUT", b"")[0] == 405

@@ -83,6 +83,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "bulk_instance_id": made("/compute/instances", {"name": f"{name}-bulk", **machine})["id"],
         "bulk_image_id": made("/compute/images", {"name": f"{name}-bulk"})["id"],
         "bulk_volume_id": made("/storage/volumes", {"name": f"{name}-bulk", "size_gb": 1})["id"],
+        "bulk_webhook_id": made("/storage/webhooks", {"name": f"{name}-bulk", "url": "https://example.org/hook"})["id"],
         "bulk_key_pair_id": made("/compute/key-pairs", {"name": f"{name}-bulk"})["id"],
     }
     rows = one_of_each(owner, worker.drain, name)
@@ -201,8 +202,13 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-website": {"configuration": {}}, "PUT /api/v1/storage/buckets/<bucket_id>/logging": {"enabled": False},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-notifications": {"configuration": {"rules": []}},
+        "POST /api/v1/storage/webhooks": {"name": new, "url": "https://example.org/hook"},
+        "POST /api/v1/storage/webhooks/bulk-action": {"action": "delete", "ids": [ids["bulk_webhook_id"]]},
+        "POST /api/v1/storage/webhooks/<webhook_id>/set-secret": {"secret": "a secret of sixteen"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
         "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
+        "PUT /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/storage-class": {"storage_class": "STANDARD"},
         "POST /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/restore": {"version_id": ids["object_version"]},
         **_of_bucket_pages(ids, new),
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from portal.engines.blobs import LocalBlobs
+from portal.engines.registry import open_blobs
 from portal.identity.models import User
 from portal.identity.s3_keys import s3_key_create
 from portal.s3.app import Gateway
@@ -32,7 +32,7 @@ class S3:
 
     def __init__(self, people: People, port: int, app: Gateway) -> None:
         self.people, self.port, self._app = people, port, app
-        self.blobs = LocalBlobs(people.settings.data_dir / "objects")
+        self.blobs = app._blobs
         self.traffic = app._traffic
 
     def trust(self, proxies: int) -> None:
@@ -69,7 +69,7 @@ def client(url: str, key_id: str, secret: str, **config: Any) -> Any:
 @contextlib.contextmanager
 def gateway(people: People) -> Iterator[S3]:
     """A gateway for the length of a block."""
-    blobs = LocalBlobs(people.settings.data_dir / "objects")
+    blobs = open_blobs(people.settings)
     app = Gateway(people.settings, people.sessions, people.registry, blobs, traffic_files(people.settings))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     server.daemon_threads = False
