@@ -4,16 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound, PortalError
 from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.emptying import EMPTY
 from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
+from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
-from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, policy_in_words, problems_of, website_in_words
+from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
 
@@ -33,7 +37,7 @@ class Editor:
     op: Operation
     present: Callable[[Bucket], Any]
     inputs: Callable[[Any], Mapping[str, Any]]
-    in_words: Callable[[Bucket, Any], Reading]
+    in_words: Callable[[Context, Bucket, Any], Reading]
     example: Any
 
 
@@ -57,6 +61,10 @@ def editors(bucket: Bucket) -> Sequence[Editor]:
         Editor("website", "Website", "Gives the objects out as pages, to whom policies and access lists let read them.", bucket_set_website,
                lambda row: row.website, lambda given: {"configuration": given or {}}, website_in_words,
                {"index_document": "index.html", "error_document": "error.html"}),
+        Editor("notifications", "Notifications", "Which webhooks of the project are told of what happens here; each gets a message of test.", bucket_set_notifications,
+               lambda row: [{name: value for name, value in each.items() if name != "webhook_id"} for each in row.notifications or ()],
+               lambda given: {"configuration": {"rules": given or []}}, notifications_in_words,
+               [{"arn": f"{WEBHOOK}<project>:<webhook>", "events": ["s3:ObjectCreated:*"], "prefix": "incoming/"}]),
     )  # fmt: skip
 
 
@@ -75,15 +83,21 @@ def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
         "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "acl_words": ACL_WORDS, "others": _others(ctx, bucket),
-        "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in (bucket_set_versioning, bucket_set_acl)},
+        "why_not_empty": _why_not_empty(ctx, bucket), "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in (bucket_set_versioning, bucket_set_acl)},
     }  # fmt: skip
+
+
+def _why_not_empty(ctx: Context, bucket: Bucket) -> str:
+    """Why the caller cannot have the bucket emptied now; empty if they can."""
+    found = decide(ctx, EMPTY, target_of(bucket))
+    return "" if found.allowed and not bucket.locked else found.because or "The bucket is locked against changes."
 
 
 def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None) -> Shown:
     """An editor with what is kept, or with what was typed."""
     present = editor.present(bucket)
     text = (as_json(present) if present else "") if text is None else text
-    return Shown(editor, text, read(bucket, editor, text), why_not(ctx, BUCKET, editor.op, bucket), as_json(editor.example))
+    return Shown(editor, text, read(ctx, bucket, editor, text), why_not(ctx, BUCKET, editor.op, bucket), as_json(editor.example))
 
 
 def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
@@ -93,10 +107,10 @@ def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
     return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
 
 
-def read(bucket: Bucket, editor: Editor, text: str) -> Reading:
+def read(ctx: Context, bucket: Bucket, editor: Editor, text: str) -> Reading:
     """What a document says, or what is wrong with it."""
     try:
-        return editor.in_words(bucket, document_of(text) or type(editor.example)())
+        return editor.in_words(ctx, bucket, document_of(text) or type(editor.example)())
     except (PortalError, ValueError) as error:
         return problems_of(error) if isinstance(error, PortalError) else Reading(problems=[f"The document {error}"])
 

@@ -10,8 +10,10 @@ from portal.kernel.errors import ConfirmationRequired, InvalidRequest, PortalErr
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
+from portal.storage.emptying import bucket_empty
 from portal.storage.object_models import Bucket
 from portal.web.bucket_editors import Editor, document_of, editor_of, editors, read, shown
+from portal.web.forms import check_named
 from portal.web.object_listing import address
 from portal.web.object_pages import BASE
 from portal.web.page import form_status, go, render
@@ -24,8 +26,9 @@ pages = Blueprint("bucket_settings", __name__)
 @access(Access.SIGNED_IN)
 def check(bucket_id: str, editor: str) -> ResponseReturnValue:
     """What the document means as it is now."""
-    bucket: Bucket = find(context(), BUCKET, bucket_id)
-    return render("storage/bucket/_reading.html", reading=read(bucket, editor_of(bucket, editor), request.form.get("document", "")))
+    ctx = context()
+    bucket: Bucket = find(ctx, BUCKET, bucket_id)
+    return render("storage/bucket/_reading.html", reading=read(ctx, bucket, editor_of(bucket, editor), request.form.get("document", "")))
 
 
 @pages.post(f"{BASE}/settings/<editor>/document")
@@ -78,3 +81,20 @@ def switch(bucket_id: str) -> ResponseReturnValue:
         ctx.db.rollback()
         return detail(ctx, BUCKET, find(ctx, BUCKET, bucket_id), "settings", form_status(error), message=error.message)
     return go(address(find(ctx, BUCKET, bucket_id), "/settings"), said)
+
+
+@pages.post(f"{BASE}/empty")
+@access(Access.SIGNED_IN)
+def empty(bucket_id: str) -> ResponseReturnValue:
+    """Have a job delete all versions of what is in the bucket, or under a prefix, and show how far it is."""
+    ctx, prefix = context(), request.form.get("prefix", "")
+    bucket: Bucket = find(ctx, BUCKET, bucket_id)
+    try:
+        check_named(prefix or bucket.name)
+        job = bucket_empty(ctx, bucket_id, prefix)
+    except ConfirmationRequired:
+        raise
+    except PortalError as error:
+        ctx.db.rollback()
+        return detail(ctx, BUCKET, find(ctx, BUCKET, bucket_id), "settings", form_status(error), message=error.message)
+    return go(f"/jobs/{job.id}", f"{job.label}: it has begun.")

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.storage.configurations import cors_rules_of
 from portal.storage.lifecycle import lifecycle_rules_of
+from portal.storage.notifications import notification_rules_of
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, statements_of
 from portal.storage.websites import website_of
@@ -31,18 +33,18 @@ def problems_of(error: PortalError) -> Reading:
     return Reading(problems=at or [error.message])
 
 
-def cors_in_words(bucket: Bucket, document: Any) -> Reading:
+def cors_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """Rules for other origins."""
-    del bucket
+    del ctx, bucket
     rules = cors_rules_of({"rules": document})
     found = [f"Pages of {_listed(each['origins'])} may {_listed(each['methods'])}." for each in rules]
     open_to = [f"Rule {number} lets pages of every origin in." for number, each in enumerate(rules, 1) if EVERYBODY in each["origins"]]
     return Reading(found or ["Pages of other origins are not let in."], open_to, is_set=bool(found))
 
 
-def lifecycle_in_words(bucket: Bucket, document: Any) -> Reading:
+def lifecycle_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """Rules for the life of objects."""
-    rules = lifecycle_rules_of({"rules": document})
+    rules = lifecycle_rules_of(ctx, {"rules": document})
     found, warnings = [], []
     for each in rules:
         which = f"objects under {each['prefix']}" if each["prefix"] else "all objects"
@@ -65,16 +67,24 @@ def _done(rule: Mapping[str, Any], which: str) -> list[str]:
         "noncurrent_days": f"older versions of {which} go {_days(rule.get('noncurrent_days'))} after they were replaced{keeps}",
         "abort_days": f"uploads that nobody finishes are given up after {_days(rule.get('abort_days'))}",
     }  # fmt: skip
-    known = [text for name, text in said.items() if rule.get(name)]
-    return known or ["something that this page has no words for"]
+    done = [text for name, text in said.items() if rule.get(name)]
+    done += [f"{which} move to {each['storage_class']} {_when(each)}" for each in rule.get("transitions") or ()]
+    later = rule.get("noncurrent_transitions") or ()
+    done += [f"older versions of {which} move to {each['storage_class']} {_days(each.get('days'))} after they were replaced" for each in later]
+    return done or ["something that this page has no words for"]
+
+
+def _when(each: Mapping[str, Any]) -> str:
+    return f"after {_days(each['days'])}" if "days" in each else f"on {each.get('at')}"
 
 
 def _days(number: Any) -> str:
     return f"{number} day" if number == 1 else f"{number} days"
 
 
-def policy_in_words(bucket: Bucket, document: Any) -> Reading:
+def policy_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """A policy of the bucket's own."""
+    del ctx
     if not document:
         return Reading(["The bucket has no policy: the policies of the project decide, and access lists."], is_set=False)
     if not isinstance(document, dict):
@@ -92,9 +102,9 @@ def policy_in_words(bucket: Bucket, document: Any) -> Reading:
     return Reading(found, warnings)
 
 
-def website_in_words(bucket: Bucket, document: Any) -> Reading:
+def website_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """A website."""
-    del bucket
+    del ctx, bucket
     if not document:
         return Reading(["The bucket is no website."], is_set=False)
     if not isinstance(document, dict):
@@ -108,6 +118,16 @@ def website_in_words(bucket: Bucket, document: Any) -> Reading:
         [f"Visitors see {found.index_document} for a folder{error}.{rules}"],
         ["Visitors read only what policies and access lists let everybody read."],
     )
+
+
+def notifications_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
+    """Which webhooks are told of what."""
+    found = []
+    for each in notification_rules_of(ctx, bucket, {"rules": document}):
+        about = [f"beginning with {each['prefix']}"] * bool(each["prefix"]) + [f"ending with {each['suffix']}"] * bool(each["suffix"])
+        which = f" of keys {' and '.join(about)}" if about else ""
+        found.append(f"{each['arn']} is told of {_listed(each['events'])}{which}.")
+    return Reading(found or ["Nobody is told of what happens here."], is_set=bool(found))
 
 
 def _listed(texts: Sequence[str]) -> str:

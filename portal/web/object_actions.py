@@ -11,7 +11,7 @@ from werkzeug.datastructures import FileStorage
 from portal.http.guard import Access, access, large_form
 from portal.http.request import context
 from portal.http.s3_address import s3_endpoint
-from portal.kernel.authz import reach
+from portal.kernel.authz import decide, reach, target_of
 from portal.kernel.context import Context
 from portal.kernel.errors import ConfirmationRequired, InvalidRequest, PortalError
 from portal.kernel.ids import is_storable
@@ -19,11 +19,12 @@ from portal.kernel.lookup import find
 from portal.storage.access import DELETE, PUBLISH, WRITE, authorize_object, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
+from portal.storage.emptying import EMPTY
 from portal.storage.object_models import Bucket
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say
 from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive
-from portal.storage.removing import AT_ONCE, Chosen, Removed, concerned, remove_chosen
+from portal.storage.removing import AT_ONCE, FOLDER, Chosen, Removed, concerned, remove_chosen
 from portal.web.forms import from_lines
 from portal.web.object_listing import address, facts_of, object_address
 from portal.web.object_pages import BASE, HOURS, Named, object_page, place_for_objects
@@ -251,6 +252,7 @@ def _removal_page(ctx: Context, bucket: Bucket, chosen: list[Chosen], done: Remo
         "rtype": BUCKET, "base": "/storage/buckets", "row": bucket, "listed": listed, "done": done, "back": _back(bucket), "at_once": AT_ONCE,
         "objects": sum(each.objects for each in listed), "bytes": sum(each.size_bytes for each in listed), "is_more": any(each.is_more for each in listed),
         "for_good": bucket.versioning == "off" or any(each.version_id for each in chosen), "prefix": request.form.get("prefix", ""),
-        "versions": request.form.get("versions", ""),
+        "versions": request.form.get("versions", ""), "folder": chosen[0].key if len(chosen) == 1 and chosen[0].kind == FOLDER else "",
+        "may_empty": decide(ctx, EMPTY, target_of(bucket)).allowed and not bucket.locked,
     }  # fmt: skip
     return render("storage/bucket/removal.html", 200 if done is None else 409 if done.refused else 200, **values)

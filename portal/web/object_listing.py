@@ -10,6 +10,7 @@ from flask import request
 from portal.http.listing import flag, whole
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound
+from portal.kernel.jobs import active_for
 from portal.storage.access import DELETE, LIST, READ, WRITE, check_key, decide_object
 from portal.storage.facts import BucketFacts, bucket_by_id
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
@@ -111,6 +112,7 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
         "place": place, "lines": lines, "denied": "" if denied.allowed else denied.because, "crumbs": crumbs(bucket, place.prefix),
         "folders": len(lines) - len(sizes), "objects": len(sizes), "bytes": sum(sizes), "may_write": may(WRITE), "may_delete": may(DELETE),
         "following": _following(bucket, place, found), "is_later": bool(place.after), "address": address, "user_id": ctx.principal.user_id,
+        "job": active_for(ctx.db, bucket.id),
     }  # fmt: skip
 
 

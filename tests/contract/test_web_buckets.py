@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from portal.settings import Settings
 from portal.storage.metrics import metrics_sample
+from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.web import Api, csrf_of
 
@@ -59,6 +60,8 @@ def test_documents_say_what_they_mean_before_they_are_saved(bucket: str, send: C
         ("cors", '[{"origins": ["https://a.example"], "methods": ["PATCH"]}]', "PATCH is none of"),
         ("website", '{"index_document": "index.html"}', "Visitors see index.html for a folder."),
         ("website", '{"index": 1}', "It cannot be saved like this"),
+        ("notifications", '[{"arn": "arn:nothing", "events": ["s3:ObjectCreated:*"]}]', "is no webhook of this project"),
+        ("notifications", "", "Nobody is told of what happens here."),
     ):
         status, text = send(f"{bucket}/settings/{name}/check", document=document)
         assert (status, says in text) == (200, True), (name, document, text)
@@ -76,6 +79,26 @@ def test_documents_are_saved_and_taken_away(bucket: str, send: Callable[..., tup
         assert (status, wrong in text) == (422, True), (name, wrong)
     assert send(f"{bucket}/settings/policy/document", document=" ")[0] == 303
     assert api.get(f"{bucket}/policy").json == {}
+
+
+def test_a_job_empties_the_bucket_or_a_folder(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, worker: TestWorker, browser: FlaskClient
+) -> None:
+    for key in ("a/1", "a/1", "a/2", "b"):
+        api("PUT", f"{bucket}/objects/{key}", data=b"x")
+    assert "Empty the bucket" in browser.get(f"{bucket}/settings").text
+    assert "For good, with all versions" in send(f"{bucket}/removal", ids="p:a/")[1]
+    assert send(f"{bucket}/empty", prefix="a/", confirm="a")[0] == 422
+    assert send(f"{bucket}/empty", prefix="a/", confirm="a/")[0] == 303
+    page = browser.get(bucket).text
+    assert "A job is at work here" in page
+    status, text = send(f"{bucket}/empty", confirm="a-bucket")
+    assert (status, "has a job that is at work on it" in text) == (409, True)
+    worker.drain()
+    assert [each["key"] for each in api.get(f"{bucket}/objects").json["objects"]] == ["b"]
+    assert send(f"{bucket}/empty", confirm="a-bucket")[0] == 303
+    worker.drain()
+    assert "The bucket is empty." in browser.get(f"{bucket}?versions=true").text
 
 
 def test_switches(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -> None:
@@ -144,9 +167,9 @@ def test_commands_are_ready_but_for_the_secret(
 def test_who_may_not_change_settings_reads_why(bucket: str, client_for: Callable[..., FlaskClient]) -> None:
     viewer = client_for("viewer")
     page = viewer.get(f"{bucket}/settings").text
-    assert page.count("<textarea") == 0
-    # Four documents, two switches; and the actions in the page's head.
-    assert page.count("no statement of it allows this") == 8
+    assert (page.count("<textarea"), "Empty the bucket" in page) == (0, False)
+    # Five documents, two switches; and the actions in the page's head.
+    assert page.count("no statement of it allows this") == 9
     for path, form in (
         ("/settings", {"versioning": "false"}),
         ("/settings", {"acl": "public-read"}),
