@@ -228,7 +228,7 @@ class Upload {
     this.part("text").textContent = inWords(this.size);
     this.show("stored");
     say(`${this.name} is stored`);
-    if (![...uploads].some((each) => each.state === "sending")) refresh();
+    refreshSoon();
   }
 
   resume() {
@@ -280,6 +280,14 @@ function told() {
   const done = all.filter((each) => each.state === "stored").length;
   find("count").textContent = all.length ? `${done} of ${all.length} done` : "";
   find("cancel-all").hidden = all.length - done < 2;
+}
+
+// Not while rows are ticked: they would be forgotten.
+let soon = 0;
+
+function refreshSoon() {
+  clearTimeout(soon);
+  soon = setTimeout(() => document.querySelector("#list-form [name=ids]:checked") || refresh(), 300);
 }
 
 function refresh() {
