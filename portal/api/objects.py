@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
@@ -31,13 +30,15 @@ from portal.api.resources import aliases, only
 from portal.api.schemas import NUMBER, TEXT, WHEN, YES, read, thing
 from portal.engines.object_ports import BlobStore
 from portal.http.listing import flag, whole
-from portal.http.request import context, own_origin
+from portal.http.request import context
+from portal.http.s3_address import s3_endpoint
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
 from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
+from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.facts import BucketFacts, Version, bucket_by_id
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing, objects_listed, versions_listed
@@ -258,10 +259,13 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     given: Change = read(Change)
     bucket = _bucket(ctx, bucket_id)
     present = object_find(ctx, bucket.name, key).version
-    said: dict[str, Any] = {"user_metadata": given.metadata, "tags": given.tags}
+    said: dict[str, Any] = {}
+    if given.metadata is not None:
+        said["user_metadata"] = checked_metadata(given.metadata)
+    if given.tags is not None:
+        said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
-        said["headers"] = {**present.headers, "content-type": given.content_type}
-    said = {name: value for name, value in said.items() if value is not None}
+        said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
     version = object_say(ctx, bucket.name, key, "", WRITE, **said)[1] if said else present
     return io.answer(_shown(version))
 
@@ -367,11 +371,8 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     """An address of the S3 interface."""
     ctx = context()
     given: PresignInput = read(PresignInput)
-    settings = ctx.settings
-    scheme = "https" if settings.s3_tls_cert else "http"
-    own = f"{scheme}://{urlsplit(own_origin()).hostname}:{settings.s3_port}"
-    endpoint = settings.s3_public_url.rstrip("/") or own
-    url, ends = presign(ctx, endpoint, _bucket(ctx, bucket_id), given.key, method=given.method, expires_in=given.expires_in)
+    bucket = _bucket(ctx, bucket_id)
+    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in)
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 
@@ -382,8 +383,8 @@ def upload_begin(bucket_id: str) -> ResponseReturnValue:
     """Begin one."""
     ctx = context()
     given: UploadInput = read(UploadInput)
-    headers = {"content-type": given.content_type} if given.content_type else {}
-    made = upload_create(ctx, _bucket(ctx, bucket_id).name, given.key, About(headers, given.metadata))
+    headers = {"content-type": checked_type(given.content_type)} if given.content_type else {}
+    made = upload_create(ctx, _bucket(ctx, bucket_id).name, given.key, About(headers, checked_metadata(given.metadata)))
     return io.answer({"upload_id": made.id, "key": made.key}, 201)
 
 
