@@ -20,6 +20,7 @@ from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor
+from portal.storage.locks import is_retained
 from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
@@ -39,9 +40,8 @@ MOST_TRANSITIONS = 10
 Rule = Mapping[str, Any]
 
 
-@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False)
-def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
-    """Say what the portal deletes by itself, and when; without rules it deletes nothing."""
+def lifecycle_rules_of(ctx: Context, configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rules in a document. Raises InvalidRequest with what is wrong."""
     places = set(ctx.settings.tiers())
     kept = []
     for place, rule in enumerate(checked_rules(configuration)):
@@ -51,7 +51,13 @@ def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotat
         kept.append({"id": f"rule-{place + 1}", "enabled": True, "prefix": "", "tags": {}, **rule})
     if len({each["id"] for each in kept}) != len(kept):
         raise InvalidRequest.fields({"rules": ["two of them have the same id."]})
-    bucket.lifecycle_rules = kept
+    return kept
+
+
+@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False)
+def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
+    """Say what the portal deletes by itself, and when; without rules it deletes nothing."""
+    bucket.lifecycle_rules = lifecycle_rules_of(ctx, configuration)
 
 
 def _problem(rule: Rule) -> str:
@@ -216,7 +222,7 @@ class _Follow(Following):
         def work(writing: Writing) -> int:
             row = version_at(writing.db, version.bucket_id, version.key, version.sequence)
             present = newest(writing.db, version.bucket_id, version.key) if is_latest else row
-            if row is None or present is None or present.sequence != row.sequence:
+            if row is None or present is None or present.sequence != row.sequence or (not is_latest and (row.legal_hold or is_retained(row))):
                 return 0
             do(writing, row)
             return 1
