@@ -88,6 +88,8 @@ def bucket_set_replication(
         raise InvalidRequest.fields({"destination_bucket": ["must be another bucket of the same project."]})
     if bucket.versioning != "enabled" or target.versioning != "enabled":
         raise InvalidRequest.fields({"destination_bucket": ["needs versions, and so does this bucket: switch versioning on in both."]})
+    if bucket.object_lock and not target.object_lock:
+        raise InvalidRequest.fields({"destination_bucket": ["needs object lock, since this bucket has it."]})
     if prefix:
         check_key(prefix)
     authorize_object(ctx, target, WRITE, prefix)
