@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.compute.instances import Instance, instance_create
 from portal.identity.deletion import remove
 from portal.identity.models import User
-from portal.kernel import quota
+from portal.kernel import db, quota
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.declare import Outcome
@@ -39,6 +39,12 @@ class Thing:
 
     def project_of(self) -> str:
         return self._project_id
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the last of two hundred waits longer for SQLite than anybody would; that is not what this is about."""
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_MS", 100_000)
 
 
 @pytest.fixture
