@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,9 +42,12 @@ class Thing:
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine the last of two hundred waits longer for SQLite than anybody would; that is not what this is about."""
-    monkeypatch.setattr(db, "BUSY_TIMEOUT_MS", 100_000)
+def _patience(database: sessionmaker[Session]) -> Iterator[None]:
+    """On a busy machine the last of two hundred waits longer for a connection and for SQLite than anybody would; that is not what this is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "BUSY_TIMEOUT_MS", 100_000)
+        patch.setattr(database.kw["bind"].pool, "_timeout", 100)
+        yield
 
 
 @pytest.fixture
