@@ -42,6 +42,9 @@ class Secrets:
         self._guard, self._root = threading.Lock(), root
         self._connection = connection
         self._memory: Path | None = None
+        if root is not None:
+            # Of a process that was killed while a disk was being opened.
+            _clear(_memory_of(root))
         self._users: dict[str, int] = {}
 
     @contextmanager
@@ -114,13 +117,11 @@ class Secrets:
         place = root / "etc" / "secrets"
         if not MEMORY.is_mount():
             raise EngineRefused(f"{NOT_HERE} {MEMORY} is not in its memory.")
-        memory = MEMORY / f"atonix-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+        memory = _memory_of(root)
         memory.mkdir(mode=0o700, exist_ok=True)
         if memory.is_symlink() or memory.stat().st_uid != place.parent.stat().st_uid or memory.stat().st_mode & 0o077:
             raise EngineRefused(f"{NOT_HERE} its place in {MEMORY} belongs to somebody else.")
-        for left in memory.iterdir():
-            # Of a process that was killed in that moment.
-            left.unlink()
+        _clear(memory)
         if not place.is_symlink():
             if place.is_dir():
                 place.rmdir()
@@ -143,3 +144,13 @@ class Secrets:
         except (OSError, AttributeError) as error:
             raise EngineRefused(f"{NOT_HERE} its libvirt is of a version that is not known.") from error
         _KNOWN.is_known = True
+
+
+def _memory_of(root: Path) -> Path:
+    """Where the files of secrets lie, for the embedded libvirt of this directory."""
+    return MEMORY / f"atonix-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _clear(memory: Path) -> None:
+    for left in memory.iterdir() if memory.is_dir() and not memory.is_symlink() else ():
+        left.unlink()
