@@ -204,6 +204,15 @@ class Settings(BaseSettings):
     )
     s3_tls_cert: str = Field("", description="File with the certificate of the S3 interface; with S3_TLS_KEY it speaks https.")
     s3_tls_key: str = Field("", description="File with the key of that certificate.")
+    s3_block_public_access: bool = Field(
+        True, description="New buckets begin with all of the public-access block, so that neither lists of access nor policies let everybody in."
+    )
+    s3_rate_limit_per_minute: int = Field(
+        300_000, ge=0, description="Requests of one access key at the S3 interface per minute; 0 switches the limit off."
+    )
+    s3_rate_limit_anonymous_per_minute: int = Field(
+        12_000, ge=0, description="Requests per address and minute there without a signature, or with a wrong one; 0 switches the limit off."
+    )
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
     s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
     object_tiers: Annotated[str, AfterValidator(_tiers)] = Field(
@@ -214,7 +223,7 @@ class Settings(BaseSettings):
         "",
         description="What a GiB costs a month in USD, by storage class, such as STANDARD=0.02,STANDARD_IA=0.01: what reports of tiering reckon with.",
     )
-    s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")
+    s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
@@ -253,6 +262,14 @@ class Settings(BaseSettings):
         "", description="Address that gets a copy of the audit log as JSON by POST; empty for none."
     )
     audit_webhook_secret: SecretStr = Field(SecretStr(""), description="Signs what is sent to AUDIT_WEBHOOK_URL (HMAC-SHA256).")
+    encryption_master_key: Annotated[SecretStr, AfterValidator(_signing_key)] = Field(
+        SecretStr(""),
+        description="Wraps the encryption keys of projects: 32 random bytes in base64. Several are separated by commas: the first wraps, all unwrap.",
+    )
+    encryption_master_key_file: str = Field(
+        "",
+        description="File with such keys, one on a line, where ENCRYPTION_MASTER_KEY is empty; without either, one is made in DATA_DIR/master_key.",
+    )
     secret_key: SecretStr = Field(SecretStr(""), description="Signs CSRF tokens and cursors; empty makes one and keeps it in DATA_DIR/secret_key.")
     admin_email: Annotated[str, AfterValidator(_address)] = Field(
         "admin@atonix.local", description="E-mail address of the first administrator, user name `admin`."

@@ -1,14 +1,16 @@
-"""What buckets do besides keeping objects: websites, access logs, notifications, tiers, figures by the hour."""
+"""What buckets do besides keeping objects: websites, access logs, notifications, tiers, replication, figures by the hour."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0021"
-down_revision = "0017"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 JSON = sa.JSON().with_variant(JSONB(), "postgresql")
+# In the order of bytes, whatever the language of the database is.
+KEY = sa.String(length=1024).with_variant(sa.String(length=1024, collation="C"), "postgresql")
 # SQLite counts up in what it calls an integer only.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
@@ -77,6 +79,36 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_notices_turn", "notices", ["webhook_id", "dead_at", "attempts", "id"], unique=False)
+    op.add_column("buckets", sa.Column("replication", JSON, nullable=True))
+    op.add_column("object_versions", sa.Column("replication", sa.String(length=16), nullable=False, server_default=""))
+    op.create_table(
+        "bucket_replications",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("bucket_id", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("cursor_key", KEY, nullable=False),
+        sa.Column("cursor_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("is_caught_up", sa.Boolean(), nullable=False),
+        sa.Column("copied", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("synced_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_bucket_replications_bucket_id_buckets")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_bucket_replications")),
+        sa.UniqueConstraint("bucket_id", name=op.f("uq_bucket_replications_bucket_id")),
+    )
+    op.create_table(
+        "replica_changes",
+        sa.Column("id", NUMBER, autoincrement=True, nullable=False),
+        sa.Column("bucket_id", sa.String(length=64), nullable=False),
+        sa.Column("key", KEY, nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_replica_changes")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_replica_changes_bucket_id"), "replica_changes", ["bucket_id"], unique=False)
     op.create_table(
         "tier_moves",
         sa.Column("bucket_id", sa.String(length=64), nullable=False),
@@ -98,6 +130,10 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("traffic_done")
     op.drop_table("tier_moves")
+    op.drop_table("replica_changes")
+    op.drop_table("bucket_replications")
+    op.drop_column("object_versions", "replication")
+    op.drop_column("buckets", "replication")
     op.drop_table("notices")
     op.drop_table("webhooks")
     op.drop_column("buckets", "notifications")

@@ -12,6 +12,7 @@ from portal.api import (
     core,
     factors,
     identity,
+    keys,
     networking,
     oauth_clients,
     object_uploads,
@@ -42,7 +43,7 @@ def install(app: Flask) -> None:
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
         *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *object_uploads.endpoints(), *buckets.endpoints(),
         *bucket_services.endpoints(),
-        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

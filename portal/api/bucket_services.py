@@ -10,7 +10,7 @@ from pydantic import Field
 
 from portal.api import body as io
 from portal.api.core import JOB, show_job
-from portal.api.endpoints import Endpoint, Query, Schema
+from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.resources import aliases, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.listing import whole
@@ -25,6 +25,8 @@ from portal.storage.facts import bucket_by_id
 from portal.storage.metrics import BucketHour, hours_of
 from portal.storage.notifications import bucket_set_notifications, shown
 from portal.storage.object_models import Bucket
+from portal.storage.replicating import replication_ask
+from portal.storage.replication import bucket_set_replication, replication_state
 from portal.storage.tiers import classes_of, tiering_report
 from portal.storage.webhooks import WEBHOOK, notices_of
 
@@ -50,6 +52,15 @@ class NotificationsInput(Input):
     """Rules, in place of those there are."""
 
     rules: list[dict[str, Any]]
+
+
+class ReplicationInput(Input):
+    """Where to, and what."""
+
+    destination_bucket: str = Field(max_length=64, description="Name or id; of the same project, with versions.")
+    destination_region: str = Field("local", pattern="^local$", description="There is one region.")
+    delete_markers: bool = False
+    prefix: str = Field("", max_length=1024)
 
 
 class EmptyInput(Input):
@@ -79,6 +90,13 @@ def endpoints() -> Iterator[Endpoint]:
     period = [Query("period", "How many days back moves are counted.", {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30})]
     yield _on("GET tiering-report", tiering, "By class: what there is, what it costs a month, what was moved",
               {200: thing(period=NUMBER, classes={"type": "array", "items": line})}, query=period)  # fmt: skip
+    rule = thing(replication_id=TEXT, destination_bucket=TEXT, prefix=TEXT, delete_markers=YES, status=TEXT, copied=NUMBER)
+    begun = thing(replication_id=TEXT, status=TEXT, destination_bucket=TEXT, job_id=TEXT)
+    state = thing(rules={"type": "array", "items": rule}, lag_seconds={"type": ["integer", "null"]}, last_synced_at=MAYBE_TEXT, waiting=NUMBER,
+                  last_error=TEXT)  # fmt: skip
+    yield _on("GET replication", replication, "Where the bucket is replicated to, and how far behind that is", {200: state})
+    yield _on("POST replication", replication_begin, "Replicate the bucket to another one of the project", {202: begun}, ReplicationInput)
+    yield _on("DELETE replication", replication_end, "End the replication; what was carried over stays", {204: None})
     yield Endpoint("POST", f"{ITEM}/empty", "storage.buckets.empty", empty, "Delete everything in the bucket, or under a prefix, all versions of it",
                    "Buckets", {202: JOB}, (403, 404, 409), body=EmptyInput.model_json_schema(), body_required=False,
                    aliases=aliases(BUCKET, "/{bucket_id}/empty"))  # fmt: skip
@@ -141,6 +159,31 @@ def messages(webhook_id: str) -> ResponseReturnValue:
         for row in rows
     ]  # fmt: skip
     return io.answer({"messages": listed})
+
+
+def replication(bucket_id: str) -> ResponseReturnValue:
+    """How it is doing."""
+    only()
+    ctx = context()
+    found = replication_state(ctx, find(ctx, BUCKET, bucket_id))
+    return io.answer({**found, "last_synced_at": io.moment(found["last_synced_at"])})
+
+
+def replication_begin(bucket_id: str) -> ResponseReturnValue:
+    """Begin with what is there."""
+    ctx = context()
+    given: ReplicationInput = read(ReplicationInput)
+    row: Bucket = run(ctx, bucket_set_replication, bucket_id, given.model_dump(exclude={"destination_region"})).row
+    kept = row.replication or {}
+    job = replication_ask(ctx, row)
+    shown = {"replication_id": kept["id"], "status": "copying", "destination_bucket": kept["bucket_name"], "job_id": job.id}
+    return io.answer(shown, 202, headers={"Link": f'<{PREFIX}/jobs/{job.id}>; rel="monitor"'})
+
+
+def replication_end(bucket_id: str) -> ResponseReturnValue:
+    """No more."""
+    run(context(), bucket_set_replication, bucket_id, {})
+    return io.empty()
 
 
 def empty(bucket_id: str) -> ResponseReturnValue:

@@ -23,9 +23,11 @@ from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
+from portal.logging import REQUEST_ID
 from portal.s3 import cors, signatures, websites, xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
+from portal.s3.limits import RequestLimits
 from portal.s3.records import Asked, Counted, record_of
 from portal.s3.refusals import failure_of, refusal_of
 from portal.s3.requests import S3Request, read_request
@@ -48,11 +50,13 @@ class Gateway:
     ) -> None:  # fmt: skip
         """`sessions` are opened one for each request; `traffic` is where requests are written down."""
         self._settings, self._sessions, self._registry, self._blobs = settings, sessions, registry, blobs
+        self._limits = RequestLimits(settings)
         self._traffic = traffic
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         begun, request_id = time.perf_counter(), f"req-{secrets.token_hex(8)}"
+        REQUEST_ID.set(request_id)
         method = environ["REQUEST_METHOD"]
         asked = Asked(is_site=websites.is_site(environ.get("HTTP_HOST", ""), self._settings.s3_website_domain), begun=begun)
         try:
@@ -72,7 +76,7 @@ class Gateway:
         start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
         asked.turned = time.perf_counter()
         access.info(
-            "%s %s %s", method, environ.get("PATH_INFO", ""), answer.status,
+            "%s %s %s%s", method, environ.get("PATH_INFO", ""), answer.status, f" {asked.refused.code}" if asked.refused else "",
             extra={"request_id": request_id, "user_id": asked.user_id, "method": method, "path": environ.get("PATH_INFO", ""),
                    "status_code": answer.status, "duration_ms": round((asked.turned - begun) * 1000, 1)},
         )  # fmt: skip
@@ -148,8 +152,16 @@ class Gateway:
                 holders[key_id] = holder
                 return holder.secret
 
-            signed = verify(secret_of)
-            if signed is not None:
+            try:
+                signed = verify(secret_of)
+            except S3Error:
+                # Guessing is slowed down; whoever signs with a key that is right does not suffer from a neighbour.
+                self._limits.count_address(ctx.source_ip)
+                raise
+            if signed is None:
+                self._limits.count_address(ctx.source_ip)
+            else:
+                self._limits.count_key(signed.access_key)
                 holder = holders[signed.access_key]
                 ctx.principal, ctx.project_id, asked.user_id = holder.principal, holder.project_id, holder.principal.user_id
                 s3_key_used(session, holder, ctx.source_ip)

@@ -20,6 +20,7 @@ from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor
+from portal.storage.locks import is_retained
 from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
@@ -221,7 +222,7 @@ class _Follow(Following):
         def work(writing: Writing) -> int:
             row = version_at(writing.db, version.bucket_id, version.key, version.sequence)
             present = newest(writing.db, version.bucket_id, version.key) if is_latest else row
-            if row is None or present is None or present.sequence != row.sequence:
+            if row is None or present is None or present.sequence != row.sequence or (not is_latest and (row.legal_hold or is_retained(row))):
                 return 0
             do(writing, row)
             return 1

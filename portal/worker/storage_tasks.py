@@ -7,12 +7,14 @@ from portal.storage import sweep
 from portal.storage.lifecycle import lifecycle_follow
 from portal.storage.metrics import metrics_sample, traffic_take_up
 from portal.storage.notices import notices_send
+from portal.storage.replicating import replication_run
 from portal.storage.tiers import transitions_follow
 from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
 TRAFFIC_S = 60.0
 NOTICES_S = 5.0
+REPLICATION_S = 5.0
 DAY_S = 24 * 3600.0
 
 
@@ -57,7 +59,13 @@ def send_notices(task: TaskRun) -> None:
     notices_send(task.ctx)
 
 
+def replicate_buckets(task: TaskRun) -> None:
+    """Carry over what was written into buckets that are replicated."""
+    replication_run(task.ctx, _blobs(task))
+
+
 STORAGE_TASKS = (
+    SystemTask("replication", "Replicate buckets", lambda _: REPLICATION_S, replicate_buckets),
     SystemTask("notices", "Send notifications of buckets", lambda _: NOTICES_S, send_notices),
     SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),
     SystemTask("lifecycle", "Follow lifecycle rules", lambda settings: settings.s3_lifecycle_day_s / 24 + 1, follow_lifecycles),
