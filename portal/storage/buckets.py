@@ -14,13 +14,22 @@ from portal.kernel.errors import InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.engine_steps import MAKE, ON_ENGINE, REMOVE, on_engine
 from portal.storage.errors import BucketNotEmpty, BucketTaken
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
 from portal.storage.policies import bucket_set_policy
 from portal.storage.usage import usage_locked
 
-LIFECYCLE = Lifecycle("active", {"active": frozenset({"deleted"})}, ended=frozenset({"deleted"}))
+# Where an external engine keeps objects, buckets are made and deleted by jobs.
+LIFECYCLE = Lifecycle(
+    "active",
+    {
+        "creating": frozenset({"active", "error"}), "active": frozenset({"deleting", "deleted"}),
+        "deleting": frozenset({"deleted", "active", "error"}), "error": frozenset({"deleting", "deleted"}),
+    },
+    transient=frozenset({"creating", "deleting"}), ended=frozenset({"deleted"}), tones={"error": "bad"},
+)  # fmt: skip
 # What clients take for something else than a name.
 RESERVED = re.compile(r"^(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap|--table-s3)$|.*(\.\.|\.-|-\.).*")
 NAME = f.FieldInfo(
@@ -29,6 +38,7 @@ NAME = f.FieldInfo(
 FORCE = f.FieldInfo(
     f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted."
 )
+REASON = f.FieldInfo(f.Line(255), "Reason", "Why.")
 GIB = 1 << 30
 
 
@@ -45,7 +55,10 @@ def name_problem(name: str) -> str:
     return "must not look like an address"
 
 
-@operation(Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row))
+@operation(
+    Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row), steps=MAKE, by_job=on_engine,
+    holds="creating", settles="active", fails="error", cancelled="error",
+)  # fmt: skip
 def bucket_create(
     ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: str = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
@@ -76,7 +89,7 @@ def _begin(ctx: Context, row: Bucket) -> None:
     ctx.db.flush()
 
 
-@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="clock", in_menu=False)
+@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="clock", in_menu=False, **ON_ENGINE)
 def bucket_set_versioning(
     ctx: Context, bucket: Bucket, *, enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep older versions from now on.")]
 ) -> None:
@@ -86,7 +99,7 @@ def bucket_set_versioning(
     bucket.versioning = "enabled" if enabled else "suspended"
 
 
-@operation(Bucket, "set_acl", label="Set access of others", needs="manage", icon="lock", in_menu=False)
+@operation(Bucket, "set_acl", label="Set access of others", needs="manage", icon="lock", in_menu=False, **ON_ENGINE)
 def bucket_set_acl(ctx: Context, bucket: Bucket, *, acl: str) -> None:
     """Say what those may do whom no policy lets in."""
     del ctx
@@ -94,20 +107,29 @@ def bucket_set_acl(ctx: Context, bucket: Bucket, *, acl: str) -> None:
 
 
 @operation(
-    Bucket, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, when={"active"}, holds="deleted"
-)
+    Bucket, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, when={"active", "error"},
+    steps=REMOVE, by_job=on_engine, holds="deleting", settles="deleted", fails="active",
+)  # fmt: skip
 def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE] = False) -> None:
     """Delete a bucket; one that is not empty only with `force`. Its objects are gone at once, their bytes a little later."""
     usage = usage_locked(ctx.db, bucket.id)
-    if usage.versions and not force:
+    # An external engine knows better what it has: it is asked by the job.
+    if usage.versions and not force and not on_engine(ctx.settings):
         raise BucketNotEmpty(f"{bucket.name} is not empty: {usage.versions:,} objects and older versions are in it. Delete them first, or use force.")
+
+
+@operation(Bucket, "refit", label="Bring the engine up to date", needs="platform", internal=True, while_locked=True, **ON_ENGINE)
+def bucket_refit(ctx: Context, bucket: Bucket, *, reason: Annotated[str, REASON]) -> None:
+    """Tell the external engine what the bucket is to be like, and who may do what in it."""
+    del ctx, bucket, reason
 
 
 bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
-    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_delete, bucket_update],
+    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_delete, bucket_update,
+                bucket_refit],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
