@@ -263,6 +263,11 @@ class Settings(BaseSettings):
     s3_engine_key_file: str = Field(
         "", description="File with the portal's own key there: JSON with access_key_id and secret_access_key; nobody else should be able to read it."
     )
+    s3_engine_prefix: str = Field(
+        "atonix",
+        pattern=r"^[a-z0-9]{1,32}$",
+        description="Ids of users that the portal makes there begin with it; two portals at one engine need two.",
+    )
     s3_engine_admin: ObjectsAdmin = Field(
         ObjectsAdmin.RGW,
         description="How users and keys are made there: rgw (the admin interface of Ceph RGW), none (all is done with the portal's key).",

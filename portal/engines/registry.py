@@ -11,7 +11,7 @@ from portal.engines.ports import Capability, EngineError, Engines, EngineUnavail
 from portal.engines.volume_ports import PoolRoom
 from portal.settings import ComputeDriver, NetworkDriver, ObjectsAdmin, ObjectsDriver, Settings
 
-COMPUTE, NETWORK, VOLUMES = "compute", "network", "volumes"
+COMPUTE, NETWORK, VOLUMES, OBJECTS = "compute", "network", "volumes", "objects"
 SWITCHED_OFF = Capability(
     COMPUTE, available=False, detail="none", reason="This installation runs no instances (ENGINE_COMPUTE=none).",
     remedy="Start the portal with ENGINE_COMPUTE=local on a host with QEMU.",
@@ -39,13 +39,13 @@ def open_objects(settings: Settings) -> ObjectEngine | None:
         return None
     from portal.engines.s3.engine import S3Engine
 
-    has_users = settings.s3_engine_admin is ObjectsAdmin.RGW
-    return S3Engine(settings.s3_engine_endpoint.rstrip("/"), settings.s3_engine_region, Path(settings.s3_engine_key_file), has_users=has_users)
+    users = settings.s3_engine_prefix if settings.s3_engine_admin is ObjectsAdmin.RGW else ""
+    return S3Engine(settings.s3_engine_endpoint.rstrip("/"), settings.s3_engine_region, Path(settings.s3_engine_key_file), users=users)
 
 
-def objects_status(engines: Engines) -> Capability | None:
-    """Whether the external engine for objects answers; None where there is none."""
-    return engines.objects.capability() if engines.objects is not None else None
+def objects_status(engines: Engines) -> Capability:
+    """Whether objects can be kept now; never raises."""
+    return engines.objects.capability() if engines.objects is not None else Capability(OBJECTS, available=True, detail="local")
 
 
 def _open_engines(settings: Settings, *, owner: bool) -> Engines:

@@ -8,9 +8,10 @@ from sqlalchemy import select
 
 from portal.kernel import fields as f
 from portal.kernel.authz import Target, authorize
+from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, Unavailable
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage.configurations import bucket_set_cors
@@ -55,6 +56,15 @@ def name_problem(name: str) -> str:
     return "must not look like an address"
 
 
+def refuse_without_engine(ctx: Context) -> None:
+    """Raise Unavailable while the external engine for objects is known not to answer."""
+    status = capability(ctx.db, "objects")
+    if status is not None and not status.available:
+        raise Unavailable(
+            f"Buckets cannot be made now: {status.reason} {status.remedy}".strip(), details={"reason": status.reason, "remedy": status.remedy}
+        )
+
+
 @operation(
     Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row), steps=MAKE, by_job=on_engine,
     holds="creating", settles="active", fails="error", cancelled="error",
@@ -67,6 +77,8 @@ def bucket_create(
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
     if acl != "private":
         authorize(ctx, "storage.bucket.set_acl", Target(ctx.project_id, ctx.principal.user_id, label=f"the new bucket {name[:63]}"))
+    if on_engine(ctx.settings):
+        refuse_without_engine(ctx)
     if problem := name_problem(name):
         raise InvalidRequest.fields({"name": [f"{problem}."]})
     taken = ctx.db.scalars(select(Bucket).where(Bucket.name == name, Bucket.deleted_at.is_(None))).first()

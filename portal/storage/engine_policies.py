@@ -27,7 +27,7 @@ TYPE = "storage.object"
 ARN = "arn:aws:s3:::"
 ALL = ("*",)
 # What is known of whoever comes with a key before they come.
-SETTLED = ("principal.id", "principal.name", "principal.mfa", "principal.credential", "resource.project")
+SETTLED = ("principal.id", "principal.name", "principal.mfa", "principal.credential", "resource.project", "resource.shared")
 EXPRESSIBLE = {("IpAddress", "request.ip"): "aws:SourceIp", ("NotIpAddress", "request.ip"): "aws:SourceIp"} | {
     (f"Date{how}", "request.time"): "aws:CurrentTime" for how in ("LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals")
 }

@@ -229,8 +229,7 @@ class Worker:
         volumes, pools = volumes_status(self._engines)
         objects = objects_status(self._engines)
         with self._sessions() as session:
-            if objects is not None:
-                capabilities.report(session, objects, worker=self.name)
+            capabilities.report(session, objects, worker=self.name)
             capabilities.report(session, found, worker=self.name, capacity=capacity)
             capabilities.report(session, networks, worker=self.name)
             capabilities.report(session, volumes, worker=self.name, facts={name: asdict(room) for name, room in pools.items()})

@@ -9,6 +9,8 @@ import subprocess
 import uuid
 from typing import Any
 
+import pytest
+
 from tests.support.servers import Server, free_port
 
 MIB = 1 << 20
@@ -24,6 +26,9 @@ SETTINGS = {
     # A disk of this machine that is nearly full is none of the tests' business.
     "mon data avail crit": "1", "mon data avail warn": "1",
 }  # fmt: skip
+
+
+needs_ceph = pytest.mark.skipif(shutil.which("radosgw") is None, reason="radosgw, ceph-mon and ceph-osd are not installed")
 
 
 class Ceph(Server):

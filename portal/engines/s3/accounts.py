@@ -13,7 +13,6 @@ from portal.engines.object_engine_ports import BucketFigures, Key, ObjectRefused
 from portal.engines.ports import EngineUnavailable
 from portal.engines.s3.calls import SILENT
 
-PREFIX = "atonix-"
 OK, ABSENT, FAULT = 200, 404, 500
 TIMEOUT_S = (5, 30)
 PAGE = 1000
@@ -25,8 +24,9 @@ UNLIMITED_KIB = "-1"
 class RgwAccounts:
     """The users of one gateway."""
 
-    def __init__(self, endpoint: str, region: str, key: Key) -> None:
-        """The key's user needs the capabilities `users=*` and `buckets=read`."""
+    def __init__(self, endpoint: str, region: str, key: Key, prefix: str) -> None:
+        """The key's user needs the capabilities `users=*` and `buckets=*`."""
+        self._prefix = f"{prefix}-"
         self._endpoint, self._region, self._credentials = endpoint, region, Credentials(key.id, key.secret)
 
     def ping(self) -> None:
@@ -35,14 +35,14 @@ class RgwAccounts:
 
     def arn(self, name: str) -> str:
         """As bucket policies name a user."""
-        return f"arn:aws:iam:::user/{PREFIX}{name}"
+        return f"arn:aws:iam:::user/{self._prefix}{name}"
 
     def ensure(self, name: str, label: str, keys: Callable[[], Collection[Key]], *, makes_buckets: bool = False) -> None:
         """Make the user or mend it, give it keys that it lacks and take those that it should not have.
 
         Keys are asked for after the user was looked at: one that is made meanwhile is not taken for one that has ended.
         """
-        uid, number = PREFIX + name, ANY_NUMBER if makes_buckets else NONE
+        uid, number = self._prefix + name, ANY_NUMBER if makes_buckets else NONE
         found = self._find(name)
         if found is None:
             made = self._ask("PUT", "user", uid=uid, **{"display-name": label, "max-buckets": number, "generate-key": "False"})
@@ -59,7 +59,7 @@ class RgwAccounts:
 
     def remove(self, name: str) -> None:
         """Remove the user; one that has buckets or objects is left without keys and suspended."""
-        uid, found = PREFIX + name, self._find(name)
+        uid, found = self._prefix + name, self._find(name)
         if found is None:
             return
         for each in found["keys"]:
@@ -77,7 +77,7 @@ class RgwAccounts:
         marker = ""
         while True:
             page = self._ask("GET", "user", list="", marker=marker, **{"max-entries": str(PAGE)})
-            found += [uid.removeprefix(PREFIX) for uid in page["keys"] if uid.startswith(PREFIX)]
+            found += [uid.removeprefix(self._prefix) for uid in page["keys"] if uid.startswith(self._prefix)]
             marker = page.get("marker", "")
             if not page.get("truncated") or not marker:
                 return found
@@ -95,12 +95,12 @@ class RgwAccounts:
     def limit(self, name: str, size_bytes: int | None) -> None:
         """A quota of the user, which counts all of its buckets; RGW looks at it in KiB, and lets a little more through under load."""
         kib = UNLIMITED_KIB if size_bytes is None else str(size_bytes >> 10)
-        self._ask("PUT", "user", quota="", uid=PREFIX + name, enabled="True" if size_bytes is not None else "False",
+        self._ask("PUT", "user", quota="", uid=self._prefix + name, enabled="True" if size_bytes is not None else "False",
                   **{"quota-type": "user", "max-size-kb": kib, "max-objects": "-1"})  # fmt: skip
 
     def _find(self, name: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = self._ask("GET", "user", uid=PREFIX + name)
+            found: dict[str, Any] = self._ask("GET", "user", uid=self._prefix + name)
         except ObjectRefused as error:
             if error.code == "NoSuchUser":
                 return None

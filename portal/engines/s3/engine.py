@@ -25,11 +25,11 @@ KEPT = 256
 
 
 class S3Engine:
-    """Any server that speaks S3; with `has_users` also the interface of Ceph RGW for users."""
+    """Any server that speaks S3; with `users`, the beginning of their ids, also the interface of Ceph RGW for users."""
 
-    def __init__(self, endpoint: str, region: str, key_file: Path, *, has_users: bool) -> None:
+    def __init__(self, endpoint: str, region: str, key_file: Path, *, users: str) -> None:
         """The key file is JSON with `access_key_id` and `secret_access_key`; it is read when it is first needed."""
-        self._endpoint, self._region, self._key_file, self._has_users = endpoint, region, key_file, has_users
+        self._endpoint, self._region, self._key_file, self._users = endpoint, region, key_file, users
         self._session = botocore.session.Session()
         # Making a client is not safe in several threads at once; using one is.
         self._lock = Lock()
@@ -38,7 +38,7 @@ class S3Engine:
     @property
     def accounts(self) -> RgwAccounts | None:
         """The interface for users, if it has one."""
-        return RgwAccounts(self._endpoint, self._region, self.own_key()) if self._has_users else None
+        return RgwAccounts(self._endpoint, self._region, self.own_key(), self._users) if self._users else None
 
     def capability(self) -> Capability:
         """Ask for the buckets of the portal's own key, and for a user that there is not."""

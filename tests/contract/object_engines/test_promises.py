@@ -1,125 +1,11 @@
-"""What both engines for objects promise, `local` in files of the portal's own and `s3` at a real Ceph RGW: one suite, through the API and S3 clients."""
+"""What both engines for objects promise: one suite, through the API and S3 clients."""
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from flask import Flask
-
-from portal.engines.ports import Engines
-from portal.engines.registry import open_engines
-from portal.identity.models import User
-from portal.kernel.runner import TaskRun
-from portal.settings import ObjectsDriver, Settings
-from portal.storage.engine_tending import look_at_engine, tend_engine
-from portal.storage.engine_wanted import owner_key
-from tests.support.ceph import Ceph
-from tests.support.draining import TestWorker
-from tests.support.people import People
-from tests.support.s3 import client, fetch, gateway, refused
-from tests.support.servers import running
-from tests.support.web import Api, api_client
-
-BASE = "/storage/buckets"
-needs_ceph = pytest.mark.skipif(shutil.which("radosgw") is None, reason="radosgw, ceph-mon and ceph-osd are not installed")
-
-
-@pytest.fixture(scope="session")
-def ceph() -> Iterator[Ceph]:
-    """One for all tests of this process."""
-    with running(Ceph()) as server:
-        assert isinstance(server, Ceph)
-        yield server
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=needs_ceph)])
-def driver(request: pytest.FixtureRequest) -> str:
-    """Which engine."""
-    return str(request.param)
-
-
-@pytest.fixture
-def settings(settings: Settings, driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """An installation with that engine."""
-    if driver == "local":
-        return settings
-    ceph: Ceph = request.getfixturevalue("ceph")
-    key_file = tmp_path / "engine-key.json"
-    key_file.write_text(json.dumps(dict(zip(("access_key_id", "secret_access_key"), ceph.key, strict=True))))
-    return settings.model_copy(update={"engine_objects": ObjectsDriver.S3, "s3_engine_endpoint": ceph.url, "s3_engine_key_file": str(key_file)})
-
-
-@pytest.fixture
-def engines(engines: Engines, settings: Settings) -> Engines:
-    """With the engine for objects."""
-    engines = Engines(compute=engines.compute, network=engines.network, volumes=engines.volumes, blobs=engines.blobs)
-    return Engines(
-        **{**{name: getattr(engines, name) for name in Engines.__dataclass_fields__}, "objects": open_engines(settings, owner=False).objects}
-    )
-
-
-class Place:
-    """An installation with one of the engines."""
-
-    def __init__(self, app: Flask, people: People, worker: TestWorker, gateway_url: str) -> None:
-        self.app, self.people, self.worker, self._gateway_url = app, people, worker, gateway_url
-        self.api = self.api_of(people.user("project_admin"))
-
-    @property
-    def settings(self) -> Settings:
-        return self.people.settings
-
-    @property
-    def url(self) -> str:
-        """The S3 interface that users are given."""
-        return self.settings.s3_engine_endpoint or self._gateway_url
-
-    def api_of(self, user: User) -> Api:
-        return api_client(self.app, self.people, user)
-
-    def bucket(self, name: str, api: Api | None = None, **more: Any) -> str:
-        made = (api or self.api).post(BASE, {"name": name, **more})
-        assert made.status_code in {201, 202}, made.json
-        self.settle()
-        found = (api or self.api).get(f"{BASE}/{made.json['id']}").json
-        assert found["state"] == "active", found
-        return str(found["id"])
-
-    def settle(self) -> None:
-        """Everything that was queued is done, and the engine knows what IAM says."""
-        self.worker.drain()
-        self.look(tend_engine)
-
-    def look(self, task: Callable[[TaskRun], None]) -> None:
-        task(TaskRun(self.people.context(None), self.worker.runner.engines))
-        self.worker.drain()
-
-    def s3(self, api: Api | None = None) -> Any:
-        """boto3 with a fresh key."""
-        made = (api or self.api).post("/auth/s3-keys", {}).json
-        self.settle()
-        return client(self.url, made["access_key_id"], made["secret_access_key"])
-
-
-@pytest.fixture
-def place(app: Flask, people: People, worker: TestWorker) -> Iterator[Place]:
-    """Ready for use; at a shared engine nothing of it stays."""
-    with gateway(people) as running_gateway:
-        made = Place(app, people, worker, running_gateway.url)
-        yield made
-        if made.settings.engine_objects is ObjectsDriver.S3:
-            for row in made.api.get(f"{BASE}?all_projects=true").json["results"]:
-                made.api("DELETE", f"{BASE}/{row['id']}?force=true")
-            made.worker.drain()
-
-
-@pytest.fixture
-def s3(place: Place) -> Any:
-    """A project admin's S3 client."""
-    return place.s3()
+from portal.storage.engine_tending import look_at_engine
+from tests.support.object_engines import BUCKETS as BASE
+from tests.support.object_engines import Place
+from tests.support.s3 import fetch, refused
 
 
 def test_buckets_come_and_go(place: Place, s3: Any) -> None:
@@ -226,7 +112,7 @@ def test_versions_are_kept_listed_and_restored(place: Place, s3: Any) -> None:
     assert s3.get_object(Bucket="versions", Key="k")["Body"].read() == b"one"
     place.api("PUT", f"{BASE}/{bucket}/versioning", {"enabled": False})
     place.settle()
-    assert s3.get_bucket_versioning(Bucket="versions")["Status"] == "Suspended"
+    assert place.owner().get_bucket_versioning(Bucket="versions")["Status"] == "Suspended"
     place.api("DELETE", f"{BASE}/{bucket}/objects/k?version_id={found[1]['version_id']}")
     left = s3.list_object_versions(Bucket="versions", Prefix="k")["Versions"]
     assert found[1]["version_id"] not in {each["VersionId"] for each in left}
@@ -258,15 +144,7 @@ def test_rules_of_buckets_are_where_clients_find_them(place: Place, s3: Any) -> 
     told = fetch(url, headers={"Origin": "https://a.example"})[1]
     assert told["Access-Control-Allow-Origin"] == "https://a.example"
     assert "Access-Control-Allow-Origin" not in fetch(url, headers={"Origin": "https://b.example"})[1]
-    assert [rule["ID"] for rule in seen(place).get_bucket_lifecycle_configuration(Bucket="with-rules")["Rules"]] == ["old"]
+    assert [rule["ID"] for rule in place.owner().get_bucket_lifecycle_configuration(Bucket="with-rules")["Rules"]] == ["old"]
     assert place.api("PUT", f"{BASE}/{bucket}/cors", {"rules": []}).status_code == 200
     place.settle()
     assert "Access-Control-Allow-Origin" not in fetch(url, headers={"Origin": "https://a.example"})[1]
-
-
-def seen(place: Place) -> Any:
-    """A client that may see settings: an administrator's, or at the engine the owner's."""
-    if place.settings.engine_objects is ObjectsDriver.LOCAL:
-        return place.s3()
-    key = owner_key(place.settings, str(place.people.context(place.api.user).project_id))
-    return client(place.url, key.id, key.secret)
