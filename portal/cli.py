@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--key", action="append", default=[], help="With --file: a public key in base64 that you trust; else the host's own.")
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
     audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
+    keys = add("keys", _keys, "Wrap encryption keys again by the first master key, so that the others can be put away.")
+    keys.add_argument("what", choices=["rewrap"])
     user = add("user", _user, "Manage users on the command line.")
     user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors", "detach-policies", "s3-key"])
     user.add_argument("username", nargs="?", default="")
@@ -274,6 +276,21 @@ def _audit_file(settings: Settings, args: argparse.Namespace) -> int:
     if found.signed_to > found.last_seq:
         covered += f"; it ends before entry {found.signed_to}, which is signed, too"
     print(f"{args.file} holds: {found.entries} entries, {found.first_seq} to {found.last_seq}{gaps}; {covered}.")
+    return 0
+
+
+def _keys(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.kernel.errors import PortalError
+    from portal.security.key_rewrap import rewrap_versions
+    from portal.security.master_keys import master_keys
+
+    with _session(settings) as session:
+        try:
+            first, count = master_keys(settings).first, rewrap_versions(session, settings)
+        except PortalError as error:
+            print(error.message, file=sys.stderr)
+            return 1
+    print(f"{count} versions of encryption keys were wrapped again; all are wrapped by the master key {first} now.")
     return 0
 
 

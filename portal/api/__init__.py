@@ -6,11 +6,13 @@ from flask import Flask
 
 from portal.api import (
     audit,
+    bucket_services,
     buckets,
     compute,
     core,
     factors,
     identity,
+    keys,
     networking,
     oauth_clients,
     objects,
@@ -38,8 +40,8 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
-        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(), *bucket_services.endpoints(),
+        *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

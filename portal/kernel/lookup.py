@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -58,11 +58,7 @@ def find_reference(ctx: Context, param: Param, value: str) -> Any:
     shared = not (isinstance(param.info.kind, Ref) and param.info.kind.exclusive)
     query = _named(ctx, rtype, value).with_for_update(read=shared, key_share=not shared, of=rtype.model)
     rows = ctx.db.scalars(query.execution_options(populate_existing=not shared)).all()
-    exact = _exactly(rows, value)
-    if len(exact) != 1:
-        why = f"There is no {within(rtype.label)} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
-        raise InvalidRequest.fields({param.name: [why]})
-    return exact[0]
+    return _the_one(rows, rtype, value, param.name)
 
 
 def seen_by_name(ctx: Context, rtype: ResourceType, value: str, *, project_id: str | None = None) -> Any | None:
@@ -91,6 +87,28 @@ def _exactly(rows: Sequence[Any], value: str) -> list[Any]:
     return [row for row in rows if value in (row.id, row.resource_id)] or list(rows)
 
 
+def _the_one(rows: Sequence[Any], rtype: ResourceType, value: str, field: str) -> Any:
+    exact = _exactly(rows, value)
+    if len(exact) != 1:
+        why = f"There is no {within(rtype.label)} {value[:80]} here." if not exact else f"{value[:80]} names several; use the id."
+        raise InvalidRequest.fields({field: [why]})
+    return exact[0]
+
+
+def seen(ctx: Context, model: Any) -> Any:
+    """WHERE of the rows that the caller may see: what may not be seen is not found."""
+    return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
+
+
+def unseen(ctx: Context, model: Any, column: Any, *where: Any) -> Collection[str]:
+    """A column of the live rows that the caller may not see."""
+    covered = reach(ctx, f"{ctx.registry.of(model).key}.read")
+    if covered.everything or (ctx.project_id is not None and covered.whole(ctx.project_id)):
+        # As nearly everybody: nothing has to be looked for.
+        return ()
+    return ctx.db.scalars(select(column).where(*where, model.deleted_at.is_(None), ~covered.rows(model))).all()
+
+
 def about_seen(ctx: Context, is_about: Callable[[str], ColumnElement[bool]], row_id: InstrumentedAttribute[str]) -> ColumnElement[bool]:
     """WHERE for records that tell of rows: not of those that the caller may not see. `is_about` gives the records of a type, by its key."""
     projects = {grant.project_id for grant in ctx.principal.grants}
@@ -104,20 +122,12 @@ def about_seen(ctx: Context, is_about: Callable[[str], ColumnElement[bool]], row
 
 
 def named(ctx: Context, key: str, value: str, *, field: str, project_id: str | None = None) -> Any:
-    """The row of a type, whose model the caller does not know, that a request names by id, resource_id or name. Raises InvalidRequest.
+    """The row of a type, whose model the caller does not know, that a request names by id, resource_id or name. Raises InvalidRequest for `field`.
 
-    What a project uses is its own or everybody's.
+    It belongs to the current project, or to `project_id`, or to everybody.
     """
-    model = ctx.registry.model(key)
-    rtype = ctx.registry.of(model)
-    is_it = or_(model.id == value, model.resource_id == value, model.name == value)
-    mine = model.project_id == (project_id or ctx.project_id)
-    usable = mine if rtype.tenancy is Tenancy.PROJECT else or_(mine, model.is_public.is_(True))
-    query = select(model).where(is_it, usable, model.deleted_at.is_(None), reach(ctx, f"{key}.read").rows(model))
-    found = ctx.db.scalars(query.order_by(case((model.id == value, 0), else_=1), model.id).limit(1)).first() if is_storable(value) else None
-    if found is None:
-        raise InvalidRequest.fields({field: [f"There is no {rtype.label.lower()} {value[:80]} here."]})
-    return found
+    rtype = ctx.registry.of(ctx.registry.model(key))
+    return _the_one(ctx.db.scalars(_named(ctx, rtype, storable(value), project_id)).all(), rtype, value, field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,14 @@
 """A change in a VPC: its desired revision goes up in the same transaction, and one job brings the host there, however many changes come meanwhile."""
 
-from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from portal.kernel.authz import reach
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.jobs import active_for
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen, seen_by_name
 from portal.kernel.operations import enqueue
 from portal.kernel.rows import reserve_for_change
 from portal.kernel.wording import within
@@ -79,20 +77,6 @@ def refuse_without_networks(ctx: Context) -> None:
     if reason := why_no_networks(ctx):
         found = capability(ctx.db, NETWORK)
         raise Unavailable(reason, details={"reason": found.reason, "remedy": found.remedy} if found is not None else {})
-
-
-def seen(ctx: Context, model: Any) -> Any:
-    """WHERE of the rows that the caller may see: what may not be seen is not found."""
-    return reach(ctx, f"{ctx.registry.of(model).key}.read").rows(model)
-
-
-def unseen(ctx: Context, model: Any, column: Any, *where: Any) -> Collection[str]:
-    """A column of the live rows that the caller may not see."""
-    covered = reach(ctx, f"{ctx.registry.of(model).key}.read")
-    if covered.everything or (ctx.project_id is not None and covered.whole(ctx.project_id)):
-        # As nearly everybody: nothing has to be looked for.
-        return ()
-    return ctx.db.scalars(select(column).where(*where, model.deleted_at.is_(None), ~covered.rows(model))).all()
 
 
 def named_rows(ctx: Context, model: Any, *where: ColumnElement[bool]) -> list[str]:

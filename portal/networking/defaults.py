@@ -14,11 +14,12 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, PortalError
 from portal.kernel.guests import ProjectNetwork
+from portal.kernel.lookup import seen
 from portal.kernel.rows import hold_along, insert_along
 from portal.kernel.tables import PROJECTS
 from portal.networking import ipam
 from portal.networking.addresses import ANYWHERE
-from portal.networking.changes import seen, vpc_queue, why_no_networks
+from portal.networking.changes import vpc_queue, why_no_networks
 from portal.networking.models import InternetGateway, Route, Subnet, Vpc
 from portal.networking.vpc import free_name, furnish
 

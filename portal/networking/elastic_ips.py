@@ -10,10 +10,10 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen, seen_by_name
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
-from portal.networking.changes import refuse_without_networks, seen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.interfaces import interface_locked, set_public
 from portal.networking.models import EXTERNAL, ElasticIp, NatGateway, NetworkInterface
 
@@ -113,6 +113,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         raise Conflict(f"{row.public_ip} leads nowhere as it is.", details={"status": "allocated"})
     if row.nat_gateway_id is not None:
         nat = _lock_nat(ctx, row.nat_gateway_id)
+        authorize(ctx, "networking.nat_gateway.update", target_of(nat))
         vpc_locked(ctx, nat.vpc_id)
         # It may not be without one: what is behind it would be cut off.
         nat.elastic_ip_id, nat.public_ip = None, ipam.take_public(ctx, ("networking.nat_gateway", nat.id))
@@ -120,6 +121,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         vpc_touch(ctx, nat.vpc_id)
         return
     target = interface_locked(ctx, row.interface_id or "")
+    authorize(ctx, "networking.network_interface.update", target_of(target))
     row.interface_id = None
     set_public(ctx, target, "")
     vpc_touch(ctx, target.vpc_id)

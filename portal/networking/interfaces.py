@@ -14,11 +14,11 @@ from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.lookup import seen_by_name
+from portal.kernel.lookup import seen_by_name, unseen
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
-from portal.networking.changes import UNSEEN, refuse_without_networks, unseen, vpc_locked, vpc_touch, wrong
+from portal.networking.changes import UNSEEN, refuse_without_networks, vpc_locked, vpc_touch, wrong
 from portal.networking.models import EXTERNAL, ElasticIp, GroupMembership, NetworkInterface, SecurityGroup, Subnet, Vpc
 from portal.networking.security_groups import group_named
 
@@ -182,6 +182,9 @@ def network_interface_detach(ctx: Context, row: NetworkInterface) -> None:
     """Take the interface from its instance; it keeps its address."""
     if row.is_primary:
         raise Conflict(f"{row.name} is the first interface of its instance and goes with it.", details={"is_primary": True})
+    if (instance := ctx.db.get(ctx.registry.model("compute.instance"), row.instance_id)) is not None:
+        # It is a change of the instance as well.
+        authorize(ctx, "compute.instance.update", target_of(instance))
     vpc_touch(ctx, row.vpc_id, queue=False)
 
 

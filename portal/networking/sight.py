@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 
 from portal.kernel.context import Context
-from portal.networking.changes import unseen
+from portal.kernel.lookup import unseen
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, SecurityGroup, Subnet, Vpc, VpcPeering
 
 INSIDE = (Subnet, SecurityGroup, NatGateway, InternetGateway, NetworkInterface)

@@ -20,9 +20,11 @@ from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, TooLarge, Unavailable
 from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal, subject_of
 from portal.storage.access import LIST as LISTS
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.engine_wanted import key_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named
+from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
 from portal.storage.objects import About, Deleted, Found
 from portal.storage.receiving import MAX_OBJECT
@@ -146,10 +148,13 @@ class EngineObjects:
         with _refusals():
             buckets = self._of(ctx, bucket)
             present = buckets.find(bucket.name, key)
-            if "acl" in said:
-                said["is_public"] = said.pop("acl") != "private"
             made = buckets.say(bucket.name, present, replace(present, **said))
         return self._told(ctx, bucket, action, made)
+
+    def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
+        """One of two words: everybody may read it, or nobody else."""
+        refuse_acl(bucket, acl, None)
+        return self.say(ctx, bucket, key, PUBLISH, is_public=acl != "private")
 
     def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
         """Within the engine; between projects, by the target's account, to whom the source's policy says no."""
@@ -164,8 +169,10 @@ class EngineObjects:
                 made = self._of(ctx, to).put(to.name, key, Sent(pieces.read, about.size_bytes), about)
         return self._told(ctx, to, WRITE, made)
 
-    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "") -> Deleted:
+    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", *, bypass: bool = False) -> Deleted:
         """The object, or a version of it."""
+        if bypass:
+            refuse_on_engine(ctx, "retention")
         self._authorize(ctx, bucket, key, [DELETE])
         with _refusals():
             gone = self._of(ctx, bucket).remove(bucket.name, key, version_id)
@@ -247,7 +254,7 @@ class EngineObjects:
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str) -> None:
     if present is not None:
-        authorize_object(ctx, bucket, action, key, tags=present.tags, acl=_acl(present))
+        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None))
     elif not decide_object(ctx, bucket, LISTS, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
         authorize_object(ctx, bucket, action, key)
@@ -310,7 +317,7 @@ def version_of(bucket: BucketFacts, found: EngineObject) -> EngineVersion:
     """As the portal shows versions."""
     return EngineVersion(
         bucket.id, found.key, 0, found.version_id == "null", True, found.is_marker, found.modified_at or datetime.now(UTC), found.size_bytes, found.etag,
-        "", "", None, "", None, found.storage_class, _acl(found), "", "", found.headers, found.user_metadata, found.tags, found.version_id,
+        "", "", None, "", None, found.storage_class, _acl(found), "", "", found.headers, found.user_metadata, found.tags, None, "", None, None, "", found.version_id,
     )  # fmt: skip
 
 

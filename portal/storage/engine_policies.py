@@ -15,6 +15,7 @@ from portal.kernel.context import Context, Principal
 from portal.kernel.policy import Asked, Condition, Statement, Target, is_like, known_of
 from portal.kernel.policy_index import Rule
 from portal.storage.facts import BucketFacts
+from portal.storage.grants import ENFORCED, HARMLESS, blocks
 
 VERBS: Mapping[str, tuple[str, ...]] = {
     "list": ("ListBucket", "ListBucketVersions", "ListBucketMultipartUploads"),
@@ -31,6 +32,7 @@ SETTLED = ("principal.id", "principal.name", "principal.mfa", "principal.credent
 EXPRESSIBLE = {("IpAddress", "request.ip"): "aws:SourceIp", ("NotIpAddress", "request.ip"): "aws:SourceIp"} | {
     (f"Date{how}", "request.time"): "aws:CurrentTime" for how in ("LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals")
 }
+GRANTS = ("read", "write", "read-acp", "write-acp", "full-control")
 PUBLIC: Mapping[str, tuple[str, ...]] = {"public-read": ("list", "read"), "public-read-write": ("list", "read", "write", "delete"),
                                          "authenticated-read": ("list", "read")}  # fmt: skip
 
@@ -183,6 +185,13 @@ class Document:
         saying = {"Effect": effect, "Action": [f"s3:{name}" for name in VERBS[verb]], **about}
         self.by_saying.setdefault(json.dumps(saying, sort_keys=True), set()).add(who)
 
+    def close(self, who: str) -> None:
+        """Nobody is let in by what a writer says with an upload: neither by a word nor by grants."""
+        conditions = [{"StringNotLike": {"s3:x-amz-acl": sorted(HARMLESS)}, "Null": {"s3:x-amz-acl": "false"}}]
+        conditions += [{"StringLike": {f"s3:x-amz-grant-{name}": "*"}} for name in GRANTS]
+        for each in conditions:
+            self._add(who, "Deny", "write", {"Resource": self._keys(ALL), "Condition": each})
+
     def look(self, who: str) -> None:
         """Whoever may list something may ask where the bucket is and whether it keeps versions: clients do so first."""
         saying = {"Effect": "Allow", "Action": ["s3:GetBucketLocation", "s3:GetBucketVersioning"], "Resource": [f"{ARN}{self.bucket}"]}
@@ -206,11 +215,15 @@ def document(
     `arns` says how it calls users by id and by name, for the bucket's own policy.
     """
     made = Document(bucket.name)
-    public = PUBLIC.get(bucket.acl, ())
+    # Whom the bucket lets in by a word counts as long as lists of access do.
+    counts = bucket.ownership != ENFORCED and not blocks(bucket, "ignore_public_acls")
+    public = PUBLIC.get(bucket.acl, ()) if counts else ()
     own = list((bucket.policy or {}).get("statements", ()))
     for arn, principal in sorted(people.items()):
         for verb in VERBS:
-            found = rights(ctx, principal, bucket, verb)
+            found = rights(ctx, principal, bucket, verb) if verb != "publish" or counts else Rights()
+            if verb == "publish" and found.allowed != ALL:
+                made.close(arn)
             for said in found.said:
                 made.add(arn, verb, said)
             if verb == "list" and found.allowed:
@@ -221,6 +234,8 @@ def document(
         for who in people if bucket.acl == "authenticated-read" else ("*",):
             made.add(who, verb, Said(True, ALL))
     given = [_translated(each, arns) for each in _listed((bucket.policy or {}).get("document", {}).get("Statement"))]
+    if blocks(bucket, "restrict_public_buckets"):
+        given = [each for each in given if each["Effect"] == "Deny" or each["Principal"] != "*"]
     all_of_it = {"Effect": "Allow", "Principal": {"AWS": [owner]}, "Action": ["s3:*"], "Resource": [f"{ARN}{bucket.name}", f"{ARN}{bucket.name}/*"]}
     return {"Version": "2012-10-17", "Statement": [all_of_it, *made.statements(), *given]}
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from portal.engines.object_engine_ports import ObjectEngine, ObjectRefused
 from portal.engines.ports import EngineUnavailable
+from portal.kernel.context import Context
 from portal.kernel.declare import Step
+from portal.kernel.errors import Unavailable
 from portal.kernel.runner import StepFailed, StepRun
 from portal.settings import ObjectsDriver, Settings
 
@@ -17,6 +19,12 @@ NOT_EMPTY = "BucketNotEmpty"
 def on_engine(settings: Settings) -> bool:
     """Whether an external engine keeps the objects."""
     return settings.engine_objects is ObjectsDriver.S3
+
+
+def refuse_on_engine(ctx: Context, what: str) -> None:
+    """Raise Unavailable for what the portal does with objects that it keeps itself, and an external engine is not asked to do."""
+    if on_engine(ctx.settings):
+        raise Unavailable(f"The portal does not set {what} on an external engine for objects (ENGINE_OBJECTS=s3). Its administrator may do so there.")
 
 
 def object_engine(run: StepRun) -> ObjectEngine:

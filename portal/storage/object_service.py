@@ -11,7 +11,7 @@ from portal.storage.access import READ
 from portal.storage.engine_objects import EngineObjects
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, objects_delete
+from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
 from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.uploads import Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
@@ -34,15 +34,19 @@ class ObjectService(Protocol):
         ...
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
-        """Change what is said of the newest version: headers, user_metadata, tags, acl."""
+        """Change what is said of the newest version: headers, user_metadata, tags."""
+        ...
+
+    def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
+        """Say in a word what others may do with the newest version."""
         ...
 
     def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
         """Copy it, with what is said of it."""
         ...
 
-    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "") -> Deleted:
-        """Delete an object or a version."""
+    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", *, bypass: bool = False) -> Deleted:
+        """Delete an object or a version; with `bypass` although a retention that gives way keeps it."""
         ...
 
     def delete_many(self, ctx: Context, bucket: BucketFacts, keys: Sequence[str]) -> list[Deleted | PortalError]:
@@ -109,13 +113,17 @@ class LocalObjects:
         """In its row."""
         return object_say(ctx, bucket.name, key, "", action, **said)[1]
 
+    def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
+        """In its row."""
+        return object_set_acl(ctx, (bucket.name, key, ""), acl)[1]
+
     def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
         """Another row and name for the same bytes."""
         return object_copy(ctx, self._blobs, found, (to.name, key))[0]
 
-    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "") -> Deleted:
+    def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", *, bypass: bool = False) -> Deleted:
         """The row; the bytes a little later."""
-        return object_delete(ctx, bucket.name, key, version_id)
+        return object_delete(ctx, bucket.name, key, version_id, bypass=bypass)
 
     def delete_many(self, ctx: Context, bucket: BucketFacts, keys: Sequence[str]) -> list[Deleted | PortalError]:
         """Some at a time."""

@@ -1,6 +1,6 @@
 """Volumes: disks that exist by themselves, from the request to the guest that sees them, and back to nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -15,12 +15,15 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
+from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
 from portal.kernel.lifecycle import Lifecycle
-from portal.kernel.lookup import named
+from portal.kernel.lookup import named, unseen
 from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
+from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
+from portal.storage.volume_keys import check_encryption, encrypt, inherit, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
@@ -47,6 +50,7 @@ AT_REST = frozenset({"available", "in-use"})
 TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",))
 SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with what it holds.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
+KEY_FIELD = f.FieldInfo(f.Ref("security.key"), "Encryption key", "The project's default key if left empty.", aliases=("kms_key_id",))
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
@@ -67,7 +71,8 @@ Throughput = Annotated[
 def volume_create(
     ctx: Context, *, name: str, size_gb: SizeGb = None, volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
     snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None, source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None,
-    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, description: str = "",
+    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool = False,
+    kms_key: Annotated[EncryptionKey | None, KEY_FIELD] = None, description: str = "",
     tags: dict[str, str] | None = None,
 ) -> Volume:  # fmt: skip
     """Create a volume: empty, or with the content of a snapshot, of another volume or of an image."""
@@ -86,12 +91,18 @@ def volume_create(
     check_size(vtype, size)
     refuse_without_room(ctx, vtype)
     allowed = limits_within(vtype, iops, throughput_mbps)
-    return Volume(
+    row = Volume(
         name=name, description=description, tags=tags or {}, size_gb=size, volume_type=vtype, iops=allowed[0], throughput_mbps=allowed[1],
         delete_on_termination=delete_on_termination, snapshot_id=snapshot.id if snapshot else None,
         source_volume_id=source_volume.id if source_volume else None,
         image_id=found.id if found is not None else origin.image_id if origin is not None else None,
     )  # fmt: skip
+    if origin is not None and found is None:
+        check_encryption(origin, kms_key, wanted=encryption_enabled or kms_key is not None)
+        inherit(ctx, row, origin)
+    elif encryption_enabled or kms_key is not None:
+        encrypt(ctx, row, kms_key)
+    return row
 
 
 def check_origin(snapshot: Snapshot | None, volume: Volume | None, image: Any) -> None:
@@ -151,6 +162,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     having = (Volume.instance_id == found.id, Volume.deleted_at.is_(None))
     if (number := ctx.db.scalar(select(func.count()).select_from(Volume).where(*having)) or 0) >= MOST_ATTACHED:
         raise Conflict(f"{found.name} has {number} volumes, the most that an instance can have.", details={"limit": MOST_ATTACHED, "used": number})
+    refuse_locked(ctx, volume)
     volume.instance_id = found.id
 
 
@@ -158,13 +170,15 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
 def volume_detach(ctx: Context, volume: Volume) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
-    del ctx
     if volume.is_root:
         raise Conflict(
             f"{volume.name} is the root disk of its instance and goes with it. To keep what it holds, take a snapshot, or let it stay "
             "when the instance is terminated (delete_on_termination).",
             details={"is_root": True},
         )
+    if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
+        # It is a change of the instance as well.
+        authorize(ctx, "compute.instance.update", target_of(instance))
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:
@@ -182,6 +196,7 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
         raise InvalidRequest.fields({"size_gb": [f"must be more than {volume.size_gb} GiB: a volume only grows."]})
     check_size(volume.volume_type, size_gb)
     refuse_without_room(ctx, volume.volume_type)
+    refuse_locked(ctx, volume)
     volume.resize_to_gb = size_gb
 
 
@@ -197,6 +212,7 @@ def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot
         instance = ctx.db.get_one(model, volume.instance_id)
         if instance.state != "stopped":
             raise Conflict(f"{instance.name} is {instance.state} and has the volume. Stop it or detach the volume first.")
+    refuse_locked(ctx, volume)
     volume.restoring_id = snapshot.id
 
 
@@ -259,8 +275,10 @@ def root_volume(ctx: Context, instance: Any) -> Volume:
     """The row of the volume that a machine boots from."""
     vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
     iops, throughput_mbps = limits_within(vtype, None, None)
+    # Named by itself, not by its instance: whoever may not see that one learns nothing from what is told of its volume.
+    own = new_id("vol")
     return Volume(
-        name=f"{instance.name[:200]}-{instance.id}", description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
+        id=own, name=own, description="", tags={}, size_gb=instance.root_volume_size_gb, volume_type=vtype, iops=iops,
         throughput_mbps=throughput_mbps, instance_id=instance.id, is_root=True, delete_on_termination=True, image_id=instance.image_id or instance.image.id,
         owner_id=instance.owner_id, attached_at=now(),
     )  # fmt: skip
@@ -279,6 +297,13 @@ def _eager() -> list[ORMOption]:
     return [joinedload(Volume.volume_type)]
 
 
+def _veil(ctx: Context, rows: Sequence[Volume]) -> Mapping[str, Mapping[str, Any]]:
+    """Instances are told to those who may see them."""
+    instance = ctx.registry.model("compute.instance")
+    hidden = unseen(ctx, instance, instance.id, instance.id.in_([row.instance_id for row in rows if row.instance_id]))
+    return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
+
+
 def _hourly_cost(volume: Volume) -> float | None:
     return volume.size_gb * volume.volume_type.hourly_cost_usd or None
 
@@ -294,6 +319,6 @@ VOLUME = ResourceType(
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",
     show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}"},
     aliases={"status": "state", "volume_type": "volume_type_id", "attached_to_instance": "instance_id", "attached_to": "instance_id"},
-    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST,
+    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST, veil=_veil,
     describe=lambda v: (f"{v.size_gb} GiB, {v.volume_type.name}", v.state),
 )  # fmt: skip

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
+from portal.storage.volume_keys import keyring
 from portal.worker.asked_tasks import ASKED
 from portal.worker.delivery import Consumer
 from portal.worker.names import is_gone, own_name
@@ -108,10 +110,11 @@ class Worker:
         return not self._stop.is_set()
 
     def _refuse_offers(self) -> None:
-        while not self._hints.empty():
-            offer = self._hints.get()
-            if offer is not None:
-                offer.looked_at.set()
+        with suppress(queue.Empty):
+            while True:
+                offer = self._hints.get_nowait()
+                if offer is not None:
+                    offer.looked_at.set()
         # One thread waits for a hint; it wakes the next.
         self._hints.put(None)
 
@@ -252,6 +255,8 @@ def run_worker(settings: Settings) -> int:
     setup_logging(settings)
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
+    if engines.volumes is not None:
+        engines.volumes.use_keys(keyring(sessions, settings))
     worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None

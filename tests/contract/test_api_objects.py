@@ -79,6 +79,10 @@ def test_what_is_said_of_an_object_is_changed(api: Api, bucket: str) -> None:
     put(api, bucket, "k", b"x")
     changed = api("PATCH", f"{BASE}/{bucket}/objects/k", {"tags": {"a": "b"}, "content_type": "text/html"}).json
     assert (changed["tags"], changed["content_type"]) == ({"a": "b"}, "text/html")
+    assert api.post(f"{BASE}/{bucket}/objects/k/make-public").status_code == 400
+    api("PUT", f"{BASE}/{bucket}/ownership", {"ownership": "ObjectWriter"})
+    assert api.post(f"{BASE}/{bucket}/objects/k/make-public").status_code == 403
+    assert api("PUT", f"{BASE}/{bucket}/public-access-block", {}).json == {}
     assert api.post(f"{BASE}/{bucket}/objects/k/make-public").json["is_public"] is True
     assert api.post(f"{BASE}/{bucket}/objects/k/make-private").json["is_public"] is False
     assert api.post(f"{BASE}/{bucket}/objects/k/copy", {"destination_key": "l"}).json["tags"] == {"a": "b"}
@@ -127,7 +131,8 @@ def test_figures_and_rules(api: Api, bucket: str) -> None:
         {**rule, "origins": ["*.*"]},
     ):
         assert api("PUT", f"{BASE}/{bucket}/cors", {"rules": [wrong]}).status_code == 400, wrong
-    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "public-read"}).json["acl"] == "public-read"
+    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "private"}).json["acl"] == "private"
+    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "public-read"}).status_code == 400
 
 
 def test_who_may_do_what(api: Api, api_for: Callable[..., Api], bucket: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from portal.engines.fake import FakeCompute
+from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.ports import EngineRefused
 from portal.identity.admin import detach_policies
 from portal.identity.models import Membership, UserSession
@@ -150,12 +151,15 @@ def test_what_is_hidden_is_told_by_nothing_else(admin: Api, developer: Api, work
     made = admin.post("/compute/instances", {"name": "secret-1", "tags": {"env": "prod"}, **SMALL}).json["instance_id"]
     worker.drain()
     deny(admin, developer, "compute.instance.read", **hidden)
-    for path in ("/jobs", "/events", f"/jobs?resource_id={made}", "/networking/network-interfaces"):
+    for path in ("/jobs", "/events", f"/jobs?resource_id={made}", "/networking/network-interfaces", "/storage/volumes"):
         assert (made in admin.get(path).text, made in developer.get(path).text) == (True, False), path
     client = browser(admin.client.application, people, developer.user)
     card = developer.get("/networking/network-interfaces").json["results"][0]
     assert (card["name"], card["instance_id"], card["instance"]) == (card["id"], None, None)
-    told = "".join(client.get(path).text for path in ("/", "/jobs", "/networking/network-interfaces", f"/networking/network-interfaces/{card['id']}"))
+    disk = developer.get("/storage/volumes").json["results"][0]
+    assert (disk["name"], disk["instance_id"], disk["attached_to"]) == (disk["id"], None, None)
+    pages = ("/", "/jobs", "/networking/network-interfaces", f"/networking/network-interfaces/{card['id']}", f"/storage/volumes/{disk['id']}")
+    told = "".join(client.get(path).text for path in (*pages, "/storage/volumes"))
     assert (made in told, "secret-1" in told) == (False, False)
 
 
@@ -296,8 +300,8 @@ def test_tags_count_as_long_as_there_is_a_record(admin: Api, api_for: Callable[.
     assert made not in admin.get("/tags").text
 
 
-def test_a_retry_means_what_was_meant(admin: Api, developer: Api, worker: TestWorker, fake: FakeCompute, people: People) -> None:
-    fake.fail_next("ensure_disk", EngineRefused("no room"), times=9)
+def test_a_retry_means_what_was_meant(admin: Api, developer: Api, worker: TestWorker, volumes: FakeVolumes, people: People) -> None:
+    volumes.fail_next("ensure_volume", EngineRefused("no room"), times=9)
     made = developer.post("/compute/instances", {"name": "web", "flavor": "t3.micro", "image": "atonix-tiny"}).json
     worker.drain()
     job = developer.get(f"/jobs/{made['job_id']}").json

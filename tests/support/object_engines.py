@@ -16,6 +16,8 @@ from tests.support.s3 import client
 from tests.support.web import Api, api_client
 
 BUCKETS = "/storage/buckets"
+# A bucket that lists of access may open.
+OPEN = {"ownership": "ObjectWriter", "public_access": "open"}
 
 
 class Place:

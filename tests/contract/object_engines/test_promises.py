@@ -4,7 +4,7 @@ from typing import Any
 
 from portal.storage.engine_tending import look_at_engine
 from tests.support.object_engines import BUCKETS as BASE
-from tests.support.object_engines import Place
+from tests.support.object_engines import OPEN, Place
 from tests.support.s3 import fetch, refused
 
 
@@ -119,7 +119,7 @@ def test_versions_are_kept_listed_and_restored(place: Place, s3: Any) -> None:
 
 
 def test_tags_metadata_and_copies(place: Place, s3: Any) -> None:
-    bucket = place.bucket("said-of-objects", versioning_enabled=False)
+    bucket = place.bucket("said-of-objects", versioning_enabled=False, **OPEN)
     s3.put_object(Bucket="said-of-objects", Key="k", Body=b"x", ContentType="text/plain")
     changed = place.api("PATCH", f"{BASE}/{bucket}/objects/k", {"tags": {"a": "b c"}, "content_type": "text/html", "metadata": {"m": "n"}}).json
     assert (changed["tags"], changed["content_type"], changed["metadata"]) == ({"a": "b c"}, "text/html", {"m": "n"})

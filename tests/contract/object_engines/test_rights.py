@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from portal.identity.models import User
 from portal.kernel.db import transaction
 from portal.kernel.policy_documents import VERSION
-from tests.support.object_engines import BUCKETS, Place
+from tests.support.object_engines import BUCKETS, OPEN, Place
 from tests.support.s3 import client, fetch, refused
 
 
@@ -27,7 +27,7 @@ def objects(*patterns: str) -> dict[str, Any]:
 
 
 def test_roles_mean_the_same(place: Place, s3: Any) -> None:
-    place.bucket("by-role")
+    place.bucket("by-role", **OPEN)
     s3.put_object(Bucket="by-role", Key="k", Body=b"x")
     viewer, developer = (place.s3(place.api_of(place.people.user(role))) for role in ("viewer", "developer"))
     for reader in (viewer, developer):
@@ -39,6 +39,9 @@ def test_roles_mean_the_same(place: Place, s3: Any) -> None:
     developer.put_object(Bucket="by-role", Key="theirs", Body=b"x")
     # Whoever owns the bucket reads what others wrote into it.
     assert s3.get_object(Bucket="by-role", Key="theirs")["Body"].read() == b"x"
+    # Nor is anybody else let in by whoever may only write.
+    for said in ({"ACL": "public-read"}, {"GrantRead": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}):
+        refused(lambda said=said: developer.put_object(Bucket="by-role", Key="open", Body=b"x", **said), "AccessDenied")  # type: ignore[misc]
     refused(lambda: developer.put_object_acl(Bucket="by-role", Key="theirs", ACL="public-read"), "AccessDenied")
     assert fetch(f"{place.url}/by-role/theirs")[0] == 403
 
@@ -137,7 +140,7 @@ def test_signed_addresses(place: Place) -> None:
 
 
 def test_a_bucket_lets_others_in(place: Place, s3: Any) -> None:
-    bucket = place.bucket("open-house")
+    bucket = place.bucket("open-house", **OPEN)
     s3.put_object(Bucket="open-house", Key="open/k", Body=b"x")
     friend = place.api_of(place.people.user("viewer", place.people.project()))
     theirs = place.s3(friend)
