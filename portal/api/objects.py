@@ -31,20 +31,22 @@ from portal.api.schemas import NUMBER, TEXT, WHEN, YES, read, thing
 from portal.engines.object_engine_ports import Key, ObjectEngine
 from portal.engines.object_ports import BlobStore
 from portal.http.listing import flag, whole
-from portal.http.request import context, own_origin
+from portal.http.request import context
+from portal.http.s3_address import s3_endpoint
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
 from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
+from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_named
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing
 from portal.storage.object_service import ObjectService, object_service
 from portal.storage.objects import About
-from portal.storage.presigning import endpoint_of, presign
+from portal.storage.presigning import presign
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
 from portal.storage.uploads import MOST_PARTS, Named, PartNamed
@@ -259,10 +261,13 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     given: Change = read(Change)
     bucket = _bucket(ctx, bucket_id)
     present = _objects().find(ctx, bucket, key).version
-    said: dict[str, Any] = {"user_metadata": given.metadata, "tags": given.tags}
+    said: dict[str, Any] = {}
+    if given.metadata is not None:
+        said["user_metadata"] = checked_metadata(given.metadata)
+    if given.tags is not None:
+        said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
-        said["headers"] = {**present.headers, "content-type": given.content_type}
-    said = {name: value for name, value in said.items() if value is not None}
+        said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
     version = _objects().say(ctx, bucket, key, WRITE, **said) if said else present
     return io.answer(_shown(version))
 
@@ -373,8 +378,8 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     """An address of the S3 interface."""
     ctx = context()
     given: PresignInput = read(PresignInput)
-    bucket, endpoint = _bucket(ctx, bucket_id), endpoint_of(ctx.settings, own_origin())
-    url, ends = presign(ctx, endpoint, bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
+    bucket = _bucket(ctx, bucket_id)
+    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 
@@ -385,8 +390,9 @@ def upload_begin(bucket_id: str) -> ResponseReturnValue:
     """Begin one."""
     ctx = context()
     given: UploadInput = read(UploadInput)
-    headers = {"content-type": given.content_type} if given.content_type else {}
-    upload_id = _objects().upload_begin(ctx, _bucket(ctx, bucket_id), given.key, About(headers, given.metadata))
+    headers = {"content-type": checked_type(given.content_type)} if given.content_type else {}
+    about = About(headers, checked_metadata(given.metadata))
+    upload_id = _objects().upload_begin(ctx, _bucket(ctx, bucket_id), given.key, about)
     return io.answer({"upload_id": upload_id, "key": given.key}, 201)
 
 

@@ -42,9 +42,8 @@ MOST_TRANSITIONS = 10
 Rule = Mapping[str, Any]
 
 
-@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False, **ON_ENGINE)
-def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
-    """Say what the portal deletes by itself, and when; without rules it deletes nothing."""
+def lifecycle_rules_of(ctx: Context, configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rules in a document. Raises InvalidRequest with what is wrong."""
     places = set(ctx.settings.tiers())
     kept = []
     for place, rule in enumerate(checked_rules(configuration)):
@@ -54,7 +53,13 @@ def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotat
         kept.append({"id": f"rule-{place + 1}", "enabled": True, "prefix": "", "tags": {}, **rule})
     if len({each["id"] for each in kept}) != len(kept):
         raise InvalidRequest.fields({"rules": ["two of them have the same id."]})
-    bucket.lifecycle_rules = kept
+    return kept
+
+
+@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False, **ON_ENGINE)
+def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
+    """Say what the portal deletes by itself, and when; without rules it deletes nothing."""
+    bucket.lifecycle_rules = lifecycle_rules_of(ctx, configuration)
 
 
 def _unsayable(rule: Rule) -> str:

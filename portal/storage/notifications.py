@@ -45,17 +45,22 @@ class RuleInput(BaseModel):
     suffix: str = Field("", max_length=KEY_BYTES)
 
 
-@operation(Bucket, "set_notifications", label="Set notifications", needs="manage", icon="bolt", in_menu=False)
-def bucket_set_notifications(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
-    """Say which webhooks are told of what happens in a bucket; each of them gets a message of test at once."""
-    refuse_on_engine(ctx, "notifications")
+def notification_rules_of(ctx: Context, bucket: Bucket, configuration: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rules in a document, with the webhooks that they name. Raises InvalidRequest with what is wrong."""
     rules = configuration.get("rules")
     if set(configuration) != {"rules"} or not isinstance(rules, list) or len(rules) > MOST_RULES:
         raise InvalidRequest.fields({"rules": [f"must be a list of at most {MOST_RULES} objects."]})
     kept = [_kept(ctx, bucket, place, rule) for place, rule in enumerate(rules)]
     if len({each["id"] for each in kept}) != len(kept):
         raise InvalidRequest.fields({"rules": ["two of them have the same id."]})
-    bucket.notifications = kept
+    return kept
+
+
+@operation(Bucket, "set_notifications", label="Set notifications", needs="manage", icon="bolt", in_menu=False)
+def bucket_set_notifications(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
+    """Say which webhooks are told of what happens in a bucket; each of them gets a message of test at once."""
+    refuse_on_engine(ctx, "notifications")
+    kept = bucket.notifications = notification_rules_of(ctx, bucket, configuration)
     test = {"Service": "Atonix", "Event": "s3:TestEvent", "Time": now().isoformat(), "Bucket": bucket.name, "RequestId": ctx.request_id}
     for webhook_id in sorted({each["webhook_id"] for each in kept}):
         ctx.db.execute(_INSERT, _row(webhook_id, bucket.id, test))

@@ -14,7 +14,6 @@ from portal.identity.sealed import unseal
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.settings import Settings
 from portal.storage.access import DELETE, READ, WRITE, authorize_object, check_key
 from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts, newest
@@ -22,14 +21,6 @@ from portal.storage.facts import BucketFacts, newest
 ACTIONS = {"GET": READ, "HEAD": READ, "PUT": WRITE, "DELETE": DELETE}
 LONGEST_S = 7 * 86_400
 REGION = "us-east-1"
-
-
-def endpoint_of(settings: Settings, origin: str) -> str:
-    """Where the S3 interface is for whoever reached the portal under an origin: the external engine's, or the portal's own."""
-    if on_engine(settings):
-        return settings.s3_engine_endpoint.rstrip("/")
-    scheme = "https" if settings.s3_tls_cert else "http"
-    return settings.s3_public_url.rstrip("/") or f"{scheme}://{urlsplit(origin).hostname}:{settings.s3_port}"
 
 
 def presign(

@@ -100,10 +100,12 @@ def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], 
         return writer.finish()
 
 
-def object_copy(ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str]) -> tuple[Version, BucketFacts]:
+def object_copy(
+    ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str], *, condition: Condition = ANY
+) -> tuple[Version, BucketFacts]:  # fmt: skip
     """Copy an object that the caller may read to a (bucket, key), with all that is said of it."""
     source = found.version
-    bucket = refuse_early(ctx, *to, ANY, size_bytes=source.size_bytes)
+    bucket = refuse_early(ctx, *to, condition, size_bytes=source.size_bytes)
     about = About(source.headers, source.user_metadata, source.tags, source.storage_class, "private", source.checksum_algorithm, source.checksum_type)
     if source.upload_id is None:
         ctx.db.rollback()
@@ -113,7 +115,7 @@ def object_copy(ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str
         blob = gather(ctx, blobs, found, (0, source.size_bytes), md5, storage_class=source.storage_class)
         content, about = Content(md5.hexdigest(), blob, how="Copy"), replace(about, checksum_algorithm="", checksum_type="")
     try:
-        return object_put(ctx, bucket, to[1], content, about)
+        return object_put(ctx, bucket, to[1], content, about, condition=condition)
     except PortalError as error:
         _forget(blobs, content, error)
         raise

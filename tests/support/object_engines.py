@@ -17,7 +17,7 @@ from tests.support.web import Api, api_client
 
 BUCKETS = "/storage/buckets"
 # A bucket that lists of access may open.
-OPEN = {"ownership": "ObjectWriter", "public_access": "open"}
+OPEN = {"ownership": "ObjectWriter", "public_access": "allowed"}
 
 
 class Place:

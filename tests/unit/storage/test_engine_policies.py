@@ -19,7 +19,10 @@ from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts
 
 REGISTRY = build_registry()
-FACTS = BucketFacts("bkt-1", "logs", "prj-1", None, "private", "off", False, {}, None)
+FACTS = BucketFacts(
+    "bkt-1", "logs", "prj-1", None, "private", "off", data_events=False, tags={}, policy=None, grants=None, object_lock=False, lock_rule=None,
+    public_access_block=None, ownership="ObjectWriter", notifications=None, replication=None,
+)  # fmt: skip
 # Operations on buckets that concern rows alone, whoever keeps the objects.
 ROWS_ALONE = {"update", "lock", "unlock"}
 REFUSED_THERE = {"set_object_lock", "set_website", "set_logging", "set_notifications", "set_replication"}
@@ -89,9 +92,13 @@ def test_whoever_may_not_is_told_so() -> None:
     assert denied["s3:GetObject"]["NotResource"] == ["arn:aws:s3:::logs/a/*"]
     assert denied["s3:PutObjectAcl"]["Resource"] == denied["s3:DeleteObject"]["Resource"] == ["arn:aws:s3:::logs/*"]
     assert [each["Principal"] for each in made["Statement"] if "s3:*" in each["Action"]] == [{"AWS": ["arn:owner"]}]
-    public = BucketFacts("bkt-1", "logs", "prj-1", None, "public-read", "off", False, {}, None)
+    public = replace(FACTS, acl="public-read")
     made = document(context(), public, "arn:owner", {"arn:alice": holder()}, {})
     assert [each["Effect"] for each in made["Statement"] if "s3:GetObject" in each["Action"]] == ["Allow"]
+    for closed in (replace(public, ownership="BucketOwnerEnforced"), replace(public, public_access_block={"ignore_public_acls": True})):
+        made = document(context(), closed, "arn:owner", {"arn:alice": holder({"Action": "storage.object.*"})}, {})
+        assert [each for each in made["Statement"] if each["Principal"] == "*"] == []
+        assert "s3:PutObjectAcl" in [action for each in made["Statement"] if each["Effect"] == "Deny" for action in each["Action"]]
 
 
 def test_people_with_the_same_rights_share_their_statements() -> None:
@@ -103,4 +110,6 @@ def test_people_with_the_same_rights_share_their_statements() -> None:
 
 def test_every_change_of_a_bucket_reaches_an_external_engine() -> None:
     forgotten = {op.verb for op in BUCKET.operations if op.by_job is not on_engine} - ROWS_ALONE - REFUSED_THERE
-    assert forgotten == set(), "Give them ON_ENGINE, and say in engine_wanted what the engine is to be told; or refuse them there with refuse_on_engine"
+    assert forgotten == set(), (
+        "Give them ON_ENGINE, and say in engine_wanted what the engine is to be told; or refuse them there with refuse_on_engine"
+    )
