@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flask import current_app
 from flask.typing import ResponseReturnValue
 from pydantic import Field
 
@@ -12,17 +11,16 @@ from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, only, ref
 from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
-from portal.engines.object_engine_ports import ObjectEngine
+from portal.http.object_keys import key_end, key_make
 from portal.http.request import context
 from portal.identity.models import S3AccessKey, User
-from portal.identity.s3_keys import s3_key_create, s3_key_revoke, s3_keys_of
+from portal.identity.s3_keys import s3_keys_of
 from portal.identity.service_accounts import service_account_find
 from portal.kernel.declare import Operation
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.buckets import BUCKET, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
-from portal.storage.engine_tending import keys_follow, refuse_keys
 from portal.storage.grants import FLAGS
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.locks import LONGEST, MODES, bucket_set_object_lock
@@ -244,26 +242,14 @@ def key_create(service_account_id: str = "") -> ResponseReturnValue:
     ctx = context()
     given: KeyInput = read(KeyInput)
     owner = _owner(service_account_id) or ctx.db.get_one(User, ctx.principal.user_id)
-    engine = _engine()
-    refuse_keys(engine)
-    secret, row = s3_key_create(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
-    if engine is not None:
-        keys_follow(ctx, engine, owner.id)
+    secret, row = key_make(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
     return io.answer({**_show(row), "secret_access_key": secret}, 201, headers={"Location": f"{PREFIX}/auth/s3-keys"})
 
 
 def key_delete(access_key_id: str, service_account_id: str = "") -> ResponseReturnValue:
     """End one."""
-    ctx, owner, engine = context(), _owner(service_account_id), _engine()
-    s3_key_revoke(ctx, access_key_id, owner=owner)
-    if engine is not None:
-        keys_follow(ctx, engine, owner.id if owner is not None else str(ctx.principal.user_id))
+    key_end(context(), access_key_id, owner=_owner(service_account_id))
     return io.empty()
-
-
-def _engine() -> ObjectEngine | None:
-    found: ObjectEngine | None = current_app.extensions["portal_engines"].objects
-    return found
 
 
 def _show(row: S3AccessKey) -> dict[str, Any]:

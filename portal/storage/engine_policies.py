@@ -15,7 +15,7 @@ from portal.kernel.context import Context, Principal
 from portal.kernel.policy import Asked, Condition, Statement, Target, is_like, known_of
 from portal.kernel.policy_index import Rule
 from portal.storage.facts import BucketFacts
-from portal.storage.grants import ENFORCED, HARMLESS, blocks
+from portal.storage.grants import CANNED, ENFORCED, HARMLESS, blocks
 
 VERBS: Mapping[str, tuple[str, ...]] = {
     "list": ("ListBucket", "ListBucketVersions", "ListBucketMultipartUploads"),
@@ -33,8 +33,8 @@ EXPRESSIBLE = {("IpAddress", "request.ip"): "aws:SourceIp", ("NotIpAddress", "re
     (f"Date{how}", "request.time"): "aws:CurrentTime" for how in ("LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals")
 }
 GRANTS = ("read", "write", "read-acp", "write-acp", "full-control")
-PUBLIC: Mapping[str, tuple[str, ...]] = {"public-read": ("list", "read"), "public-read-write": ("list", "read", "write", "delete"),
-                                         "authenticated-read": ("list", "read")}  # fmt: skip
+# A bucket's own word is about the bucket: whether its objects may be read they say themselves.
+PUBLIC: Mapping[str, tuple[str, ...]] = {"public-read": ("list",), "public-read-write": ("list", "write", "delete"), "authenticated-read": ("list",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ class Document:
 
     def close(self, who: str) -> None:
         """Nobody is let in by what a writer says with an upload: neither by a word nor by grants."""
-        conditions = [{"StringNotLike": {"s3:x-amz-acl": sorted(HARMLESS)}, "Null": {"s3:x-amz-acl": "false"}}]
-        conditions += [{"StringLike": {f"s3:x-amz-grant-{name}": "*"}} for name in GRANTS]
+        conditions = [{"StringEquals": {"s3:x-amz-acl": sorted(set(CANNED) - HARMLESS)}}]
+        conditions += [{"StringLike": {f"s3:x-amz-grant-{name}": ["*"]}} for name in GRANTS]
         for each in conditions:
             self._add(who, "Deny", "write", {"Resource": self._keys(ALL), "Condition": each})
 

@@ -24,7 +24,9 @@ def on_engine(settings: Settings) -> bool:
 def refuse_on_engine(ctx: Context, what: str) -> None:
     """Raise Unavailable for what the portal does with objects that it keeps itself, and an external engine is not asked to do."""
     if on_engine(ctx.settings):
-        raise Unavailable(f"The portal does not set {what} on an external engine for objects (ENGINE_OBJECTS=s3). Its administrator may do so there.")
+        raise Unavailable(
+            f"The portal does not manage {what} on an external engine for objects (ENGINE_OBJECTS=s3). Use an S3 client, or ask an administrator."
+        )
 
 
 def object_engine(run: StepRun) -> ObjectEngine:

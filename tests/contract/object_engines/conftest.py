@@ -38,7 +38,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 def settings(settings: Settings, driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """An installation with that engine."""
     if driver == "local":
-        return settings
+        return settings.model_copy(update={"s3_port": 9000})
     ceph: Ceph = request.getfixturevalue("ceph")
     key_file = tmp_path / "engine-key.json"
     key_file.write_text(json.dumps(dict(zip(("access_key_id", "secret_access_key"), ceph.key, strict=True))))

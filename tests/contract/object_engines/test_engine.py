@@ -15,6 +15,7 @@ from portal.storage.engine_wanted import HOLDER, OWNER, owner_key
 from tests.support.ceph import Ceph, needs_ceph
 from tests.support.object_engines import BUCKETS, Place
 from tests.support.s3 import client, refused
+from tests.support.web import browser, csrf_of
 
 
 @pytest.fixture(params=[pytest.param("s3", marks=needs_ceph)])
@@ -159,3 +160,25 @@ def test_an_engine_that_is_silent(place: Place, ceph: Ceph) -> None:
     place.worker.drain()
     assert place.api.get(f"{BUCKETS}/{made['id']}").json["state"] == "active"
     assert place.api.get(f"{BUCKETS}/{bucket}/objects/k").data == b"x"
+
+
+def test_the_console_says_where_the_objects_are(place: Place) -> None:
+    bucket = place.bucket("seen-in-console")
+    console = browser(place.app, place.people, place.people.user("project_admin"))
+    page = console.get(f"/storage/buckets/{bucket}")
+    assert (page.status_code, place.url in page.text, "does not list them" in page.text) == (200, True, True)
+    assert place.url in console.get(f"/storage/buckets/{bucket}/connect").text
+    assert console.get(f"/storage/buckets/{bucket}/object?key=k").status_code == 503
+    for tab in ("settings", "usage", "keys"):
+        assert console.get(f"/storage/buckets/{bucket}/{tab}").status_code == 200, tab
+    made = console.post(f"/storage/buckets/{bucket}/keys", data={"csrf_token": csrf_of(console.get(f"/storage/buckets/{bucket}/keys")), "name": "k"})
+    assert made.status_code == 201, made.text
+    assert any(name.startswith(HOLDER) for name in engine_of(place).accounts.names())
+
+
+def test_what_the_portal_does_not_ask_of_an_engine_is_refused(place: Place) -> None:
+    bucket = place.bucket("not-all")
+    for path, document in (("object-lock", {"enabled": True}), ("lifecycle", {"rules": [{"id": "a", "expire_days": 1, "larger_than": 5}]})):
+        assert place.api("PUT", f"{BUCKETS}/{bucket}/{path}", document).status_code in {400, 503}, path
+    assert place.api.post(BUCKETS, {"name": "with-a-lock", "object_lock": True}).status_code == 503
+    assert place.api.post(f"{BUCKETS}/{bucket}/empty", {}).status_code == 503

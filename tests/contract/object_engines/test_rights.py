@@ -156,6 +156,11 @@ def test_a_bucket_lets_others_in(place: Place, s3: Any) -> None:
     refused(lambda: theirs.get_object(Bucket="open-house", Key="open/k"), "AccessDenied")
     assert place.api("PUT", f"{BUCKETS}/{bucket}/acl", {"acl": "public-read"}).status_code == 200
     place.settle()
-    assert fetch(f"{place.url}/open-house/open/k")[::2] == (200, b"x")
-    assert theirs.get_object(Bucket="open-house", Key="open/k")["Body"].read() == b"x"
+    # The bucket's word is about its list of objects.
+    assert fetch(f"{place.url}/open-house?list-type=2")[0] == 200
+    assert [each["Key"] for each in theirs.list_objects_v2(Bucket="open-house")["Contents"]] == ["open/k"]
+    assert fetch(f"{place.url}/open-house/open/k")[0] == 403
     assert fetch(f"{place.url}/open-house/open/k", "PUT", b"y")[0] == 403
+    assert place.api("PUT", f"{BUCKETS}/{bucket}/acl", {"acl": "private"}).status_code == 200
+    place.settle()
+    assert fetch(f"{place.url}/open-house?list-type=2")[0] == 403

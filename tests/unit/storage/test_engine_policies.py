@@ -94,7 +94,7 @@ def test_whoever_may_not_is_told_so() -> None:
     assert [each["Principal"] for each in made["Statement"] if "s3:*" in each["Action"]] == [{"AWS": ["arn:owner"]}]
     public = replace(FACTS, acl="public-read")
     made = document(context(), public, "arn:owner", {"arn:alice": holder()}, {})
-    assert [each["Effect"] for each in made["Statement"] if "s3:GetObject" in each["Action"]] == ["Allow"]
+    assert [each["Effect"] for each in made["Statement"] if "s3:ListBucket" in each["Action"]] == ["Allow"]
     for closed in (replace(public, ownership="BucketOwnerEnforced"), replace(public, public_access_block={"ignore_public_acls": True})):
         made = document(context(), closed, "arn:owner", {"arn:alice": holder({"Action": "storage.object.*"})}, {})
         assert [each for each in made["Statement"] if each["Principal"] == "*"] == []
