@@ -21,6 +21,7 @@ from portal.storage.access import DELETE, WRITE, authorize_object, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.emptying import EMPTY
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.object_models import Bucket
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say, object_set_acl
 from portal.storage.presigning import presign
@@ -29,7 +30,7 @@ from portal.storage.removing import AT_ONCE, FOLDER, Chosen, Removed, concerned,
 from portal.storage.retention import hold_set, retention_set
 from portal.web.forms import from_lines
 from portal.web.object_listing import address, facts_of, object_address
-from portal.web.object_pages import BASE, HOURS, Named, object_page, place_for_objects
+from portal.web.object_pages import BASE, FROM_HERE, HOURS, Named, object_page, place_for_objects
 from portal.web.page import field_errors, form_status, go, render, toast
 from portal.web.resource_pages import detail
 
@@ -45,6 +46,7 @@ FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination
 def upload(bucket_id: str) -> ResponseReturnValue:
     """Take files as a plain form sends them: small ones, and without a script."""
     ctx, prefix = context(), request.form.get("prefix", "")
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     name, files = bucket.name, [each for each in request.files.getlist("files") if each.filename]
     # Where versions are kept nothing is lost by writing over an object; elsewhere only whoever says so does it.
@@ -74,6 +76,7 @@ def _take(ctx: Context, bucket: str, prefix: str, file: FileStorage, condition: 
 def folder(bucket_id: str) -> ResponseReturnValue:
     """Make an empty folder: an object of no bytes whose key ends with a slash."""
     ctx, prefix, name = context(), request.form.get("prefix", ""), request.form.get("name", "").strip().strip("/")
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     key = f"{prefix}{name}/"
     try:
@@ -254,6 +257,7 @@ def _ticked() -> list[Chosen]:
 def removal(bucket_id: str) -> ResponseReturnValue:
     """What would go, before it does."""
     ctx = context()
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     return _removal_page(ctx, bucket, _ticked())
 
@@ -263,6 +267,7 @@ def removal(bucket_id: str) -> ResponseReturnValue:
 def remove(bucket_id: str) -> ResponseReturnValue:
     """Delete what was ticked."""
     ctx, chosen = context(), _ticked()
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     done = remove_chosen(ctx, facts_of(ctx, bucket), chosen)
     if done.refused or done.is_more:

@@ -12,6 +12,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import NotFound
 from portal.kernel.jobs import active_for
 from portal.storage.access import DELETE, LIST, READ, WRITE, check_key, decide_object
+from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts, bucket_by_id
 from portal.storage.grants import ENFORCED
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
@@ -101,6 +102,8 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of objects shows."""
     if bucket.deleted_at is not None:
         return {}
+    if on_engine(ctx.settings):
+        return {"elsewhere": ctx.settings.s3_engine_endpoint}
     facts, place = facts_of(ctx, bucket), Place.asked()
     whole_prefix = place.prefix + place.starts
     found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix)

@@ -16,6 +16,7 @@ from portal.kernel.errors import NotFound, Unavailable
 from portal.kernel.lookup import find
 from portal.storage.access import DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, check_key, decide_object
 from portal.storage.buckets import BUCKET
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.errors import NoSuchKey
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.grants import ENFORCED, blocks
@@ -34,6 +35,9 @@ VERSIONS_SHOWN = 100
 HOURS = {"900": "15 minutes", "3600": "1 hour", "86400": "1 day", "604800": "7 days"}
 
 
+FROM_HERE = "single objects from its console, only by its API,"
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """The object that a request is about, which the caller may see the bucket of."""
@@ -46,6 +50,7 @@ class Named:
     @classmethod
     def asked(cls, ctx: Context, bucket_id: str) -> "Named":
         """As address or form say. Raises NotFound, InvalidKey or KeyTooLong."""
+        refuse_on_engine(ctx, FROM_HERE)
         bucket: Bucket = find(ctx, BUCKET, bucket_id)
         key = request.values.get("key", "")
         check_key(key)

@@ -116,6 +116,18 @@ def test_what_is_said_later_is_carried_over(client: Any, s3: S3, system: Context
     assert len(versions(client, TARGET)) == 1
 
 
+def test_locks_come_along(client: Any, s3: S3, system: Context) -> None:
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    refused(lambda: rule(client, "locked"), "InvalidRequest")
+    client.create_bucket(Bucket="also-locked", ObjectLockEnabledForBucket=True)
+    rule(client, "locked", "also-locked")
+    client.put_object(Bucket="locked", Key="k", Body=b"x")
+    again(system, s3)
+    client.put_object_legal_hold(Bucket="locked", Key="k", LegalHold={"Status": "ON"})
+    again(system, s3)
+    assert client.get_object_legal_hold(Bucket="also-locked", Key="k")["LegalHold"] == {"Status": "ON"}
+
+
 def test_only_what_the_rule_says(client: Any, s3: S3, system: Context) -> None:
     client.put_object(Bucket=SOURCE, Key="a/before", Body=b"x")
     rule(client, Filter={"Prefix": "a/"}, DeleteMarkerReplication={"Status": "Disabled"})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, open_bucket, refused
 
 BUCKET = "a-site"
 DOMAIN = "web.example.org"
@@ -17,7 +17,7 @@ PLAIN = {"IndexDocument": {"Suffix": "index.html"}, "ErrorDocument": {"Key": "er
 def client(s3: S3) -> Any:
     s3.settings(s3_website_domain=DOMAIN)
     made = s3.client()
-    made.create_bucket(Bucket=BUCKET)
+    open_bucket(made, BUCKET)
     return made
 
 
