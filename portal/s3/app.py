@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -94,10 +95,7 @@ class Gateway:
         proxies = self._settings.trusted_proxies
         told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
         address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
-        try:
-            return str(ip_address(address))
-        except ValueError:
-            return ""
+        return _canonical(address)
 
     @staticmethod
     def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
@@ -140,6 +138,14 @@ class Gateway:
 
         signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))
         return Exchange(request, signed, ctx, self._blobs, identify)
+
+
+@lru_cache(maxsize=1024)
+def _canonical(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return ""
 
 
 def _nothing(body: Iterator[bytes]) -> Iterable[bytes]:
