@@ -13,7 +13,7 @@ from sqlalchemy import make_url, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from portal.settings import Settings, SettingsError
+from portal.settings import ObjectsDriver, Settings, SettingsError
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--key", action="append", default=[], help="With --file: a public key in base64 that you trust; else the host's own.")
     audit.add_argument("--since-checkpoint", action="store_true", help="Begin at the last good checkpoint instead of at the first entry.")
     audit.add_argument("--archives", action="store_true", help="Read the files of archived entries as well.")
+    keys = add("keys", _keys, "Wrap encryption keys again by the first master key, so that the others can be put away.")
+    keys.add_argument("what", choices=["rewrap"])
     user = add("user", _user, "Manage users on the command line.")
     user.add_argument("what", choices=["list", "set-password", "unlock", "reset-factors", "detach-policies", "s3-key"])
     user.add_argument("username", nargs="?", default="")
@@ -149,9 +151,12 @@ def _web(settings: Settings, _args: argparse.Namespace) -> int:
 def _s3(settings: Settings, _args: argparse.Namespace) -> int:
     from portal.s3.server import command_line
 
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    command = command_line(settings)
-    os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+    if settings.engine_objects is ObjectsDriver.LOCAL:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        command = command_line(settings)
+        os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+    print(f"The portal has no S3 interface of its own: its objects are at {settings.s3_engine_endpoint} (ENGINE_OBJECTS).", file=sys.stderr)
+    return 1
 
 
 def _worker(settings: Settings, _args: argparse.Namespace) -> int:
@@ -274,10 +279,27 @@ def _audit_file(settings: Settings, args: argparse.Namespace) -> int:
     return 0
 
 
+def _keys(settings: Settings, _args: argparse.Namespace) -> int:
+    from portal.kernel.errors import PortalError
+    from portal.security.key_rewrap import rewrap_versions
+    from portal.security.master_keys import master_keys
+
+    with _session(settings) as session:
+        try:
+            first, count = master_keys(settings).first, rewrap_versions(session, settings)
+        except PortalError as error:
+            print(error.message, file=sys.stderr)
+            return 1
+    print(f"{count} versions of encryption keys were wrapped again; all are wrapped by the master key {first} now.")
+    return 0
+
+
 def _user(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.engines.registry import open_objects
     from portal.identity.admin import detach_policies, reset_factors, s3_key, set_password, unlock
     from portal.identity.models import PERSON, User
     from portal.kernel.errors import PortalError
+    from portal.storage.engine_tending import refuse_keys
 
     with _session(settings) as session:
         if args.what == "list":
@@ -292,9 +314,13 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
             elif args.what == "reset-factors":
                 reset_factors(session, settings, args.username)
             elif args.what == "s3-key":
+                engine = open_objects(settings)
+                refuse_keys(engine)
                 key_id, secret = s3_key(session, settings, args.username)
                 print(f"Access key: {key_id}")
                 print(f"Secret key (shown only now): {secret}")
+                if engine is not None:
+                    print(f"It works at {settings.s3_engine_endpoint} a few seconds from now.")
             else:
                 password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
                 set_password(session, settings, args.username, password)

@@ -20,7 +20,10 @@ from portal.kernel.context import Context
 from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
+from portal.security import key_usage
+from portal.security.key_usage import USAGE_LOG
 from portal.settings import POOLS, Settings
+from portal.storage.volume_keys import keyring
 from portal.worker.asked_tasks import ASKED
 from portal.worker.tasks import TASKS
 from tests.support.databases import Database, new_database, settings_for
@@ -39,6 +42,14 @@ def _quick_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     else:
         # What an unknown name is compared with is kept, and may be of the cheap kind.
         passwords._nobody.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _uses_of_keys_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uses of keys are written when a test says so, and those of one test into no other's database."""
+    monkeypatch.setattr(key_usage, "DELAY_S", 3600.0)
+    yield
+    USAGE_LOG.forget()
 
 
 @pytest.fixture(autouse=True)
@@ -123,9 +134,11 @@ def fake(settings: Settings) -> Iterator[FakeCompute]:
 
 
 @pytest.fixture
-def volumes(settings: Settings) -> FakeVolumes:
+def volumes(database: sessionmaker[Session], settings: Settings) -> FakeVolumes:
     """The fake engine for volumes of this installation."""
-    return FakeVolumes(settings.data_dir / "fake", POOLS)
+    volumes = FakeVolumes(settings.data_dir / "fake", POOLS)
+    volumes.use_keys(keyring(database, settings))
+    return volumes
 
 
 @pytest.fixture

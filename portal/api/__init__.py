@@ -6,13 +6,16 @@ from flask import Flask
 
 from portal.api import (
     audit,
+    bucket_services,
     buckets,
     compute,
     core,
     factors,
     identity,
+    keys,
     networking,
     oauth_clients,
+    object_uploads,
     objects,
     projects,
     quotas,
@@ -38,8 +41,8 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
-        *security.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *object_uploads.endpoints(), *buckets.endpoints(),
+        *bucket_services.endpoints(), *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -10,19 +10,23 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, only, ref
-from portal.api.schemas import NUMBER, TEXT, WHEN, YES, Input, read, thing
+from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
+from portal.http.object_keys import key_end, key_make
 from portal.http.request import context
 from portal.identity.models import S3AccessKey, User
-from portal.identity.s3_keys import s3_key_create, s3_key_revoke, s3_keys_of
+from portal.identity.s3_keys import s3_keys_of
 from portal.identity.service_accounts import service_account_find
 from portal.kernel.declare import Operation
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
-from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
+from portal.storage.buckets import BUCKET, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.grants import FLAGS
 from portal.storage.lifecycle import bucket_set_lifecycle
-from portal.storage.object_models import ACLS, Bucket
+from portal.storage.locks import LONGEST, MODES, bucket_set_object_lock
+from portal.storage.object_models import ACLS, OWNERSHIP, UNSET, Bucket
 from portal.storage.policies import bucket_set_policy
+from portal.storage.public_access import bucket_set_acl, bucket_set_ownership, bucket_set_public_access
 
 ITEM = "/storage/buckets/{bucket_id}"
 RULES = thing(rules={"type": "array", "items": {"type": "object"}})
@@ -38,6 +42,8 @@ KEY = thing(
 )
 WITH_SECRET: Schema = {**KEY, "properties": {**KEY["properties"], "secret_access_key": TEXT}}
 MIB = 1 << 20
+BLOCK: Schema = {"type": "object", "properties": dict.fromkeys(FLAGS, YES)}
+LOCK = thing(enabled=YES, mode=MAYBE_TEXT, days=MAYBE, years=MAYBE)
 DOCUMENT: Schema = {"type": "object"}
 
 
@@ -51,6 +57,29 @@ class AclInput(Input):
     """What others may do."""
 
     acl: str = Field(json_schema_extra={"enum": list(ACLS)})
+
+
+class BlockInput(Input):
+    """Which ways to let everybody in are closed."""
+
+    block_public_acls: bool | None = None
+    ignore_public_acls: bool | None = None
+    block_public_policy: bool | None = None
+    restrict_public_buckets: bool | None = None
+
+
+class OwnershipInput(Input):
+    """Who owns what others write."""
+
+    ownership: str = Field(json_schema_extra={"enum": [*OWNERSHIP, UNSET]})
+
+
+class LockInput(Input):
+    """How long every new version is kept that has no retention of its own; without a mode, not at all."""
+
+    mode: str = Field("", json_schema_extra={"enum": ["", *MODES]})
+    days: int | None = Field(None, ge=1, le=LONGEST["days"])
+    years: int | None = Field(None, ge=1, le=LONGEST["years"])
 
 
 class RulesInput(Input):
@@ -85,6 +114,12 @@ def endpoints() -> Iterator[Endpoint]:
     yield _on("GET policy", policy, "The bucket's own policy; an empty object where it has none", {200: DOCUMENT})
     yield _on("PUT policy", policy_set, "Let others in by a policy of the bucket's own, in the language of S3", {200: DOCUMENT}, body=DOCUMENT)
     yield _on("DELETE policy", policy_delete, "Take the bucket's own policy away", {204: None})
+    yield _on("GET public-access-block", block, "Which ways to let everybody in are closed; an empty object where none is", {200: BLOCK})
+    yield _on("PUT public-access-block", block_set, "Close some, and open the others; an empty object opens all", {200: BLOCK}, BlockInput)
+    yield _on("PUT ownership", _setting(bucket_set_ownership, OwnershipInput), "Say who owns what others write, and whether lists of access count",
+              {200: bucket}, OwnershipInput)  # fmt: skip
+    yield _on("GET object-lock", object_lock, "Whether the bucket has object lock, and how long it keeps what is written", {200: LOCK})
+    yield _on("PUT object-lock", object_lock_set, "Switch object lock on, for good, with a default retention or without", {200: LOCK}, LockInput)
     yield from _keys()
 
 
@@ -133,6 +168,36 @@ def policy_delete(bucket_id: str) -> ResponseReturnValue:
     return io.empty()
 
 
+def block(bucket_id: str) -> ResponseReturnValue:
+    """The block as it is."""
+    only()
+    return io.answer(find(context(), BUCKET, bucket_id).public_access_block or {})
+
+
+def block_set(bucket_id: str) -> ResponseReturnValue:
+    """Another block."""
+    given = read(BlockInput).model_dump(exclude_none=True)
+    row: Bucket = run(context(), bucket_set_public_access, bucket_id, {"block": given}).row
+    return io.answer(row.public_access_block or {})
+
+
+def object_lock(bucket_id: str) -> ResponseReturnValue:
+    """The lock as it is."""
+    only()
+    return io.answer(_lock(find(context(), BUCKET, bucket_id)))
+
+
+def object_lock_set(bucket_id: str) -> ResponseReturnValue:
+    """Another default retention."""
+    given = {name: value for name, value in read(LockInput).model_dump().items() if value}
+    row: Bucket = run(context(), bucket_set_object_lock, bucket_id, {"rule": given}).row
+    return io.answer(_lock(row))
+
+
+def _lock(row: Bucket) -> dict[str, Any]:
+    return {"enabled": row.object_lock, "mode": None, "days": None, "years": None, **(row.lock_rule or {})}
+
+
 def statistics(bucket_id: str) -> ResponseReturnValue:
     """What a bucket holds."""
     only()
@@ -177,13 +242,13 @@ def key_create(service_account_id: str = "") -> ResponseReturnValue:
     ctx = context()
     given: KeyInput = read(KeyInput)
     owner = _owner(service_account_id) or ctx.db.get_one(User, ctx.principal.user_id)
-    secret, row = s3_key_create(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
+    secret, row = key_make(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
     return io.answer({**_show(row), "secret_access_key": secret}, 201, headers={"Location": f"{PREFIX}/auth/s3-keys"})
 
 
 def key_delete(access_key_id: str, service_account_id: str = "") -> ResponseReturnValue:
     """End one."""
-    s3_key_revoke(context(), access_key_id, owner=_owner(service_account_id))
+    key_end(context(), access_key_id, owner=_owner(service_account_id))
     return io.empty()
 
 

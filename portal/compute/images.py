@@ -9,7 +9,7 @@ from typing import Annotated
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Mapped, Session
 
-from portal.compute.fetch import Limits, fetch, problem_of
+from portal.compute.fetch import Limits, fetch
 from portal.engines.ports import ComputeEngine, EngineRefused, EngineUnavailable, ImageInfo
 from portal.kernel import fields as f
 from portal.kernel.authz import reach
@@ -21,6 +21,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import find, named
 from portal.kernel.operations import refuse_unless_ready, run
+from portal.kernel.outbound import problem_of
 from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
 from portal.kernel.runner import StepRun
 from portal.settings import Settings
@@ -238,6 +239,8 @@ def image_create(
         raise InvalidRequest.fields({"source_url": ["and a checksum are of files that are fetched; this image is made from a snapshot."]})
     if kept is not None and kept.state != "completed":
         raise InvalidRequest.fields({"snapshot": [f"{kept.name} is {kept.state}; it has to be completed."]})
+    if kept is not None and kept.encryption_enabled:
+        raise InvalidRequest.fields({"snapshot": [f"{kept.name} is encrypted, and images are not: everybody who may use an image can read it."]})
     image = Image(
         name=name, source_url=source_url, checksum_sha256=checksum_sha256.lower(), description=description, os_type=os_type, os_name=os_name,
         os_version=os_version, is_public=is_public, tags=tags or {}, snapshot_id=kept.id if kept is not None else None,

@@ -104,12 +104,13 @@ def connect(ctx: Context, instance: Instance, inputs: Mapping[str, Any]) -> None
         wanted = placement(inputs.get("vpc_id"), inputs.get("subnet_id"), inputs.get("security_groups"), inputs.get("private_ip") or "")
         ctx.registry.networks.connect(ctx, instance, wanted)
     if ctx.registry.volumes is not None:
-        ctx.registry.volumes.begin(ctx, instance)
+        ctx.registry.volumes.begin(ctx, instance, encrypted=bool(inputs.get("root_volume_encrypted")))
 
 
 ForceFlag = Annotated[bool, f.FieldInfo(f.Bool(), "Force", "Pull the plug instead of asking the guest to shut down.")]
 RebootType = Annotated[str, f.FieldInfo(f.Choice(("soft", "hard")), "Type", "soft asks the guest, hard pulls the plug.")]
 Count = Annotated[int, f.FieldInfo(f.Int(1, MAX_COUNT), "Number of instances", f"1 to {MAX_COUNT}; several get -1, -2, … after their name.")]
+Encrypted = Annotated[bool, f.FieldInfo(f.Bool(), "Encrypt the root disk", "With the project's default key.")]
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 FLAVOR_FIELD = f.FieldInfo(f.Ref("compute.flavor"), "Flavor", "vCPU, memory and disk.", aliases=("flavor_id", "instance_type"))
 IMAGE_FIELD = f.FieldInfo(f.Ref("compute.image"), "Image", "The disk it starts from.", aliases=("image_id",))
@@ -131,9 +132,11 @@ def instance_create(
     description: str = "", tags: dict[str, str] | None = None, extra: Annotated[dict[str, str] | None, METADATA_FIELD] = None,
     vpc_id: Annotated[str | None, VPC_FIELD] = None, subnet_id: Annotated[str | None, SUBNET_FIELD] = None,
     security_groups: Annotated[list[str] | None, GROUPS_FIELD] = None, private_ip: Annotated[str, ADDRESS_FIELD] = "",
-    enable_monitoring: bool = True, enable_termination_protection: bool = False, count: Count = 1,
+    enable_monitoring: bool = True, enable_termination_protection: bool = False, root_volume_encrypted: Encrypted = False, count: Count = 1,
 ) -> Created:  # fmt: skip
     """Create virtual machines and boot them."""
+    # What `connect` makes of it.
+    del root_volume_encrypted
     check_image(image)
     if not flavor.is_active:
         raise InvalidRequest.fields({"flavor": [f"{flavor.name} is retired. Choose another flavor."]})
@@ -189,6 +192,7 @@ def disk_size(image: Image, size_gb: int) -> int:
            settles="running", fails="error", finish=steps.launched)  # fmt: skip
 def instance_start(ctx: Context, instance: Instance) -> None:
     """Boot a stopped machine."""
+    _refuse_locked(ctx, instance)
     refuse_if_full(ctx, instance.flavor, count=1, disk_gb=0)
     instance.desired_power, instance.heals = "running", 0
 
@@ -205,7 +209,14 @@ def instance_stop(ctx: Context, instance: Instance, *, force: ForceFlag = False)
            settles="running", fails="error", finish=steps.launched)  # fmt: skip
 def instance_reboot(ctx: Context, instance: Instance, *, type: RebootType = "soft") -> None:  # noqa: A002 - the name in the API
     """Shut the guest down and boot it again."""
-    del ctx, instance, type
+    del type
+    _refuse_locked(ctx, instance)
+
+
+def _refuse_locked(ctx: Context, instance: Instance) -> None:
+    """Raise Conflict for a machine that could not open one of its volumes."""
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.refuse_locked(ctx, instance.id)
 
 
 @operation(Instance, "resize", label="Resize", needs="write", icon="sliders", steps=steps.RESIZE, when={"stopped"}, holds="resizing",

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -41,26 +41,40 @@ def seal_of(table: bytes) -> str:
 class LocalBlobs:
     """Blobs in a directory of this host."""
 
-    def __init__(self, home: Path) -> None:
-        """Nothing is made there before the first blob is."""
-        self._home = home
-        self._is_ready = False
+    def __init__(self, home: Path, tiers: Mapping[str, Path] | None = None) -> None:
+        """Nothing is made there before the first blob is. `tiers` are the directories of storage classes that have one of their own."""
+        self._homes = {"": home, **{name.lower(): path for name, path in (tiers or {}).items()}}
+        self._ready: set[str] = set()
         self._lock = Lock()
 
-    def writing(self) -> "LocalWriter":
+    @property
+    def classes(self) -> frozenset[str]:
+        """The storage classes that have a directory of their own."""
+        return frozenset(name.upper() for name in self._homes if name)
+
+    def place_of(self, blob_id: str) -> str:
+        """The class in whose directory a blob is."""
+        return blob_id.rpartition(".")[0].upper()
+
+    def writing(self, storage_class: str = "") -> "LocalWriter":
         """Begin a new blob."""
-        self._prepare()
-        return LocalWriter(self)
+        return LocalWriter(self, self._new_id(storage_class))
+
+    def _new_id(self, storage_class: str) -> str:
+        """A fresh id, which says where the blob is."""
+        place = storage_class.lower() if storage_class in self.classes else ""
+        self._prepare(place)
+        return f"{place}.{new_blob_id()}" if place else new_blob_id()
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> "LocalReader":
         """Read a range of a blob, checked."""
         return LocalReader(self.path(blob.id) if blob.id else None, blob, first, blob.size_bytes - first if length is None else length)
 
-    def copy(self, blob: Blob) -> Blob:
-        """Another name for the same bytes; they go when the last name does."""
+    def copy(self, blob: Blob, storage_class: str = "") -> Blob:
+        """Another name for the same bytes, which go when the last name does; in another place, the bytes again."""
         if not blob.id:
             return EMPTY
-        copied = Blob(new_blob_id(), blob.size_bytes, blob.seal)
+        copied = Blob(self._new_id(storage_class), blob.size_bytes, blob.seal)
         try:
             self.path(copied.id).hardlink_to(self.path(blob.id))
         except FileNotFoundError:
@@ -68,14 +82,14 @@ class LocalBlobs:
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise refusal(error) from error
-            return self._copy_bytes(blob)
+            return self._copy_bytes(blob, storage_class)
         self.sync(copied.id)
         return copied
 
-    def _copy_bytes(self, blob: Blob) -> Blob:
+    def _copy_bytes(self, blob: Blob, storage_class: str) -> Blob:
         reader = self.open(blob)
         try:
-            with self.writing() as writer:
+            with self.writing(storage_class) as writer:
                 for piece in reader:
                     writer.write(piece)
                 return writer.finish()
@@ -89,7 +103,7 @@ class LocalBlobs:
 
     def stored(self) -> Iterator[StoredBlob]:
         """Every file, directory by directory."""
-        for shard in sorted(self._home.iterdir()) if self._home.is_dir() else ():
+        for shard in (shard for home in self._homes.values() if home.is_dir() for shard in sorted(home.iterdir())):
             with os.scandir(shard) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
             for entry in entries:
@@ -99,32 +113,40 @@ class LocalBlobs:
 
     def free_bytes(self) -> int:
         """What the file system has for us."""
-        present = next(path for path in (self._home, *self._home.absolute().parents) if path.exists())
+        home = self._homes[""]
+        present = next(path for path in (home, *home.absolute().parents) if path.exists())
         stat = os.statvfs(present)
         return stat.f_bavail * stat.f_frsize
 
     def path(self, blob_id: str) -> Path:
         """Where a blob is."""
-        return self._home / blob_id[-2:] / blob_id
+        return self._home_of(blob_id) / blob_id[-2:] / blob_id
+
+    def _home_of(self, blob_id: str) -> Path:
+        place = blob_id.rpartition(".")[0]
+        if place not in self._homes:
+            raise EngineUnavailable(f"Objects of the class {place.upper()} are in a directory that OBJECT_TIERS names no more.")
+        return self._homes[place]
 
     def sync(self, blob_id: str) -> None:
         """Force the names in a blob's directory to the disk."""
-        handle = os.open(self._home / blob_id[-2:], os.O_RDONLY)
+        handle = os.open(self.path(blob_id).parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
-    def _prepare(self) -> None:
-        """Make all directories, once, and have their names on the disk."""
+    def _prepare(self, place: str) -> None:
+        """Make all directories of a place, once, and have their names on the disk."""
+        home = self._homes[place]
         with self._lock:
-            if self._is_ready:
+            if place in self._ready:
                 return
             try:
-                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 for number in range(SHARDS):
-                    (self._home / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
-                for directory in (self._home, self._home.parent):
+                    (home / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+                for directory in (home, home.parent):
                     handle = os.open(directory, os.O_RDONLY)
                     try:
                         os.fsync(handle)
@@ -132,7 +154,7 @@ class LocalBlobs:
                         os.close(handle)
             except OSError as error:
                 raise refusal(error) from error
-            self._is_ready = True
+            self._ready.add(place)
 
 
 def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
@@ -145,8 +167,8 @@ def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
 class LocalWriter:
     """Writes one file; it is made with the first byte."""
 
-    def __init__(self, store: LocalBlobs) -> None:
-        self._store, self._id = store, new_blob_id()
+    def __init__(self, store: LocalBlobs, blob_id: str) -> None:
+        self._store, self._id = store, blob_id
         self._handle = -1
         self._size = self._checksum = 0
         self._table = bytearray()

@@ -58,6 +58,8 @@ class FakeContent:
     written: Mapping[str, str] = field(default_factory=dict)
     iops: int = 0
     throughput_mib_s: int = 0
+    # SHA-256 of the passphrase; empty if it is not encrypted.
+    locked_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

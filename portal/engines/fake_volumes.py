@@ -1,5 +1,6 @@
 """An engine for volumes that keeps a few words instead of blocks: it follows the rules of the real one, on the host of the fake machines."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from portal.engines.confinement import checked_id
 from portal.engines.fake_store import SNAPSHOTS, VOLUMES, FakeCall, FakeContent, FakeStore
 from portal.engines.image_headers import empty_qcow2
 from portal.engines.ports import Capability, EngineError, EngineRefused, MachineState, MachineVolume
-from portal.engines.volume_ports import Kept, KeptContent, PoolRoom, VolumeEngine, VolumeSpec
+from portal.engines.volume_ports import Kept, KeptContent, Keyring, PoolRoom, VolumeEngine, VolumeSpec
 
 GIB = 1 << 30
 ROOM = PoolRoom(total_gib=10_000, free_gib=10_000)
@@ -22,6 +23,7 @@ class FakeVolumes:
         """`root` is that of the machines; it is made if it is not there."""
         self._store = FakeStore(root)
         self._pools = tuple(pools)
+        self._key_of: Keyring = _no_keys
 
     # -- what tests do to it -----------------------------------------------------------------------------------------------------------------
 
@@ -56,6 +58,14 @@ class FakeVolumes:
 
     # -- volumes -----------------------------------------------------------------------------------------------------------------------------
 
+    def use_keys(self, keyring: Keyring) -> None:
+        """Ask this keyring for passphrases; nothing is really encrypted with them."""
+        self._key_of = keyring
+
+    def locked_by(self, volume_id: str) -> str:
+        """SHA-256 of the passphrase of a volume; empty if it is not encrypted."""
+        return self._volume(volume_id).locked_by
+
     def capability(self) -> Capability:
         """Volumes can be kept here, unless the fake was told otherwise."""
         try:
@@ -75,7 +85,7 @@ class FakeVolumes:
             self._refuse_unknown(spec.pool)
             if self._store.content(VOLUMES, spec.volume_id) is not None:
                 return
-            made = FakeContent(spec.volume_id, spec.pool, spec.size_gib)
+            made = FakeContent(spec.volume_id, spec.pool, spec.size_gib, locked_by=self._digest(spec.volume_id) if spec.is_encrypted else "")
             own = self._store.machine(spec.machine_id) if spec.machine_id else None
             if own is not None and own.disk_gib:
                 if own.state is MachineState.RUNNING:
@@ -91,6 +101,9 @@ class FakeVolumes:
             elif spec.snapshot_id:
                 source = self._snapshot(spec.snapshot_id)
                 _refuse_too_small(source.size_gib * GIB, spec)
+                if bool(source.locked_by) != spec.is_encrypted:
+                    raise EngineRefused("A volume is encrypted as what it begins with is.")
+                self._unlock(source, spec.volume_id)
                 made = replace(made, image_id=source.image_id, written=source.written)
             self._store.save_content(VOLUMES, made)
 
@@ -98,6 +111,8 @@ class FakeVolumes:
         """Let a volume grow."""
         with self._store.call("ensure_size", volume_id):
             volume = self._volume(volume_id)
+            if volume.size_gib < size_gib:
+                self._unlock(volume, volume_id)
             self._store.save_content(VOLUMES, replace(volume, size_gib=max(volume.size_gib, size_gib)))
 
     def ensure_limits(self, volume: MachineVolume) -> None:
@@ -121,6 +136,7 @@ class FakeVolumes:
         with self._store.call("ensure_snapshot", snapshot_id):
             volume = self._volume(volume_id)
             if self._store.content(SNAPSHOTS, snapshot_id) is None:
+                self._unlock(volume, volume_id)
                 self._store.save_content(SNAPSHOTS, replace(volume, content_id=snapshot_id))
 
     def restore(self, volume_id: str, snapshot_id: str) -> None:
@@ -132,6 +148,7 @@ class FakeVolumes:
             if volume.pool != source.pool:
                 raise EngineRefused("The snapshot lies in another pool. Make a new volume from it.")
             size_gib = max(volume.size_gib, source.size_gib)
+            self._unlock(source, volume_id)
             self._store.save_content(VOLUMES, replace(volume, written=source.written, size_gib=size_gib))
 
     def ensure_copy(self, snapshot_id: str, source_id: str, pool: str) -> None:
@@ -139,11 +156,15 @@ class FakeVolumes:
         with self._store.call("ensure_copy", snapshot_id):
             self._refuse_unknown(pool)
             if self._store.content(SNAPSHOTS, snapshot_id) is None:
-                self._store.save_content(SNAPSHOTS, replace(self._snapshot(source_id), content_id=snapshot_id, pool=pool, image_id=""))
+                source = self._snapshot(source_id)
+                self._unlock(source, snapshot_id)
+                self._store.save_content(SNAPSHOTS, replace(source, content_id=snapshot_id, pool=pool, image_id=""))
 
     def export(self, snapshot_id: str, path: Path) -> None:
         """Write an image with nothing on it."""
         with self._store.call("export", snapshot_id):
+            if self._snapshot(snapshot_id).locked_by:
+                raise EngineRefused("The snapshot is encrypted, and images are not.")
             path.write_bytes(empty_qcow2(self._snapshot(snapshot_id).size_gib * GIB))
 
     def remove_snapshot(self, snapshot_id: str) -> None:
@@ -173,6 +194,14 @@ class FakeVolumes:
 
     # -- inside ------------------------------------------------------------------------------------------------------------------------------
 
+    def _digest(self, content_id: str) -> str:
+        return hashlib.sha256(self._key_of(content_id)).hexdigest()
+
+    def _unlock(self, content: FakeContent, content_id: str) -> None:
+        """Refuse to open what is encrypted with another passphrase than that of this volume or snapshot."""
+        if content.locked_by and content.locked_by != self._digest(content_id):
+            raise EngineRefused("The passphrase of the disk is another one.")
+
     def _refuse_unknown(self, pool: str) -> None:
         if pool not in self._pools:
             raise EngineRefused(f"This host has no pool {pool[:32]!r}.")
@@ -191,6 +220,11 @@ class FakeVolumes:
 
     def _is_used(self, volume_id: str) -> bool:
         return any(volume_id in machine.volumes and machine.state is MachineState.RUNNING for machine in self._store.machines())
+
+
+def _no_keys(content_id: str) -> bytes:
+    """The keyring of a host that was given none."""
+    raise EngineRefused(f"{content_id[:64]} is encrypted, and this host has no keys.")
 
 
 def _refuse_too_small(size_bytes: int, spec: VolumeSpec) -> None:

@@ -72,18 +72,27 @@ class BlobReader(Protocol):
 
 
 class BlobStore(Protocol):
-    """Where blobs are."""
+    """Where blobs are. A storage class may have a place of its own; blobs of the others are all in one."""
 
-    def writing(self) -> BlobWriter:
+    @property
+    def classes(self) -> frozenset[str]:
+        """The storage classes that have a place of their own."""
+        ...
+
+    def writing(self, storage_class: str = "") -> BlobWriter:
         """Begin a new blob."""
+        ...
+
+    def place_of(self, blob_id: str) -> str:
+        """The class in whose place a blob is; empty for where all others are."""
         ...
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> BlobReader:
         """Read `length` bytes (None: all) from the byte `first` on. Raises BlobAbsent, and BlobDamaged where that is seen at once."""
         ...
 
-    def copy(self, blob: Blob) -> Blob:
-        """The same bytes as another blob, which lives and goes on its own."""
+    def copy(self, blob: Blob, storage_class: str = "") -> Blob:
+        """The same bytes as another blob, which lives and goes on its own, where those of a class are."""
         ...
 
     def remove(self, *blob_ids: str) -> None:

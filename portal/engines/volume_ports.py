@@ -4,7 +4,7 @@ As everywhere, `ensure_*` and `remove_*` may be called again with the same argum
 between volumes, snapshots and copies is the driver's own business: whoever removes one of them never touches another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +12,15 @@ from typing import Protocol
 
 from portal.engines.ports import Capability, MachineVolume
 
+# The passphrase of a volume or snapshot by its id. Raises EngineRefused, in words for users, where it must not be used.
+Keyring = Callable[[str], bytes]
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
     """A volume to be made: empty, or with the content of a snapshot or of an image; `size_gib` is at least theirs.
+
+    An encrypted one asks the keyring for its passphrase; what it begins with, but for an image, is encrypted with the same one, or not at all as it is.
 
     Where `machine_id` names a machine that has a root disk of its own, this becomes the volume, unless the machine runs.
     """
@@ -26,6 +31,7 @@ class VolumeSpec:
     snapshot_id: str = ""
     image_id: str = ""
     machine_id: str = ""
+    is_encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,10 @@ class KeptContent:
 
 class VolumeEngine(Protocol):
     """Keeps volumes and snapshots. Called by workers only; safe to call from several threads."""
+
+    def use_keys(self, keyring: Keyring) -> None:
+        """Ask this keyring from now on. Passphrases are asked for when they are needed, and kept nowhere on the host's disk."""
+        ...
 
     def capability(self) -> Capability:
         """Say whether volumes can be kept here; never raises."""

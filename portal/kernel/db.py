@@ -5,9 +5,13 @@ transaction into a writing one once somebody else has written.
 """
 
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
@@ -19,9 +23,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from portal.kernel.turns import LOOK_EVERY_S, Turns
 from portal.settings import Settings
 
 BUSY_TIMEOUT_MS = 15_000
+# SQLite's codes have what it is in the low byte, and why above.
+PRIMARY_CODE = 0xFF
 DISK_IS_FULL = "The disk is full. Nothing was changed. An administrator has to free space under DATA_DIR or where the database is kept."
 
 JsonColumn = JSON().with_variant(JSONB(), "postgresql")
@@ -111,7 +118,9 @@ def prepare_engine(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
     event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
+    # A database in memory is one process's alone.
+    turns = Turns(Path(f"{engine.url.database}-turn") if engine.url.database else None)
+    event.listen(engine, "begin", partial(_on_begin, turns=turns))
 
 
 def _on_connect(connection: Any, _record: object) -> None:
@@ -127,7 +136,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _on_begin(connection: Connection) -> None:
+def _on_begin(connection: Connection, turns: Turns) -> None:
     options = connection.get_execution_options()
     if not options.get("portal_write", False):
         connection.exec_driver_sql("BEGIN")
@@ -136,7 +145,26 @@ def _on_begin(connection: Connection) -> None:
     if connection.info.get("synchronous", "FULL") != synchronous:
         connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
         connection.info["synchronous"] = synchronous
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    driver: Any = connection.connection.driver_connection
+    with turns.taken(BUSY_TIMEOUT_MS / 1000) as end:
+        # Whoever has the turn looks again at once: SQLite would sleep for longer and longer.
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while _is_busy(driver) and time.monotonic() < end:
+                time.sleep(LOOK_EVERY_S)
+            if not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
+def _is_busy(driver: Any) -> bool:
+    """Begin to write, unless somebody else is writing; what else is wrong comes up when it is tried once more."""
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode & PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    return False
 
 
 def force(engine: Engine) -> None:

@@ -69,8 +69,12 @@ class GuestNetworks(Protocol):
 class GuestVolumes(Protocol):
     """What volumes do for machines."""
 
-    def begin(self, ctx: Context, instance: Any) -> None:
+    def begin(self, ctx: Context, instance: Any, *, encrypted: bool = False) -> None:
         """Give a new machine its root volume, within the caller's transaction."""
+        ...
+
+    def refuse_locked(self, ctx: Context, instance_id: str) -> None:
+        """Raise Conflict if a volume of a machine is encrypted with a key that must not be used now."""
         ...
 
     def ensure_root(self, run: "StepRun", instance_id: str, image_id: str) -> bool:

@@ -53,13 +53,13 @@ def copy(x: Exchange) -> Answer:
     pieces = found.pieces()
     if is_plain:
         x.ctx.db.rollback()
-        blob = x.blobs.copy(pieces[0])
+        blob = x.blobs.copy(pieces[0], about.storage_class)
     else:
-        blob, etag, calculated = gathered(x, found, 0, source.size_bytes, algorithm)
+        blob, etag, calculated = gathered(x, found, (0, source.size_bytes), algorithm, about.storage_class)
         checksum, kind = calculated.text, "FULL_OBJECT"
     about = replace(about, checksum_algorithm=str(algorithm), checksum_type=kind)
     try:
-        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
+        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum, how="Copy"), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
@@ -90,8 +90,8 @@ def _algorithm(x: Exchange, present: str) -> Algorithm:
     return algorithm_named(asked) if asked else Algorithm(present) if present else DEFAULT
 
 
-def gathered(x: Exchange, found: Found, first: int, length: int, algorithm: Algorithm) -> tuple[Blob, str, Checksum]:
-    """(blob, MD5 in hex, checksum) of a range of an object, written anew."""
+def gathered(x: Exchange, found: Found, span: tuple[int, int], algorithm: Algorithm, storage_class: str) -> tuple[Blob, str, Checksum]:
+    """(blob, MD5 in hex, checksum) of a (first byte, length) of an object, written anew where those of a class are."""
     md5, checksum = hashlib.md5(usedforsecurity=False), hasher(algorithm)
-    blob = gather(x.ctx, x.blobs, found, (first, length), md5, checksum)
+    blob = gather(x.ctx, x.blobs, found, span, md5, checksum, storage_class=storage_class)
     return blob, md5.hexdigest(), Checksum(algorithm, checksum.digest())

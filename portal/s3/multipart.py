@@ -12,8 +12,9 @@ from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person, quoted
 from portal.s3.heads import about_of, condition_of, range_of, version_header
 from portal.s3.listing import Encoder, encoder, limit_of, listable
-from portal.s3.objects import forget, receive
+from portal.s3.objects import forget, receive, refuse_unprotected
 from portal.storage.listing import Listing, uploads_listed
+from portal.storage.locks import Lock
 from portal.storage.object_models import ObjectPart, ObjectUpload
 from portal.storage.objects import Content
 from portal.storage.uploads import (
@@ -59,10 +60,11 @@ def part(x: Exchange) -> Answer:
     if x.request.header("x-amz-copy-source"):
         return part_copy(x)
     number = number_of(x)
-    _, upload = upload_find(x.ctx, _named(x), size_bytes=x.request.content_length or 0)
+    bucket, upload = upload_find(x.ctx, _named(x), size_bytes=x.request.content_length or 0)
     algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
     body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=algorithm)
-    blob = receive(x, body)
+    refuse_unprotected(body, bucket, Lock(upload.lock_mode, upload.retain_until, upload.legal_hold), "Put Part")
+    blob = receive(x, body, upload.storage_class)
     checksum = body.checksum
     etag = body.md5.hex()
     _keep(x, number, Content(etag, blob, checksum_algorithm=str(checksum.algorithm), checksum=checksum.text))
@@ -80,7 +82,7 @@ def part_copy(x: Exchange) -> Answer:
         raise S3Error("InvalidArgument", problem, ArgumentName="x-amz-copy-source-range", ArgumentValue=asked[:64])
     _, upload = upload_find(x.ctx, _named(x), size_bytes=wanted[1])
     algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
-    blob, etag, checksum = gathered(x, found, *wanted, algorithm)
+    blob, etag, checksum = gathered(x, found, wanted, algorithm, upload.storage_class)
     part = _keep(x, number, Content(etag, blob, checksum_algorithm=str(algorithm), checksum=checksum.text))
     said = [
         xml.leaf("LastModified", xml.timestamp(part.modified_at)),

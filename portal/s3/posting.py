@@ -27,7 +27,7 @@ def post(x: Exchange) -> Answer:
         about = replace(about, tags=tags_in(xml.parse(tagging.encode(), "Tagging")))
     target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length)
     x.ctx.db.rollback()
-    found, bucket = keep(x, target, form.key, form.open(), about)
+    found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
     return _told(x, form, found, version_header(bucket, found))
 
 

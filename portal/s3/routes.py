@@ -4,7 +4,26 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import select
 
-from portal.s3 import acls, attributes, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging
+from portal.s3 import (
+    access_logs,
+    acls,
+    attributes,
+    buckets,
+    copying,
+    cors,
+    lifecycle,
+    listing,
+    locks,
+    multipart,
+    notifications,
+    objects,
+    policies,
+    posting,
+    public_access,
+    replication,
+    tagging,
+    websites,
+)
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -23,14 +42,23 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("GET", "uploads"): multipart.list_uploads, ("GET", "versioning"): buckets.versioning, ("PUT", "versioning"): buckets.set_versioning,
     ("GET", "lifecycle"): lifecycle.get, ("PUT", "lifecycle"): lifecycle.put, ("DELETE", "lifecycle"): lifecycle.delete,
     ("GET", "policy"): policies.get, ("PUT", "policy"): policies.put, ("DELETE", "policy"): policies.delete, ("GET", "policyStatus"): policies.status,
+    ("GET", "website"): websites.get, ("PUT", "website"): websites.put, ("DELETE", "website"): websites.delete,
+    ("GET", "logging"): access_logs.get, ("PUT", "logging"): access_logs.put,
+    ("GET", "notification"): notifications.get, ("PUT", "notification"): notifications.put,
+    ("GET", "replication"): replication.get, ("PUT", "replication"): replication.put, ("DELETE", "replication"): replication.delete,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
+    ("GET", "publicAccessBlock"): public_access.get_block, ("PUT", "publicAccessBlock"): public_access.put_block,
+    ("DELETE", "publicAccessBlock"): public_access.delete_block, ("GET", "ownershipControls"): public_access.get_ownership,
+    ("PUT", "ownershipControls"): public_access.put_ownership, ("DELETE", "ownershipControls"): public_access.delete_ownership,
+    ("GET", "object-lock"): locks.get_configuration, ("PUT", "object-lock"): locks.put_configuration,
 }  # fmt: skip
 OBJECT: Mapping[tuple[str, str], Action] = {
     ("GET", ""): objects.get, ("HEAD", ""): objects.get, ("PUT", ""): objects.put, ("DELETE", ""): objects.delete,
     ("POST", "uploads"): multipart.create, ("PUT", "uploadId"): multipart.part, ("POST", "uploadId"): multipart.complete, ("DELETE", "uploadId"): multipart.abort,
     ("GET", "uploadId"): multipart.list_parts, ("GET", "tagging"): tagging.get, ("PUT", "tagging"): tagging.put, ("DELETE", "tagging"): tagging.delete,
     ("GET", "acl"): acls.get, ("PUT", "acl"): acls.put, ("GET", "attributes"): attributes.get,
+    ("GET", "retention"): locks.get_retention, ("PUT", "retention"): locks.put_retention, ("GET", "legal-hold"): locks.get_hold, ("PUT", "legal-hold"): locks.put_hold,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from portal.kernel.db import open_database
 from portal.logging import setup_logging
 from portal.s3.app import Gateway
 from portal.settings import Settings
+from portal.storage.traffic import traffic_files
 
 
 @cache
@@ -17,7 +18,7 @@ def gateway() -> Gateway:
     """The gateway of this installation, in this process."""
     settings = Settings.load()
     setup_logging(settings)
-    return Gateway(settings, open_database(settings), build_registry(), open_blobs(settings))
+    return Gateway(settings, open_database(settings), build_registry(), open_blobs(settings), traffic_files(settings))
 
 
 def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -1,6 +1,6 @@
 """Buckets and versions as every request reads them: plain values, by statements that are made once. Their tables are in `models`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from portal.kernel.ids import is_storable
 from portal.storage.errors import NoSuchBucket
+from portal.storage.grants import Grant, grants_of
 from portal.storage.object_models import NULL_VERSION, Bucket, ObjectVersion, sequence_of, table_of, version_name
 
 
@@ -26,6 +27,13 @@ class BucketFacts:
     data_events: bool
     tags: Mapping[str, str]
     policy: Mapping[str, Any] | None
+    grants: Sequence[Sequence[str]] | None
+    object_lock: bool
+    lock_rule: Mapping[str, Any] | None
+    public_access_block: Mapping[str, bool] | None
+    ownership: str
+    notifications: Sequence[Mapping[str, Any]] | None
+    replication: Mapping[str, Any] | None
 
     def project_of(self) -> str:
         """The project that is charged."""
@@ -57,6 +65,16 @@ class Version:
     headers: Mapping[str, str]
     user_metadata: Mapping[str, str]
     tags: Mapping[str, str]
+    grants: Sequence[Sequence[str]] | None
+    lock_mode: str
+    retain_until: datetime | None
+    legal_hold: bool | None
+    replication: str
+
+    @property
+    def granted(self) -> list[Grant]:
+        """What its list of access gives."""
+        return grants_of(self.acl, self.grants)
 
     @property
     def version_id(self) -> str:

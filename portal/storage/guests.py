@@ -13,6 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.rows import end_along, insert_along, set_state
 from portal.kernel.runner import StepRun
+from portal.storage.volume_keys import encrypt, locked_among, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
 from portal.storage.volumes import VOLUME, refuse_full, root_volume
@@ -24,10 +25,12 @@ GOING = ("creating", "in-use", "error", "deleting")
 class GuestVolumes:
     """Volumes as instances see them."""
 
-    def begin(self, ctx: Context, instance: Any) -> None:
+    def begin(self, ctx: Context, instance: Any, *, encrypted: bool = False) -> None:
         """Give a new machine its root volume."""
         row = root_volume(ctx, instance)
         refuse_full(ctx, row.volume_type)
+        if encrypted:
+            encrypt(ctx, row, None)
         insert_along(ctx, row, instance.project_id)
 
     def ensure_root(self, run: StepRun, instance_id: str, image_id: str) -> bool:
@@ -35,7 +38,8 @@ class GuestVolumes:
         row = _root(run, instance_id)
         if row is None:
             return False
-        volume_engine(run).ensure_volume(VolumeSpec(row.id, row.volume_type.pool, row.size_gb, image_id=image_id, machine_id=instance_id))
+        given = {"image_id": image_id, "machine_id": instance_id}
+        volume_engine(run).ensure_volume(VolumeSpec(row.id, row.volume_type.pool, row.size_gb, is_encrypted=row.encryption_enabled, **given))
         _say(run, row.id, "in-use", "", image_id)
         return True
 
@@ -51,6 +55,10 @@ class GuestVolumes:
         with run.sessions() as session:
             rows = session.scalars(_of(instance_id).order_by(Volume.attached_at.is_(None), Volume.attached_at, Volume.id)).all()
             return [machine_volume(row) for row in rows if row.id != without]
+
+    def refuse_locked(self, ctx: Context, instance_id: str) -> None:
+        """Raise KeyUnusable if a volume of the machine is encrypted with a key that must not be used now."""
+        refuse_locked(ctx, *locked_among(ctx, instance_id))
 
     def drop(self, run: StepRun, instance_id: str) -> str:
         """Remove the disks of those that go with the machine, which is gone; how many."""

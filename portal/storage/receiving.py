@@ -19,12 +19,12 @@ MAX_OBJECT = 5 << 30
 PIECE = 1 << 20
 
 
-def receive(blobs: BlobStore, read: Callable[[int], bytes], *, length: int | None, md5: str = "") -> Content:
+def receive(blobs: BlobStore, read: Callable[[int], bytes], *, length: int | None, md5: str = "", storage_class: str = "") -> Content:
     """Have a stream on the disk. Raises TooLarge, and InvalidRequest for one that broke off or is not what its Content-MD5 (base64) says."""
     if length is not None and length > MAX_OBJECT:
         raise TooLarge(f"An object that is sent at once has at most {MAX_OBJECT >> 30} GiB; send a larger one in parts.")
     calculated, size = hashlib.md5(usedforsecurity=False), 0
-    with blobs.writing() as writer:
+    with blobs.writing(storage_class) as writer:
         while piece := read(PIECE):
             size += len(piece)
             if size > MAX_OBJECT:
@@ -52,7 +52,7 @@ def object_receive(
     """Write the object that a stream brings to a (bucket, key)."""
     bucket = refuse_early(ctx, *where, condition, size_bytes=length)
     ctx.db.rollback()
-    content = receive(blobs, read, length=length, md5=md5)
+    content = receive(blobs, read, length=length, md5=md5, storage_class=about.storage_class)
     try:
         return object_put(ctx, bucket, where[1], content, about, condition=condition)
     except PortalError as error:
@@ -62,9 +62,9 @@ def object_receive(
 
 def part_receive(ctx: Context, blobs: BlobStore, named: Named, number: int, read: Callable[[int], bytes], *, length: int | None) -> ObjectPart:
     """Keep the part of an upload that a stream brings."""
-    upload_find(ctx, named, size_bytes=length or 0)
+    storage_class = upload_find(ctx, named, size_bytes=length or 0)[1].storage_class
     ctx.db.rollback()
-    content = receive(blobs, read, length=length)
+    content = receive(blobs, read, length=length, storage_class=storage_class)
     try:
         return part_put(ctx, named, number, content)
     except PortalError as error:
@@ -86,13 +86,13 @@ class Hasher(Protocol):
         ...
 
 
-def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], *hashers: Hasher) -> Blob:
+def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], *hashers: Hasher, storage_class: str = "") -> Blob:
     """Write a (first byte, length) of an object anew, as one blob. Raises Conflict if the object was changed meanwhile."""
     again, pieces = object_open(ctx, blobs, found, *span)
     if again is not found:
         raise Conflict("The object was changed while it was being copied. Try again.")
     ctx.db.rollback()
-    with blobs.writing() as writer:
+    with blobs.writing(storage_class) as writer:
         for piece in pieces:
             for one in hashers:
                 one.update(piece)
@@ -100,20 +100,22 @@ def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], 
         return writer.finish()
 
 
-def object_copy(ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str]) -> tuple[Version, BucketFacts]:
+def object_copy(
+    ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str], *, condition: Condition = ANY
+) -> tuple[Version, BucketFacts]:  # fmt: skip
     """Copy an object that the caller may read to a (bucket, key), with all that is said of it."""
     source = found.version
-    bucket = refuse_early(ctx, *to, ANY, size_bytes=source.size_bytes)
+    bucket = refuse_early(ctx, *to, condition, size_bytes=source.size_bytes)
     about = About(source.headers, source.user_metadata, source.tags, source.storage_class, "private", source.checksum_algorithm, source.checksum_type)
     if source.upload_id is None:
         ctx.db.rollback()
-        content = Content(source.etag, blobs.copy(found.pieces()[0]), checksum=source.checksum)
+        content = Content(source.etag, blobs.copy(found.pieces()[0], source.storage_class), checksum=source.checksum, how="Copy")
     else:
         md5 = hashlib.md5(usedforsecurity=False)
-        blob = gather(ctx, blobs, found, (0, source.size_bytes), md5)
-        content, about = Content(md5.hexdigest(), blob), replace(about, checksum_algorithm="", checksum_type="")
+        blob = gather(ctx, blobs, found, (0, source.size_bytes), md5, storage_class=source.storage_class)
+        content, about = Content(md5.hexdigest(), blob, how="Copy"), replace(about, checksum_algorithm="", checksum_type="")
     try:
-        return object_put(ctx, bucket, to[1], content, about)
+        return object_put(ctx, bucket, to[1], content, about, condition=condition)
     except PortalError as error:
         _forget(blobs, content, error)
         raise

@@ -15,6 +15,7 @@ from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.storage import volume_steps as steps
+from portal.storage.volume_keys import inherit
 from portal.storage.volume_models import Snapshot, Volume, VolumeType
 from portal.storage.volumes import AT_REST, TYPE_FIELD, check_origin, refuse_without_room
 
@@ -60,7 +61,9 @@ def snapshot_create(
         target = volume_type or snapshot.volume_type
         refuse_without_room(ctx, target)
         same = {"volume_id": snapshot.volume_id, "volume_name": snapshot.volume_name, "size_gb": snapshot.size_gb}
-        return Snapshot(copy_of_id=snapshot.id, volume_type=target, **same, **given)
+        copy = Snapshot(copy_of_id=snapshot.id, volume_type=target, **same, **given)
+        inherit(ctx, copy, snapshot)
+        return copy
     if volume_type is not None:
         raise InvalidRequest.fields({"volume_type": ["is the volume's own; a copy of a snapshot can be of another one."]})
     return _of_volume(ctx, volume, given)
@@ -76,9 +79,11 @@ def _of_volume(ctx: Context, volume: Any, given: dict[str, Any]) -> Snapshot:
             f"{volume.name} has {number} snapshots, the most that a volume can have. Delete some first.",
             details={"limit": MOST_SNAPSHOTS, "used": number, "requested": 1},
         )
-    return Snapshot(
+    row = Snapshot(
         volume_id=volume.id, volume_name=volume.name, size_gb=volume.size_gb, volume_type=volume.volume_type, image_id=volume.image_id, **given
     )
+    inherit(ctx, row, volume)
+    return row
 
 
 @operation(Snapshot, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, steps=steps.FORGET,
@@ -102,6 +107,8 @@ def _shared(ctx: Context) -> None:
 def snapshot_make_public(ctx: Context, snapshot: Snapshot) -> None:
     """Let every project make volumes from it."""
     _shared(ctx)
+    if snapshot.encryption_enabled:
+        raise Conflict(f"{snapshot.name} is encrypted with a key of its project, which nobody else may use.")
     snapshot.is_public = True
 
 

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.orm import Mapped, relationship
+from sqlalchemy import LargeBinary
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from portal.kernel import fields as f
 from portal.kernel.db import Base
@@ -35,7 +36,20 @@ class VolumeType(PlatformOwned, Base):
     is_active: Mapped[bool] = f.field(f.Bool(), label="Active", default=True, editable=True, filterable=True)
 
 
-class Volume(ProjectOwned, Stateful, Base):
+class Encrypted:
+    """What may be encrypted on the disk of the host. Snapshots, copies and what is restored have the data key of their source. Mixin."""
+
+    encryption_enabled: Mapped[bool] = f.field(
+        f.Bool(), label="Encrypted", default=False, filterable=True, help="What is written is encrypted on the disk of the host (LUKS)."
+    )
+    # No reference: the record of a key outlives everything.
+    kms_key_id: Mapped[str | None] = f.field(f.Ref("security.key"), label="Encryption key", nullable=True, filterable=True, index=True)
+    wrapped_key: Mapped[bytes | None] = mapped_column(LargeBinary, nullable=True)
+    # Which version of the key wrapped that.
+    key_version: Mapped[int | None] = mapped_column(nullable=True)
+
+
+class Volume(Encrypted, ProjectOwned, Stateful, Base):
     """A disk that exists by itself; one instance at a time can have it."""
 
     __tablename__ = "volumes"
@@ -63,7 +77,7 @@ class Volume(ProjectOwned, Stateful, Base):
     volume_type: Mapped[VolumeType] = relationship()
 
 
-class Snapshot(Shareable, Stateful, Base):
+class Snapshot(Encrypted, Shareable, Stateful, Base):
     """What a volume held at a moment."""
 
     __tablename__ = "snapshots"

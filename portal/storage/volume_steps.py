@@ -41,7 +41,9 @@ def make(run: StepRun) -> None:
     image = "" if source else row.image_id or ""
     if image and run.registry.machines is not None:
         run.registry.machines.ensure_image(run, image)
-    engine.ensure_volume(VolumeSpec(row.id, row.volume_type.pool, row.size_gb, snapshot_id=source, image_id=image))
+    engine.ensure_volume(
+        VolumeSpec(row.id, row.volume_type.pool, row.size_gb, snapshot_id=source, image_id=image, is_encrypted=row.encryption_enabled)
+    )
     if row.source_volume_id:
         engine.remove_snapshot(source)
     run.detail = f"{row.size_gb} GiB"

@@ -21,7 +21,9 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import named, unseen
 from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
+from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
+from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
@@ -48,6 +50,7 @@ AT_REST = frozenset({"available", "in-use"})
 TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",))
 SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with what it holds.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
+KEY_FIELD = f.FieldInfo(f.Ref("security.key"), "Encryption key", "The project's default key if left empty.", aliases=("kms_key_id",))
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
@@ -68,7 +71,8 @@ Throughput = Annotated[
 def volume_create(
     ctx: Context, *, name: str, size_gb: SizeGb = None, volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
     snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None, source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None,
-    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, description: str = "",
+    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool = False,
+    kms_key: Annotated[EncryptionKey | None, KEY_FIELD] = None, description: str = "",
     tags: dict[str, str] | None = None,
 ) -> Volume:  # fmt: skip
     """Create a volume: empty, or with the content of a snapshot, of another volume or of an image."""
@@ -87,12 +91,18 @@ def volume_create(
     check_size(vtype, size)
     refuse_without_room(ctx, vtype)
     allowed = limits_within(vtype, iops, throughput_mbps)
-    return Volume(
+    row = Volume(
         name=name, description=description, tags=tags or {}, size_gb=size, volume_type=vtype, iops=allowed[0], throughput_mbps=allowed[1],
         delete_on_termination=delete_on_termination, snapshot_id=snapshot.id if snapshot else None,
         source_volume_id=source_volume.id if source_volume else None,
         image_id=found.id if found is not None else origin.image_id if origin is not None else None,
     )  # fmt: skip
+    if origin is not None and found is None:
+        check_encryption(origin, kms_key, wanted=encryption_enabled or kms_key is not None)
+        inherit(ctx, row, origin)
+    elif encryption_enabled or kms_key is not None:
+        encrypt(ctx, row, kms_key)
+    return row
 
 
 def check_origin(snapshot: Snapshot | None, volume: Volume | None, image: Any) -> None:
@@ -152,6 +162,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     having = (Volume.instance_id == found.id, Volume.deleted_at.is_(None))
     if (number := ctx.db.scalar(select(func.count()).select_from(Volume).where(*having)) or 0) >= MOST_ATTACHED:
         raise Conflict(f"{found.name} has {number} volumes, the most that an instance can have.", details={"limit": MOST_ATTACHED, "used": number})
+    check_use(ctx, volume)
     volume.instance_id = found.id
 
 
@@ -159,13 +170,15 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
 def volume_detach(ctx: Context, volume: Volume) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
-    del ctx
     if volume.is_root:
         raise Conflict(
             f"{volume.name} is the root disk of its instance and goes with it. To keep what it holds, take a snapshot, or let it stay "
             "when the instance is terminated (delete_on_termination).",
             details={"is_root": True},
         )
+    if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
+        # It is a change of the instance as well.
+        authorize(ctx, "compute.instance.update", target_of(instance))
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:
@@ -183,6 +196,7 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
         raise InvalidRequest.fields({"size_gb": [f"must be more than {volume.size_gb} GiB: a volume only grows."]})
     check_size(volume.volume_type, size_gb)
     refuse_without_room(ctx, volume.volume_type)
+    refuse_locked(ctx, volume)
     volume.resize_to_gb = size_gb
 
 
@@ -198,6 +212,7 @@ def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot
         instance = ctx.db.get_one(model, volume.instance_id)
         if instance.state != "stopped":
             raise Conflict(f"{instance.name} is {instance.state} and has the volume. Stop it or detach the volume first.")
+    check_use(ctx, volume)
     volume.restoring_id = snapshot.id
 
 

@@ -29,6 +29,7 @@ from portal.kernel.errors import Conflict, Forbidden, Unavailable
 from portal.storage.access import authorize_object, note_refusal, subject_of
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BucketFacts, bucket_by_id
+from portal.storage.grants import Grant
 from portal.storage.usage import Change, charge, usage_locked
 
 T = TypeVar("T")
@@ -50,17 +51,19 @@ class Writing:
         """The session of the transaction."""
         return self.ctx.db
 
-    def authorize(self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
+    def authorize(
+        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = ()
+    ) -> None:  # fmt: skip
         """Raise Forbidden unless the caller may."""
         try:
-            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags)
+            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
         except Forbidden as error:
             error.details["key"] = key[:200]
             raise
 
-    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success") -> None:
-        """Write an entry into the audit log, if the bucket records data events; at the very end, since that lock comes last."""
-        if self.bucket.data_events:
+    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success", always: bool = False) -> None:
+        """Write an entry into the audit log, `always` or if the bucket records data events; at the very end, since that lock comes last."""
+        if always or self.bucket.data_events:
             self.told.append(lambda: audit.record(self.ctx, action, subject_of(self.bucket, key), details=details, status=status))
 
 

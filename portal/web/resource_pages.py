@@ -30,7 +30,7 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.kernel.wording import within
-from portal.web import compute_pages, networking_pages, roles, security_pages, storage_pages
+from portal.web import compute_pages, key_pages, networking_pages, roles, security_pages, storage_pages
 from portal.web.derived import Tab, actions_of, base_of, cells, create_action, template, type_of
 from portal.web.forms import OperationForm
 from portal.web.page import field_errors, form_status, go, is_fragment, render
@@ -38,7 +38,7 @@ from portal.web.page import field_errors, form_status, go, is_fragment, render
 pages = Blueprint("resources", __name__)
 # The button of a form that looks at it without submitting it.
 CHECK = "check"
-TABS = {**compute_pages.TABS, **networking_pages.TABS, **storage_pages.TABS, **security_pages.TABS, **roles.TABS}
+TABS = {**compute_pages.TABS, **networking_pages.TABS, **storage_pages.TABS, **security_pages.TABS, **roles.TABS, **key_pages.TABS}
 TABS["compute.instance"] = (*compute_pages.TABS["compute.instance"], networking_pages.OF_INSTANCE, storage_pages.OF_INSTANCE)
 
 
@@ -170,7 +170,8 @@ def _shown_once(rtype: ResourceType, outcome: Outcome) -> ResponseReturnValue:
 def tabs_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Tab]:
     """Tabs of a row's page that the user may see."""
     own = [tab for tab in TABS.get(rtype.key, ()) if not tab.needs or decide(ctx, tab.needs, target_of(row)).allowed]
-    return [Tab("overview", "Overview", "overview.html"), *own, Tab("activity", "Activity", "activity.html")]
+    first = [] if any(tab.name == "overview" for tab in own) else [Tab("overview", "Overview", "overview.html")]
+    return [*first, *own, Tab("activity", "Activity", "activity.html")]
 
 
 @pages.get("/<service>/<collection>/<row_id>")

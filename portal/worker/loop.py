@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.compute.images import build_builtin
 from portal.engines.ports import EngineError, Engines
-from portal.engines.registry import compute_status, network_status, open_engines, volumes_status
+from portal.engines.registry import compute_status, network_status, objects_status, open_engines, volumes_status
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
@@ -26,6 +27,7 @@ from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
+from portal.storage.volume_keys import keyring
 from portal.worker.asked_tasks import ASKED
 from portal.worker.delivery import Consumer
 from portal.worker.names import is_gone, own_name
@@ -108,10 +110,11 @@ class Worker:
         return not self._stop.is_set()
 
     def _refuse_offers(self) -> None:
-        while not self._hints.empty():
-            offer = self._hints.get()
-            if offer is not None:
-                offer.looked_at.set()
+        with suppress(queue.Empty):
+            while True:
+                offer = self._hints.get_nowait()
+                if offer is not None:
+                    offer.looked_at.set()
         # One thread waits for a hint; it wakes the next.
         self._hints.put(None)
 
@@ -227,7 +230,9 @@ class Worker:
         found, capacity = compute_status(self._engines)
         networks = network_status(self._engines)
         volumes, pools = volumes_status(self._engines)
+        objects = objects_status(self._engines)
         with self._sessions() as session:
+            capabilities.report(session, objects, worker=self.name)
             capabilities.report(session, found, worker=self.name, capacity=capacity)
             capabilities.report(session, networks, worker=self.name)
             capabilities.report(session, volumes, worker=self.name, facts={name: asdict(room) for name, room in pools.items()})
@@ -250,6 +255,8 @@ def run_worker(settings: Settings) -> int:
     setup_logging(settings)
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
+    if engines.volumes is not None:
+        engines.volumes.use_keys(keyring(sessions, settings))
     worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None

@@ -23,6 +23,9 @@ from portal.kernel.runner import SystemTask, TaskRun
 from portal.networking.hits import read_rule_hits
 from portal.networking.reconcile import reconcile_networks
 from portal.networking.retention import purge_networks
+from portal.security.key_models import KeyUsage
+from portal.security.key_tending import tend_keys
+from portal.security.key_usage import KEPT as KEEP_KEY_USAGE
 from portal.storage.tending import tend_volumes
 from portal.worker.audit_export import expire_exports
 from portal.worker.audit_tasks import AUDIT_TASKS
@@ -57,6 +60,7 @@ def expire(task: TaskRun) -> None:
         (Event, Event.id, Event.at < moment - KEEP_HISTORY),
         (Alert, Alert.id, Alert.created_at < moment - KEEP_ALERTS),
         (IdempotencyKey, IdempotencyKey.created_at, IdempotencyKey.created_at < moment - KEEP_KEYS),
+        (KeyUsage, KeyUsage.hour, KeyUsage.hour < moment - KEEP_KEY_USAGE),
     ):
         _delete(task, model, key, over)
     kept = timedelta(days=settings.terminated_retention_days)
@@ -141,6 +145,7 @@ TASKS = {
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("rule-hits", "Count what rules let through", lambda settings: settings.metrics_interval_s, read_rule_hits),
         SystemTask("expiry", "Delete what has expired", lambda _: HOUR_S, expire),
+        SystemTask("encryption-keys", "Rotate and delete encryption keys whose time has come", lambda _: HOUR_S, tend_keys),
         SystemTask("oauth-keys", "Rotate the keys that sign access tokens", lambda _: HOUR_S, rotate_keys),
         SystemTask("recount", "Recount quotas", lambda _: DAY_S, recount_quotas),
         SystemTask("quota-history", "Write the history of quotas", lambda _: HOUR_S, write_quota_history),

@@ -56,7 +56,7 @@ def full(owner: Api, people: People, worker: TestWorker, apollo: str) -> str:
     for name in ("web-1", "web-2"):
         assert owner.post("/compute/instances", {"name": name, **SMALL}).status_code == 202
     owner.post("/compute/key-pairs", {"name": "laptop"})
-    data = owner.post("/storage/volumes", {"name": "data", "size_gb": 1}).json["id"]
+    data = owner.post("/storage/volumes", {"name": "data", "size_gb": 1, "encryption_enabled": True}).json["id"]
     worker.drain()
     owner.post(f"/storage/volumes/{data}/attach", {"instance": "web-1"})
     worker.drain()
@@ -82,7 +82,17 @@ def test_everything_is_shown_and_then_gone(
     shown = owner.get(f"/projects/{full}/deletion").json
     assert {"label": "Instances", "count": 2, "names": ["web-1", "web-2"]} in shown["resources"]
     network = {"VPC", "Subnet", "Security group", "Route table", "Internet gateway", "Network interfaces"}
-    assert {each["label"] for each in shown["resources"]} == {"Instances", "Key pair", "Group", "Policy", "Role", "Volumes", "Snapshot", *network}
+    assert {each["label"] for each in shown["resources"]} == {
+        "Instances",
+        "Key pair",
+        "Encryption key",
+        "Group",
+        "Policy",
+        "Role",
+        "Volumes",
+        "Snapshot",
+        *network,
+    }
     gone = {each["label"]: each["names"] for each in shown["gone"]}
     assert list(gone) == ["Memberships", "Service accounts with their keys", "Requests for more quota"]
     assert (len(gone["Memberships"]), gone["Service accounts with their keys"], gone["Requests for more quota"]) == (2, ["robot"], ["cpus"])

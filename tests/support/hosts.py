@@ -23,7 +23,9 @@ from portal.engines.fake import FakeCompute
 from portal.engines.fake_volumes import FakeVolumes
 from portal.engines.local import LocalCompute, LocalConsole
 from portal.engines.local.network.engine import LocalNetwork
+from portal.engines.local.qemu_img import Lock
 from portal.engines.local.requirements import missing_piece
+from portal.engines.local.volume_store import lock_of
 from portal.engines.local.volumes import LocalVolumes
 from portal.engines.ports import ComputeEngine, ConsoleAccess, MachineSpec
 from portal.engines.volume_ports import Kept, VolumeEngine, VolumeSpec
@@ -204,10 +206,11 @@ def local_host() -> Iterator[Host]:
 
     def write(volume_id: str, place: int, letter: str) -> None:
         disk = engine.host.volumes.disk(volume_id)
-        _qemu_io(f"write -P {ord(letter)} {place}M 64k", disk)
+        _qemu_io(f"write -P {ord(letter)} {place}M 64k", disk, lock_of(disk, lambda: engine.host.key_of(volume_id)))
 
     def read(volume_id: str, place: int) -> str:
-        shown = _qemu_io(f"read -v {place}M 1", engine.host.volumes.disk(volume_id)).splitlines()[0]
+        disk = engine.host.volumes.disk(volume_id)
+        shown = _qemu_io(f"read -v {place}M 1", disk, lock_of(disk, lambda: engine.host.key_of(volume_id))).splitlines()[0]
         return chr(int(shown.split()[1], 16)).strip("\0")
 
     def reopen() -> LocalCompute:
@@ -227,8 +230,12 @@ def local_host() -> Iterator[Host]:
         engine.close()
 
 
-def _qemu_io(command: str, disk: Path) -> str:
-    return subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, str(disk)], capture_output=True, text=True, check=True).stdout
+def _qemu_io(command: str, disk: Path, lock: Lock | None) -> str:
+    if lock is None:
+        return subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, str(disk)], capture_output=True, text=True, check=True).stdout
+    keys = "".join(f",{'backing.' * depth}encrypt.key-secret=key" for depth in range(lock.depth))
+    secret, opened = f"secret,id=key,data={lock.key.decode()}", f"driver=qcow2,file.driver=file,file.filename={disk}{keys}"
+    return subprocess.run(["qemu-io", "--object", secret, "-c", command, "--image-opts", opened], capture_output=True, text=True, check=True).stdout
 
 
 def _is_up(engine: ComputeEngine, machine_id: str) -> bool:

@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
-from portal.engines.registry import open_blobs
+from portal.engines.registry import open_blobs, open_objects
 from portal.http.request import SESSION_COOKIE
 from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
@@ -128,7 +128,7 @@ class WholeAnswers(FlaskClient):
 
 def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
     """The application on the test's database and fake engine."""
-    app = create_app(settings, engines=Engines(console=fake, blobs=open_blobs(settings)), deliver=lambda _ids: None)
+    app = create_app(settings, engines=Engines(console=fake, blobs=open_blobs(settings), objects=open_objects(settings)), deliver=lambda _ids: None)
     app.test_client_class = WholeAnswers
     # Compiled once for all applications of a run, not by each test anew.
     app.jinja_env.bytecode_cache = COMPILED
@@ -164,7 +164,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "compute.instance": ("/compute/instances", {"name": name, "flavor": "t3-micro", "image": "atonix-tiny", "tags": {"a": "b"}}),
         "compute.key_pair": ("/compute/key-pairs", {"name": name}), "compute.image": ("/compute/images", {"name": name}),
         "security.policy": ("/security/policies", {"name": name, "document": document}), "security.group": ("/security/groups", {"name": name}),
-        "security.role": ("/security/roles", {"name": name}), "storage.bucket": ("/storage/buckets", {"name": name}),
+        "security.role": ("/security/roles", {"name": name}), "security.key": ("/security/keys", {"name": name}), "storage.bucket": ("/storage/buckets", {"name": name}),
     }  # fmt: skip
     network = {
         "networking.vpc": ("vpcs", {"name": name, "cidr_block": "10.0.0.0/16"}), "networking.subnet": ("subnets", {"name": name, "vpc": name, "cidr_block": "10.0.1.0/24"}),
@@ -173,6 +173,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "networking.network_interface": ("network-interfaces", {"name": name, "subnet": name}),
     }  # fmt: skip
     bodies |= {"storage.volume": ("/storage/volumes", {"name": name, "size_gb": 1})}
+    bodies |= {"storage.webhook": ("/storage/webhooks", {"name": name, "url": "https://example.org/hook"})}
     bodies |= {key: (f"/networking/{path}", body) for key, (path, body) in network.items()}
     made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
     ids = {key: answer.json["id"] for key, answer in made.items()}

@@ -181,12 +181,12 @@ class LocalCompute:
 
     def _disks_of(self, spec: MachineSpec) -> Sequence[MachineDisk]:
         """The files of the machine's volumes, but for its root."""
-        return [MachineDisk(each, self._volumes.disk(each.volume_id)) for each in spec.data]
+        return [self.host.machine_disk(each) for each in spec.data]
 
     def _root_of(self, spec: MachineSpec, files: MachineFiles) -> MachineDisk:
         """What the machine boots from: its root volume, or the disk of its own that an earlier version gave it."""
         if spec.root is not None and self._volumes.volume(spec.root.volume_id) is not None:
-            return MachineDisk(spec.root, self._volumes.disk(spec.root.volume_id))
+            return self.host.machine_disk(spec.root)
         return MachineDisk(MachineVolume(spec.machine_id), files.disk)
 
     def ensure_interfaces(self, spec: MachineSpec) -> None:
@@ -232,7 +232,8 @@ class LocalCompute:
                     had = disks.volumes_of(domain)
                     for each in self._disks_of(spec):
                         if each.volume.volume_id not in had:
-                            disks.plug(domain, each)
+                            with self.host.unlocked([each.volume.volume_id]):
+                                disks.plug(domain, each)
         if not is_active:
             self.ensure_defined(spec)
 
@@ -271,8 +272,9 @@ class LocalCompute:
         with self._counting(files):
             forget(files)
         with self._starts, self.host.holding(volumes):
-            disks.follow(domain, self._volumes)
-            hypervisor.start(domain)
+            disks.follow(domain, self.host.machine_disk)
+            with self.host.unlocked(volumes):
+                hypervisor.start(domain)
 
     def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
         """Press the power button, wait, pull the plug."""

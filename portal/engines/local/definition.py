@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 from portal.engines.local import traffic
 from portal.engines.local.image_store import StoredImage
 from portal.engines.local.paths import MachineFiles
+from portal.engines.local.volume_store import Below
 from portal.engines.ports import MachineInterface, MachineSpec, MachineVolume, mac_address
 
 NAMESPACE = "urn:atonix:portal:machine:1"
@@ -38,10 +39,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class MachineDisk:
-    """A volume that a machine has, and the file that takes its writes."""
+    """A volume that a machine has, and the file that takes its writes; of an encrypted one also libvirt's secret, and what it is built on."""
 
     volume: MachineVolume
     file: Path
+    secret: str = ""
+    below: Sequence[Below] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ def _disk(path: Path, kind: str, target: str, serial: str, *, is_readonly: bool 
 def volume_disk(disk: MachineDisk, target: str) -> ET.Element:
     """A volume as a disk, with its limits; its serial number is the volume's id."""
     element = _disk(disk.file, "qcow2", target, disk.volume.volume_id)
+    if disk.secret:
+        _encrypt(element, disk)
     limits = limits_of(disk.volume)
     if any(limits.values()):
         tune = ET.SubElement(element, "iotune")
@@ -153,6 +158,42 @@ def volume_disk(disk: MachineDisk, target: str) -> ET.Element:
             if value:
                 _text(tune, name, str(value))
     return element
+
+
+def _encrypt(element: ET.Element, disk: MachineDisk) -> None:
+    """Say which secret opens a disk and what it is built on: libvirt finds by itself what is not encrypted only."""
+    source = element.find("source")
+    if source is None:
+        return
+    _locked(source, disk.secret)
+    upper, place = element, [*element].index(source) + 1
+    for each in disk.below:
+        lower = ET.Element("backingStore", type="file")
+        upper.insert(place, lower)
+        ET.SubElement(lower, "format", type=each.format.value)
+        source = ET.SubElement(lower, "source", file=str(each.file))
+        if each.is_encrypted:
+            _locked(source, disk.secret)
+        upper, place = lower, 2
+    upper.insert(place, ET.Element("backingStore"))
+
+
+def _locked(source: ET.Element, secret: str) -> None:
+    ET.SubElement(ET.SubElement(source, "encryption", format="luks"), "secret", type="passphrase", uuid=secret)
+
+
+def snapshot_disk(parent: ET.Element, target: str, file: str, secret: str) -> None:
+    """A disk of which a snapshot is taken: the file that takes its writes from then on."""
+    one = ET.SubElement(parent, "disk", name=target, snapshot="external", type="file")
+    ET.SubElement(one, "driver", type="qcow2")
+    source = ET.SubElement(one, "source", file=file)
+    if secret:
+        _locked(source, secret)
+
+
+def secret_of(volume_id: str) -> str:
+    """What libvirt calls the secret that opens a volume."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, volume_id))
 
 
 def limits_of(volume: MachineVolume) -> dict[str, int]:
@@ -192,15 +233,20 @@ def chain_of(disk_xml: str) -> list[tuple[str, str]]:
     return found
 
 
-def with_files(xml: str, files: Mapping[str, str]) -> str:
-    """A domain as libvirt describes it, with other files for its disks; what those are built on is in their headers."""
+def with_files(xml: str, files: Mapping[str, MachineDisk]) -> str:
+    """A domain as libvirt describes it, with other files for its disks; what those are built on is in their headers, or said of encrypted ones."""
     root = ET.fromstring(xml)  # noqa: S314  # nosec B314 - libvirt wrote it
     for disk in root.iterfind("./devices/disk"):
         source, chain = disk.find("source"), disk.find("backingStore")
         if source is not None and (file := source.get("file", "")) in files:
-            source.set("file", files[file])
+            moved = files[file]
             if chain is not None:
                 disk.remove(chain)
+            for child in [*source]:
+                source.remove(child)
+            source.set("file", str(moved.file))
+            if moved.secret:
+                _encrypt(disk, moved)
     return ET.tostring(root, encoding="unicode")
 
 

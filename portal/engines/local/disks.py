@@ -4,16 +4,26 @@ Imported only when it is first used: the binding to libvirt is not on every mach
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
 
-from portal.engines.local.definition import VOLUME_TARGETS, MachineDisk, PluggedDisk, chain_of, disks_of, limits_of, volume_disk, with_files
+from portal.engines.local.definition import (
+    VOLUME_TARGETS,
+    MachineDisk,
+    PluggedDisk,
+    chain_of,
+    disks_of,
+    limits_of,
+    snapshot_disk,
+    volume_disk,
+    with_files,
+)
 from portal.engines.local.hypervisor import Hypervisor, in_words
-from portal.engines.local.volume_store import VolumeStore, read_header
+from portal.engines.local.volume_store import read_header
 from portal.engines.ports import EngineError, EngineRefused, MachineVolume
 
 LIVE, LATER = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -86,7 +96,7 @@ class Disks:
             domain.setBlockIoTune(target, limits_of(volume), LIVE | LATER)
 
     @staticmethod
-    def switch(domain: Any, target: str, file: str) -> None:
+    def switch(domain: Any, target: str, file: str, secret: str) -> None:
         """Let a running domain write to another file from now on, which is laid over the one that it has written to: a snapshot of one disk."""
         root = ET.Element("domainsnapshot")
         listed = ET.SubElement(root, "disks")
@@ -95,9 +105,7 @@ class Disks:
                 if disk.target != target:
                     ET.SubElement(listed, "disk", name=disk.target, snapshot="no")
                     continue
-                one = ET.SubElement(listed, "disk", name=target, snapshot="external", type="file")
-                ET.SubElement(one, "driver", type="qcow2")
-                ET.SubElement(one, "source", file=file)
+                snapshot_disk(listed, target, file, secret)
             domain.snapshotCreateXML(ET.tostring(root, encoding="unicode"), SNAPSHOT)
 
     def pull(self, domain: Any, disk: PluggedDisk, base: Path | None) -> bool:
@@ -113,11 +121,11 @@ class Disks:
                 domain.blockRebase(disk.target, f"{disk.target}[{index}]", 0, libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE)
             return self._hypervisor.wait_until(lambda: not domain.blockJobInfo(disk.target, 0), PULL_LIMIT_S)
 
-    def follow(self, domain: Any, store: VolumeStore) -> None:
+    def follow(self, domain: Any, disk_of: Callable[[MachineVolume], MachineDisk]) -> None:
         """Let a domain that is off start with the files that its volumes are in now. Raises EngineRefused if one is gone."""
         with in_words("The machine's disks are not known"):
             xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-        moved = {each.file: str(store.disk(volume_id)) for volume_id, each in self.volumes_of(domain, later=True).items()}
+        moved = {each.file: disk_of(MachineVolume(volume_id)) for volume_id, each in self.volumes_of(domain, later=True).items()}
         if moved:
             self._hypervisor.define(with_files(xml, moved))
 

@@ -3,20 +3,21 @@
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from portal.engines.confinement import checked_id
 from portal.engines.local import qemu_img
 from portal.engines.local.accelerator import Accelerator, choose
-from portal.engines.local.definition import Host
+from portal.engines.local.definition import Host, MachineDisk, secret_of
 from portal.engines.local.image_store import ImageStore
 from portal.engines.local.locks import KeyedLocks
 from portal.engines.local.paths import LocalPaths
 from portal.engines.local.requirements import REMEDY, missing_piece
-from portal.engines.local.volume_store import VolumeStore
-from portal.engines.ports import EngineUnavailable
+from portal.engines.local.volume_store import VolumeStore, below, read_header
+from portal.engines.ports import EngineRefused, EngineUnavailable, MachineVolume
+from portal.engines.volume_ports import Keyring
 
 if TYPE_CHECKING:
     from portal.engines.local.disks import Disks
@@ -38,6 +39,7 @@ class LocalHost:
         self.volumes = VolumeStore(pools)
         self.images = ImageStore(self.paths, self.volumes, most_gib=image_max_gib)
         self.locks = KeyedLocks()
+        self.key_of: Keyring = _no_keys
         self._setting, self._uri = accelerator, libvirt_uri
         self._opening = threading.Lock()
         self._hypervisor: Hypervisor | None = None
@@ -70,6 +72,22 @@ class LocalHost:
 
         return Disks(hypervisor)
 
+    def machine_disk(self, volume: MachineVolume) -> MachineDisk:
+        """A volume as machines are told about it. Raises EngineRefused if it is not there."""
+        file = self.volumes.disk(volume.volume_id)
+        is_encrypted = read_header(file).is_encrypted
+        return MachineDisk(volume, file, secret_of(volume.volume_id) if is_encrypted else "", tuple(below(file)) if is_encrypted else ())
+
+    def unlocked(self, volume_ids: Iterable[str]) -> AbstractContextManager[None]:
+        """Let libvirt have the passphrases of those of the volumes that are encrypted, for as long as it opens them. Raises EngineRefused."""
+        encrypted = [each for each in volume_ids if read_header(self.volumes.disk(each)).is_encrypted]
+        return self.hypervisor().unlocked({secret_of(each): self.key_of(each) for each in encrypted})
+
+    def switch(self, domain: Any, target: str, volume_id: str, file: Path) -> None:
+        """Let a running machine write to another file of a volume, which is laid over the one that it has written to."""
+        with self.unlocked([volume_id]):
+            self.disks().switch(domain, target, str(file), secret_of(volume_id) if read_header(file).is_encrypted else "")
+
     @contextmanager
     def holding(self, volume_ids: Iterable[str]) -> Iterator[None]:
         """Keep the files of volumes as they are, for instance while a machine opens them."""
@@ -98,3 +116,8 @@ class LocalHost:
                 self._hypervisor.count_traffic(on=False)
                 self._hypervisor.close()
                 self._hypervisor = None
+
+
+def _no_keys(content_id: str) -> bytes:
+    """The keyring of a host that was given none."""
+    raise EngineRefused(f"{content_id[:64]} is encrypted, and this host has no keys.")

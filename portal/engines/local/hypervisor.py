@@ -8,8 +8,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -23,6 +23,7 @@ from portal.engines.local.guest_user import UNPRIVILEGED_USER, guest_group, gues
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.namespaces import inside
 from portal.engines.local.paths import LocalPaths
+from portal.engines.local.secrets import Secrets
 from portal.engines.local.traffic import RECEIVED, SENT, switch
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, MachineInterface, MachineState
 
@@ -113,6 +114,7 @@ class Hypervisor:
             uri = f"qemu:///embed?root={quote(str(paths.short_root() / 'libvirt'))}"
         with _as_unavailable():
             self._connection = libvirt.open(uri)
+        self._secrets = Secrets(self._connection, paths.short_root() / "libvirt" if self._is_embedded else None)
         self.no_network_because = ""
         self.keep_guests_apart()
         self._changes = 0
@@ -187,6 +189,10 @@ class Hypervisor:
         with in_words("Machines cannot be listed"):
             domains = self._connection.listAllDomains(0)
         return {domain.name(): domain for domain in domains if self.mark(domain) is not None}
+
+    def unlocked(self, keys: Mapping[str, bytes]) -> AbstractContextManager[None]:
+        """Let libvirt have secrets until the block ends, by what it calls them. Raises EngineRefused where this host cannot."""
+        return self._secrets.unlocked(keys)
 
     def define(self, xml: str) -> None:
         """Make a domain, or change what is kept of it for its next start."""

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,18 @@ MEMORY_LIMIT_BYTES = 1 << 30
 MOST_GIB = 65_536
 GIB = 1 << 30
 LEAKS_ONLY = 3
+# The passphrase is random already: a slow way from it to the key would only cost time.
+LUKS = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
+# QEMU measures its own speed in making LUKS, and gives up where the clock is too coarse for that.
+CLOCK, CLOCK_TRIES = b"Unable to get accurate CPU usage", 50
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """How a disk of ours is encrypted: by which passphrase, and how many files from it downwards, one built on the other."""
+
+    key: bytes = field(repr=False)
+    depth: int = 1
 
 
 def inspect(path: Path, *, most_gib: int = MOST_GIB) -> ImageInfo:
@@ -55,14 +69,16 @@ def _check(path: Path, file_size: int, cluster_size: int) -> None:
         raise EngineRefused(BROKEN)
 
 
-def create(path: Path, size_bytes: int) -> None:
+def create(path: Path, size_bytes: int, lock: Lock | None = None) -> None:
     """Make an empty disk; it takes room when it is written to."""
-    _done(["create", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The disk cannot be made")
+    _done(["create", "-q", "-f", "qcow2", *_encrypted(lock), str(path), str(size_bytes)], "The disk cannot be made", lock=lock)
 
 
-def create_overlay(path: Path, base: str, base_format: ImageFormat, size_bytes: int) -> None:
+def create_overlay(path: Path, base: str, base_format: ImageFormat, size_bytes: int, lock: Lock | None = None) -> None:
     """Make a disk that begins as `base` (relative to the new file) and takes all writes itself."""
-    _done(["create", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path), str(size_bytes)], "The disk cannot be made")
+    # What it is built on is ours and need not be opened, which would need its passphrase.
+    arguments = ["create", "-q", "-f", "qcow2", *_encrypted(lock), *(["-u"] if lock else []), "-F", base_format.value, "-b", base]
+    _done([*arguments, str(path), str(size_bytes)], "The disk cannot be made", lock=lock)
 
 
 def virtual_size(path: Path) -> int:
@@ -70,14 +86,16 @@ def virtual_size(path: Path) -> int:
     return int(_json(["info", "-U", "-f", "qcow2", "--output=json", str(path)])["virtual-size"])
 
 
-def grow(path: Path, size_bytes: int) -> None:
+def grow(path: Path, size_bytes: int, lock: Lock | None = None) -> None:
     """Make a disk that nobody uses larger."""
-    _done(["resize", "-q", "-f", "qcow2", str(path), str(size_bytes)], "The disk cannot grow")
+    _done(["resize", "-q", *_named(path, lock), str(size_bytes)], "The disk cannot grow", lock=lock)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Write what a disk of ours holds into a file that stands alone; nobody may be writing to it."""
-    _done(["convert", "-q", "-f", "qcow2", "-O", "qcow2", str(source), str(target)], "The disk cannot be copied", is_long=True)
+def copy(source: Path, target: Path, lock: Lock | None = None) -> None:
+    """Write what a disk of ours holds into a file that stands alone, encrypted if it is; nobody may be writing to it."""
+    # As for the other format: what is zero is not written, and stays a hole.
+    arguments = ["convert", "-q", "-O", "qcow2", *_encrypted(lock), *_named(source, lock), str(target)]
+    _done(arguments, "The disk cannot be copied", is_long=True, lock=lock)
 
 
 def duplicate(source: Path, target: Path) -> None:
@@ -91,15 +109,27 @@ def duplicate(source: Path, target: Path) -> None:
         raise EngineError(f"The disk cannot be copied: {reason}.")
 
 
-def rebase(path: Path, base: str, base_format: ImageFormat) -> None:
-    """Build a disk of ours on another file (relative to it), or on none, without changing what it holds."""
+def rebase(path: Path, base: str, base_format: ImageFormat, lock: Lock | None = None) -> None:
+    """Build a disk of ours on another file (relative to it, and not encrypted), or on none, without changing what it holds."""
     onto = ["-F", base_format.value, "-b", base] if base else ["-b", ""]
-    _done(["rebase", "-q", "-f", "qcow2", *onto, str(path)], "The disk cannot be taken apart from its base", is_long=True)
+    _done(["rebase", "-q", *onto, *_named(path, lock)], "The disk cannot be taken apart from its base", is_long=True, lock=lock)
 
 
 def redirect(path: Path, base: str, base_format: ImageFormat) -> None:
     """Say where the file is now that a disk of ours is built on."""
     _done(["rebase", "-u", "-q", "-f", "qcow2", "-F", base_format.value, "-b", base, str(path)], "The disk cannot be moved")
+
+
+def _encrypted(lock: Lock | None) -> list[str]:
+    return ["-o", LUKS] if lock is not None else []
+
+
+def _named(path: Path, lock: Lock | None) -> list[str]:
+    """A disk of ours, with where its passphrase and those of what it is built on are."""
+    if lock is None:
+        return ["-f", "qcow2", str(path)]
+    keys = [f"{'backing.' * depth}encrypt.key-secret=key" for depth in range(lock.depth)]
+    return ["--image-opts", ",".join(["driver=qcow2", "file.driver=file", f"file.filename={str(path).replace(',', ',,')}", *keys])]
 
 
 def _json(arguments: Sequence[str]) -> dict[str, Any]:
@@ -110,8 +140,11 @@ def _json(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False) -> None:
-    done = _run(arguments, is_ours=True, time_s=LONG_LIMIT_S if is_long else TIME_LIMIT_S)
+def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False, lock: Lock | None = None) -> None:
+    for _ in range(CLOCK_TRIES if lock is not None else 1):
+        done = _run(arguments, is_ours=True, time_s=LONG_LIMIT_S if is_long else TIME_LIMIT_S, key=lock.key if lock is not None else b"")
+        if CLOCK not in done.stderr:
+            break
     if done.returncode == 0:
         return
     reason = done.stderr.decode(errors="replace")
@@ -121,13 +154,24 @@ def _done(arguments: Sequence[str], complaint: str, *, is_long: bool = False) ->
     raise EngineError(f"{complaint} (qemu-img ended with status {done.returncode}).")
 
 
-def _run(arguments: Sequence[str], *, is_ours: bool = False, time_s: float = TIME_LIMIT_S) -> subprocess.CompletedProcess[bytes]:
-    """Run it under limits: of a file that somebody else made, also of CPU and memory."""
+def _run(arguments: Sequence[str], *, is_ours: bool = False, time_s: float = TIME_LIMIT_S, key: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run it under limits: of a file that somebody else made, also of CPU and memory. A passphrase is read from a pipe: no list of processes has it."""
     program, limiter = shutil.which("qemu-img"), shutil.which("prlimit")
     if program is None or limiter is None:
         raise EngineUnavailable("qemu-img is missing on this host.")
     limits = ["--core=0", *([] if is_ours else [f"--cpu={CPU_LIMIT_S}", f"--as={MEMORY_LIMIT_BYTES}"])]
+    command, *rest = arguments
+    pipes: list[int] = []
     try:
-        return subprocess.run([limiter, *limits, program, *arguments], capture_output=True, timeout=time_s, check=False)
+        if key:
+            pipes = [*os.pipe()]
+            # Shorter than what a pipe holds: nobody has to read yet.
+            os.write(pipes[1], key)
+            os.close(pipes.pop())
+            rest = ["--object", f"secret,id=key,format=raw,file=/dev/fd/{pipes[0]}", *rest]
+        return subprocess.run([limiter, *limits, program, command, *rest], capture_output=True, timeout=time_s, check=False, pass_fds=pipes)
     except subprocess.TimeoutExpired:
         raise EngineRefused(f"The disk's file took more than {time_s} s to work on.") from None
+    finally:
+        for pipe in pipes:
+            os.close(pipe)

@@ -9,7 +9,7 @@ is moved last, by one rename, and whoever comes next finds its work half done.
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from portal.engines.confinement import checked_id
 from portal.engines.image_headers import QCOW2_HEADER, QCOW2_MAGIC
 from portal.engines.local import qemu_img
 from portal.engines.local.files import sync
+from portal.engines.local.qemu_img import Lock
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat
 
 GIB = 1 << 30
@@ -34,6 +35,16 @@ class Header:
 
     size_bytes: int
     base: Path | None
+    is_encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A file that a disk is built on, as machines are told about it."""
+
+    file: Path
+    format: ImageFormat
+    is_encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +155,14 @@ class VolumeStore:
 
     # -- making and moving ------------------------------------------------------------------------------------------------------------------
 
-    def create(self, folder: Path, size_bytes: int, base: Path | None = None, base_format: ImageFormat = ImageFormat.QCOW2) -> None:
+    def create(
+        self, folder: Path, size_bytes: int, base: Path | None = None, base_format: ImageFormat = ImageFormat.QCOW2, lock: Lock | None = None
+    ) -> None:
         """Make a volume in its directory, empty or built on another file; the disk is there when its link is."""
         with full_disk():
             make_folder(folder)
             fresh = folder / "disk.1.qcow2"
-            lay(fresh, size_bytes, base, base_format)
+            lay(fresh, size_bytes, base, base_format, lock)
             point(folder, fresh)
 
     def adopt(self, folder: Path, disk: Path) -> None:
@@ -167,12 +180,12 @@ class VolumeStore:
             point(folder, fresh)
             disk.unlink()
 
-    def next_disk(self, folder: Path, size_bytes: int, base: Path) -> Path:
+    def next_disk(self, folder: Path, size_bytes: int, base: Path, lock: Lock | None) -> Path:
         """Make the next file that is to take a volume's writes, built on `base`; what takes them stays what it is."""
         number = int(active(folder).name.split(".")[1]) + 1
         fresh = folder / f"disk.{number}.qcow2"
         with full_disk():
-            lay(fresh, size_bytes, base, ImageFormat.QCOW2)
+            lay(fresh, size_bytes, base, ImageFormat.QCOW2, lock)
         return fresh
 
     def tidy(self, folder: Path) -> None:
@@ -222,14 +235,32 @@ def point(folder: Path, disk: Path) -> None:
     sync(folder)
 
 
-def lay(path: Path, size_bytes: int, base: Path | None, base_format: ImageFormat) -> None:
+def below(disk: Path) -> list[Below]:
+    """What a disk of ours is built on, the nearest first."""
+    found: list[Below] = []
+    base = read_header(disk).base
+    while base is not None:
+        head = read_header(base) if base_format_of(base) is ImageFormat.QCOW2 else Header(0, None)
+        found.append(Below(base, base_format_of(base), head.is_encrypted))
+        base = head.base
+    return found
+
+
+def lock_of(disk: Path, key: Callable[[], bytes]) -> Lock | None:
+    """How a disk of ours is encrypted; None if it is not. The passphrase is only asked for where there is one."""
+    if not read_header(disk).is_encrypted:
+        return None
+    return Lock(key(), 1 + sum(each.is_encrypted for each in below(disk)))
+
+
+def lay(path: Path, size_bytes: int, base: Path | None, base_format: ImageFormat, lock: Lock | None) -> None:
     """Make an empty disk, or one that begins as `base`, safely on the host's disk."""
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     if base is None:
-        qemu_img.create(fresh, size_bytes)
+        qemu_img.create(fresh, size_bytes, lock)
     else:
-        qemu_img.create_overlay(fresh, os.path.relpath(base, path.parent), base_format, size_bytes)
+        qemu_img.create_overlay(fresh, os.path.relpath(base, path.parent), base_format, size_bytes, lock)
     fresh.chmod(0o600)
     sync(fresh)
     fresh.replace(path)
@@ -242,10 +273,10 @@ def read_header(path: Path) -> Header:
         head = file.read(QCOW2_HEADER.size)
         if len(head) < QCOW2_HEADER.size or not head.startswith(QCOW2_MAGIC):
             raise EngineError("A disk on this host is damaged: its header cannot be read.")
-        _, _, base_at, base_length, _, size, *_ = QCOW2_HEADER.unpack(head)
+        _, _, base_at, base_length, _, size, encryption, *_ = QCOW2_HEADER.unpack(head)
         file.seek(base_at)
         name = os.fsdecode(file.read(base_length)) if base_at else ""
-    return Header(int(size), Path(os.path.normpath(path.parent / name)) if name else None)
+    return Header(int(size), Path(os.path.normpath(path.parent / name)) if name else None, bool(encryption))
 
 
 def base_format_of(base: Path) -> ImageFormat:

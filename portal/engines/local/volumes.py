@@ -17,6 +17,7 @@ from portal.engines.local import qemu_img
 from portal.engines.local.files import sync
 from portal.engines.local.host import LocalHost
 from portal.engines.local.paths import MachineFiles
+from portal.engines.local.qemu_img import Lock
 from portal.engines.local.requirements import REMEDY, missing_piece
 from portal.engines.local.volume_store import (
     GIB,
@@ -24,13 +25,14 @@ from portal.engines.local.volume_store import (
     active,
     base_format_of,
     full_disk,
+    lock_of,
     make_folder,
     point,
     read_header,
     used_bytes,
 )
 from portal.engines.ports import Capability, EngineError, EngineRefused, ImageFormat, MachineVolume
-from portal.engines.volume_ports import Kept, KeptContent, PoolRoom, VolumeSpec
+from portal.engines.volume_ports import Kept, KeptContent, Keyring, PoolRoom, VolumeSpec
 
 if TYPE_CHECKING:
     from portal.engines.local.definition import PluggedDisk
@@ -47,6 +49,10 @@ class LocalVolumes:
         self._host, self._store, self._locks = host, host.volumes, host.locks
         # Held while something is built on a file, and while a file that nothing is built on is dropped.
         self._building = threading.RLock()
+
+    def use_keys(self, keyring: Keyring) -> None:
+        """Ask this keyring for passphrases."""
+        self._host.key_of = keyring
 
     def capability(self) -> Capability:
         """Say whether volumes can be kept here, and where."""
@@ -81,7 +87,10 @@ class LocalVolumes:
             elif spec.snapshot_id:
                 self._from_snapshot(spec, pool)
             else:
-                self._store.create(pool.folder(spec.volume_id), spec.size_gib * GIB)
+                self._store.create(pool.folder(spec.volume_id), spec.size_gib * GIB, lock=self._new_lock(spec))
+
+    def _new_lock(self, spec: VolumeSpec) -> Lock | None:
+        return Lock(self._host.key_of(spec.volume_id)) if spec.is_encrypted else None
 
     def _adopt(self, spec: VolumeSpec, pool: Pool, files: MachineFiles) -> None:
         hypervisor = self._host.hypervisor()
@@ -96,24 +105,26 @@ class LocalVolumes:
             if image is None:
                 raise EngineRefused("The image is not in this host's store.")
             _refuse_too_small(image.info.virtual_size_bytes, spec)
-            self._store.create(pool.folder(spec.volume_id), spec.size_gib * GIB, image.disk, image.info.format)
+            self._store.create(pool.folder(spec.volume_id), spec.size_gib * GIB, image.disk, image.info.format, self._new_lock(spec))
 
     def _from_snapshot(self, spec: VolumeSpec, pool: Pool) -> None:
         home, layer = self._store.layer(spec.snapshot_id)
         _refuse_too_small(read_header(layer).size_bytes, spec)
-        folder = pool.folder(spec.volume_id)
+        if read_header(layer).is_encrypted != spec.is_encrypted:
+            raise EngineRefused("A volume is encrypted as what it begins with is.")
+        folder, lock = pool.folder(spec.volume_id), self._lock(layer, spec.volume_id)
         if home is pool:
             with self._building:
                 # Looked for again: it may be gone by now.
                 _, layer = self._store.layer(spec.snapshot_id)
-                self._store.create(folder, spec.size_gib * GIB, layer)
+                self._store.create(folder, spec.size_gib * GIB, layer, lock=lock)
             return
         with full_disk():
             make_folder(folder)
             disk = folder / "disk.1.qcow2"
-            _copy(layer, disk)
+            _copy(layer, disk, lock)
             disk.chmod(0o600)
-            qemu_img.grow(disk, spec.size_gib * GIB)
+            qemu_img.grow(disk, spec.size_gib * GIB, self._lock(disk, spec.volume_id))
             sync(disk)
             point(folder, disk)
 
@@ -127,7 +138,7 @@ class LocalVolumes:
             if user is not None:
                 self._host.disks().grow(user[0], user[1].target, size_gib * GIB)
             else:
-                qemu_img.grow(disk, size_gib * GIB)
+                qemu_img.grow(disk, size_gib * GIB, self._lock(disk, volume_id))
 
     def ensure_limits(self, volume: MachineVolume) -> None:
         """Set limits of a running machine's disk."""
@@ -170,12 +181,12 @@ class LocalVolumes:
                 os.link(writing, layer)
                 sync(layer.parent)
             if _same(layer, writing):
-                fresh = self._store.next_disk(folder, read_header(writing).size_bytes, layer)
+                fresh = self._store.next_disk(folder, read_header(writing).size_bytes, layer, self._lock(writing, folder.name))
                 # First the link, then the machine: if both die in between, the new file holds nothing and the old one everything.
                 point(folder, fresh)
                 writing = fresh
             if user is not None:
-                self._host.disks().switch(user[0], user[1].target, str(writing))
+                self._host.switch(user[0], user[1].target, folder.name, writing)
             else:
                 self._store.tidy(folder)
             layer.chmod(0o444)
@@ -203,7 +214,7 @@ class LocalVolumes:
                 raise EngineRefused("The snapshot lies in another pool. Make a new volume from it.")
             size_bytes = max(read_header(active(folder)).size_bytes, read_header(layer).size_bytes)
             with self._building:
-                point(folder, self._store.next_disk(folder, size_bytes, layer))
+                point(folder, self._store.next_disk(folder, size_bytes, layer, self._lock(layer, volume_id)))
                 self._store.tidy(folder)
                 self._drop_unused()
 
@@ -214,14 +225,16 @@ class LocalVolumes:
             if not target.exists():
                 _, layer = self._store.layer(source_id)
                 with full_disk():
-                    _copy(layer, target)
+                    _copy(layer, target, self._lock(layer, snapshot_id))
                     target.chmod(0o444)
 
     def export(self, snapshot_id: str, path: Path) -> None:
         """Write a snapshot as an image."""
         _, layer = self._store.layer(snapshot_id)
+        if read_header(layer).is_encrypted:
+            raise EngineRefused("The snapshot is encrypted, and images are not.")
         with full_disk():
-            _copy(layer, path)
+            _copy(layer, path, None)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         """Forget a snapshot: its file goes as soon as nothing is built on it."""
@@ -267,11 +280,15 @@ class LocalVolumes:
         volume_id = user.parent.name if user.parent.name.startswith("vol-") else ""
         if volume_id and self._user(volume_id) is not None:
             return self._merge_live(layer, volume_id)
+        base = read_header(layer).base
+        if base is not None and base_format_of(base) is ImageFormat.QCOW2 and read_header(base).is_encrypted:
+            # qemu-img has no way to say the passphrase of the file that it is to be built on; a running machine's QEMU has it.
+            return 0
         part = user.with_suffix(".merge")
         before = user.stat()
         try:
             qemu_img.duplicate(user, part)
-            qemu_img.rebase(part, *_onto(read_header(layer).base, user.parent))
+            qemu_img.rebase(part, *_onto(base, user.parent), self._lock(part, volume_id or user.stem))
             part.chmod(before.st_mode & 0o777)
             sync(part)
             with self._host.holding([volume_id] if volume_id else []), self._building:
@@ -322,8 +339,12 @@ class LocalVolumes:
         user = self._user(volume_id)
         if user is None or _same(disk := self._store.disk(volume_id), Path(user[1].file)):
             return user
-        self._host.disks().switch(user[0], user[1].target, str(disk))
+        self._host.switch(user[0], user[1].target, volume_id, disk)
         return self._user(volume_id)
+
+    def _lock(self, disk: Path, content_id: str) -> Lock | None:
+        """How a file is encrypted, with the passphrase of the volume or snapshot that it belongs to."""
+        return lock_of(disk, lambda: self._host.key_of(content_id))
 
     def _user(self, volume_id: str) -> "tuple[Any, PluggedDisk] | None":
         """The running machine that has a volume."""
@@ -336,10 +357,10 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-def _copy(layer: Path, target: Path) -> None:
+def _copy(layer: Path, target: Path, lock: Lock | None) -> None:
     part = target.with_suffix(".part")
     try:
-        qemu_img.copy(layer, part)
+        qemu_img.copy(layer, part, lock)
         sync(part)
         part.replace(target)
         sync(target.parent)
