@@ -211,7 +211,8 @@ class Settings(BaseSettings):
         "", description="Domain whose sub-domains are names of buckets, such as s3.example.org; paths name them in any case."
     )
     s3_website_domain: Annotated[str, AfterValidator(_host)] = Field(
-        "", description="Domain whose sub-domains are websites of buckets, such as web.example.org, at the port of the S3 interface; empty for none."
+        "",
+        description="Domain whose sub-domains are websites of buckets, such as web.example.org, at S3_PORT; another one than S3_DOMAIN, empty for none.",
     )
     s3_public_url: Annotated[str, _one_of("http", "https")] = Field(
         "", description="Address of the S3 interface that users type; empty: the name that the portal was asked under, with S3_PORT."

@@ -135,8 +135,9 @@ class Gateway:
         return replace(answer, headers={**answer.headers, **said})
 
     def _exchange(self, session: Session, request: S3Request, request_id: str, asked: Asked) -> Exchange:
+        asked.address = self._client(request)
         ctx = Context(
-            session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=self._client(request),
+            session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=asked.address,
             user_agent=request.header("user-agent")[:255],
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ class Asked:
     request: S3Request | None = None
     is_site: bool = False
     user_id: str | None = None
+    address: str = ""
     refused: S3Error | None = None
     begun: float = 0.0
     turned: float = 0.0
@@ -68,7 +69,7 @@ def record_of(asked: Asked, answer: Answer, *, request_id: str, sent: int, ended
         f"{sent or '-'} {_object_size(request, answer, received)} {round((ended - asked.begun) * 1000)} {round((asked.turned - asked.begun) * 1000)}"
     )
     line = " ".join((
-        request.bucket, at.strftime("[%d/%b/%Y:%H:%M:%S +0000]"), request.remote_address or "-", asked.user_id or "-", request_id, _operation(asked),
+        request.bucket, at.strftime("[%d/%b/%Y:%H:%M:%S +0000]"), asked.address or "-", asked.user_id or "-", request_id, _operation(asked),
         quote(request.key) or "-", _quoted(f"{request.method} {_address(request)} HTTP/1.1"), str(answer.status),
         asked.refused.code if asked.refused is not None else "-", sizes, _quoted(request.headers.get("referer", "-")),
         _quoted(request.headers.get("user-agent", "-")), _word(answer.headers.get("x-amz-version-id", "-")), "-", _signature(request), "-",

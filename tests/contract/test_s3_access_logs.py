@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,29 @@ def _of_another_project(s3: S3, people: People) -> str:
 
 
 def test_requests_are_lines_of_the_log(client: Any, s3: S3, people: People) -> None:
-    client.put_object(Bucket=SOURCE, Key="before", Body=b"")
-    enable(client)
-    client.put_object(Bucket=SOURCE, Key="a b", Body=b"12345")
-    assert client.get_object(Bucket=SOURCE, Key="a b", Range="bytes=1-2")["Body"].read() == b"23"
-    refused(lambda: client.get_object(Bucket=SOURCE, Key="none"), "NoSuchKey")
-    address = client.generate_presigned_url("get_object", Params={"Bucket": SOURCE, "Key": "a b"})
-    assert fetch(address, headers={"User-Agent": 'evil" 200 x', "Referer": "http://r/"})[0] == 200
-    assert fetch(f"{s3.url}/{SOURCE}/a%20b")[0] == 403
-    noted(s3, 9)
+
+    def share() -> None:
+        address = client.generate_presigned_url("get_object", Params={"Bucket": SOURCE, "Key": "a b"})
+        s3.trust(1)
+        fetch(address, headers={"User-Agent": 'evil" 200 x', "Referer": "http://r/", "X-Forwarded-For": "192.0.2.7"})
+        s3.trust(0)
+
+    def read() -> None:
+        assert client.get_object(Bucket=SOURCE, Key="a b", Range="bytes=1-2")["Body"].read() == b"23"
+
+    steps: list[Callable[[], object]] = [
+        lambda: client.put_object(Bucket=SOURCE, Key="before", Body=b""),
+        lambda: enable(client),
+        lambda: client.put_object(Bucket=SOURCE, Key="a b", Body=b"12345"),
+        read,
+        lambda: refused(lambda: client.get_object(Bucket=SOURCE, Key="none"), "NoSuchKey"),
+        share,
+        lambda: fetch(f"{s3.url}/{SOURCE}/a%20b"),
+    ]
+    # One after the other: a line is written when its answer has gone out.
+    for number, step in enumerate(steps, 3):
+        step()
+        noted(s3, number)
     assert take_up(people, s3) >= 1
     found = [line for line in lines(client) if line[6] != "REST.PUT.LOGGING"]
     assert [line[6:8] for line in found] == [
@@ -87,7 +102,7 @@ def test_requests_are_lines_of_the_log(client: Any, s3: S3, people: People) -> N
     assert (part[9:13], missing[9:11]) == (["206", "-", "2", "5"], ["404", "NoSuchKey"])
     assert (shared[16], shared[15], shared[21]) == ('"evil%22 200 x"', '"http://r/"', "QueryString")
     assert "Signature=-" in shared[8], shared[8]
-    assert (nobody[4], nobody[9:11], put[4] != "-") == ("-", ["403", "AccessDenied"], True)
+    assert (nobody[4], nobody[9:11], put[4] != "-", shared[3]) == ("-", ["403", "AccessDenied"], True, "192.0.2.7")
     # Nothing of this is written down twice, and the log's own writing is no request.
     assert take_up(people, s3) <= 1
     assert len([line for line in lines(client) if line[6] != "REST.PUT.LOGGING"]) == len(found)
