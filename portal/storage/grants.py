@@ -98,7 +98,9 @@ def acl_columns(session: Session, bucket: "BucketFacts", acl: str, grants: Seque
 
 def refuse_acl(bucket: "BucketFacts | Bucket", acl: str, grants: Sequence[Grant] | None) -> None:
     """Raise AclUnsupported where lists do not count, and Forbidden for one that lets everybody in where that is blocked."""
-    if bucket.ownership == ENFORCED and (grants is not None or acl not in {"private", OWNER_CONTROLS}):
+    # What clients read of it they may write again: that its owner has full control says nothing new.
+    is_new = acl not in {"private", OWNER_CONTROLS} if grants is None else {tuple(each) for each in grants} != {(bucket.owner_id, FULL)}
+    if bucket.ownership == ENFORCED and is_new:
         raise AclUnsupported(
             f"{bucket.name} has no lists of access: its owner owns all that is in it. Use a policy, or change the ownership of objects."
         )

@@ -70,6 +70,23 @@ def test_a_new_bucket_is_nobody_elses(s3: S3) -> None:
     assert [(each["Grantee"]["ID"], each["Permission"]) for each in found["Grants"]] == [(found["Owner"]["ID"], "FULL_CONTROL")]
 
 
+def test_what_is_read_of_a_bucket_without_lists_may_be_written_again(s3: S3) -> None:
+    """Clients copy an object with its list."""
+    client = s3.client()
+    client.create_bucket(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"")
+    for read, write, about in (
+        (client.get_object_acl, client.put_object_acl, {"Bucket": BUCKET, "Key": "k"}),
+        (client.get_bucket_acl, client.put_bucket_acl, {"Bucket": BUCKET}),
+    ):
+        found = read(**about)
+        wanted = {"Owner": found["Owner"], "Grants": found["Grants"]}
+        write(**about, AccessControlPolicy=wanted)
+        assert read(**about)["Grants"] == found["Grants"]
+        open_one = {**wanted, "Grants": [*found["Grants"], {"Grantee": ALL, "Permission": "READ"}]}
+        refused(lambda write=write, about=about, open_one=open_one: write(**about, AccessControlPolicy=open_one), "AccessControlListNotSupported")
+
+
 @conforms("PutBucketOwnershipControls", "DeleteBucketOwnershipControls", "DeletePublicAccessBlock")
 def test_what_a_new_bucket_is_asked_to_be_must_fit(s3: S3) -> None:
     client = s3.client()

@@ -57,6 +57,13 @@ def listed(served: Served, bucket: str) -> set[str]:
     return {each["Key"] for page in pages for each in page.get("Contents", ())}
 
 
+def with_lists_of_access(served: Served, bucket: str) -> None:
+    """Have a new bucket take words that let everybody in, which it does not by itself."""
+    s3 = served.boto()
+    s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
+    s3.delete_public_access_block(Bucket=bucket)
+
+
 def test_aws_cli(run: Program, source: Path, tmp_path: Path) -> None:
     run("aws", "s3", "mb", "s3://with-aws")
     run("aws", "s3", "sync", source, "s3://with-aws/tree", "--no-progress")
@@ -83,6 +90,7 @@ def test_aws_cli_by_operation(run: Program, tmp_path: Path) -> None:
 
     (tmp_path / "body").write_bytes(content("body", 1000))
     api("create-bucket")
+    with_lists_of_access(run.served, "with-s3api")
     api("put-bucket-versioning", "--versioning-configuration", "Status=Enabled")
     first = api(
         "put-object", "--key", "k", "--body", tmp_path / "body", "--metadata", "colour=red", "--tagging", "a=1", "--checksum-algorithm", "SHA256"
@@ -118,6 +126,7 @@ def test_s3cmd(run: Program, source: Path, tmp_path: Path) -> None:
     assert "with-s3cmd" in run(*base, "info", "s3://with-s3cmd")
     assert "MD5 sum" in run(*base, "info", "s3://with-s3cmd/tree/a b")
     run(*base, "cp", "s3://with-s3cmd/tree/large", "s3://with-s3cmd/copied")
+    with_lists_of_access(run.served, "with-s3cmd")
     run(*base, "setacl", "--acl-public", "s3://with-s3cmd/copied")
     assert fetch(run.served, f"{run.served.url}/with-s3cmd/copied") == content("large", 11 * MIB + 3)
     run(*base, "modify", "--add-header", "x-amz-meta-colour:red", "s3://with-s3cmd/tree/one")
