@@ -1,4 +1,5 @@
-"""Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole.
+"""Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole. Of what is encrypted, the checksums are of
+what is stored: it can be looked after without its key.
 
 A file gets its own name at once: nobody knows the name before the blob is finished, and whoever lists files knows that a young one may be half there.
 """
@@ -15,12 +16,13 @@ from typing import Self
 
 from awscrt.checksums import crc32c, crc64nvme
 
+from portal.engines.blob_encryption import TAG_BYTES, SegmentCipher
 from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, StoredBlob
 from portal.engines.ports import EngineRefused, EngineUnavailable
 
 SEGMENT_BYTES = 256 << 10
 CHECKSUM_BYTES = 4
-PIECE_BYTES = 4 * SEGMENT_BYTES
+PIECE_SEGMENTS = 4
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
@@ -38,6 +40,11 @@ def seal_of(table: bytes) -> str:
     return f"{crc64nvme(table):016x}"
 
 
+def segment_bytes(*, is_encrypted: bool) -> int:
+    """How long a full segment is on the disk."""
+    return SEGMENT_BYTES + TAG_BYTES if is_encrypted else SEGMENT_BYTES
+
+
 class LocalBlobs:
     """Blobs in a directory of this host."""
 
@@ -47,19 +54,37 @@ class LocalBlobs:
         self._is_ready = False
         self._lock = Lock()
 
-    def writing(self) -> "LocalWriter":
-        """Begin a new blob."""
+    def writing(self, key: bytes | None = None) -> "LocalWriter":
+        """Begin a new blob, encrypted if there is a key."""
         self._prepare()
-        return LocalWriter(self)
+        return LocalWriter(self, key)
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> "LocalReader":
-        """Read a range of a blob, checked."""
-        return LocalReader(self.path(blob.id) if blob.id else None, blob, first, blob.size_bytes - first if length is None else length)
+        """Read a range of a blob, checked and decrypted."""
+        if blob.is_encrypted and blob.key is None:
+            msg = "an encrypted blob is read with its key"
+            raise ValueError(msg)
+        return self._open(blob, first, blob.size_bytes - first if length is None else length)
+
+    def _open(self, blob: Blob, first: int, length: int) -> "LocalReader":
+        return LocalReader(self.path(blob.id) if blob.id else None, blob, first, length)
+
+    def check(self, blob: Blob) -> None:
+        """Compare what is stored with its checksums."""
+        reader = self._open(blob, 0, blob.size_bytes)
+        try:
+            for _ in reader.stored():
+                pass
+        finally:
+            reader.close()
 
     def copy(self, blob: Blob) -> Blob:
         """Another name for the same bytes; they go when the last name does."""
         if not blob.id:
             return EMPTY
+        if blob.is_encrypted:
+            msg = "an encrypted blob is bound to its id"
+            raise ValueError(msg)
         copied = Blob(new_blob_id(), blob.size_bytes, blob.seal)
         try:
             self.path(copied.id).hardlink_to(self.path(blob.id))
@@ -143,14 +168,17 @@ def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
 
 
 class LocalWriter:
-    """Writes one file; it is made with the first byte."""
+    """Writes one file; it is made with the first byte. What is encrypted is held back for a segment, since the last one is marked as such."""
 
-    def __init__(self, store: LocalBlobs) -> None:
+    def __init__(self, store: LocalBlobs, key: bytes | None = None) -> None:
         self._store, self._id = store, new_blob_id()
         self._handle = -1
-        self._size = self._checksum = 0
+        self._stored = self._checksum = self._size = 0
         self._table = bytearray()
         self._is_finished = False
+        self._cipher = SegmentCipher(key, self._id) if key is not None else None
+        self._segment_bytes = segment_bytes(is_encrypted=key is not None)
+        self._held = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +192,25 @@ class LocalWriter:
                 self._store.remove(self._id)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes, and go on with the checksum of the segment that they are in."""
+        """Append bytes."""
+        self._size += len(data)
+        if self._cipher is None:
+            self._put(data)
+            return
+        view = memoryview(data)
+        while view:
+            if len(self._held) == SEGMENT_BYTES:
+                self._encrypt(self._cipher, is_last=False)
+            part = view[: SEGMENT_BYTES - len(self._held)]
+            self._held += part
+            view = view[len(part) :]
+
+    def _encrypt(self, cipher: SegmentCipher, *, is_last: bool) -> None:
+        self._put(cipher.encrypt(self._stored // self._segment_bytes, self._held, is_last=is_last))
+        self._held.clear()
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes, and go on with the checksum of the segment that they are in."""
         if not data:
             return
         try:
@@ -175,11 +221,11 @@ class LocalWriter:
             raise refusal(error) from error
         view = memoryview(data)
         while view:
-            room = SEGMENT_BYTES - self._size % SEGMENT_BYTES
+            room = self._segment_bytes - self._stored % self._segment_bytes
             part = view[:room]
             self._checksum = crc32c(part, self._checksum)
-            self._size += len(part)
-            if self._size % SEGMENT_BYTES == 0:
+            self._stored += len(part)
+            if self._stored % self._segment_bytes == 0:
                 self._seal_segment()
             view = view[room:]
 
@@ -194,9 +240,11 @@ class LocalWriter:
 
     def finish(self) -> Blob:
         """Have everything on the disk."""
+        if self._cipher is not None and self._held:
+            self._encrypt(self._cipher, is_last=True)
         if self._handle < 0:
             return EMPTY
-        if self._size % SEGMENT_BYTES:
+        if self._stored % self._segment_bytes:
             self._seal_segment()
         table = bytes(self._table)
         try:
@@ -206,7 +254,7 @@ class LocalWriter:
         except OSError as error:
             raise refusal(error) from error
         self._is_finished = True
-        return Blob(self._id, self._size, seal_of(table))
+        return Blob(self._id, self._size, seal_of(table), self._cipher is not None)
 
 
 class LocalReader:
@@ -215,6 +263,10 @@ class LocalReader:
     def __init__(self, path: Path | None, blob: Blob, first: int, length: int) -> None:
         self._blob, self._first, self._end = blob, first, min(first + length, blob.size_bytes)
         self._handle = -1
+        self._segments = -(-blob.size_bytes // SEGMENT_BYTES)
+        self._segment_bytes = segment_bytes(is_encrypted=blob.is_encrypted)
+        self._stored_bytes = blob.size_bytes + self._segments * (self._segment_bytes - SEGMENT_BYTES)
+        self._cipher = SegmentCipher(blob.key, blob.id) if blob.is_encrypted and blob.key is not None else None
         if path is None or not length:
             return
         try:
@@ -230,37 +282,49 @@ class LocalReader:
             raise
 
     def _checked_table(self) -> bytes:
-        count = -(-self._blob.size_bytes // SEGMENT_BYTES)
-        table = os.pread(self._handle, count * CHECKSUM_BYTES + 1, self._blob.size_bytes)
+        count = self._segments
+        table = os.pread(self._handle, count * CHECKSUM_BYTES + 1, self._stored_bytes)
         if len(table) != count * CHECKSUM_BYTES or seal_of(table) != self._blob.seal:
             raise BlobDamaged("The checksums of this object are not those that were written.")
         return table
 
     def __iter__(self) -> Iterator[bytes]:
         """The range in pieces of some segments."""
-        if self._handle < 0:
-            return
-        place = self._first - self._first % SEGMENT_BYTES
-        while place < self._end:
-            piece = self._piece(place)
+        for number, stored in self.stored():
+            piece, place = self._plain(number, stored), number * SEGMENT_BYTES
             begin, end = max(self._first - place, 0), min(self._end - place, len(piece))
-            place += len(piece)
             yield piece if end - begin == len(piece) else piece[begin:end]
 
-    def _piece(self, place: int) -> bytes:
-        # Whole segments: what is checked is more than what is given.
-        last = min(self._blob.size_bytes, -(-self._end // SEGMENT_BYTES) * SEGMENT_BYTES)
-        wanted = min(PIECE_BYTES, last - place)
+    def stored(self) -> Iterator[tuple[int, bytes]]:
+        """(number of the first segment, some segments as they are stored, checked) of what the range touches: more than is given."""
+        number, end = self._first // SEGMENT_BYTES, -(-self._end // SEGMENT_BYTES)
+        while self._handle >= 0 and number < end:
+            count = min(PIECE_SEGMENTS, end - number)
+            yield number, self._piece(number, count)
+            number += count
+
+    def _plain(self, number: int, stored: bytes) -> bytes:
+        if self._cipher is None:
+            return stored
+        view, plain = memoryview(stored), []
+        for each in range(number, number + -(-len(stored) // self._segment_bytes)):
+            segment, view = view[: self._segment_bytes], view[self._segment_bytes :]
+            plain.append(self._cipher.decrypt(each, segment, is_last=each == self._segments - 1))
+        return b"".join(plain)
+
+    def _piece(self, number: int, count: int) -> bytes:
+        place = number * self._segment_bytes
+        wanted = min(count * self._segment_bytes, self._stored_bytes - place)
         try:
             piece = os.pread(self._handle, wanted, place)
         except OSError as error:
             raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error
         if len(piece) != wanted:
             raise BlobDamaged("A part of this object is gone from the disk.")
-        number, view = place // SEGMENT_BYTES, memoryview(piece)
-        for offset in range(0, wanted, SEGMENT_BYTES):
+        view = memoryview(piece)
+        for offset in range(0, wanted, self._segment_bytes):
             expected = int.from_bytes(self._table[number * CHECKSUM_BYTES : (number + 1) * CHECKSUM_BYTES], "big")
-            if crc32c(view[offset : offset + SEGMENT_BYTES]) != expected:
+            if crc32c(view[offset : offset + self._segment_bytes]) != expected:
                 raise BlobDamaged("A part of this object is not what was written.")
             number += 1
         return piece

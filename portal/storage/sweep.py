@@ -150,16 +150,9 @@ def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed
 
 def _problem(blobs: BlobStore, blob: Blob) -> str:
     try:
-        reader = blobs.open(blob)
+        blobs.check(blob)
     except (BlobAbsent, BlobDamaged) as error:
         return error.message
-    try:
-        for _ in reader:
-            pass
-    except BlobDamaged as error:
-        return error.message
-    finally:
-        reader.close()
     return ""
 
 
