@@ -10,6 +10,7 @@ MOST = 1000
 OBJECT = thing(
     key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, version_id=TEXT, content_type=TEXT, storage_class=TEXT, acl=TEXT, is_public=YES,
     last_modified=WHEN, metadata={"type": "object"}, tags={"type": "object"},
+    encryption=TEXT, kms_key_id=MAYBE_TEXT,
 )  # fmt: skip
 ENTRY = thing(key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, storage_class=TEXT, last_modified=WHEN)
 VERSION = thing(version_id=TEXT, is_latest=YES, size_bytes=NUMBER, etag=TEXT, last_modified=WHEN, delete_marker=YES)

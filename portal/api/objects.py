@@ -144,7 +144,7 @@ def _shown(version: Version) -> dict[str, Any]:
         "key": version.key, "object_key": version.key, "size_bytes": version.size_bytes, "etag": version.etag, "version_id": version.version_id,
         "content_type": version.headers.get("content-type", "application/octet-stream"), "storage_class": version.storage_class, "acl": version.acl,
         "is_public": version.acl != "private", "last_modified": io.moment(version.modified_at), "metadata": dict(version.user_metadata),
-        "tags": dict(version.tags),
+        "tags": dict(version.tags), "encryption": version.encryption or "none", "kms_key_id": version.kms_key_id,
     }  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def get(bucket_id: str, **path: str) -> ResponseReturnValue:
     }  # fmt: skip
     if asked is not None:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{version.size_bytes}"
-    _, pieces = object_open(ctx, blobs, found, first, end - first)
+    _, pieces = object_open(ctx, blobs, found, (first, end - first))
     ctx.db.rollback()
     body = () if request.method == "HEAD" else pieces
     # What somebody else uploaded is no page of the portal: it is given out as bytes, to be saved.

@@ -1,7 +1,7 @@
-"""Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole. Of what is encrypted, the checksums are of
-what is stored: it can be looked after without its key.
+"""Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole.
 
-A file gets its own name at once: nobody knows the name before the blob is finished, and whoever lists files knows that a young one may be half there.
+Of what is encrypted, the checksums are of what is stored: it is looked after without its key. A file gets its own name at once: nobody knows the name
+before the blob is finished, and whoever lists files knows that a young one may be half there.
 """
 
 import errno

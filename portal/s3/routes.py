@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from portal.s3 import acls, buckets, copying, cors, lifecycle, listing, multipart, objects, policies, posting, tagging
+from portal.s3 import acls, buckets, copying, cors, encryption, lifecycle, listing, multipart, objects, policies, posting, tagging
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
 from portal.s3.requests import S3Request
@@ -21,6 +21,7 @@ BUCKET: Mapping[tuple[str, str], Action] = {
     ("GET", "lifecycle"): lifecycle.get, ("PUT", "lifecycle"): lifecycle.put, ("DELETE", "lifecycle"): lifecycle.delete,
     ("GET", "policy"): policies.get, ("PUT", "policy"): policies.put, ("DELETE", "policy"): policies.delete, ("GET", "policyStatus"): policies.status,
     ("GET", "cors"): cors.get, ("PUT", "cors"): cors.put, ("DELETE", "cors"): cors.delete, ("GET", "acl"): acls.get_bucket, ("PUT", "acl"): acls.put_bucket,
+    ("GET", "encryption"): encryption.get_bucket, ("PUT", "encryption"): encryption.put_bucket, ("DELETE", "encryption"): encryption.delete_bucket,
     ("GET", "tagging"): tagging.get_bucket, ("PUT", "tagging"): tagging.put_bucket, ("DELETE", "tagging"): tagging.delete_bucket, ("POST", ""): posting.post,
 }  # fmt: skip
 OBJECT: Mapping[tuple[str, str], Action] = {

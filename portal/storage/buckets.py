@@ -13,7 +13,10 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.security.key_models import EncryptionKey
+from portal.storage.bucket_encryption import KEY, KIND, apply, bucket_set_encryption
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.encryption import NAMED, PORTAL
 from portal.storage.errors import BucketNotEmpty, BucketTaken
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.object_models import BUCKET_NAME, Bucket, BucketUsage
@@ -50,6 +53,8 @@ def bucket_create(
     ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: str = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, tags: dict[str, str] | None = None,
+    encryption_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Encrypted", "Encrypt new objects; with the project's default key unless said otherwise.")] = False,
+    encryption_type: Annotated[str, KIND] = "none", kms_key: Annotated[EncryptionKey | None, KEY] = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
     if acl != "private":
@@ -65,10 +70,13 @@ def bucket_create(
             else "is taken by a bucket of somebody else. Names are unique in the installation."
         )
         raise BucketTaken(f"name: {problem}", details={"name": [problem], "is_own": is_own})
-    return Bucket(
+    row = Bucket(
         name=name, description=description, acl=acl, versioning="enabled" if versioning_enabled else "off", data_events=data_events, tags=tags or {},
-        cors_rules=[], lifecycle_rules=[],
+        cors_rules=[], lifecycle_rules=[], bucket_key_enabled=False,
     )  # fmt: skip
+    kind = encryption_type if encryption_type != "none" else NAMED if kms_key is not None else PORTAL if encryption_enabled else "none"
+    apply(ctx, row, ctx.project_id or "", kind, kms_key)
+    return row
 
 
 def _begin(ctx: Context, row: Bucket) -> None:
@@ -107,12 +115,14 @@ bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
-    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_delete, bucket_update],
+    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_encryption,
+                bucket_delete, bucket_update],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"buckets": 1}, aliases={"bucket_name": "name", "status": "state"},
-    show={"versioning_enabled": lambda v: v.versioning == "enabled", "total_objects": lambda v: v.total_objects or 0,
+    show={"versioning_enabled": lambda v: v.versioning == "enabled", "encryption_enabled": lambda v: v.encryption_type != "none",
+          "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),
           "total_size": lambda v: f"{(v.total_size_bytes or 0) / (1 << 20):,.1f} MiB"},
     describe=lambda v: (f"{v.total_objects or 0:,} objects",),

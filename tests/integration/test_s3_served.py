@@ -1,23 +1,18 @@
 """The gateway under its own web server: over TLS, where clients send trailers without a length, by names of buckets in the host, and large."""
 
 import hashlib
-import ipaddress
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boto3.s3.transfer import TransferConfig
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from portal.catalogue import build_registry
 from portal.identity.s3_keys import s3_key_create
 from portal.kernel.db import open_database
+from tests.support.certificates import certificate
 from tests.support.databases import fill, settings_for
 from tests.support.people import People
 from tests.support.processes import portal_process
@@ -26,24 +21,6 @@ from tests.support.servers import answers, free_port, until
 
 BUCKET = "served"
 MIB = 1 << 20
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of loopback that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    moment = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.DNSName("*.localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(moment).not_valid_after(moment + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
-    )  # fmt: skip
-    cert, secret = directory / "cert.pem", directory / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return cert, secret
 
 
 @pytest.fixture(params=["http", "https"])

@@ -198,6 +198,8 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/set-policy": {"document": {}},
         "PUT /api/v1/storage/buckets/<bucket_id>/policy": {}, "POST /api/v1/storage/buckets/<bucket_id>/set-lifecycle": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-encryption": {"type": "none"},
+        "PUT /api/v1/storage/buckets/<bucket_id>/encryption": {"type": "none"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
         "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
