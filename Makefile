@@ -35,7 +35,7 @@ setup: ## everything that `make run` does before it starts the portal
 ##### For developers
 
 .PHONY: setup-dev
-setup-dev: ## set-up plus linters, test tools, a browser, PostgreSQL, RabbitMQ and Redis
+setup-dev: ## set-up plus linters, test tools, a browser, S3 clients, PostgreSQL, RabbitMQ and Redis
 	@deploy/setup/setup.sh dev
 
 .PHONY: test
@@ -101,7 +101,7 @@ docs: setup ## write the generated pages of docs/ anew
 
 .PHONY: lock
 lock: setup ## choose new versions for everything pinned; read the change before it is committed
-	@for list in requirements requirements-dev requirements-engine deploy/setup/tools deploy/setup/build; do \
+	@for list in requirements requirements-dev requirements-engine deploy/setup/tools deploy/setup/build deploy/setup/s3-clients; do \
 	  .venv/tools/bin/uv pip compile -q --upgrade --generate-hashes --no-header --universal --python-version 3.11 $$list.in -o $$list.txt || exit 1; \
 	done
 	cd static && PATH="$(CURDIR)/.venv/tools/bin:$$PATH" npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved

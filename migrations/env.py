@@ -14,7 +14,9 @@ import portal.kernel.audit_streams
 import portal.kernel.audit_verifications
 import portal.kernel.capabilities
 import portal.kernel.quota_history
-import portal.kernel.quota_requests  # noqa: F401 - all tables must be known
+import portal.kernel.quota_requests
+import portal.storage.metrics
+import portal.storage.tiers  # noqa: F401 - all tables must be known
 from portal.kernel.db import Base, UtcDateTime
 
 LOCK = 7_201_844  # any number that nothing else in the database locks

@@ -23,10 +23,13 @@ from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
 from portal.storage.buckets import BUCKET
+from portal.storage.emptying import EMPTYING
 from portal.storage.guests import GuestVolumes
+from portal.storage.replication import REPLICATING
 from portal.storage.snapshots import SNAPSHOT
 from portal.storage.volume_types import VOLUME_TYPE
 from portal.storage.volumes import VOLUME
+from portal.storage.webhooks import WEBHOOK
 
 # Permissions that belong to no resource type → access level.
 PERMISSIONS = {
@@ -69,6 +72,10 @@ PERMISSIONS = {
     "storage.object.write": "write",
     "storage.object.delete": "delete",
     "storage.object.publish": "manage",
+    "storage.object.read_acl": "read",
+    "storage.object.retain": "delete",
+    "storage.object.hold": "manage",
+    "storage.object.bypass_retention": "manage",
 }
 
 # Events that belong to no resource type → when they are written.
@@ -89,7 +96,7 @@ EVENTS = {
 def build_registry() -> Registry:
     """The registry of this version of the portal."""
     networking = [VPC, SUBNET, SECURITY_GROUP, ROUTE_TABLE, INTERNET_GATEWAY, NAT_GATEWAY, NETWORK_INTERFACE, ELASTIC_IP, VPC_PEERING]
-    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET]
+    storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET, WEBHOOK]
     types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, KEY, POLICY, GROUP, ROLE]
-    asked = [EXPORTING, VERIFYING, DELETING]
+    asked = [EXPORTING, VERIFYING, DELETING, EMPTYING, REPLICATING]
     return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())

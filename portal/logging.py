@@ -8,6 +8,7 @@ import logging
 import logging.config
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,8 @@ from portal.settings import ROOT, Settings
 
 NAMES = {"WARNING": "warn", "CRITICAL": "fatal"}
 PYTHON_LEVELS = {"warn": "WARNING", "fatal": "CRITICAL"}
+# Of the request that a thread is at work on, for every line that it writes.
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 EXTRA = ("request_id", "user_id", "duration_ms", "status_code", "method", "path", "job_id", "kind", "worker")
 SECRET = re.compile(
     r"""(?ix)
@@ -58,7 +61,7 @@ class JsonFormatter(logging.Formatter):
             "timestamp": moment, "level": NAMES.get(record.levelname, record.levelname.lower()), "logger": record.name,
             "message": redact(record.getMessage()), "service": self.context["service"],
         }  # fmt: skip
-        line.update(_extras(vars(record)))
+        line.update(_extras({"request_id": REQUEST_ID.get(), **vars(record)}))
         if "request_id" in line:
             line["correlation_id"] = line["request_id"]
         if "status_code" in line:

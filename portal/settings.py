@@ -72,6 +72,8 @@ def _log_level(value: str) -> str:
 
 # Types of volumes, each a directory of its own.
 POOLS = ("ssd", "hdd", "nvme")
+# Storage classes that may have a directory of their own, from the one that is used most to the one that is used least.
+TIERS = ("REDUCED_REDUNDANCY", "STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR")
 SECRET_LENGTH = 16
 PASSWORD_LENGTH = 12
 KEY_BYTES = 32
@@ -130,6 +132,29 @@ def _pools(value: str) -> str:
     return value
 
 
+def _pairs(value: str) -> dict[str, str]:
+    """What stands in a list such as a=b,c=d."""
+    return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
+
+
+def _tiers(value: str) -> str:
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, path = part.partition("=")
+        if name not in TIERS or not path.startswith("/"):
+            msg = f"directories by storage class, such as STANDARD_IA=/srv/cold; classes are {', '.join(TIERS)}"
+            raise ValueError(msg)
+    return value
+
+
+def _prices(value: str) -> str:
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, price = part.partition("=")
+        if name not in {"STANDARD", *TIERS} or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", price):
+            msg = "prices in USD by storage class, such as STANDARD=0.02,STANDARD_IA=0.01"
+            raise ValueError(msg)
+    return value
+
+
 def _one_of(*schemes: str) -> Any:
     def check(value: str) -> str:
         if value and not value.startswith(tuple(f"{scheme}:" for scheme in schemes)):
@@ -171,14 +196,34 @@ class Settings(BaseSettings):
     s3_domain: Annotated[str, AfterValidator(_host)] = Field(
         "", description="Domain whose sub-domains are names of buckets, such as s3.example.org; paths name them in any case."
     )
+    s3_website_domain: Annotated[str, AfterValidator(_host)] = Field(
+        "", description="Domain whose sub-domains are websites of buckets, such as web.example.org, at the port of the S3 interface; empty for none."
+    )
     s3_public_url: Annotated[str, _one_of("http", "https")] = Field(
         "", description="Address of the S3 interface that users type; empty: the name that the portal was asked under, with S3_PORT."
     )
     s3_tls_cert: str = Field("", description="File with the certificate of the S3 interface; with S3_TLS_KEY it speaks https.")
     s3_tls_key: str = Field("", description="File with the key of that certificate.")
+    s3_block_public_access: bool = Field(
+        True, description="New buckets begin with all of the public-access block, so that neither lists of access nor policies let everybody in."
+    )
+    s3_rate_limit_per_minute: int = Field(
+        300_000, ge=0, description="Requests of one access key at the S3 interface per minute; 0 switches the limit off."
+    )
+    s3_rate_limit_anonymous_per_minute: int = Field(
+        12_000, ge=0, description="Requests per address and minute there without a signature, or with a wrong one; 0 switches the limit off."
+    )
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
     s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
-    s3_workers: int = Field(2, ge=1, le=64, description="Processes that serve the S3 interface.")
+    object_tiers: Annotated[str, AfterValidator(_tiers)] = Field(
+        "",
+        description="Directories of storage classes, such as STANDARD_IA=/srv/cold,GLACIER_IR=/srv/tape; objects of all others live under DATA_DIR/objects.",
+    )
+    object_prices: Annotated[str, AfterValidator(_prices)] = Field(
+        "",
+        description="What a GiB costs a month in USD, by storage class, such as STANDARD=0.02,STANDARD_IA=0.01: what reports of tiering reckon with.",
+    )
+    s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
@@ -259,6 +304,9 @@ class Settings(BaseSettings):
     image_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."
     )
+    webhook_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="Private addresses (CIDR, comma separated) that webhooks of projects may be at besides the public Internet."
+    )
     web_workers: int = Field(2, ge=1, le=64, description="Web server processes.")
     web_threads: int = Field(64, ge=4, le=1000, description="Threads of one web server process; a console session holds one.")
     worker_threads: int = Field(4, ge=1, le=64, description="Jobs that one worker process runs at the same time.")
@@ -302,9 +350,17 @@ class Settings(BaseSettings):
 
     def pools(self) -> dict[str, Path]:
         """The directory of each type of volumes."""
-        given = dict(part.strip().split("=", 1) for part in self.volume_pools.split(",") if part.strip())
+        given = _pairs(self.volume_pools)
         home = self.data_dir.resolve() / "engine" / "volumes"
         return {name: Path(given[name]).resolve() if name in given else home / name for name in POOLS}
+
+    def tiers(self) -> dict[str, Path]:
+        """The directory of each storage class that has one of its own."""
+        return {name: Path(path).resolve() / "objects" for name, path in _pairs(self.object_tiers).items()}
+
+    def prices(self) -> dict[str, float]:
+        """What a GiB costs a month, of the storage classes of which that is said."""
+        return {name: float(price) for name, price in _pairs(self.object_prices).items()}
 
     def database(self) -> str:
         """URL for SQLAlchemy: DATABASE_URL, else built from DB_*, else SQLite in DATA_DIR."""

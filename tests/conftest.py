@@ -20,6 +20,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import open_database
 from portal.kernel.resource import Registry
 from portal.kernel.runner import Runner
+from portal.security import key_usage
 from portal.security.key_usage import USAGE_LOG
 from portal.settings import POOLS, Settings
 from portal.storage.volume_keys import keyring
@@ -44,8 +45,9 @@ def _quick_passwords(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True)
-def _uses_of_keys_forgotten() -> Iterator[None]:
-    """What waits to be written of one test goes into no other's database."""
+def _uses_of_keys_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uses of keys are written when a test says so, and those of one test into no other's database."""
+    monkeypatch.setattr(key_usage, "DELAY_S", 3600.0)
     yield
     USAGE_LOG.forget()
 

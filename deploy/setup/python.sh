@@ -37,10 +37,12 @@ ensure_tools() {
     mark_done tools "$now"
 }
 
-# uv is ten times as fast; pip knows the mirror that this machine may be set up for.
+# install_requirements PYTHON WHAT…: uv is ten times as fast; pip knows the mirror that this machine may be set up for.
 install_requirements() {
-    "$TOOLS/bin/uv" pip install --no-progress --python "$VENV/bin/python" --require-hashes --build-constraints "$SETUP_DIR/build.txt" "$@" ||
-        PIP_CONSTRAINT='' "$TOOLS/bin/python" -m pip --python "$VENV/bin/python" install --disable-pip-version-check --no-input --require-hashes "$@"
+    local python=$1
+    shift
+    "$TOOLS/bin/uv" pip install --no-progress --python "$python" --require-hashes --build-constraints "$SETUP_DIR/build.txt" "$@" ||
+        PIP_CONSTRAINT='' "$TOOLS/bin/python" -m pip --python "$python" install --disable-pip-version-check --no-input --require-hashes "$@"
 }
 
 ensure_requirements() {
@@ -48,7 +50,7 @@ ensure_requirements() {
     now=$(digest "$ROOT/$name" "$SETUP_DIR/build.txt")
     done_before "$name" "$now" && return 0
     say "installing $what ($name)"
-    patiently "$what" install_requirements -r "$ROOT/$name" || return 1
+    patiently "$what" install_requirements "$VENV/bin/python" -r "$ROOT/$name" || return 1
     mark_done "$name" "$now"
 }
 

@@ -9,6 +9,8 @@ set -euo pipefail
 . "$SETUP_DIR/packages.sh"
 # shellcheck source=deploy/setup/python.sh
 . "$SETUP_DIR/python.sh"
+# shellcheck source=deploy/setup/s3-clients.sh
+. "$SETUP_DIR/s3-clients.sh"
 # shellcheck source=deploy/setup/frontend.sh
 . "$SETUP_DIR/frontend.sh"
 
@@ -23,5 +25,6 @@ ensure_environment
 ensure_tools || fail "without uv there is nothing to install Python packages with; run it again once the network is back"
 ensure_requirements requirements.txt "Python packages" || fail "the portal needs them to start; run it again once the network is back"
 [ "$profile" = run ] || ensure_requirements requirements-dev.txt "Python packages for tests" || fail "the tests need them; run it again once the network is back"
+[ "$profile" = run ] || ensure_s3_clients || fail "the tests need them all; run it again once what is missing can be had"
 ensure_binding
 ensure_frontend "$profile"

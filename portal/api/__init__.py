@@ -6,6 +6,7 @@ from flask import Flask
 
 from portal.api import (
     audit,
+    bucket_services,
     buckets,
     compute,
     core,
@@ -14,6 +15,7 @@ from portal.api import (
     keys,
     networking,
     oauth_clients,
+    object_uploads,
     objects,
     projects,
     quotas,
@@ -39,8 +41,8 @@ def install(app: Flask) -> None:
     endpoints: list[Endpoint] = [
         *core.endpoints(described), *quotas.endpoints(), *audit.endpoints(), *identity.endpoints(app),
         *projects.endpoints(), *factors.endpoints(), *users.endpoints(), *service_accounts.endpoints(), *oauth_clients.endpoints(), *compute.endpoints(),
-        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *buckets.endpoints(),
-        *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
+        *networking.endpoints(), *storage.endpoints(), *objects.endpoints(), *object_uploads.endpoints(), *buckets.endpoints(),
+        *bucket_services.endpoints(), *security.endpoints(), *keys.endpoints(), *roles.endpoints(), *resources.endpoints_of(registry),
     ]  # fmt: skip
     register(app, endpoints)
     app.extensions["portal_api"] = (endpoints, described)

@@ -10,7 +10,7 @@ from portal.api import body as io
 from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, only, ref
-from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
+from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.request import context
 from portal.identity.models import S3AccessKey, User
 from portal.identity.s3_keys import s3_key_create, s3_key_revoke, s3_keys_of
@@ -19,11 +19,14 @@ from portal.kernel.declare import Operation
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.bucket_encryption import bucket_set_encryption
-from portal.storage.buckets import BUCKET, bucket_set_acl, bucket_set_versioning
+from portal.storage.buckets import BUCKET, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.grants import FLAGS
 from portal.storage.lifecycle import bucket_set_lifecycle
-from portal.storage.object_models import ACLS, ENCRYPTION, Bucket
+from portal.storage.locks import LONGEST, MODES, bucket_set_object_lock
+from portal.storage.object_models import ACLS, ENCRYPTION, OWNERSHIP, UNSET, Bucket
 from portal.storage.policies import bucket_set_policy
+from portal.storage.public_access import bucket_set_acl, bucket_set_ownership, bucket_set_public_access
 
 ITEM = "/storage/buckets/{bucket_id}"
 RULES = thing(rules={"type": "array", "items": {"type": "object"}})
@@ -39,6 +42,8 @@ KEY = thing(
 )
 WITH_SECRET: Schema = {**KEY, "properties": {**KEY["properties"], "secret_access_key": TEXT}}
 MIB = 1 << 20
+BLOCK: Schema = {"type": "object", "properties": dict.fromkeys(FLAGS, YES)}
+LOCK = thing(enabled=YES, mode=MAYBE_TEXT, days=MAYBE, years=MAYBE)
 DOCUMENT: Schema = {"type": "object"}
 ENCRYPTED = thing(encryption_type=TEXT, encryption_enabled=YES, kms_key_id=MAYBE_TEXT, bucket_key_enabled=YES)
 
@@ -61,6 +66,29 @@ class EncryptionInput(Input):
     type: str = Field(json_schema_extra={"enum": list(ENCRYPTION)})
     key_id: str | None = Field(None, max_length=64, description="For sse-kms; the project's default key unless given.")
     bucket_key_enabled: bool = False
+
+
+class BlockInput(Input):
+    """Which ways to let everybody in are closed."""
+
+    block_public_acls: bool | None = None
+    ignore_public_acls: bool | None = None
+    block_public_policy: bool | None = None
+    restrict_public_buckets: bool | None = None
+
+
+class OwnershipInput(Input):
+    """Who owns what others write."""
+
+    ownership: str = Field(json_schema_extra={"enum": [*OWNERSHIP, UNSET]})
+
+
+class LockInput(Input):
+    """How long every new version is kept that has no retention of its own; without a mode, not at all."""
+
+    mode: str = Field("", json_schema_extra={"enum": ["", *MODES]})
+    days: int | None = Field(None, ge=1, le=LONGEST["days"])
+    years: int | None = Field(None, ge=1, le=LONGEST["years"])
 
 
 class RulesInput(Input):
@@ -103,6 +131,12 @@ def endpoints() -> Iterator[Endpoint]:
     yield _on("GET policy", policy, "The bucket's own policy; an empty object where it has none", {200: DOCUMENT})
     yield _on("PUT policy", policy_set, "Let others in by a policy of the bucket's own, in the language of S3", {200: DOCUMENT}, body=DOCUMENT)
     yield _on("DELETE policy", policy_delete, "Take the bucket's own policy away", {204: None})
+    yield _on("GET public-access-block", block, "Which ways to let everybody in are closed; an empty object where none is", {200: BLOCK})
+    yield _on("PUT public-access-block", block_set, "Close some, and open the others; an empty object opens all", {200: BLOCK}, BlockInput)
+    yield _on("PUT ownership", _setting(bucket_set_ownership, OwnershipInput), "Say who owns what others write, and whether lists of access count",
+              {200: bucket}, OwnershipInput)  # fmt: skip
+    yield _on("GET object-lock", object_lock, "Whether the bucket has object lock, and how long it keeps what is written", {200: LOCK})
+    yield _on("PUT object-lock", object_lock_set, "Switch object lock on, for good, with a default retention or without", {200: LOCK}, LockInput)
     yield from _keys()
 
 
@@ -169,6 +203,36 @@ def _encryption(row: Bucket) -> dict[str, Any]:
         "encryption_type": row.encryption_type, "encryption_enabled": row.encryption_type != "none", "kms_key_id": row.kms_key_id,
         "bucket_key_enabled": row.bucket_key_enabled,
     }  # fmt: skip
+
+
+def block(bucket_id: str) -> ResponseReturnValue:
+    """The block as it is."""
+    only()
+    return io.answer(find(context(), BUCKET, bucket_id).public_access_block or {})
+
+
+def block_set(bucket_id: str) -> ResponseReturnValue:
+    """Another block."""
+    given = read(BlockInput).model_dump(exclude_none=True)
+    row: Bucket = run(context(), bucket_set_public_access, bucket_id, {"block": given}).row
+    return io.answer(row.public_access_block or {})
+
+
+def object_lock(bucket_id: str) -> ResponseReturnValue:
+    """The lock as it is."""
+    only()
+    return io.answer(_lock(find(context(), BUCKET, bucket_id)))
+
+
+def object_lock_set(bucket_id: str) -> ResponseReturnValue:
+    """Another default retention."""
+    given = {name: value for name, value in read(LockInput).model_dump().items() if value}
+    row: Bucket = run(context(), bucket_set_object_lock, bucket_id, {"rule": given}).row
+    return io.answer(_lock(row))
+
+
+def _lock(row: Bucket) -> dict[str, Any]:
+    return {"enabled": row.object_lock, "mode": None, "days": None, "years": None, **(row.lock_rule or {})}
 
 
 def statistics(bucket_id: str) -> ResponseReturnValue:

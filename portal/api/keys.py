@@ -15,8 +15,9 @@ from portal.api.resources import aliases, list_schema, only
 from portal.api.schemas import MAYBE, NUMBER, TEXT, WHEN, Input, read, thing
 from portal.http.audit_filters import moment
 from portal.http.request import context
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.lookup import find
-from portal.security.encryption_keys import KEY, uses_of, versions_of
+from portal.security.encryption_keys import KEY, READ_USAGE, uses_of, versions_of
 from portal.security.key_models import KeyUsage
 from portal.security.key_uses import decoded, key_data_key, key_decrypt, key_encrypt
 
@@ -29,6 +30,8 @@ USAGE = thing(at=WHEN, operation=TEXT, actor=TEXT, resource_id=TEXT, outcome=TEX
 USED_BY = thing(type=TEXT, label=TEXT, id=TEXT, name=TEXT)
 SECRET = thing(plaintext=TEXT)
 MOST_ROWS = 500
+# What these are called below the other paths of keys.
+FORMER = {"rotations": "rotation_history", "usage": "usage_logs"}
 SINCE = Query("since", "Hours that began at this moment or later.", {"type": "string", "format": "date-time"})
 
 
@@ -75,10 +78,10 @@ def _on(
     query: tuple[Query, ...] = (),
 ) -> Endpoint:
     method, name = route.split()
-    rest = f"/{{key_id}}/{name}"
+    rest, former = f"/{{key_id}}/{name}", [f"/api/v1/services/kms/keys/{{key_id}}/{FORMER[name]}"] if name in FORMER else []
     return Endpoint(method, f"/security/keys{rest}", f"security.keys.{name}", view, summary, KEY.plural, {200: answer},
                     (403, 404, 409) if body else (403, 404), query=query, body=body.model_json_schema() if body else None,
-                    body_required=name != "data-key", aliases=aliases(KEY, rest))  # fmt: skip
+                    body_required=name != "data-key", aliases=(*aliases(KEY, rest), *former))  # fmt: skip
 
 
 def encrypt(key_id: str) -> ResponseReturnValue:
@@ -116,6 +119,7 @@ def usage(key_id: str) -> ResponseReturnValue:
     only("since")
     ctx = context()
     key = find(ctx, KEY, key_id)
+    authorize(ctx, READ_USAGE, target_of(key))
     query = select(KeyUsage).where(KeyUsage.key_id == key.id)
     if (since := moment(request.args, "since")) is not None:
         query = query.where(KeyUsage.hour >= since)

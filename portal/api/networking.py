@@ -69,7 +69,7 @@ ALLOCATION = thing(allocation_id=TEXT, ip=TEXT, subnet_id=TEXT, resource_type=TE
 FLOW = thing(at=WHEN, action=TEXT, protocol=TEXT, src=TEXT, src_port=NUMBER, dst=TEXT, dst_port=NUMBER, bytes=NUMBER)
 NODE, EDGE = thing(id=TEXT, type=TEXT, label=TEXT, detail=TEXT, resource_id=TEXT, state=TEXT), thing(source=TEXT, target=TEXT, label=TEXT)
 HOP = thing(kind=TEXT, id=TEXT, text=TEXT)
-ANSWER = thing(allowed=YES, sentence=TEXT, decided_by=TEXT, decider_id=TEXT, hops={"type": "array", "items": HOP})
+ANSWER = thing(allowed=YES, is_certain=YES, sentence=TEXT, decided_by=TEXT, decider_id=TEXT, hops={"type": "array", "items": HOP})
 EVALUATION = thing(allowed=YES, rule_id={"type": ["string", "null"]}, sentence=TEXT)
 TEMPLATE = thing(
     name=TEXT,

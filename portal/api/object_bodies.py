@@ -1,16 +1,17 @@
 """What requests about objects carry, and what answers look like."""
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from portal.api.endpoints import Schema
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, thing
+from portal.storage.locks import MODES
 from portal.storage.uploads import MOST_PARTS
 
 MOST = 1000
 OBJECT = thing(
     key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, version_id=TEXT, content_type=TEXT, storage_class=TEXT, acl=TEXT, is_public=YES,
-    last_modified=WHEN, metadata={"type": "object"}, tags={"type": "object"},
-    encryption=TEXT, kms_key_id=MAYBE_TEXT,
+    last_modified=WHEN, metadata={"type": "object"}, tags={"type": "object"}, retention_mode=MAYBE_TEXT, retain_until={"type": ["string", "null"], "format": "date-time"},
+    legal_hold=YES, encryption=TEXT, kms_key_id=MAYBE_TEXT,
 )  # fmt: skip
 ENTRY = thing(key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, storage_class=TEXT, last_modified=WHEN)
 VERSION = thing(version_id=TEXT, is_latest=YES, size_bytes=NUMBER, etag=TEXT, last_modified=WHEN, delete_marker=YES)
@@ -24,6 +25,26 @@ class Change(Input):
     metadata: dict[str, str] | None = None
     tags: dict[str, str] | None = None
     content_type: str | None = Field(None, max_length=255)
+
+
+class RetentionInput(Input):
+    """Until when a version is kept; an empty mode says that it is not."""
+
+    mode: str = Field(json_schema_extra={"enum": ["", *MODES]})
+    retain_until: AwareDatetime | None = Field(None, strict=False)
+    bypass_retention: bool = Field(False, description="Weaken a retention that gives way.")
+
+
+class HoldInput(Input):
+    """Whether a version is under a legal hold."""
+
+    enabled: bool
+
+
+class ClassInput(Input):
+    """Where an object is to be."""
+
+    storage_class: str = Field(max_length=32)
 
 
 class CopyInput(Input):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
@@ -17,33 +16,43 @@ from portal.api.object_bodies import (
     OBJECT,
     VERSION,
     Change,
+    ClassInput,
     CompleteInput,
     CopyInput,
     DeleteInput,
+    HoldInput,
     PresignInput,
     RestoreInput,
+    RetentionInput,
     UploadInput,
 )
 from portal.api.resources import aliases, only
 from portal.api.schemas import NUMBER, TEXT, WHEN, YES, read, thing
 from portal.engines.object_ports import BlobStore
-from portal.http.listing import whole
-from portal.http.request import context, own_origin
+from portal.http.listing import flag, whole
+from portal.http.request import context
+from portal.http.s3_address import s3_endpoint
 from portal.kernel.context import Context
+from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
-from portal.storage.access import LIST, PUBLISH, WRITE, authorize_object
+from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
+from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.facts import BucketFacts, Version, bucket_by_id
+from portal.storage.grants import is_public
 from portal.storage.listing import Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, objects_delete
+from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
 from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive, part_receive
+from portal.storage.retention import hold_set, retention_set
+from portal.storage.tiers import object_set_class, refuse_unknown_class
 from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
 BASE = "/storage/buckets/{bucket_id}"
 ONE = f"{BASE}/objects/{{key}}"
 META = "x-meta-"
+BYPASSING = Query("bypass_retention", "Delete a version although a retention that gives way keeps it.", {"type": "boolean", "default": False})
 OF_VERSION = Query("version_id", "A version other than the newest.")
 
 
@@ -67,11 +76,17 @@ def endpoints() -> Iterator[Endpoint]:
             body=BYTES,
             also=own,
         )
-        yield _on(f"DELETE {path}", f"{name}delete", delete, "Delete an object, or one of its versions", {204: None}, query=query, also=own)
+        summary = "Delete an object, or one of its versions"
+        yield _on(f"DELETE {path}", f"{name}delete", delete, summary, {204: None}, query=[*query, BYPASSING], also=own)
     yield _on(f"PATCH {ONE}", "patch", change, "Change metadata, tags or type", {200: OBJECT}, body=Change)
     for verb, acl in (("public", "public-read"), ("private", "private")):
         summary = "Let everybody read it" if verb == "public" else "Let nobody else read it"
         yield _on(f"POST {ONE}/make-{verb}", f"make-{verb}", _with_acl(acl), summary, {200: OBJECT})
+    yield _on(f"PUT {ONE}/retention", "retention", retain, "Say until when a version is kept", {200: OBJECT}, query=[OF_VERSION], body=RetentionInput)
+    yield _on(
+        f"PUT {ONE}/legal-hold", "legal-hold", hold, "Put a version under a legal hold, or lift it", {200: OBJECT}, query=[OF_VERSION], body=HoldInput
+    )
+    yield _on(f"PUT {ONE}/storage-class", "storage-class", move, "Move an object to another class", {200: OBJECT}, body=ClassInput)
     yield _on(f"GET {ONE}/versions", "versions", versions, "The versions of a key", {200: thing(versions={"type": "array", "items": VERSION})})
     yield _on(f"POST {ONE}/restore", "restore", restore, "Make an older version the newest again", {200: OBJECT}, body=RestoreInput)
     yield _on(f"POST {ONE}/copy", "copy", copy, "Copy an object", {200: OBJECT}, body=CopyInput)
@@ -143,8 +158,10 @@ def _shown(version: Version) -> dict[str, Any]:
     return {
         "key": version.key, "object_key": version.key, "size_bytes": version.size_bytes, "etag": version.etag, "version_id": version.version_id,
         "content_type": version.headers.get("content-type", "application/octet-stream"), "storage_class": version.storage_class, "acl": version.acl,
-        "is_public": version.acl != "private", "last_modified": io.moment(version.modified_at), "metadata": dict(version.user_metadata),
-        "tags": dict(version.tags), "encryption": version.encryption or "none", "kms_key_id": version.kms_key_id,
+        "is_public": is_public(version.granted), "last_modified": io.moment(version.modified_at), "metadata": dict(version.user_metadata),
+        "tags": dict(version.tags), "retention_mode": version.lock_mode or None,
+        "retain_until": io.moment(version.retain_until) if version.retain_until is not None else None, "legal_hold": bool(version.legal_hold),
+        "encryption": version.encryption or "none", "kms_key_id": version.kms_key_id,
     }  # fmt: skip
 
 
@@ -212,7 +229,9 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     headers = {"content-type": request.content_type} if request.content_type else {}
     metadata = {name.lower().removeprefix(META): value for name, value in request.headers.items() if name.lower().startswith(META)}
-    about = About(headers, metadata)
+    about = About(headers, metadata, storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
+    if about.storage_class != "STANDARD":
+        refuse_unknown_class(ctx.settings, about.storage_class)
     where = (bucket.name, _key(path))
     md5 = request.headers.get("Content-MD5", "")
     version, _ = object_receive(ctx, blobs, where, about, request.stream.read, length=request.content_length, md5=md5)
@@ -224,7 +243,9 @@ def delete(bucket_id: str, **path: str) -> ResponseReturnValue:
     if not _key(path):
         return _without_key("delete")(bucket_id=bucket_id)
     ctx = context()
-    gone = object_delete(ctx, _bucket(ctx, bucket_id).name, _key(path), request.args.get("version_id", ""))
+    gone = object_delete(
+        ctx, _bucket(ctx, bucket_id).name, _key(path), request.args.get("version_id", ""), bypass=flag(request.args, "bypass_retention")
+    )
     response = io.empty()
     response.headers["X-Version-Id"] = gone.version_id
     return response
@@ -239,10 +260,13 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     given: Change = read(Change)
     bucket = _bucket(ctx, bucket_id)
     present = object_find(ctx, bucket.name, key).version
-    said: dict[str, Any] = {"user_metadata": given.metadata, "tags": given.tags}
+    said: dict[str, Any] = {}
+    if given.metadata is not None:
+        said["user_metadata"] = checked_metadata(given.metadata)
+    if given.tags is not None:
+        said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
-        said["headers"] = {**present.headers, "content-type": given.content_type}
-    said = {name: value for name, value in said.items() if value is not None}
+        said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
     version = object_say(ctx, bucket.name, key, "", WRITE, **said)[1] if said else present
     return io.answer(_shown(version))
 
@@ -250,9 +274,34 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
 def _with_acl(acl: str) -> Callable[..., ResponseReturnValue]:
     def view(bucket_id: str, key: str) -> ResponseReturnValue:
         ctx = context()
-        return io.answer(_shown(object_say(ctx, _bucket(ctx, bucket_id).name, key, "", PUBLISH, acl=acl)[1]))
+        return io.answer(_shown(object_set_acl(ctx, (_bucket(ctx, bucket_id).name, key, ""), acl)[1]))
 
     return view
+
+
+def _version(bucket_id: str, key: str) -> tuple[str, str, str]:
+    return _bucket(context(), bucket_id).name, key, request.args.get("version_id", "")
+
+
+def retain(bucket_id: str, key: str) -> ResponseReturnValue:
+    """Keep a version, for longer or, where that may be, for less."""
+    given: RetentionInput = read(RetentionInput)
+    changed = retention_set(context(), _version(bucket_id, key), given.mode, given.retain_until, bypass=given.bypass_retention)
+    return io.answer(_shown(changed[1]))
+
+
+def hold(bucket_id: str, key: str) -> ResponseReturnValue:
+    """Put it under a hold, or lift that."""
+    given: HoldInput = read(HoldInput)
+    return io.answer(_shown(hold_set(context(), _version(bucket_id, key), hold=given.enabled)[1]))
+
+
+def move(bucket_id: str, key: str) -> ResponseReturnValue:
+    """Move the newest version to another class."""
+    ctx, blobs = context(), _blobs()
+    given: ClassInput = read(ClassInput)
+    version = object_set_class(ctx, blobs, _bucket(ctx, bucket_id).name, key, given.storage_class)
+    return io.answer({**_shown(version), "storage_class_changed_at": io.moment(now())})
 
 
 def versions(bucket_id: str, key: str) -> ResponseReturnValue:
@@ -323,11 +372,8 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     """An address of the S3 interface."""
     ctx = context()
     given: PresignInput = read(PresignInput)
-    settings = ctx.settings
-    scheme = "https" if settings.s3_tls_cert else "http"
-    own = f"{scheme}://{urlsplit(own_origin()).hostname}:{settings.s3_port}"
-    endpoint = settings.s3_public_url.rstrip("/") or own
-    url, ends = presign(ctx, endpoint, _bucket(ctx, bucket_id), given.key, method=given.method, expires_in=given.expires_in)
+    bucket = _bucket(ctx, bucket_id)
+    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in)
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 
@@ -338,8 +384,8 @@ def upload_begin(bucket_id: str) -> ResponseReturnValue:
     """Begin one."""
     ctx = context()
     given: UploadInput = read(UploadInput)
-    headers = {"content-type": given.content_type} if given.content_type else {}
-    made = upload_create(ctx, _bucket(ctx, bucket_id).name, given.key, About(headers, given.metadata))
+    headers = {"content-type": checked_type(given.content_type)} if given.content_type else {}
+    made = upload_create(ctx, _bucket(ctx, bucket_id).name, given.key, About(headers, checked_metadata(given.metadata)))
     return io.answer({"upload_id": made.id, "key": made.key}, 201)
 
 

@@ -73,7 +73,7 @@ def schema_name(rtype: ResourceType) -> str:
 def aliases(rtype: ResourceType, rest: str = "") -> tuple[str, ...]:
     """The other paths of a canonical one: below /api/<service> and in the flat name space, there with underscores for dashes in actions."""
     flat = {rtype.collection, rtype.collection.replace("-", "_")}
-    elsewhere = (f"{path}{rest}" for path in rtype.also_at)
+    elsewhere = (f"{path}{rest.replace('-', '_') if path.startswith(f'{PREFIX}/services/') else rest}" for path in rtype.also_at)
     below = (f"{PREFIX}/services/{name}{rest.replace('-', '_')}" for name in sorted(flat))
     return (f"/api/{rtype.service}/{rtype.collection}{rest}", *below, *elsewhere)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Mapped, Session
 
-from portal.compute.fetch import Limits, fetch, problem_of
+from portal.compute.fetch import Limits, fetch
 from portal.engines.ports import ComputeEngine, EngineRefused, EngineUnavailable, ImageInfo
 from portal.kernel import fields as f
 from portal.kernel.authz import reach
@@ -21,6 +21,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import find, named
 from portal.kernel.operations import refuse_unless_ready, run
+from portal.kernel.outbound import problem_of
 from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
 from portal.kernel.runner import StepRun
 from portal.settings import Settings

@@ -1,8 +1,8 @@
 """Encryption of blobs, segment by segment, so that a range is decrypted without what is before it.
 
-Each blob has a key of its own, derived from the one it is written with and its id: one key serves any number of blobs. A segment is AES-256-GCM; its
-nonce is its number, and the blob, the number and whether it is the last one are authenticated. A segment that was left out, moved, or taken from
-another blob is found.
+Each blob has a key of its own, derived from the one it is written with and an identity, which is random: one key serves any number of blobs. A segment
+is AES-256-GCM; its nonce is its number, and the identity, the number and whether it is the last one are authenticated. A segment that was left out,
+moved, or taken from another blob is found.
 """
 
 from cryptography.exceptions import InvalidTag
@@ -20,10 +20,10 @@ NONCE_BYTES = 12
 class SegmentCipher:
     """Encrypts and decrypts the segments of one blob."""
 
-    def __init__(self, key: bytes, blob_id: str) -> None:
+    def __init__(self, key: bytes, identity: bytes) -> None:
         """`key` has 32 bytes."""
-        self._blob = blob_id.encode("ascii")
-        own = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"portal: blob\0" + self._blob).derive(key)
+        self._identity = identity
+        own = HKDF(SHA256(), KEY_BYTES, salt=identity, info=b"portal: blob").derive(key)
         self._cipher = AESGCM(own)
 
     def encrypt(self, number: int, data: bytes | bytearray, *, is_last: bool) -> bytes:
@@ -38,4 +38,4 @@ class SegmentCipher:
             raise BlobDamaged("A part of this object does not decrypt: it is another one, or was encrypted with another key.") from None
 
     def _about(self, number: int, *, is_last: bool) -> bytes:
-        return self._blob + b"\0" + number.to_bytes(8) + bytes([is_last])
+        return self._identity + number.to_bytes(8) + bytes([is_last])

@@ -8,8 +8,9 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Self
@@ -22,6 +23,8 @@ from portal.engines.ports import EngineRefused, EngineUnavailable
 
 SEGMENT_BYTES = 256 << 10
 CHECKSUM_BYTES = 4
+# Of an encrypted blob, before its checksums: random, so that a copy of the file has it as well.
+IDENTITY_BYTES = 16
 PIECE_SEGMENTS = 4
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,16 +51,31 @@ def segment_bytes(*, is_encrypted: bool) -> int:
 class LocalBlobs:
     """Blobs in a directory of this host."""
 
-    def __init__(self, home: Path) -> None:
-        """Nothing is made there before the first blob is."""
-        self._home = home
-        self._is_ready = False
+    def __init__(self, home: Path, tiers: Mapping[str, Path] | None = None) -> None:
+        """Nothing is made there before the first blob is. `tiers` are the directories of storage classes that have one of their own."""
+        self._homes = {"": home, **{name.lower(): path for name, path in (tiers or {}).items()}}
+        self._ready: set[str] = set()
         self._lock = Lock()
 
-    def writing(self, key: bytes | None = None) -> "LocalWriter":
+    @property
+    def classes(self) -> frozenset[str]:
+        """The storage classes that have a directory of their own."""
+        return frozenset(name.upper() for name in self._homes if name)
+
+    def place_of(self, blob_id: str) -> str:
+        """The class in whose directory a blob is."""
+        return blob_id.rpartition(".")[0].upper()
+
+    def writing(self, storage_class: str = "", key: bytes | None = None) -> "LocalWriter":
         """Begin a new blob, encrypted if there is a key."""
-        self._prepare()
-        return LocalWriter(self, key)
+        identity = os.urandom(IDENTITY_BYTES) if key is not None else b""
+        return LocalWriter(self, self._new_id(storage_class), identity, SegmentCipher(key, identity) if key is not None else None)
+
+    def _new_id(self, storage_class: str) -> str:
+        """A fresh id, which says where the blob is."""
+        place = storage_class.lower() if storage_class in self.classes else ""
+        self._prepare(place)
+        return f"{place}.{new_blob_id()}" if place else new_blob_id()
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> "LocalReader":
         """Read a range of a blob, checked and decrypted."""
@@ -78,14 +96,11 @@ class LocalBlobs:
         finally:
             reader.close()
 
-    def copy(self, blob: Blob) -> Blob:
-        """Another name for the same bytes; they go when the last name does."""
+    def copy(self, blob: Blob, storage_class: str = "") -> Blob:
+        """Another name for the same bytes, which go when the last name does; in another place, the bytes again."""
         if not blob.id:
             return EMPTY
-        if blob.is_encrypted:
-            msg = "an encrypted blob is bound to its id"
-            raise ValueError(msg)
-        copied = Blob(new_blob_id(), blob.size_bytes, blob.seal)
+        copied = Blob(self._new_id(storage_class), blob.size_bytes, blob.seal, blob.is_encrypted)
         try:
             self.path(copied.id).hardlink_to(self.path(blob.id))
         except FileNotFoundError:
@@ -93,17 +108,17 @@ class LocalBlobs:
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise refusal(error) from error
-            return self._copy_bytes(blob)
+            return self._copy_bytes(blob, storage_class)
         self.sync(copied.id)
         return copied
 
-    def _copy_bytes(self, blob: Blob) -> Blob:
-        reader = self.open(blob)
+    def _copy_bytes(self, blob: Blob, storage_class: str) -> Blob:
+        reader = self._open(blob, 0, blob.size_bytes)
         try:
-            with self.writing() as writer:
-                for piece in reader:
-                    writer.write(piece)
-                return writer.finish()
+            with LocalWriter(self, self._new_id(storage_class), reader.identity) as writer:
+                for _, stored in reader.stored():
+                    writer.write(stored)
+                return replace(writer.finish(), size_bytes=blob.size_bytes)
         finally:
             reader.close()
 
@@ -114,7 +129,7 @@ class LocalBlobs:
 
     def stored(self) -> Iterator[StoredBlob]:
         """Every file, directory by directory."""
-        for shard in sorted(self._home.iterdir()) if self._home.is_dir() else ():
+        for shard in (shard for home in self._homes.values() if home.is_dir() for shard in sorted(home.iterdir())):
             with os.scandir(shard) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
             for entry in entries:
@@ -124,32 +139,40 @@ class LocalBlobs:
 
     def free_bytes(self) -> int:
         """What the file system has for us."""
-        present = next(path for path in (self._home, *self._home.absolute().parents) if path.exists())
+        home = self._homes[""]
+        present = next(path for path in (home, *home.absolute().parents) if path.exists())
         stat = os.statvfs(present)
         return stat.f_bavail * stat.f_frsize
 
     def path(self, blob_id: str) -> Path:
         """Where a blob is."""
-        return self._home / blob_id[-2:] / blob_id
+        return self._home_of(blob_id) / blob_id[-2:] / blob_id
+
+    def _home_of(self, blob_id: str) -> Path:
+        place = blob_id.rpartition(".")[0]
+        if place not in self._homes:
+            raise EngineUnavailable(f"Objects of the class {place.upper()} are in a directory that OBJECT_TIERS names no more.")
+        return self._homes[place]
 
     def sync(self, blob_id: str) -> None:
         """Force the names in a blob's directory to the disk."""
-        handle = os.open(self._home / blob_id[-2:], os.O_RDONLY)
+        handle = os.open(self.path(blob_id).parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
-    def _prepare(self) -> None:
-        """Make all directories, once, and have their names on the disk."""
+    def _prepare(self, place: str) -> None:
+        """Make all directories of a place, once, and have their names on the disk."""
+        home = self._homes[place]
         with self._lock:
-            if self._is_ready:
+            if place in self._ready:
                 return
             try:
-                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+                home.mkdir(parents=True, exist_ok=True, mode=0o700)
                 for number in range(SHARDS):
-                    (self._home / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
-                for directory in (self._home, self._home.parent):
+                    (home / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+                for directory in (home, home.parent):
                     handle = os.open(directory, os.O_RDONLY)
                     try:
                         os.fsync(handle)
@@ -157,7 +180,7 @@ class LocalBlobs:
                         os.close(handle)
             except OSError as error:
                 raise refusal(error) from error
-            self._is_ready = True
+            self._ready.add(place)
 
 
 def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
@@ -170,14 +193,15 @@ def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
 class LocalWriter:
     """Writes one file; it is made with the first byte. What is encrypted is held back for a segment, since the last one is marked as such."""
 
-    def __init__(self, store: LocalBlobs, key: bytes | None = None) -> None:
-        self._store, self._id = store, new_blob_id()
+    def __init__(self, store: LocalBlobs, blob_id: str, identity: bytes = b"", cipher: SegmentCipher | None = None) -> None:
+        """What is written is encrypted by the cipher; with an identity alone it is so already, and is stored as it comes."""
+        self._store, self._id = store, blob_id
         self._handle = -1
         self._stored = self._checksum = self._size = 0
         self._table = bytearray()
         self._is_finished = False
-        self._cipher = SegmentCipher(key, self._id) if key is not None else None
-        self._segment_bytes = segment_bytes(is_encrypted=key is not None)
+        self._identity, self._cipher = identity, cipher
+        self._segment_bytes = segment_bytes(is_encrypted=bool(identity))
         self._held = bytearray()
 
     def __enter__(self) -> Self:
@@ -246,7 +270,7 @@ class LocalWriter:
             return EMPTY
         if self._stored % self._segment_bytes:
             self._seal_segment()
-        table = bytes(self._table)
+        table = self._identity + bytes(self._table)
         try:
             self._append(table)
             os.fsync(self._handle)
@@ -254,7 +278,7 @@ class LocalWriter:
         except OSError as error:
             raise refusal(error) from error
         self._is_finished = True
-        return Blob(self._id, self._size, seal_of(table), self._cipher is not None)
+        return Blob(self._id, self._size, seal_of(table), bool(self._identity))
 
 
 class LocalReader:
@@ -266,12 +290,14 @@ class LocalReader:
         self._segments = -(-blob.size_bytes // SEGMENT_BYTES)
         self._segment_bytes = segment_bytes(is_encrypted=blob.is_encrypted)
         self._stored_bytes = blob.size_bytes + self._segments * (self._segment_bytes - SEGMENT_BYTES)
-        self._cipher = SegmentCipher(blob.key, blob.id) if blob.is_encrypted and blob.key is not None else None
+        self._cipher: SegmentCipher | None = None
+        # What an encrypted blob is told from others by, whatever it is called.
+        self.identity = b""
         if path is None or not length:
             return
         try:
             self._handle = os.open(path, os.O_RDONLY)
-            self._table = self._checked_table()
+            self.identity, self._table = self._checked_table()
         except FileNotFoundError:
             raise BlobAbsent("The bytes of this object are gone.") from None
         except OSError as error:
@@ -281,12 +307,16 @@ class LocalReader:
             self.close()
             raise
 
-    def _checked_table(self) -> bytes:
-        count = self._segments
-        table = os.pread(self._handle, count * CHECKSUM_BYTES + 1, self._stored_bytes)
-        if len(table) != count * CHECKSUM_BYTES or seal_of(table) != self._blob.seal:
+    def _checked_table(self) -> tuple[bytes, bytes]:
+        """(identity, checksums) as they follow the segments."""
+        begin = IDENTITY_BYTES if self._blob.is_encrypted else 0
+        expected = begin + self._segments * CHECKSUM_BYTES
+        table = os.pread(self._handle, expected + 1, self._stored_bytes)
+        if len(table) != expected or seal_of(table) != self._blob.seal:
             raise BlobDamaged("The checksums of this object are not those that were written.")
-        return table
+        if begin and self._blob.key is not None:
+            self._cipher = SegmentCipher(self._blob.key, table[:begin])
+        return table[:begin], table[begin:]
 
     def __iter__(self) -> Iterator[bytes]:
         """The range in pieces of some segments."""

@@ -26,7 +26,9 @@ def checked(spec: VpcSpec, external: IPv4Network) -> VpcSpec:
     checked_id(spec.vpc_id)
     _name(spec.domain)
     whole = network(spec.cidr)
-    for server in spec.dns_servers:
+    for domain in spec.search_domains:
+        _name(domain)
+    for server in (*spec.dns_servers, *spec.ntp_servers):
         address(server)
     subnets = _subnets(spec.subnets, whole)
     groups = _once("security group", (group.group_id for group in spec.groups))

@@ -131,7 +131,8 @@ class VpcSpec:
 
     `uplink_address` is its own address on the external network, empty where it has no internet gateway. With `shared_nat`, guests without a
     public address that are routed to the internet gateway leave with the uplink's address; without it they do not leave. `dns_servers` are asked for
-    names outside the VPC's domain, by its own name server, which guests always ask; empty: those of the host.
+    names outside the VPC's domain, by its own name server, which guests always ask; empty: those of the host. With their addresses guests are told the
+    `search_domains` (the VPC's own, if there are none), the `ntp_servers`, and the `mtu` in bytes, if it is not 0.
     """
 
     vpc_id: str
@@ -145,6 +146,9 @@ class VpcSpec:
     shared_nat: bool = True
     dns_names: bool = True
     dns_servers: Sequence[str] = ()
+    search_domains: Sequence[str] = ()
+    ntp_servers: Sequence[str] = ()
+    mtu: int = 0
     flow_log: bool = False
 
 

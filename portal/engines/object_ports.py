@@ -75,10 +75,19 @@ class BlobReader(Protocol):
 
 
 class BlobStore(Protocol):
-    """Where blobs are."""
+    """Where blobs are. A storage class may have a place of its own; blobs of the others are all in one."""
 
-    def writing(self, key: bytes | None = None) -> BlobWriter:
+    @property
+    def classes(self) -> frozenset[str]:
+        """The storage classes that have a place of their own."""
+        ...
+
+    def writing(self, storage_class: str = "", key: bytes | None = None) -> BlobWriter:
         """Begin a new blob, encrypted if there is a key (32 bytes)."""
+        ...
+
+    def place_of(self, blob_id: str) -> str:
+        """The class in whose place a blob is; empty for where all others are."""
         ...
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> BlobReader:
@@ -89,8 +98,8 @@ class BlobStore(Protocol):
         """Read all of a blob and compare it with its checksums, for which no key is needed. Raises BlobAbsent or BlobDamaged."""
         ...
 
-    def copy(self, blob: Blob) -> Blob:
-        """The same bytes as another blob, which lives and goes on its own. One that is encrypted is bound to its id and cannot be copied so."""
+    def copy(self, blob: Blob, storage_class: str = "") -> Blob:
+        """The same bytes as another blob, which lives and goes on its own, where those of a class are; what is encrypted stays so, with the same key."""
         ...
 
     def remove(self, *blob_ids: str) -> None:

@@ -17,6 +17,7 @@ ATTRIBUTE = "_portal_access"
 
 LARGE_BODY = "_portal_large_body"
 NO_COOKIE = "_portal_no_cookie"
+LARGE_FORM = "_portal_large_form"
 
 
 class Access(StrEnum):
@@ -40,6 +41,17 @@ def large_body(view: ViewT) -> ViewT:
     """Mark a view that streams a body of an image's size; all others take forms and JSON only."""
     setattr(view, LARGE_BODY, True)
     return view
+
+
+def large_form(view: ViewT) -> ViewT:
+    """Mark a view whose form brings small files along."""
+    setattr(view, LARGE_FORM, True)
+    return view
+
+
+def takes_large_form(app: Flask, endpoint: str | None) -> bool:
+    """Whether a route's view was marked so."""
+    return bool(getattr(app.view_functions.get(endpoint or ""), LARGE_FORM, False))
 
 
 def no_cookie(view: ViewT) -> ViewT:

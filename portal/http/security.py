@@ -9,7 +9,7 @@ from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from portal.http.guard import Access, rule_of, takes_large_body, takes_no_cookie
+from portal.http.guard import Access, rule_of, takes_large_body, takes_large_form, takes_no_cookie
 from portal.http.request import SESSION_COOKIE, session_cookie_name, signed_in, source_ip, token_from_header
 from portal.kernel.errors import InvalidRequest, UnsupportedMedia
 from portal.settings import Settings
@@ -29,6 +29,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 MAX_FORM_BYTES = 2 << 20
+# Forms that bring files along; larger ones are sent in parts, by scripts and S3 clients.
+MAX_FILES_BYTES = 32 << 20
 FORM_TYPES = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 GIB = 1 << 30
 # How a view answers to what was guessed wrongly.
@@ -68,6 +70,8 @@ def install(app: Flask, settings: Settings) -> CSRFProtect:
             request.max_content_length = settings.image_max_gib * GIB
             if request.mimetype in FORM_TYPES:
                 raise UnsupportedMedia("Send the file itself as the body, with Content-Type: application/octet-stream.")
+        elif takes_large_form(app, request.endpoint) and not _is_stranger(app):
+            request.max_content_length = MAX_FILES_BYTES
         # A request with a token header carries no cookie that a foreign page could abuse.
         if request.method not in {"GET", "HEAD", "OPTIONS"} and not takes_no_cookie(app, request.endpoint) and _by_cookie() and not _is_stranger(app):
             csrf.protect()

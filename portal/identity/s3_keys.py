@@ -12,11 +12,12 @@ from sqlalchemy import Select, Table, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from portal.identity import iam
-from portal.identity.access import user_lock
+from portal.identity.access import OF_TOKEN, user_lock
 from portal.identity.accounts import SEEN_EVERY, account_target, checked_name, oneself, refuse_beyond
 from portal.identity.factors import devices_of
 from portal.identity.models import SERVICE, ApiToken, Membership, S3AccessKey, User
 from portal.identity.sealed import seal, unseal_with
+from portal.identity.tokens import scopes_limit
 from portal.kernel import audit, limits, quota
 from portal.kernel.authz import Target
 from portal.kernel.context import Context, Grant, Principal
@@ -135,12 +136,14 @@ class KeyHolder:
 
 
 # Asked with every request: plain columns, which cost a third of what models do.
-_KEYS, _USERS, _ROLES = (cast("Table", model.__table__).c for model in (S3AccessKey, User, Membership))
+_KEYS, _USERS, _ROLES, _MAKERS = (cast("Table", model.__table__).c for model in (S3AccessKey, User, Membership, ApiToken))
 _BEHIND = (
     select(_KEYS.sealed_secret, _KEYS.project_id, _KEYS.last_used_at, _KEYS.is_active.label("key_is_active"),
            _USERS.id, _USERS.username, _USERS.platform_role, _USERS.is_active, _USERS.must_change_password, _USERS.default_project_id,
-           (_USERS.password_hash != "").label("has_password"), iam.REVISION.label("revision"), _ROLES.role, _ROLES.project_id.label("in_project"))
-    .select_from(S3AccessKey.__table__.join(User.__table__, _USERS.id == _KEYS.user_id).outerjoin(Membership.__table__, _ROLES.user_id == _USERS.id))
+           (_USERS.password_hash != "").label("has_password"), iam.REVISION.label("revision"), _ROLES.role, _ROLES.project_id.label("in_project"),
+           _KEYS.origin, _MAKERS.is_active.label("maker_is_active"), _MAKERS.expires_at.label("maker_ends"), _MAKERS.scopes)
+    .select_from(S3AccessKey.__table__.join(User.__table__, _USERS.id == _KEYS.user_id).outerjoin(Membership.__table__, _ROLES.user_id == _USERS.id)
+                 .outerjoin(ApiToken.__table__, _MAKERS.id == func.substr(_KEYS.origin, len(OF_TOKEN) + 1)))
     .where(_KEYS.id == bindparam("key")).order_by(_ROLES.project_id)
 )  # fmt: skip
 
@@ -148,11 +151,14 @@ _BEHIND = (
 def s3_key_holder(session: Session, settings: Settings, key_id: str) -> KeyHolder | None:
     """Who is behind an access key; None if it is unknown, switched off, of a disabled user, or was sealed with another SECRET_KEY.
 
-    Nor does a key count whose user has yet to choose a password, or lacks a second factor that one of their roles asks for.
+    Nor does a key count whose user has yet to choose a password, or lacks a second factor that one of their roles asks for. What a token made ends
+    with it, rests while it is switched off, and may do no more than its scopes.
     """
     rows = session.execute(_BEHIND, {"key": key_id}).all() if is_storable(key_id) else ()
     row = rows[0] if rows else None
     if row is None or not (row.key_is_active and row.is_active) or row.must_change_password:
+        return None
+    if row.origin and not (row.maker_is_active and row.maker_ends > now()):
         return None
     secret = _unsealed(settings.secret(), row.sealed_secret)
     if secret is None:
@@ -160,7 +166,8 @@ def s3_key_holder(session: Session, settings: Settings, key_id: str) -> KeyHolde
     grants = [Grant(each.role, each.in_project) for each in rows if each.in_project is not None]
     if row.platform_role:
         grants.append(Grant(row.platform_role, None))
-    principal = iam.with_access(session, Principal(row.id, row.username, f"s3:{key_id}", tuple(grants)), row.revision)
+    inside = (scopes_limit(row.scopes),) if row.origin and row.scopes else ()
+    principal = iam.with_access(session, Principal(row.id, row.username, f"s3:{key_id}", tuple(grants), limits=inside), row.revision)
     if principal.needs_factor and row.has_password and not devices_of(session, row.id):
         return None
     home = row.project_id or row.default_project_id or next((grant.project_id for grant in grants if grant.project_id), None)

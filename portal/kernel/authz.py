@@ -22,7 +22,7 @@ from portal.kernel.policy_rules import Rules, RuleSet
 from portal.kernel.resource import Resource
 
 __all__ = [
-    "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "decide", "reach", "refuse_escalation",
+    "EVERYONE", "IMAGINED", "LEVELS", "ROLES", "Access", "Decision", "Policy", "Reach", "Target", "authorize", "beyond_limits", "decide", "reach", "refuse_escalation",
     "refuse_relief", "role_matrix", "statements_of", "target_of", "trace",
 ]  # fmt: skip
 ADMIN, AUDITOR = "platform_admin", "auditor"
@@ -203,10 +203,22 @@ def decide(ctx: Context, action: str, target: Target) -> Decision:
     policy, sid = rule.grant.name, rule.statement.sid
     if not allowed:
         return Decision(allowed=False, action=action, policy=policy, statement=sid, because=f"Statement {sid} of {policy} denies it.")
+    return _beyond(limits, action, target, asked) or Decision(allowed=True, action=action, policy=rule.grant.role, statement=sid)
+
+
+def beyond_limits(ctx: Context, action: str, target: Target) -> Decision | None:
+    """The refusal of a limit of the caller's that does not allow an action, whoever else would; None where all of them do."""
+    level = ctx.registry.permissions.get(action)
+    if level is None or ctx.principal.is_system:
+        return None
+    return _beyond(access_of(ctx.principal).of(action, level)[1], action, target, asked_of(ctx))
+
+
+def _beyond(limits: Iterable[tuple[Limit, Rules]], action: str, target: Target, asked: Asked) -> Decision | None:
     for limit, its_rules in limits:
         if limit.project_id in {None, target.project_id} and not its_rules.decide(target, asked)[0]:
             return Decision(allowed=False, action=action, policy=limit.label, because=f"{limit.label} does not allow it.")
-    return Decision(allowed=True, action=action, policy=rule.grant.role, statement=sid)
+    return None
 
 
 def _why_not(ctx: Context, action: str, level: str, target: Target) -> str:

@@ -4,9 +4,14 @@ SQLite and PostgreSQL behave alike here: a write transaction is announced as suc
 transaction into a writing one once somebody else has written.
 """
 
+import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
@@ -18,9 +23,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
+from portal.kernel.turns import LOOK_EVERY_S, Turns
 from portal.settings import Settings
 
 BUSY_TIMEOUT_MS = 15_000
+# SQLite's codes have what it is in the low byte, and why above.
+PRIMARY_CODE = 0xFF
 DISK_IS_FULL = "The disk is full. Nothing was changed. An administrator has to free space under DATA_DIR or where the database is kept."
 
 JsonColumn = JSON().with_variant(JSONB(), "postgresql")
@@ -76,10 +84,14 @@ def now() -> datetime:
 
 
 @contextmanager
-def transaction(session: Session) -> Iterator[None]:
-    """One write transaction: all of it or nothing. Leaves whatever was read before behind, so objects must be loaded inside."""
+def transaction(session: Session, *, is_forced: bool = True) -> Iterator[None]:
+    """One write transaction: all of it or nothing. Leaves whatever was read before behind, so objects must be loaded inside.
+
+    One that is not forced may be lost with the machine's power, and nothing before it is, until `force` has returned: whoever waits for that need
+    not keep others from writing meanwhile. Only a database of one file makes a difference.
+    """
     session.rollback()
-    session.connection(execution_options={"portal_write": True})
+    session.connection(execution_options={"portal_write": True, "portal_forced": is_forced})
     try:
         yield
         session.commit()
@@ -106,7 +118,9 @@ def prepare_engine(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
     event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
+    # A database in memory is one process's alone.
+    turns = Turns(Path(f"{engine.url.database}-turn") if engine.url.database else None)
+    event.listen(engine, "begin", partial(_on_begin, turns=turns))
 
 
 def _on_connect(connection: Any, _record: object) -> None:
@@ -122,9 +136,48 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _on_begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("portal_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+def _on_begin(connection: Connection, turns: Turns) -> None:
+    options = connection.get_execution_options()
+    if not options.get("portal_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    synchronous = "FULL" if options.get("portal_forced", True) else "NORMAL"
+    if connection.info.get("synchronous", "FULL") != synchronous:
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        connection.info["synchronous"] = synchronous
+    driver: Any = connection.connection.driver_connection
+    with turns.taken(BUSY_TIMEOUT_MS / 1000) as end:
+        # Whoever has the turn looks again at once: SQLite would sleep for longer and longer.
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            while _is_busy(driver) and time.monotonic() < end:
+                time.sleep(LOOK_EVERY_S)
+            if not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
+def _is_busy(driver: Any) -> bool:
+    """Begin to write, unless somebody else is writing; what else is wrong comes up when it is tried once more."""
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode & PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    return False
+
+
+def force(engine: Engine) -> None:
+    """Have on the disk what transactions committed that were not forced. Raises OSError."""
+    if engine.dialect.name != "sqlite":
+        return
+    # SQLite keeps its locks on other files, so that closing this one gives none of them up. If it is gone, all of it is in the database, forced.
+    with suppress(FileNotFoundError):
+        handle = os.open(f"{engine.url.database}-wal", os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def insert_of(session: Session) -> Callable[..., Any]:

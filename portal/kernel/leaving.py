@@ -81,7 +81,7 @@ def refusals(ctx: "Context", rtype: ResourceType, *where: ColumnElement[bool]) -
         found.append(f"{protected} protected: switch {label} off first.")
     if kept := in_words(ctx, rtype, *live, ~reach(ctx, ctx.registry.name_of(op)).rows(model)):
         found.append(f"{kept} not yours to delete ({ctx.registry.name_of(op)}).")
-    return found
+    return [*found, *rtype.in_the_way(ctx, rtype, live)]
 
 
 def in_words(ctx: "Context", rtype: ResourceType, *where: ColumnElement[bool]) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import Index, String, text, true
+from sqlalchemy import ColumnElement, Index, String, text, true
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.orm.interfaces import ORMOption
@@ -173,6 +173,10 @@ def _alone(_ctx: "Context", _row: Any) -> None:
     """Nothing goes with it."""
 
 
+def _nothing_in_the_way(_ctx: "Context", _rtype: "ResourceType", _where: Sequence[ColumnElement[bool]]) -> Sequence[str]:
+    return ()
+
+
 def _nothing_hidden(_ctx: "Context", _rows: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
     return {}
 
@@ -185,8 +189,9 @@ class ResourceType:
     no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
     `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
     can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
-    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it; `goes_with` is the type with whose row the
-    rows of this one go, or are free to go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
+    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some rows cannot be
+    deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to go: a
+    deletion of everything comes to them after it. `also_at` are other whole paths of the API.
     `veil` says what is shown of rows in place of values that tell of things the caller may not see: row id → field or shown key → value.
     """
 
@@ -218,6 +223,7 @@ class ResourceType:
     veil: "Callable[[Context, Sequence[Any]], Mapping[str, Mapping[str, Any]]]" = _nothing_hidden
     at_end: "Callable[[Context, Any], None]" = _alone
     leaving: "Callable[[Context, Any], Leaving] | None" = None
+    in_the_way: "Callable[[Context, ResourceType, Sequence[ColumnElement[bool]]], Sequence[str]]" = _nothing_in_the_way
     extra_permissions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -91,6 +91,7 @@ class AskedRun:
     ctx: Context
     claim: Claim
     report: Callable[[str], None]
+    engines: Engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +317,7 @@ class Runner:
             try:
                 report(job.steps[0].detail)
                 with self.sessions() as own:
-                    task.do(AskedRun(self.context(own, job), claim, report))
+                    task.do(AskedRun(self.context(own, job), claim, report, self.engines))
             except NotYet as waiting:
                 self._postpone(session, claim, waiting)
                 return

@@ -20,6 +20,7 @@ WIDEST, NARROWEST = 16, 28
 ANYWHERE = "0.0.0.0/0"
 THIS_NETWORK = IPv4Network("0.0.0.0/8")
 DOTTED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
+DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 SHAPE = "must be an IPv4 range such as 10.0.0.0/16"
 # What the first addresses of a subnet are kept for, and the last.
 ROLES = ("network", "router", "name server", "future use")
@@ -63,6 +64,18 @@ def check_server(text: str) -> None:
     if why := next((why for is_so, why in kinds if is_so), ""):
         msg = f"{text} {why}, and answers nobody; name the address of a server"
         raise ValueError(msg)
+
+
+def check_domain(text: str) -> None:
+    """Raise ValueError for what is no name of a domain."""
+    if not DOMAIN.fullmatch(text):
+        msg = f"{text[:80]} is no domain; name one such as shop.internal"
+        raise ValueError(msg)
+
+
+def listed(text: str) -> list[str]:
+    """The values of a list that is separated by commas."""
+    return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def parse_range(text: str) -> IPv4Network:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, selectinload
 from portal.engines.network_ports import GroupSpec, GuestData, NatSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.kernel.ids import hostname
 from portal.kernel.resource import Registry
+from portal.networking.addresses import listed
 from portal.networking.dns_names import domain_of, labels
 from portal.networking.models import InternetGateway, NatGateway, NetworkInterface, Route, RouteTable, SecurityGroup, Subnet, Vpc, VpcPeering
 
@@ -49,7 +50,8 @@ def desired_state(session: Session, registry: Registry, vpc_id: str) -> Desired 
         [GroupSpec(each.id, [rule.spec() for rule in each.rules if rule.is_enabled]) for each in groups],
         _ports(session, registry, vpc, interfaces), [NatSpec(each.id, each.public_ip) for each in nats], uplink_address=vpc.uplink_address,
         shared_nat=vpc.enable_network_address_translation, dns_names=vpc.enable_dns_support,
-        dns_servers=[each.strip() for each in vpc.dns_servers.split(",") if each.strip()], flow_log=vpc.flow_logs_enabled,
+        dns_servers=listed(vpc.dns_servers), search_domains=listed(vpc.search_domains), ntp_servers=listed(vpc.ntp_servers), mtu=vpc.mtu or 0,
+        flow_log=vpc.flow_logs_enabled,
     )  # fmt: skip
     return Desired(
         vpc.desired_revision, spec, [PeeringSpec(each.link_id, _pair(each)) for each in active],

@@ -113,6 +113,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         raise Conflict(f"{row.public_ip} leads nowhere as it is.", details={"status": "allocated"})
     if row.nat_gateway_id is not None:
         nat = _lock_nat(ctx, row.nat_gateway_id)
+        authorize(ctx, "networking.nat_gateway.update", target_of(nat))
         vpc_locked(ctx, nat.vpc_id)
         # It may not be without one: what is behind it would be cut off.
         nat.elastic_ip_id, nat.public_ip = None, ipam.take_public(ctx, ("networking.nat_gateway", nat.id))
@@ -120,6 +121,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         vpc_touch(ctx, nat.vpc_id)
         return
     target = interface_locked(ctx, row.interface_id or "")
+    authorize(ctx, "networking.network_interface.update", target_of(target))
     row.interface_id = None
     set_public(ctx, target, "")
     vpc_touch(ctx, target.vpc_id)

@@ -72,6 +72,8 @@ def _join(ctx: Context, gateway: InternetGateway, vpc_id: str | None) -> None:
     if vpc_id is None:
         return
     vpc = vpc_locked(ctx, vpc_id)
+    # It is a change of the VPC as well.
+    authorize(ctx, "networking.vpc.update", target_of(vpc))
     gateway.vpc_id = vpc_id
     vpc.uplink_address = ipam.take_public(ctx, ("networking.vpc", vpc.id))
     vpc_touch(ctx, vpc_id)
@@ -81,11 +83,17 @@ def _leave(ctx: Context, gateway: InternetGateway) -> None:
     if gateway.vpc_id is None:
         return
     vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == gateway.vpc_id).with_for_update(key_share=True)).one()
+    if not _goes(vpc):
+        authorize(ctx, "networking.vpc.update", target_of(vpc))
     ipam.release_of(ctx.db, vpc.id)
     vpc.uplink_address = ""
     gateway.vpc_id = None
-    if vpc.deleted_at is None and vpc.state not in {"deleting", "deleted"}:
+    if not _goes(vpc):
         vpc_touch(ctx, vpc.id)
+
+
+def _goes(vpc: Vpc) -> bool:
+    return vpc.deleted_at is not None or vpc.state in {"deleting", "deleted"}
 
 
 def _vpc_ahead(ctx: Context, gateway: InternetGateway, _: Mapping[str, Any]) -> None:

@@ -182,6 +182,9 @@ def network_interface_detach(ctx: Context, row: NetworkInterface) -> None:
     """Take the interface from its instance; it keeps its address."""
     if row.is_primary:
         raise Conflict(f"{row.name} is the first interface of its instance and goes with it.", details={"is_primary": True})
+    if (instance := ctx.db.get(ctx.registry.model("compute.instance"), row.instance_id)) is not None:
+        # It is a change of the instance as well.
+        authorize(ctx, "compute.instance.update", target_of(instance))
     vpc_touch(ctx, row.vpc_id, queue=False)
 
 

@@ -49,6 +49,21 @@ class Vpc(ProjectOwned, Stateful, Base):
         help="Whom the VPC's name server asks for names outside the VPC: up to four addresses, separated by commas; this host's own if left empty. "
         "Guests are always given the VPC's name server.",
     )  # fmt: skip
+    search_domains: Mapped[str] = f.field(
+        f.Line(255), label="Search domains", default="", editable=True,
+        help="Told to guests with their addresses: domains in which short names are looked for, up to six, separated by commas; the VPC's own if left empty.",
+    )  # fmt: skip
+    ntp_servers: Mapped[str] = f.field(
+        f.Line(255),
+        label="Time servers",
+        default="",
+        editable=True,
+        help="Told to guests with their addresses: up to four addresses, separated by commas.",
+    )
+    mtu: Mapped[int | None] = f.field(
+        f.Int(576, 1500), label="Packet size", unit="bytes", nullable=True, editable=True,
+        help="Told to guests with their addresses: the largest packet (MTU) that they send; 1500 if left empty.",
+    )  # fmt: skip
     flow_logs_enabled: Mapped[bool] = f.field(f.Bool(), label="Flow log", default=False)
     flow_logs_traffic: Mapped[str] = f.field(f.Choice(TRAFFIC), label="In the flow log", default="all")
     uplink_address: Mapped[str] = f.field(f.Line(15), label="Outbound address", default="")

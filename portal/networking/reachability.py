@@ -52,13 +52,17 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Whether it gets there, the way so far, and what decided: a rule, a route, an address or a gateway."""
+    """Whether it gets there, the way so far, and what decided: a rule, a route, an address or a gateway.
+
+    It is certain unless somebody decides about the rest of the way of whom nothing is known here; `allowed` says then that nothing here is in the way.
+    """
 
     allowed: bool
     sentence: str
     hops: Sequence[Hop] = ()
     decided_by: str = ""
     decider_id: str = ""
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ class _Way:
         self.world, self.protocol, self.port = world, protocol, port
         self.hops: list[Hop] = []
         self.decided = ("", "")
+        self.is_certain = True
 
     def answer(self, start: _Place | None, source: str, target: str, address: str) -> Answer:
         """Where it comes to."""
@@ -165,7 +170,7 @@ class _Way:
             end = self._go(start, source, target, address)
         except _Stop as stop:
             return Answer(False, asked.format("cannot reach") + stop.why, tuple(self.hops), stop.decided_by, stop.decider_id)
-        return Answer(True, asked.format("can reach") + end, tuple(self.hops), *self.decided)
+        return Answer(True, asked.format("can reach" if self.is_certain else "may reach") + end, tuple(self.hops), *self.decided, self.is_certain)
 
     def _go(self, start: _Place | None, source: str, target: str, address: str) -> str:
         if start is None:
@@ -257,6 +262,8 @@ class _Way:
             return self._public(end, f"{seen_from}/32", within=end.vpc is start.vpc)
         if address != INTERNET:
             self._refuse_nobody(start, address, route)
+            # Who has it, and whether they answer, is known there only.
+            self.is_certain = False
         return f"the route {route.destination} leads there, and the rules let it out."
 
     def _refuse_nobody(self, start: _Place, address: str, route: RouteSpec) -> None:
@@ -277,6 +284,7 @@ class _Way:
         other = next((self.world.vpcs.get(vpc_id) for vpc_id in pair if vpc_id != start.vpc.vpc_id), None)
         if other is None and start.vpc.vpc_id in pair:
             self._hop("vpc-peering", route.target_id, "crosses to a VPC of another project")
+            self.is_certain = False
             return f"it crosses {self._name(route.target_id)}; the routes and rules of the other project decide about the rest of the way."
         if other is None or start.vpc.vpc_id not in pair:
             raise _Stop(f"The route {route.destination} leads to a peering that is not active.", "route", route.destination)
@@ -303,6 +311,7 @@ class _Way:
             raise _Stop(why, "address", address)
         self._arrive(through, f"{start.port.address}/32")
         if address == INTERNET or IPv4Address(address) not in IPv4Network(start.vpc.cidr):
+            self.is_certain = False
             return f"it comes to {self._name(route.target_id)}, whose guest decides about the rest of the way."
         if sender is not start:
             raise _Stop(f"Routes lead it from one guest to another and not to {address}.", "route", route.destination)

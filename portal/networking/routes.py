@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
@@ -155,6 +156,8 @@ def route_table_associate(ctx: Context, table: RouteTable, *, subnet: Annotated[
     """Let a subnet use this table."""
     if subnet.vpc_id != table.vpc_id:
         raise wrong("subnet", f"{subnet.name} is a subnet of another VPC.")
+    # It is a change of the subnet as well.
+    authorize(ctx, "networking.subnet.update", target_of(subnet))
     vpc_touch(ctx, table.vpc_id)
     subnet.route_table_id = table.id
 
@@ -164,6 +167,7 @@ def route_table_disassociate(ctx: Context, table: RouteTable, *, subnet: Annotat
     """Let a subnet use the main table again."""
     if subnet.route_table_id != table.id:
         raise Conflict(f"{subnet.name} does not use {table.name}.", details={"route_table_id": subnet.route_table_id or "main"})
+    authorize(ctx, "networking.subnet.update", target_of(subnet))
     vpc_touch(ctx, table.vpc_id)
     subnet.route_table_id = None
 

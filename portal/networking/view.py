@@ -140,7 +140,8 @@ def _behind(specs: Specs, source: str) -> str:
 
 
 def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
-    """Id or name of an instance or interface → id of the interface."""
+    """Id or name of an instance or interface → id of the interface. What is an address, or the internet, is that, whatever else is called so."""
+    values = [value for value in values if value != reachability.INTERNET and not _is_address(value)]
     instance = ctx.registry.model("compute.instance")
     mine = (NetworkInterface.project_id == ctx.project_id, NetworkInterface.deleted_at.is_(None))
     query = select(instance.id, instance.name, NetworkInterface.id).join(NetworkInterface, NetworkInterface.instance_id == instance.id)
@@ -150,6 +151,14 @@ def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
     by_id = {instance_id: interface_id for instance_id, _, interface_id in rows}
     own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values), seen(ctx, NetworkInterface))
     return {**_pairs(ctx, own), **by_name, **by_id}
+
+
+def _is_address(value: str) -> bool:
+    try:
+        IPv4Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def topology_of(ctx: Context, vpc: Vpc) -> Topology:

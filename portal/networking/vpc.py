@@ -14,7 +14,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.kernel.rows import insert_along
 from portal.networking import apply, ipam
-from portal.networking.addresses import ANYWHERE, check_server, parse_vpc_range
+from portal.networking.addresses import ANYWHERE, check_domain, check_server, listed, parse_vpc_range
 from portal.networking.changes import refuse_without_networks, vpc_again, vpc_touch, wrong
 from portal.networking.leaving import instances_in, refused_in, things_in, vpc_emptied, vpc_leaving
 from portal.networking.models import (
@@ -50,7 +50,8 @@ Traffic = Annotated[str, f.FieldInfo(f.Choice(TRAFFIC), "Connections", "Those th
            along=lambda ctx, vpc, _: furnish(ctx, vpc), follow=vpc_again)  # fmt: skip
 def vpc_create(
     ctx: Context, *, name: str, cidr_block: str, region: str = "local", enable_dns_hostnames: bool = True, enable_dns_support: bool = True,
-    enable_network_address_translation: bool = True, dns_servers: str = "", description: str = "", tags: dict[str, str] | None = None,
+    enable_network_address_translation: bool = True, dns_servers: str = "", search_domains: str = "", ntp_servers: str = "", mtu: int | None = None,
+    description: str = "", tags: dict[str, str] | None = None,
 ) -> Vpc:  # fmt: skip
     """Create a VPC with a default security group and a main route table."""
     refuse_without_networks(ctx)
@@ -58,23 +59,25 @@ def vpc_create(
         block = parse_vpc_range(cidr_block)
     except ValueError as error:
         raise wrong("cidr_block", f"{error}.") from None
-    check_servers(dns_servers)
+    told = {"dns_servers": dns_servers, "ntp_servers": ntp_servers, "search_domains": search_domains}
+    check_told(told)
     return Vpc(
         name=name, cidr_block=str(block), region=region, enable_dns_hostnames=enable_dns_hostnames, enable_dns_support=enable_dns_support,
-        enable_network_address_translation=enable_network_address_translation, dns_servers=dns_servers, description=description, tags=tags or {},
+        enable_network_address_translation=enable_network_address_translation, mtu=mtu, **told, description=description, tags=tags or {},
     )  # fmt: skip
 
 
-def check_servers(text: str) -> None:
-    """Raise InvalidRequest unless the text is a list of at most four addresses."""
-    servers = [each.strip() for each in text.split(",") if each.strip()]
-    try:
-        for each in servers:
-            check_server(each)
-    except ValueError as error:
-        raise wrong("dns_servers", f"{error}.") from None
-    if len(servers) > 4:  # noqa: PLR2004 - what DHCP clients take
-        raise wrong("dns_servers", "takes at most four addresses.")
+def check_told(told: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest unless these are lists, of at most four addresses or of at most six domains, separated by commas."""
+    for field, check, most in (("dns_servers", check_server, 4), ("ntp_servers", check_server, 4), ("search_domains", check_domain, 6)):
+        values = listed(str(told.get(field, "")))
+        try:
+            for each in values:
+                check(each)
+        except ValueError as error:
+            raise wrong(field, f"{error}.") from None
+        if len(values) > most:
+            raise wrong(field, f"takes at most {most}.")
 
 
 def furnish(ctx: Context, vpc: Vpc, *, prefix: str = "") -> None:
@@ -155,7 +158,7 @@ def applied(vpc: Vpc | None) -> str:
 
 def _check_update(ctx: Context, vpc: Vpc, changes: dict[str, Any]) -> None:
     del ctx, vpc
-    check_servers(str(changes.get("dns_servers", "")))
+    check_told(changes)
 
 
 def _touch(ctx: Context, vpc: Vpc, _: Mapping[str, Any]) -> None:

@@ -1,87 +1,114 @@
-"""Access control lists. The portal keeps canned ones: who owns something, and what everybody or everybody signed in may do with it."""
+"""Lists of access as S3 clients set and read them: canned ones, and grants to users and groups, in headers or a document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from portal.kernel.authz import Target, decide
+from portal.kernel.context import Context
+from portal.kernel.context import Grant as Role
 from portal.kernel.operations import run
+from portal.kernel.policy import Condition, Statement
 from portal.s3 import xml
+from portal.s3.acl_heads import GROUPS, Asked, asked_in_headers, grantee_of
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.s3.heads import version_header
-from portal.storage.access import LIST, PUBLISH, authorize_object
-from portal.storage.buckets import bucket_set_acl
-from portal.storage.facts import bucket_named
-from portal.storage.object_models import ACLS
-from portal.storage.objects import object_find, object_say
+from portal.storage.access import PUBLISH, READ_ACL, authorize_object
+from portal.storage.facts import BucketFacts, bucket_named
+from portal.storage.grants import ENFORCED, FULL, PERMISSIONS, Grant, grants_of
+from portal.storage.object_models import CUSTOM
+from portal.storage.objects import object_find, object_set_acl
+from portal.storage.public_access import bucket_set_acl
 
-GROUPS = "http://acs.amazonaws.com/groups/global/"
-ALL, SIGNED_IN = f"{GROUPS}AllUsers", f"{GROUPS}AuthenticatedUsers"
-# Canned → what is granted besides the owner's own.
-GRANTS: Mapping[str, frozenset[tuple[str, str]]] = {
-    "private": frozenset(), "public-read": frozenset({(ALL, "READ")}), "public-read-write": frozenset({(ALL, "READ"), (ALL, "WRITE")}),
-    "authenticated-read": frozenset({(SIGNED_IN, "READ")}),
-}  # fmt: skip
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 
 
-def _document(x: Exchange, owner_id: str | None, acl: str, headers: Mapping[str, str] | None = None) -> Answer:
-    names = people(x.ctx, [owner_id])
-    owner = person("Owner", owner_id, names)
-    mine = owner.replace("<Owner>", f'<Grantee {XSI} xsi:type="CanonicalUser">').replace("</Owner>", "</Grantee>")
-    grants = [xml.group("Grant", mine, xml.leaf("Permission", "FULL_CONTROL"))]
-    for uri, permission in sorted(GRANTS[acl]):
-        grantee = f'<Grantee {XSI} xsi:type="Group">{xml.leaf("URI", uri)}</Grantee>'
-        grants.append(xml.group("Grant", grantee, xml.leaf("Permission", permission)))
-    return document("AccessControlPolicy", owner, xml.group("AccessControlList", *grants), headers=headers)
-
-
-def _asked(x: Exchange) -> str:
-    """The canned list that a request comes to. Raises NotImplemented for one that is none."""
-    canned = x.request.header("x-amz-acl")
-    body = x.document_bytes()
-    if canned:
-        if canned not in ACLS:
-            raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=canned[:64])
-        return canned
-    if any(x.request.header(f"x-amz-grant-{name}") for name in ("read", "write", "read-acp", "write-acp", "full-control")):
-        raise S3Error("NotImplemented", "Grants to single accounts are not kept here: use a policy.")
-    found = xml.parse(body, "AccessControlPolicy").child("AccessControlList")
-    if found is None:
+def _asked(x: Exchange, *, of_bucket: bool) -> Asked:
+    """The list that a request comes to, by its headers or its document."""
+    found, body = asked_in_headers(x.request, of_bucket=of_bucket), x.document_bytes()
+    if found is not None:
+        return found
+    if not body:
+        raise S3Error("MissingSecurityHeader", "Your request was missing a required header: x-amz-acl", MissingHeaderName="x-amz-acl")
+    listed = xml.parse(body, "AccessControlPolicy").child("AccessControlList")
+    if listed is None:
         raise S3Error("MalformedACLError")
-    granted = set()
-    for grant in found.children_named("Grant"):
-        grantee, permission = grant.child("Grantee"), grant.value("Permission") or ""
-        uri = grantee.value("URI") if grantee is not None else None
-        if uri:
-            granted.add((uri, permission))
-        elif permission != "FULL_CONTROL":
-            raise S3Error("NotImplemented", "Grants to single accounts are not kept here: use a policy.")
-    acl = next((name for name, grants in GRANTS.items() if grants == granted), None)
-    if acl is None:
-        raise S3Error("NotImplemented", "Only what canned lists grant is kept here; for anything else use a policy.")
-    return acl
+    return Asked(CUSTOM, tuple(_grant(node) for node in listed.children_named("Grant")))
+
+
+def _grant(node: xml.Node) -> Grant:
+    grantee, permission = node.child("Grantee"), node.value("Permission")
+    if grantee is None or permission not in PERMISSIONS:
+        raise S3Error("MalformedACLError")
+    for name, kind in (("ID", "id"), ("URI", "uri"), ("EmailAddress", "emailaddress")):
+        if (value := grantee.value(name)) is not None:
+            return grantee_of(kind, value), permission
+    raise S3Error("MalformedACLError")
+
+
+def _document(x: Exchange, owner_id: str | None, grants: Sequence[Grant], headers: Mapping[str, str] | None = None) -> Answer:
+    names = people(x.ctx, [owner_id, *(grantee for grantee, _ in grants)])
+    listed = (xml.group("Grant", _element(grantee, names), xml.leaf("Permission", permission)) for grantee, permission in grants)
+    return document("AccessControlPolicy", person("Owner", owner_id, names), xml.group("AccessControlList", *listed), headers=headers)
+
+
+def _element(grantee: str, names: Mapping[str, str]) -> str:
+    if grantee in GROUPS:
+        return f'<Grantee {XSI} xsi:type="Group">{xml.leaf("URI", GROUPS[grantee])}</Grantee>'
+    return person("Grantee", grantee, names).replace("<Grantee>", f'<Grantee {XSI} xsi:type="CanonicalUser">', 1)
+
+
+def _listed(bucket: BucketFacts, owner_id: str | None, acl: str, grants: Sequence[Sequence[str]] | None) -> tuple[str | None, list[Grant]]:
+    """(the owner, what is granted) as a client sees it: a word stands for the owner's own besides what it says."""
+    if bucket.ownership == ENFORCED:
+        return bucket.owner_id, [(bucket.owner_id or "", FULL)]
+    given = grants_of(acl, grants)
+    return owner_id, given if acl == CUSTOM else [(owner_id or "", FULL), *given]
 
 
 def get_bucket(x: Exchange) -> Answer:
     """What others may do with a bucket."""
     bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, "")
-    return _document(x, bucket.owner_id, bucket.acl)
+    authorize_object(x.ctx, bucket, READ_ACL, "")
+    return _document(x, *_listed(bucket, bucket.owner_id, bucket.acl, bucket.grants))
 
 
 def put_bucket(x: Exchange) -> Answer:
     """Say what others may do with a bucket."""
-    run(x.ctx, bucket_set_acl, bucket_named(x.ctx.db, x.bucket).id, {"acl": _asked(x)})
+    asked = _asked(x, of_bucket=True)
+    bucket = bucket_named(x.ctx.db, x.bucket)
+    given = {"configuration": configuration_of(asked.grants)} if asked.grants is not None else {"acl": asked.acl}
+    run(_let_in(x.ctx, bucket), bucket_set_acl, bucket.id, given)
     return Answer()
+
+
+def configuration_of(grants: Sequence[Grant]) -> dict[str, list[dict[str, str]]]:
+    """Grants as the operations of buckets take them."""
+    return {"grants": [{"grantee": grantee, "permission": permission} for grantee, permission in grants]}
+
+
+def _let_in(ctx: Context, bucket: BucketFacts) -> Context:
+    """The context in which the caller sets the bucket's list, who may do so by that list alone: whoever signed may have been granted it."""
+    operation = "storage.bucket.set_acl"
+    target = Target(bucket.project_id, bucket.owner_id, id=bucket.id, name=bucket.name, tags=bucket.tags)
+    if ctx.principal.user_id is None or decide(ctx, operation, target).allowed:
+        return ctx
+    by_list = authorize_object(ctx, bucket, PUBLISH, "")
+    this = (Condition("StringEquals", "resource.id", (bucket.id,)),)
+    granted = Statement(by_list.statement, allows=True, actions=(operation, "storage.bucket.read"), conditions=this)
+    role = Role(by_list.policy, bucket.project_id, label=by_list.policy, statements=(granted,))
+    return replace(ctx, principal=replace(ctx.principal, grants=(*ctx.principal.grants, role), access=None), project_id=bucket.project_id)
 
 
 def get(x: Exchange) -> Answer:
     """What others may do with an object."""
-    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
-    return _document(x, found.version.owner_id, found.version.acl, version_header(found.bucket, found.version))
+    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"), READ_ACL)
+    version = found.version
+    return _document(x, *_listed(found.bucket, version.owner_id, version.acl, version.grants), version_header(found.bucket, version))
 
 
 def put(x: Exchange) -> Answer:
     """Say what others may do with an object."""
-    acl = _asked(x)
-    bucket, version = object_say(x.ctx, x.bucket, x.key, x.parameter("versionId"), PUBLISH, acl=acl)
+    asked = _asked(x, of_bucket=False)
+    bucket, version = object_set_acl(x.ctx, (x.bucket, x.key, x.parameter("versionId")), asked.acl, asked.grants)
     return Answer(headers=version_header(bucket, version))

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -22,14 +23,18 @@ from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
-from portal.s3 import cors, signatures, xml
+from portal.logging import REQUEST_ID
+from portal.s3 import cors, signatures, websites, xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange
+from portal.s3.limits import RequestLimits
+from portal.s3.records import Asked, Counted, record_of
 from portal.s3.refusals import failure_of, refusal_of
 from portal.s3.requests import S3Request, read_request
 from portal.s3.routes import Action, action_for
 from portal.s3.signing import SecretOf, Signed
 from portal.settings import Settings
+from portal.storage.traffic import TrafficFiles
 
 log = logging.getLogger("portal.s3")
 access = logging.getLogger("portal.access")
@@ -40,19 +45,27 @@ NO_BODY = {204, 304}
 class Gateway:
     """The application; it knows no state but that of the database and of the blobs."""
 
-    def __init__(self, settings: Settings, sessions: sessionmaker[Session], registry: Registry, blobs: BlobStore) -> None:
-        """`sessions` are opened one for each request."""
+    def __init__(
+        self, settings: Settings, sessions: sessionmaker[Session], registry: Registry, blobs: BlobStore, traffic: TrafficFiles | None = None
+    ) -> None:  # fmt: skip
+        """`sessions` are opened one for each request; `traffic` is where requests are written down."""
         self._settings, self._sessions, self._registry, self._blobs = settings, sessions, registry, blobs
+        self._limits = RequestLimits(settings)
+        self._traffic = traffic
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         begun, request_id = time.perf_counter(), f"req-{secrets.token_hex(8)}"
-        method, who = environ["REQUEST_METHOD"], ""
+        REQUEST_ID.set(request_id)
+        method = environ["REQUEST_METHOD"]
+        asked = Asked(is_site=websites.is_site(environ.get("HTTP_HOST", ""), self._settings.s3_website_domain), begun=begun)
         try:
-            request = read_request(environ, self._settings.s3_domain or None)
-            answer, who = self._answer(request, request_id)
+            domain = self._settings.s3_website_domain if asked.is_site else self._settings.s3_domain
+            asked.request = read_request(environ, domain or None)
+            answer = self._answer(asked.request, request_id, asked)
         except S3Error as error:
-            answer = _refusal(error, environ, request_id)
+            asked.refused = error
+            answer = websites.refusal(error, request_id) if asked.is_site else _refusal(error, environ, request_id)
         body, length = answer.body, answer.length
         if isinstance(body, bytes):
             length = len(body) if length is None else length
@@ -61,18 +74,26 @@ class Gateway:
         if answer.status not in NO_BODY:
             headers["Content-Length"] = str(length or 0)
         start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
+        asked.turned = time.perf_counter()
         access.info(
-            "%s %s %s", method, environ.get("PATH_INFO", ""), answer.status,
-            extra={"request_id": request_id, "user_id": who or None, "method": method, "path": environ.get("PATH_INFO", ""), "status_code": answer.status,
-                   "duration_ms": round((time.perf_counter() - begun) * 1000, 1)},
+            "%s %s %s%s", method, environ.get("PATH_INFO", ""), answer.status, f" {asked.refused.code}" if asked.refused else "",
+            extra={"request_id": request_id, "user_id": asked.user_id, "method": method, "path": environ.get("PATH_INFO", ""),
+                   "status_code": answer.status, "duration_ms": round((asked.turned - begun) * 1000, 1)},
         )  # fmt: skip
-        return _nothing(body) if method == "HEAD" else body
+        if method == "HEAD":
+            body = _nothing(body)
+        return body if self._traffic is None else Counted(body, partial(self._write_down, asked, replace(answer, length=length), request_id))
 
-    def _answer(self, request: S3Request, request_id: str) -> tuple[Answer, str]:
+    def _write_down(self, asked: Asked, answer: Answer, request_id: str, sent: int) -> None:
+        record = record_of(asked, answer, request_id=request_id, sent=sent, ended=time.perf_counter())
+        if record is not None and self._traffic is not None:
+            self._traffic.add(record)
+
+    def _answer(self, request: S3Request, request_id: str, asked: Asked) -> Answer:
         session = self._sessions()
         try:
-            exchange = self._exchange(session, request, request_id)
-            return self._with_origin(session, request, action_for(request), exchange), exchange.ctx.principal.user_id or ""
+            exchange = self._exchange(session, request, request_id, asked)
+            return self._with_origin(session, request, websites.serve if asked.is_site else action_for(request), exchange)
         except PortalError as error:
             raise refusal_of(error) from error
         except EngineError as error:
@@ -116,7 +137,7 @@ class Gateway:
             raise
         return replace(answer, headers={**answer.headers, **said})
 
-    def _exchange(self, session: Session, request: S3Request, request_id: str) -> Exchange:
+    def _exchange(self, session: Session, request: S3Request, request_id: str, asked: Asked) -> Exchange:
         ctx = Context(
             session, self._settings, self._registry, ANONYMOUS, request_id=request_id, source="s3", source_ip=self._client(request),
             user_agent=request.header("user-agent")[:255],
@@ -131,22 +152,31 @@ class Gateway:
                 holders[key_id] = holder
                 return holder.secret
 
-            signed = verify(secret_of)
-            if signed is not None:
+            try:
+                signed = verify(secret_of)
+            except S3Error:
+                # Guessing is slowed down; whoever signs with a key that is right does not suffer from a neighbour.
+                self._limits.count_address(ctx.source_ip)
+                raise
+            if signed is None:
+                self._limits.count_address(ctx.source_ip)
+            else:
+                self._limits.count_key(signed.access_key)
                 holder = holders[signed.access_key]
-                ctx.principal, ctx.project_id = holder.principal, holder.project_id
+                ctx.principal, ctx.project_id, asked.user_id = holder.principal, holder.project_id, holder.principal.user_id
                 s3_key_used(session, holder, ctx.source_ip)
             return signed
 
-        signed = identify(lambda secret_of: signatures.verify(request, secret_of, now()))
+        # Visitors of websites are nobody in particular.
+        signed = None if asked.is_site else identify(lambda secret_of: signatures.verify(request, secret_of, now()))
         return Exchange(request, signed, ctx, self._blobs, identify)
 
 
-def _nothing(body: Iterator[bytes]) -> Iterable[bytes]:
+def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:
     """An answer to HEAD: what a GET would give is let go of."""
     if (close := getattr(body, "close", None)) is not None:
         close()
-    return ()
+    return iter(())
 
 
 def _refusal(error: S3Error, environ: dict[str, Any], request_id: str) -> Answer:

@@ -3,12 +3,15 @@
 from portal.kernel.lookup import ListQuery, found_rows
 from portal.kernel.operations import run
 from portal.s3 import xml
+from portal.s3.acl_heads import Asked, asked_in_headers
+from portal.s3.acls import configuration_of
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.storage.access import LIST, authorize_object
 from portal.storage.buckets import BUCKET, bucket_create, bucket_delete, bucket_set_versioning, name_problem
 from portal.storage.facts import bucket_named
-from portal.storage.object_models import ACLS
+from portal.storage.grants import ENFORCED
+from portal.storage.object_models import OWNERSHIP
 
 MOST_BUCKETS = 10_000
 
@@ -31,10 +34,13 @@ def create(x: Exchange) -> Answer:
         raise S3Error("InvalidBucketName", f"The bucket name {problem}.", BucketName=x.bucket[:255])
     if body := x.document_bytes():
         xml.parse(body, "CreateBucketConfiguration")
-    acl = x.request.header("x-amz-acl", "private")
-    if acl not in ACLS:
-        raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
-    run(x.ctx, bucket_create, None, {"name": x.bucket, "acl": acl, "versioning_enabled": False})
+    asked = asked_in_headers(x.request, of_bucket=True) or Asked()
+    given = {"acl": asked.acl} if asked.grants is None else {"configuration": configuration_of(asked.grants)}
+    ownership = x.request.header("x-amz-object-ownership", ENFORCED)
+    if ownership not in OWNERSHIP:
+        raise S3Error("InvalidArgument", ArgumentName="x-amz-object-ownership", ArgumentValue=ownership[:64])
+    is_locked = x.request.header("x-amz-bucket-object-lock-enabled").lower() == "true"
+    run(x.ctx, bucket_create, None, {"name": x.bucket, **given, "ownership": ownership, "versioning_enabled": is_locked, "object_lock": is_locked})
     return Answer(headers={"Location": f"/{x.bucket}"})
 
 

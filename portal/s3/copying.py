@@ -61,13 +61,14 @@ def copy(x: Exchange) -> Answer:
     pieces = found.pieces()
     if is_plain:
         x.ctx.db.rollback()
-        blob = x.blobs.copy(pieces[0])
+        blob = x.blobs.copy(pieces[0], about.storage_class)
     else:
-        blob, md5, calculated = gathered(x, found, (0, source.size_bytes), algorithm, Anew(customer, encryption.key))
+        anew = Anew(customer, encryption.key, about.storage_class)
+        blob, md5, calculated = gathered(x, found, (0, source.size_bytes), algorithm, anew)
         etag, checksum, kind = encryption.etag(md5), calculated.text, "FULL_OBJECT"
     about = replace(about, checksum_algorithm=str(algorithm), checksum_type=kind, encryption=encryption)
     try:
-        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum), about, condition=condition)
+        row, bucket = object_put(x.ctx, target, x.key, Content(etag, blob, checksum=checksum, how="Copy"), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
@@ -100,7 +101,7 @@ def _algorithm(x: Exchange, present: str) -> Algorithm:
 
 
 def gathered(x: Exchange, found: Found, span: tuple[int, int], algorithm: Algorithm, anew: Anew) -> tuple[Blob, str, Checksum]:
-    """(blob, MD5 in hex, checksum) of a range of an object, written anew."""
+    """(blob, MD5 in hex, checksum) of a (first byte, length) of an object, written anew."""
     md5, checksum = hashlib.md5(usedforsecurity=False), hasher(algorithm)
     blob = gather(x.ctx, x.blobs, found, span, anew, md5, checksum)
     return blob, md5.hexdigest(), Checksum(algorithm, checksum.digest())

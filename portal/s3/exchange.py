@@ -13,11 +13,13 @@ from portal.identity.models import User
 from portal.kernel.context import Context
 from portal.s3 import xml
 from portal.s3.bodies import Body, open_body
+from portal.s3.errors import S3Error
 from portal.s3.requests import S3Request
-from portal.s3.signing import SecretOf, Signed
+from portal.s3.signing import UNSIGNED, SecretOf, Signed
 
 DOCUMENT_BYTES = xml.MAX_BODY
 NOBODY = "anonymous"
+UNPROTECTED = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class Exchange:
     def document_bytes(self) -> bytes:
         """The whole of a short body."""
         return self.open_body(limit_bytes=DOCUMENT_BYTES, md5=False).whole()
+
+    def protected_document(self, root: str) -> xml.Node:
+        """The XML of a request that has to say what its bytes are, as S3 demands of some."""
+        body = self.open_body(limit_bytes=DOCUMENT_BYTES, md5=False)
+        found = xml.parse(body.whole(), root)
+        if not body.is_protected and (self.signed is None or self.signed.payload == UNSIGNED):
+            raise S3Error("InvalidRequest", UNPROTECTED)
+        return found
 
     def open_body(self, **options: Any) -> Body:
         """The body, to be read in blocks; what is open in the database is let go of, for that may take long."""

@@ -7,7 +7,9 @@ from portal.http.server import SHARED_MEMORY
 from portal.logging import setup_logging
 from portal.settings import Settings
 
-worker_class = "gthread"
+worker_class = "portal.s3.gunicorn_worker.LingeringWorker"
+# Code is read once and shared by all processes; what is open is opened by each of them.
+preload_app = True
 graceful_timeout = 5
 # Of a worker's heartbeat; uploads and downloads may take as long as they like.
 timeout = 60
@@ -21,3 +23,11 @@ def on_starting(server: Any) -> None:
     """JSON lines from the first one on."""
     del server
     setup_logging(Settings.load())
+
+
+def post_worker_init(worker: Any) -> None:
+    """Be ready before the first request comes."""
+    from portal.s3.wsgi import gateway
+
+    del worker
+    gateway()

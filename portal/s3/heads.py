@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
+from portal.s3.acl_heads import Asked, asked_in_headers
 from portal.s3.checksums import BY_HEADER
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Exchange, http_date, quoted
+from portal.s3.lock_heads import lock_asked, lock_headers
 from portal.s3.requests import S3Request
 from portal.s3.signing import parse_http_date
 from portal.storage.facts import BucketFacts, Version
-from portal.storage.object_models import ACLS
 from portal.storage.objects import About, Condition
 
 META = "x-amz-meta-"
@@ -40,10 +41,9 @@ def about_of(request: S3Request) -> About:
     storage_class = request.header("x-amz-storage-class", "STANDARD")
     if storage_class not in STORAGE_CLASSES:
         raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])
-    acl = request.header("x-amz-acl", "private")
-    if acl not in {*ACLS, "bucket-owner-read", "bucket-owner-full-control"}:
-        raise S3Error("InvalidArgument", ArgumentName="x-amz-acl", ArgumentValue=acl[:64])
-    return About(headers, metadata, tags_of(request.header("x-amz-tagging")), storage_class, acl if acl in ACLS else "private")
+    asked = asked_in_headers(request, of_bucket=False) or Asked()
+    tags = tags_of(request.header("x-amz-tagging"))
+    return About(headers, metadata, tags, storage_class, asked.acl, lock=lock_asked(request), grants=asked.grants)
 
 
 def tags_of(text: str) -> dict[str, str]:
@@ -88,9 +88,11 @@ def headers_of(x: Exchange, bucket: BucketFacts, version: Version) -> dict[str, 
     found |= version_header(bucket, version)
     if version.storage_class != "STANDARD":
         found["x-amz-storage-class"] = version.storage_class
+    if version.replication:
+        found["x-amz-replication-status"] = version.replication
     if version.tags:
         found["x-amz-tagging-count"] = str(len(version.tags))
-    return found | _overrides(x)
+    return found | lock_headers(version) | _overrides(x)
 
 
 def version_header(bucket: BucketFacts, version: Version) -> dict[str, str]:

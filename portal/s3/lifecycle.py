@@ -12,8 +12,6 @@ from portal.storage.buckets import BUCKET
 from portal.storage.facts import bucket_named
 from portal.storage.lifecycle import Rule, bucket_set_lifecycle
 
-TRANSITIONS = ("Transition", "NoncurrentVersionTransition")
-
 
 def get(x: Exchange) -> Answer:
     """The rules of a bucket."""
@@ -32,6 +30,14 @@ def _element(rule: Rule) -> str:
     if rule.get("noncurrent_days"):
         kept = [xml.leaf("NewerNoncurrentVersions", rule["noncurrent_keep"])] if rule.get("noncurrent_keep") else []
         parts.append(xml.group("NoncurrentVersionExpiration", xml.leaf("NoncurrentDays", rule["noncurrent_days"]), *kept))
+    for each in rule.get("transitions", ()):
+        when = xml.leaf("Date", each["at"]) if each.get("at") else xml.leaf("Days", each["days"])
+        parts.append(xml.group("Transition", when, xml.leaf("StorageClass", each["storage_class"])))
+    for each in rule.get("noncurrent_transitions", ()):
+        kept = [xml.leaf("NewerNoncurrentVersions", each["keep"])] if each.get("keep") else []
+        parts.append(
+            xml.group("NoncurrentVersionTransition", xml.leaf("NoncurrentDays", each["days"]), *kept, xml.leaf("StorageClass", each["storage_class"]))
+        )
     if rule.get("abort_days"):
         parts.append(xml.group("AbortIncompleteMultipartUpload", xml.leaf("DaysAfterInitiation", rule["abort_days"])))
     return xml.group("Rule", *parts)
@@ -60,8 +66,6 @@ def _rule(node: xml.Node) -> dict[str, Any]:
     status = node.value("Status")
     if status not in {"Enabled", "Disabled"}:
         raise S3Error("MalformedXML")
-    if any(node.child(name) is not None for name in TRANSITIONS):
-        raise S3Error("NotImplemented", "This installation has one kind of disk: there is nothing to move objects to.")
     where = node.child("Filter")
     scope = (where.child("And") or where) if where is not None else node
     rule: dict[str, Any] = {"enabled": status == "Enabled", "prefix": scope.value("Prefix") or ""}
@@ -80,7 +84,19 @@ def _rule(node: xml.Node) -> dict[str, Any]:
         rule["expire_at"] = date
     if expiration is not None and expiration.value("ExpiredObjectDeleteMarker") == "true":
         rule["expire_markers"] = True
-    return rule
+    moves = {
+        "transitions": [_transition(each, "Days") for each in node.children_named("Transition")],
+        "noncurrent_transitions": [_transition(each, "NoncurrentDays") for each in node.children_named("NoncurrentVersionTransition")],
+    }
+    return rule | {name: found for name, found in moves.items() if found}
+
+
+def _transition(node: xml.Node, days: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"storage_class": node.value("StorageClass") or ""}
+    for name, element in (("days", days), ("keep", "NewerNoncurrentVersions")):
+        if (text := node.value(element)) is not None:
+            found[name] = _number(text)
+    return found | ({"at": date} if (date := node.value("Date")) else {})
 
 
 def _number(text: str) -> int:

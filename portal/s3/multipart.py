@@ -1,7 +1,7 @@
 """Uploads in parts as S3 clients make them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from portal.kernel.errors import PortalError
 from portal.s3 import xml
@@ -13,11 +13,13 @@ from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person, quoted
 from portal.s3.heads import about_of, condition_of, range_of, version_header
 from portal.s3.listing import Encoder, encoder, limit_of, listable
-from portal.s3.objects import forget, receive
-from portal.storage.encryption import Encryption, encryption_of, key_of_row
+from portal.s3.objects import forget, receive, refuse_unprotected
+from portal.storage.encryption import encryption_of, key_of_row
+from portal.storage.facts import BucketFacts
 from portal.storage.listing import Listing, uploads_listed
+from portal.storage.locks import Lock
 from portal.storage.object_models import ObjectPart, ObjectUpload
-from portal.storage.objects import Content
+from portal.storage.objects import About, Content
 from portal.storage.receiving import Anew
 from portal.storage.uploads import (
     MOST_PARTS,
@@ -63,21 +65,33 @@ def part(x: Exchange) -> Answer:
     if x.request.header("x-amz-copy-source"):
         return part_copy(x)
     number = number_of(x)
-    algorithm, encryption, said = _open(x, x.request.content_length or 0)
-    body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=algorithm)
-    blob = receive(x, body, encryption.key)
+    opened = _open(x, x.request.content_length or 0)
+    body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=opened.algorithm)
+    refuse_unprotected(body, opened.bucket, opened.about.lock, "Put Part")
+    blob = receive(x, body, opened.about)
     checksum = body.checksum
-    etag = encryption.etag(body.md5.hex())
+    etag = opened.about.encryption.etag(body.md5.hex())
     _keep(x, number, Content(etag, blob, checksum_algorithm=str(checksum.algorithm), checksum=checksum.text))
-    return Answer(headers={"ETag": quoted(etag), checksum.algorithm.header: checksum.text, **said})
+    return Answer(headers={"ETag": quoted(etag), checksum.algorithm.header: checksum.text, **opened.said})
 
 
-def _open(x: Exchange, size_bytes: int) -> tuple[Algorithm, Encryption, dict[str, str]]:
-    """(what checksums are calculated with, how parts are encrypted, what is told of that) of the upload to which so much is sent."""
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An upload to which a part is sent, what its parts are like, and what is told of their encryption."""
+
+    bucket: BucketFacts
+    about: About
+    algorithm: Algorithm
+    said: dict[str, str]
+
+
+def _open(x: Exchange, size_bytes: int) -> _Open:
     bucket, upload = upload_find(x.ctx, _named(x), size_bytes=size_bytes)
     customer = part_with(x, upload)
     encryption = replace(encryption_of(upload), key=key_of_row(x.ctx, bucket, upload, customer))
-    return Algorithm(upload.checksum_algorithm or DEFAULT), encryption, encryption_headers(upload, customer)
+    lock = Lock(upload.lock_mode, upload.retain_until, upload.legal_hold)
+    about = About(storage_class=upload.storage_class, encryption=encryption, lock=lock)
+    return _Open(bucket, about, Algorithm(upload.checksum_algorithm or DEFAULT), encryption_headers(upload, customer))
 
 
 def part_copy(x: Exchange) -> Answer:
@@ -89,9 +103,10 @@ def part_copy(x: Exchange) -> Answer:
     if wanted is None or (asked and _ends_beyond(asked, size)):
         problem = "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets to copy"
         raise S3Error("InvalidArgument", problem, ArgumentName="x-amz-copy-source-range", ArgumentValue=asked[:64])
-    algorithm, encryption, shown = _open(x, wanted[1])
-    blob, md5, checksum = gathered(x, found, wanted, algorithm, Anew(customer, encryption.key))
-    etag = encryption.etag(md5)
+    opened = _open(x, wanted[1])
+    about, algorithm, shown = opened.about, opened.algorithm, opened.said
+    blob, md5, checksum = gathered(x, found, wanted, algorithm, Anew(customer, about.encryption.key, about.storage_class))
+    etag = about.encryption.etag(md5)
     part = _keep(x, number, Content(etag, blob, checksum_algorithm=str(algorithm), checksum=checksum.text))
     said = [
         xml.leaf("LastModified", xml.timestamp(part.modified_at)),

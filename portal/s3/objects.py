@@ -12,11 +12,13 @@ from portal.s3.encryption import asked_of, encryption_headers, read_with
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.heads import about_of, check_conditions, checksum_headers, condition_of, content_range, headers_of, range_of, version_header
+from portal.s3.lock_heads import may_bypass
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
 from portal.storage.damage import damage_report
 from portal.storage.encryption import NOTHING, encryption_for
 from portal.storage.facts import BucketFacts, Version
+from portal.storage.locks import Lock
 from portal.storage.objects import (
     ANY,
     About,
@@ -40,29 +42,38 @@ def put(x: Exchange) -> Answer:
     """Write an object; it is there for good when this answers."""
     about, condition, asked = about_of(x.request), condition_of(x.request), asked_of(x.request)
     target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
+    body = x.open_body(limit_bytes=MAX_OBJECT)
+    refuse_unprotected(body, target, about.lock, "Put Object")
     about = replace(about, encryption=encryption_for(x.ctx, target, x.key, asked))
-    found, bucket = keep(x, target, x.key, x.open_body(limit_bytes=MAX_OBJECT), about, condition=condition)
+    x.ctx.db.rollback()
+    found, bucket = keep(x, target, x.key, body, about, condition=condition)
     said = {**version_header(bucket, found), **checksum_headers(found), **encryption_headers(found, asked.customer)}
     return Answer(headers={"ETag": quoted(found.etag), **said})
 
 
-def keep(x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY) -> tuple[Version, BucketFacts]:
+def refuse_unprotected(body: Body, bucket: BucketFacts, lock: Lock, request: str) -> None:
+    """What cannot be deleted again has to be what the client meant: S3 demands a digest of it."""
+    if (lock.mode or lock.hold or bucket.lock_rule) and not body.is_protected:
+        raise S3Error("InvalidRequest", f"Content-MD5 OR x-amz-checksum- HTTP header is required for {request} requests with Object Lock parameters")
+
+
+def keep(
+    x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY, how: str = "Put"
+) -> tuple[Version, BucketFacts]:
     """Receive the bytes of an object and write it."""
-    blob = receive(x, body, about.encryption.key)
-    checksum = body.checksum
+    blob = receive(x, body, about)
+    checksum, etag = body.checksum, about.encryption.etag(body.md5.hex())
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     try:
-        return object_put(
-            x.ctx, target, key, Content(about.encryption.etag(body.md5.hex()), blob, checksum=checksum.text), about, condition=condition
-        )
+        return object_put(x.ctx, target, key, Content(etag, blob, checksum=checksum.text, how=how), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
 
 
-def receive(x: Exchange, body: Body, key: bytes | None = None) -> Blob:
-    """Have the bytes of a body on the disk, encrypted if there is a key; what is not right with them leaves nothing behind."""
-    with x.blobs.writing(key) as writer:
+def receive(x: Exchange, body: Body, about: About) -> Blob:
+    """Have the bytes of a body on the disk, where those of its class are, encrypted if it says so; what is not right with them leaves nothing behind."""
+    with x.blobs.writing(about.storage_class, about.encryption.key) as writer:
         for block in body:
             writer.write(block)
         return writer.finish()
@@ -120,7 +131,7 @@ def begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def delete(x: Exchange) -> Answer:
     """Delete an object or one of its versions."""
-    gone = object_delete(x.ctx, x.bucket, x.key, x.parameter("versionId"), condition_of(x.request))
+    gone = object_delete(x.ctx, x.bucket, x.key, x.parameter("versionId"), condition_of(x.request), bypass=may_bypass(x.request))
     return Answer(204, _said(gone))
 
 
@@ -131,10 +142,7 @@ def _said(gone: Deleted) -> dict[str, str]:
 
 def delete_many(x: Exchange) -> Answer:
     """Delete up to 1,000 objects; each succeeds or fails on its own."""
-    body = x.open_body(limit_bytes=xml.MAX_BODY, md5=False)
-    asked = xml.parse(body.whole(), "Delete")
-    if not body.is_protected and not (x.signed is not None and x.signed.payload != "UNSIGNED-PAYLOAD"):
-        raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+    asked = x.protected_document("Delete")
     wanted = [(node.value("Key") or "", node.value("VersionId") or "") for node in asked.children_named("Object")]
     if not wanted or len(wanted) > MOST_KEYS:
         raise S3Error("MalformedXML")
@@ -150,7 +158,7 @@ def _delete(x: Exchange, wanted: list[Wanted]) -> list[tuple[Wanted, Deleted | S
             check_key(each.key)
         except S3Error as error:
             refused[each] = error
-    done = iter(objects_delete(x.ctx, x.bucket, [each for each in wanted if each not in refused]))
+    done = iter(objects_delete(x.ctx, x.bucket, [each for each in wanted if each not in refused], bypass=may_bypass(x.request)))
     results = ((each, refused.get(each) or next(done)) for each in wanted)
     return [(each, refusal_of(result) if isinstance(result, PortalError) else result) for each, result in results]
 

@@ -11,7 +11,7 @@ from portal.s3.exchange import Answer, Exchange, document
 from portal.storage.buckets import BUCKET
 from portal.storage.facts import bucket_named
 from portal.storage.object_models import Bucket
-from portal.storage.policies import bucket_set_policy
+from portal.storage.policies import bucket_set_policy, policy_is_public
 
 
 def _bucket(x: Exchange) -> Bucket:
@@ -30,8 +30,7 @@ def get(x: Exchange) -> Answer:
 def status(x: Exchange) -> Answer:
     """Whether the policy lets everybody in."""
     policy = _bucket(x).policy or {}
-    is_public = any(each["allows"] and "*" in each["principals"] and not each["conditions"] for each in policy["statements"])
-    return document("PolicyStatus", xml.leaf("IsPublic", is_public))
+    return document("PolicyStatus", xml.leaf("IsPublic", policy_is_public(policy)))
 
 
 def put(x: Exchange) -> Answer:

@@ -31,7 +31,7 @@ def post(x: Exchange) -> Answer:
     target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
     about = replace(about, encryption=encryption_for(x.ctx, target, form.key, asked))
     x.ctx.db.rollback()
-    found, bucket = keep(x, target, form.key, form.open(), about)
+    found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
     return _told(x, form, found, version_header(bucket, found) | encryption_headers(found, asked.customer))
 
 

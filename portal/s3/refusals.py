@@ -13,6 +13,9 @@ from portal.storage import errors as storage
 # Looked through in order: what is special comes before what it is a kind of.
 CODES: Mapping[type[kernel.PortalError], str] = {
     storage.NoSuchBucket: "NoSuchBucket", storage.NoSuchKey: "NoSuchKey", storage.NoSuchVersion: "NoSuchVersion", storage.NoSuchUpload: "NoSuchUpload",
+    storage.BucketLocked: "InvalidBucketState", storage.NoObjectLock: "InvalidRequest",
+    storage.AclUnsupported: "AccessControlListNotSupported", storage.AclLeft: "InvalidBucketAclWithObjectOwnership",
+    storage.AclBlocked: "InvalidBucketAclWithBlockPublicAccessError",
     storage.IsMarker: "MethodNotAllowed", storage.BucketNotEmpty: "BucketNotEmpty", storage.KeyTooLong: "KeyTooLongError",
     storage.InvalidKey: "InvalidURI", storage.InvalidPart: "InvalidPart", storage.InvalidPartOrder: "InvalidPartOrder",
     storage.PartTooSmall: "EntityTooSmall", storage.CustomerKeyMissing: "InvalidRequest", storage.CustomerKeyNotWanted: "InvalidRequest",
@@ -20,7 +23,7 @@ CODES: Mapping[type[kernel.PortalError], str] = {
     key_store.KeyDisabled: "KMS.DisabledException", key_store.KeyUnusable: "KMS.KMSInvalidStateException", key_store.NotWrappedHere: "InternalError",
     kernel.PreconditionFailed: "PreconditionFailed", kernel.Forbidden: "AccessDenied",
     kernel.ConfirmationRequired: "AccessDenied", kernel.Unauthorized: "AccessDenied", kernel.Conflict: "OperationAborted",
-    kernel.TooLarge: "EntityTooLarge", kernel.RateLimited: "SlowDown", kernel.Unavailable: "ServiceUnavailable", kernel.NotFound: "NoSuchBucket",
+    kernel.TooLarge: "EntityTooLarge", kernel.RateLimited: "SlowDown", kernel.Unavailable: "ServiceUnavailable", kernel.NotFound: "AccessDenied",
     kernel.MethodNotAllowed: "MethodNotAllowed", kernel.InvalidRequest: "InvalidArgument",
 }  # fmt: skip
 
@@ -33,7 +36,11 @@ def refusal_of(error: kernel.PortalError) -> S3Error:
     if isinstance(error, storage.BucketTaken):
         return S3Error("BucketAlreadyOwnedByYou" if details["is_own"] else "BucketAlreadyExists")
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "InternalError")
-    return S3Error(code, error.message if code != "InternalError" else None, headers=_marker(details))
+    # What is not found although it is there is not the caller's to see: nothing is said of it.
+    is_told = code != "InternalError" and type(error) is not kernel.NotFound
+    # A mark of a deletion can be deleted and nothing else.
+    allowed = {"Allow": "DELETE"} if isinstance(error, storage.IsMarker) else {}
+    return S3Error(code, error.message if is_told else None, headers={**_marker(details), **allowed})
 
 
 def _marker(details: Mapping[str, object]) -> dict[str, str]:

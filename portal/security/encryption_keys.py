@@ -24,7 +24,7 @@ from portal.security.key_models import EncryptionKey, KeyVersion
 from portal.security.key_rewrap import rewrap_data_keys
 from portal.security.key_store import default_key, refuse_unusable, version_make
 
-USE = "security.key.use"
+USE, READ_USAGE = "security.key.use", "security.key.read_usage"
 LIFECYCLE = Lifecycle(
     "enabled",
     {
@@ -215,6 +215,6 @@ KEY = ResourceType(
              Column("next_rotation_at", "Next rotation", css="md"), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"encryption_keys": lambda key: 0 if key.is_default else 1},
     aliases={"key_state": "state", "scheduled_deletion_date": "deletion_date", "encryption_operations_count": "operations_count"},
-    also_at=("/api/v1/services/encryption-keys", "/api/v1/services/kms/keys"), extra_permissions={"use": "write"},
+    also_at=("/api/v1/services/encryption-keys", "/api/v1/services/kms/keys"), extra_permissions={"use": "write", "read_usage": "audit"},
     usable=lambda key: key.state == "enabled", describe=lambda key: (f"Version {key.current_version}", key.state),
 )  # fmt: skip

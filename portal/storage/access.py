@@ -1,24 +1,25 @@
 """Who may do what in a bucket: the policies of IAM decide, and where these say nothing, what the bucket grants to others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from portal.kernel import audit
-from portal.kernel.authz import Decision, Target, decide
+from portal.kernel.authz import Decision, Target, beyond_limits, decide
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
+from portal.storage.actions import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, READ_ACL, RETAIN, WRITE
 from portal.storage.errors import InvalidKey, KeyTooLong
 from portal.storage.facts import BucketFacts
+from portal.storage.grants import Grant, blocks, granting
 from portal.storage.object_models import KEY_BYTES
-from portal.storage.policies import verdict
+from portal.storage.policies import policy_is_public, verdict
 
-# The last one is for letting others in: with a word that says so, an object is everybody's.
-LIST, READ, WRITE, DELETE, PUBLISH = (f"storage.object.{verb}" for verb in ("list", "read", "write", "delete", "publish"))
+__all__ = [
+    "BYPASS", "DELETE", "HOLD", "LIST", "PUBLISH", "READ", "READ_ACL", "RETAIN", "WRITE", "authorize_object", "check_key", "decide_object", "note_refusal",
+    "subject_of",
+]  # fmt: skip
 OWN_POLICY = "the bucket's policy"
-# Canned ACL → what it lets anybody do, and what whoever is signed in.
-ANYBODY: Mapping[str, tuple[str, ...]] = {"public-read": (LIST, READ), "public-read-write": (LIST, READ, WRITE, DELETE)}
-SIGNED_IN: Mapping[str, tuple[str, ...]] = {**ANYBODY, "authenticated-read": (LIST, READ)}
 
 
 def check_key(key: str) -> None:
@@ -30,7 +31,7 @@ def check_key(key: str) -> None:
 
 
 def decide_object(
-    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (),
 ) -> Decision:  # fmt: skip
     """Whether the caller may do an action on an object, or under a prefix for a listing."""
     target = Target(bucket.project_id, owner_id, id=f"{bucket.name}/{key}", name=key, tags=tags or {}, label=f"{bucket.name}/{key}"[:200])
@@ -41,20 +42,26 @@ def decide_object(
     if found.allowed or found.statement:
         # What a statement denies, nothing else allows.
         return found
-    if own:
+    if (beyond := beyond_limits(ctx, action, target)) is not None:
+        # Nor what a limit does not: a token's scopes, a project's boundary.
+        return beyond
+    if own and not (blocks(bucket, "restrict_public_buckets") and policy_is_public(bucket.policy) and not _is_inside(ctx, bucket)):
         return Decision(allowed=True, action=action, policy=OWN_POLICY, statement=sid)
-    granted = SIGNED_IN if ctx.principal.user_id is not None else ANYBODY
-    for where, canned in (("bucket", bucket.acl), ("object", acl if action == READ else "private")):
-        if action in granted.get(canned, ()):
-            return Decision(allowed=True, action=action, policy=f"the ACL of the {where}", statement=canned)
+    if (granted := granting(ctx, bucket, action, key, (owner_id, grants))) is not None:
+        return Decision(allowed=True, action=action, policy=f"the ACL of the {granted[0]}", statement=granted[1])
     return found
 
 
+def _is_inside(ctx: Context, bucket: BucketFacts) -> bool:
+    """Whether the caller has a role in the bucket's project."""
+    return any(grant.project_id in {None, bucket.project_id} for grant in ctx.principal.grants)
+
+
 def authorize_object(
-    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, acl: str = "private"
+    ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (),
 ) -> Decision:  # fmt: skip
     """Raise Forbidden unless the caller may. A refusal is written down where the bucket records data events."""
-    found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, acl=acl)
+    found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
     if not found.allowed:
         raise Forbidden(
             f"{action} on {bucket.name}/{key[:200]} is not allowed. {found.because}",

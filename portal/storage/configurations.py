@@ -29,10 +29,8 @@ def _texts(rule: dict[str, Any], name: str, place: int, *, needed: bool = False)
     return found
 
 
-@operation(Bucket, "set_cors", label="Set rules for other origins", needs="write", icon="globe", in_menu=False)
-def bucket_set_cors(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
-    """Say which pages of other origins may read and write the bucket from a browser; without rules none may."""
-    del ctx
+def cors_rules_of(configuration: dict[str, Any]) -> Rules:
+    """The rules for other origins in a document. Raises InvalidRequest with what is wrong."""
     kept = []
     for place, rule in enumerate(checked_rules(configuration)):
         if unknown := set(rule) - {"id", "methods", "origins", "headers", "expose_headers", "max_age_seconds"}:
@@ -49,4 +47,11 @@ def bucket_set_cors(ctx: Context, bucket: Bucket, *, configuration: Annotated[di
             "id": str(rule.get("id", ""))[:255], "methods": methods, "origins": origins, "headers": _texts(rule, "headers", place),
             "expose_headers": _texts(rule, "expose_headers", place), "max_age_seconds": age,
         })  # fmt: skip
-    bucket.cors_rules = kept
+    return kept
+
+
+@operation(Bucket, "set_cors", label="Set rules for other origins", needs="write", icon="globe", in_menu=False)
+def bucket_set_cors(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
+    """Say which pages of other origins may read and write the bucket from a browser; without rules none may."""
+    del ctx
+    bucket.cors_rules = cors_rules_of(configuration)

@@ -87,13 +87,13 @@ def encryption_of(row: Any) -> Encryption:
     return Encryption(row.encryption, row.kms_key_id, row.key_version, row.wrapped_key, row.customer_check, row.bucket_key)
 
 
-def _purpose(bucket_id: str, key: str) -> str:
-    """What a data key is for: taken to another object, it cannot be unwrapped."""
-    return f"storage.object/{bucket_id}/{key}"
+def _purpose(key: str) -> str:
+    """What a data key is for: taken to another object, it cannot be unwrapped. Replicas have the same name, in another bucket."""
+    return f"storage.object/{key}"
 
 
 for _label, _model in (("objects", ObjectVersion), ("uploads", ObjectUpload)):
-    declare_holder(Holder(_label, table_of(_model), "wrapped_key", "kms_key_id", "key_version", lambda row: _purpose(row.bucket_id, row.key)))
+    declare_holder(Holder(_label, table_of(_model), "wrapped_key", "kms_key_id", "key_version", lambda row: _purpose(row.key)))
 
 
 def key_named(ctx: Context, project_id: str, name: str) -> EncryptionKey:
@@ -125,7 +125,7 @@ def encryption_for(ctx: Context, bucket: BucketFacts, key: str, asked: Asked) ->
         with_key = default_key_ensure(ctx, bucket.project_id)
     if kind == NAMED:
         _permit(ctx, with_key, "generate_data_key", bucket)
-    made = data_key(ctx.db, ctx.settings, with_key, context=_purpose(bucket.id, key))
+    made = data_key(ctx.db, ctx.settings, with_key, context=_purpose(key))
     note_use(ctx, made.key_id, "generate_data_key", resource_id=bucket.id)
     has_bucket_key = kind == NAMED and (bucket.bucket_key_enabled if asked.bucket_key is None else asked.bucket_key)
     return Encryption(kind, made.key_id, made.version, made.wrapped, bucket_key=has_bucket_key, key=made.plain)
@@ -168,6 +168,6 @@ def key_of_row(ctx: Context, bucket: BucketFacts, row: Any, customer: CustomerKe
         return customer.key
     if row.encryption == NAMED:
         _permit(ctx, key_of(ctx.db, row.wrapped_key), "decrypt", bucket)
-    plain = unwrap(ctx.db, ctx.settings, row.wrapped_key, context=_purpose(row.bucket_id, row.key))
+    plain = unwrap(ctx.db, ctx.settings, row.wrapped_key, context=_purpose(row.key))
     note_use(ctx, row.kms_key_id or "", "decrypt", resource_id=bucket.id)
     return plain

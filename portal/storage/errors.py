@@ -31,6 +31,30 @@ class BucketNotEmpty(Conflict):
     """There are objects in a bucket that is to be deleted."""
 
 
+class BucketLocked(Conflict):
+    """What is asked for cannot be because of the bucket's object lock."""
+
+
+class NoObjectLock(InvalidRequest):
+    """Something is said of retention or a legal hold in a bucket that has no object lock."""
+
+
+class ObjectLocked(Forbidden):
+    """A version is kept from deletion, or its retention from being weakened."""
+
+
+class AclUnsupported(InvalidRequest):
+    """A list of access is set where such lists do not count."""
+
+
+class AclLeft(InvalidRequest):
+    """A bucket's list of access lets others in, and is not to count any more; or it would from the beginning."""
+
+
+class AclBlocked(InvalidRequest):
+    """A new bucket is to let everybody in, and to block that."""
+
+
 class KeyTooLong(InvalidRequest):
     """A key has more than 1,024 bytes."""
 

@@ -1,6 +1,6 @@
 """Buckets and versions as every request reads them: plain values, by statements that are made once. Their tables are in `models`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from portal.kernel.ids import is_storable
 from portal.storage.errors import NoSuchBucket
+from portal.storage.grants import Grant, grants_of
 from portal.storage.object_models import NULL_VERSION, Bucket, ObjectVersion, sequence_of, table_of, version_name
 
 
@@ -29,6 +30,13 @@ class BucketFacts:
     encryption_type: str
     kms_key_id: str | None
     bucket_key_enabled: bool
+    grants: Sequence[Sequence[str]] | None
+    object_lock: bool
+    lock_rule: Mapping[str, Any] | None
+    public_access_block: Mapping[str, bool] | None
+    ownership: str
+    notifications: Sequence[Mapping[str, Any]] | None
+    replication: Mapping[str, Any] | None
 
     def project_of(self) -> str:
         """The project that is charged."""
@@ -66,6 +74,16 @@ class Version:
     wrapped_key: bytes | None = field(repr=False)
     customer_check: bytes | None = field(repr=False)
     bucket_key: bool
+    grants: Sequence[Sequence[str]] | None
+    lock_mode: str
+    retain_until: datetime | None
+    legal_hold: bool | None
+    replication: str
+
+    @property
+    def granted(self) -> list[Grant]:
+        """What its list of access gives."""
+        return grants_of(self.acl, self.grants)
 
     @property
     def version_id(self) -> str:

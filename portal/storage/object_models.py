@@ -13,14 +13,20 @@ from portal.kernel.db import Base, JsonColumn, UtcDateTime, now
 from portal.kernel.resource import LIVE, ProjectOwned, Stateful
 
 ACLS = ("private", "public-read", "public-read-write", "authenticated-read")
+# Grants that are none of these are kept one by one, in `grants`.
+CUSTOM = "custom"
 VERSIONING = ("off", "enabled", "suspended")
 ENCRYPTION = ("none", "sse-s3", "sse-kms")
+OWNERSHIP = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
+# Of buckets of which nobody said who owns what is written: whoever writes it, and lists of access count.
+UNSET = "Unset"
 KEY_BYTES = 1024
 NULL_VERSION = "null"
 BUCKET_NAME = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 # Compared by bytes on every database: S3 lists keys in the order of their UTF-8.
 Key = String(KEY_BYTES).with_variant(String(KEY_BYTES, collation="C"), "postgresql")
-CURRENT, STORED, WRAPPED = text("is_current"), text("blob <> ''"), text("kms_key_id IS NOT NULL")
+CURRENT, STORED, HELD = text("is_current"), text("blob <> ''"), text("(retain_until IS NOT NULL OR legal_hold)")
+WRAPPED = text("kms_key_id IS NOT NULL")
 
 
 class Bucket(ProjectOwned, Stateful, Base):
@@ -33,7 +39,8 @@ class Bucket(ProjectOwned, Stateful, Base):
         label="Name", help="No other bucket of this installation may have it: it becomes part of addresses.", sortable=True,
     )  # fmt: skip
     region: Mapped[str] = f.field(f.Line(64), label="Region", default="local", filterable=True)
-    acl: Mapped[str] = f.field(f.Choice(ACLS), label="Access of others", default="private", filterable=True)
+    acl: Mapped[str] = f.field(f.Choice((*ACLS, CUSTOM)), label="Access of others", default="private", filterable=True)
+    grants: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
     versioning: Mapped[str] = f.field(f.Choice(VERSIONING), label="Versioning", default="off", filterable=True)
     data_events: Mapped[bool] = f.field(
         f.Bool(), label="Record data events", default=False, editable=True, help="Write every change of an object into the audit log."
@@ -47,6 +54,21 @@ class Bucket(ProjectOwned, Stateful, Base):
     cors_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    object_lock: Mapped[bool] = f.field(
+        f.Bool(), label="Object lock", default=False, help="Versions can be kept from deletion until a moment. It cannot be switched off."
+    )
+    # Mode, and days or years, of what is written without a word of its own.
+    lock_rule: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Which ways to let everybody in are closed; NULL where nobody said anything.
+    public_access_block: Mapped[dict[str, bool] | None] = mapped_column(JsonColumn, nullable=True)
+    ownership: Mapped[str] = f.field(f.Choice((*OWNERSHIP, UNSET)), label="Ownership of objects", default=OWNERSHIP[0])
+    website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Who is told of what: id, kind, arn, webhook_id, events, prefix, suffix.
+    notifications: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Where to: id, bucket_id, bucket_name, prefix, delete_markers, existing.
+    replication: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # Of the bucket that the access log is written into: bucket_id, bucket_name, prefix, since.
+    logging: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 
     if TYPE_CHECKING:
         total_objects: int
@@ -80,6 +102,11 @@ class Described:
     owner_id: Mapped[str | None] = mapped_column(String(64))
     storage_class: Mapped[str] = mapped_column(String(32), default="STANDARD")
     acl: Mapped[str] = mapped_column(String(32), default="private")
+    grants: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
+    lock_mode: Mapped[str] = mapped_column(String(16), default="")
+    retain_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # NULL where nobody said anything of it.
+    legal_hold: Mapped[bool | None] = mapped_column()
     checksum_algorithm: Mapped[str] = mapped_column(String(16), default="")
     checksum_type: Mapped[str] = mapped_column(String(16), default="")
     headers: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
@@ -116,6 +143,8 @@ class ObjectVersion(Described, Base):
     seal: Mapped[str] = mapped_column(String(16), default="")
     upload_id: Mapped[str | None] = mapped_column(String(64))
     checksum: Mapped[str] = mapped_column(String(96), default="")
+    # PENDING, COMPLETED or FAILED where it is carried over into another bucket, REPLICA where it was.
+    replication: Mapped[str] = mapped_column(String(16), default="", server_default="")
 
     __table_args__ = (
         Index("ix_object_versions_current", "bucket_id", "key", unique=True, sqlite_where=CURRENT, postgresql_where=CURRENT),
@@ -123,6 +152,7 @@ class ObjectVersion(Described, Base):
         Index("ix_object_versions_blob", "blob", sqlite_where=STORED, postgresql_where=STORED),
         # For wrapping again what an older version of a key has wrapped.
         Index("ix_object_versions_wrapped", "kms_key_id", "key_version", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
+        Index("ix_object_versions_held", "bucket_id", sqlite_where=HELD, postgresql_where=HELD),
         {"sqlite_with_rowid": False},
     )
 

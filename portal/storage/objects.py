@@ -1,7 +1,8 @@
 """Objects: written whole, found, removed. Bytes are in blobs; what is said of them in rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -11,11 +12,15 @@ from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
 from portal.storage.encryption import PLAIN, CustomerKey, Encryption, key_of_row
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
+from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
+from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_locked, refuse_without_lock
+from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
+from portal.storage.replication import PENDING, is_replicated, replicate
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -30,6 +35,8 @@ class Content:
     upload_id: str | None = None
     checksum_algorithm: str = ""
     checksum: str = ""
+    # How they came: Put, Post, Copy or CompleteMultipartUpload.
+    how: str = "Put"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,16 @@ class About:
     acl: str = "private"
     checksum_algorithm: str = ""
     checksum_type: str = ""
+    lock: Lock = FREE
+    # In place of what `acl` says.
+    grants: Sequence[Grant] | None = None
     encryption: Encryption = PLAIN
 
     def columns(self) -> dict[str, Any]:
         """As a row keeps it."""
         return {
             "headers": dict(self.headers), "user_metadata": dict(self.user_metadata), "tags": dict(self.tags), "storage_class": self.storage_class,
-            "acl": self.acl, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type,
+            "acl": self.acl, "grants": self.grants, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type, **self.lock.columns(),
             **self.encryption.columns(),
         }  # fmt: skip
 
@@ -73,6 +83,8 @@ class Condition:
 
 
 ANY = Condition()
+# What is part of an object like its bytes.
+DESCRIPTION = frozenset({"headers", "user_metadata"})
 # Bytes that are taken without a look at who sends them where.
 SMALL = 1 << 20
 # So many are deleted in one transaction.
@@ -107,26 +119,41 @@ def object_put(
     return write(ctx, bucket, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
 
 
+def authorize_new(writing: Writing, key: str, about: About, latest: Version | None = None) -> None:
+    """Raise Forbidden unless the caller may write such an object, NoObjectLock or AclUnsupported where no object of the bucket is such a one."""
+    also = {PUBLISH: about.grants is not None or about.acl not in HARMLESS, RETAIN: bool(about.lock.mode), HOLD: about.lock.hold is not None}
+    owner_id, tags = (latest.owner_id, latest.tags) if latest else (writing.ctx.principal.user_id, about.tags)
+    for action in (WRITE, *(action for action, is_needed in also.items() if is_needed)):
+        writing.authorize(action, key, owner_id=owner_id, tags=tags)
+    refuse_acl(writing.bucket, about.acl, about.grants)
+    if about.lock.is_said:
+        refuse_without_lock(writing.bucket)
+
+
 def put(writing: Writing, key: str, content: Content, about: About, condition: Condition) -> Version:
     """Write a version within a transaction."""
     latest = newest(writing.db, writing.bucket.id, key)
-    for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
-        writing.authorize(
-            action, key, owner_id=latest.owner_id if latest else writing.ctx.principal.user_id, tags=latest.tags if latest else about.tags
-        )
+    authorize_new(writing, key, about, latest)
     condition.check(latest)
     row = versions.add(
         writing.db, writing.change, latest, writing.bucket.versioning,
         {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
-         "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "owner_id": writing.ctx.principal.user_id,
-         "checksum": content.checksum, **about.columns()},
+         "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "checksum": content.checksum,
+         "replication": PENDING if is_replicated(writing.bucket, key) else "", **about.columns(),
+         **acl_columns(writing.db, writing.bucket, about.acl, about.grants, writing.ctx.principal.user_id), **lock_of_new(writing.bucket, about.lock).columns()},
     )  # fmt: skip
+    replicate(writing.ctx, writing.bucket, row)
+    note(writing.ctx, writing.bucket, f"ObjectCreated:{content.how}", row)
     writing.tell(WRITE, key, {"size_bytes": row.size_bytes, "etag": row.etag, "version_id": row.version_id})
     return row
 
 
+# What is said of a version, after a look at it; it may refuse. The audit log is told, whatever the bucket records.
+Say = Callable[[Writing, Version], Mapping[str, Any]]
+
+
 def object_say(
-    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, **said: Any
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, say: Say | None = None, **said: Any
 ) -> tuple[BucketFacts, Version]:  # fmt: skip
     """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
     check_key(key)
@@ -134,13 +161,40 @@ def object_say(
     def change(writing: Writing) -> tuple[BucketFacts, Version]:
         bucket = writing.bucket
         row = version_of(writing.db, bucket.id, key, version_id) if version_id else newest(writing.db, bucket.id, key)
-        writing.authorize(action, key, owner_id=row.owner_id if row else None, tags=row.tags if row else None)
+        owner_id, tags, grants = (row.owner_id, row.tags, row.granted) if row else (None, None, ())
+        writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants)
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
-        writing.tell(action, key, {"version_id": row.version_id, "after": said})
-        return bucket, versions.say(writing.db, row, **said)
+        if DESCRIPTION & said.keys():
+            refuse_locked(row)
+        values = dict(say(writing, row)) if say is not None else said
+        if "acl" in said:
+            # A word about who is let in goes by the rules of the bucket.
+            values = {**said, **acl_columns(writing.db, bucket, said["acl"], None, row.owner_id)}
+        before, after = (_told(each) for each in ({name: getattr(row, name) for name in values}, values))
+        writing.tell(action, key, {"version_id": row.version_id, "before": before, "after": after}, always=say is not None)
+        changed = versions.say(writing.db, row, **values)
+        replicate(writing.ctx, bucket, changed)
+        if "tags" in values:
+            note(writing.ctx, bucket, f"ObjectTagging:{'Put' if values['tags'] else 'Delete'}", changed)
+        if "acl" in values:
+            note(writing.ctx, bucket, "ObjectAcl:Put", changed)
+        return bucket, changed
 
     return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
+
+
+def object_set_acl(ctx: Context, where: tuple[str, str, str], acl: str, grants: Sequence[Grant] | None = None) -> tuple[BucketFacts, Version]:
+    """Say what others may do with the version at a (bucket, key, version). Raises AclUnsupported, Forbidden and what `object_say` raises."""
+
+    def say(writing: Writing, row: Version) -> Mapping[str, Any]:
+        return acl_columns(writing.db, writing.bucket, acl, grants, row.owner_id)
+
+    return object_say(ctx, *where, PUBLISH, say=say)
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 def _not_there(bucket: BucketFacts, key: str, version_id: str, row: Version | None) -> PortalError:
@@ -160,14 +214,19 @@ class Deleted:
     is_marker: bool = False
 
 
-def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY) -> Deleted:
-    """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error."""
+def object_delete(ctx: Context, bucket_name: str, key: str, version_id: str = "", condition: Condition = ANY, *, bypass: bool = False) -> Deleted:
+    """Delete an object: one version for good, or the object as a whole, of which a bucket with versions keeps them. What is not there is no error.
+
+    With `bypass`, a version goes although a retention that gives way keeps it, for who may do that. Raises ObjectLocked, and what `check_key` raises.
+    """
     check_key(key)
-    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition))
+    return write(ctx, bucket_named(ctx.db, bucket_name), DELETE, lambda writing: remove(writing, key, version_id, condition, bypass=bypass))
 
 
-def remove(writing: Writing, key: str, version_id: str, condition: Condition = ANY) -> Deleted:
-    """Delete within a transaction."""
+def remove(
+    writing: Writing, key: str, version_id: str, condition: Condition = ANY, *, bypass: bool = False, event: str = "ObjectRemoved"
+) -> Deleted:  # fmt: skip
+    """Delete within a transaction; `event` is what those who are told of it are told."""
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
@@ -178,15 +237,26 @@ def remove(writing: Writing, key: str, version_id: str, condition: Condition = A
         if found is None:
             return Deleted(key, version_id)
         gone = Deleted(key, found.version_id, found.is_marker)
-        versions.take_away(writing.db, writing.change, found)
+        is_passed = bypass and is_retained(found)
+        if is_passed:
+            writing.authorize(BYPASS, key, owner_id=found.owner_id, tags=found.tags)
+        versions.take_away(writing.db, writing.change, found, bypass=is_passed)
+        if is_passed:
+            writing.tell(BYPASS, key, {"version_id": gone.version_id, "mode": found.lock_mode, "retain_until": str(found.retain_until)}, always=True)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     elif bucket.versioning == "off":
         if found is None:
             return Deleted(key)
         gone = Deleted(key)
         versions.take_away(writing.db, writing.change, found)
+        note(writing.ctx, bucket, f"{event}:Delete", found)
     else:
-        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id}
-        gone = Deleted(key, versions.add(writing.db, writing.change, latest, bucket.versioning, marker).version_id, is_marker=True)
+        marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id,
+                  "replication": PENDING if is_replicated(bucket, key, is_marker=True) else ""}  # fmt: skip
+        marked = versions.add(writing.db, writing.change, latest, bucket.versioning, marker)
+        gone = Deleted(key, marked.version_id, is_marker=True)
+        replicate(writing.ctx, bucket, marked)
+        note(writing.ctx, bucket, f"{event}:DeleteMarkerCreated", marked)
     writing.tell(DELETE, key, {"version_id": gone.version_id, "is_marker": gone.is_marker})
     return gone
 
@@ -199,21 +269,21 @@ class Wanted:
     version_id: str = ""
 
 
-def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
+def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted], *, bypass: bool = False) -> list[Deleted | PortalError]:
     """Delete several objects or versions, each of which succeeds or is refused on its own; some at a time, so that others can write meanwhile."""
     done: list[Deleted | PortalError] = []
     bucket = bucket_named(ctx.db, bucket_name)
     for place in range(0, len(wanted), TOGETHER):
         some = wanted[place : place + TOGETHER]
-        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each) for each in some])  # type: ignore[misc]
+        done += write(ctx, bucket, DELETE, lambda writing, some=some: [_remove_one(writing, each, bypass=bypass) for each in some])  # type: ignore[misc]
     return done
 
 
-def _remove_one(writing: Writing, each: Wanted) -> Deleted | PortalError:
+def _remove_one(writing: Writing, each: Wanted, *, bypass: bool) -> Deleted | PortalError:
     """Whatever refuses does so before anything is written."""
     try:
         check_key(each.key)
-        return remove(writing, each.key, each.version_id)
+        return remove(writing, each.key, each.version_id, bypass=bypass)
     except PortalError as error:
         if isinstance(error, Forbidden):
             writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")
@@ -253,7 +323,7 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
     if row is not None:
-        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, acl=row.acl)
+        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, grants=row.granted)
     elif not decide_object(ctx, bucket, LIST, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
         authorize_object(ctx, bucket, action, key)
@@ -299,7 +369,7 @@ def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob
 def object_open(
     ctx: Context, store: BlobStore, found: Found, span: tuple[int, int], customer: CustomerKey | None = None
 ) -> tuple[Found, Iterator[bytes]]:  # fmt: skip
-    """Begin to read (first byte, how many); an object that was written over between its row and its bytes is looked for once more.
+    """Begin to read (first byte, how many); an object that was written over, or moved, between its row and its bytes is looked for once more.
 
     Raises what `key_of_row` does.
     """
@@ -311,7 +381,7 @@ def object_open(
         version_id = found.version.version_id if found.version.version_id != "null" else ""
         ctx.db.rollback()
         again = object_find(ctx, found.bucket.name, found.version.key, version_id)
-        if again.version.sequence == found.version.sequence:
+        if again.pieces() == found.pieces():
             raise
         key = key_of_row(ctx, again.bucket, again.version, customer)
         return again, read(store, again.pieces(key), first, min(length, again.version.size_bytes - first))

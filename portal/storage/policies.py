@@ -12,21 +12,29 @@ from typing import Annotated, Any
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import Forbidden, InvalidRequest
 from portal.kernel.policy import is_like
+from portal.storage.grants import blocks
 from portal.storage.object_models import Bucket
+from portal.storage.usage import usage_locked
 
 MOST_BYTES = 20 << 10
+# A network with fewer bits of prefix is the public.
+WIDEST = {4: 8, 6: 32}
 VERSIONS = ("2012-10-17", "2008-10-17")
 ARN = "arn:aws:s3:::"
 USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
 # The portal's verb → what S3 calls it. The first is what it is; a denial of any of them denies it.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
-    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
     "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
-    "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"),
+    "read_acl": ("s3:GetObjectAcl", "s3:GetObjectVersionAcl"), "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"), "retain": ("s3:PutObjectRetention",),
+    "hold": ("s3:PutObjectLegalHold",),
+    "bypass_retention": ("s3:BypassGovernanceRetention",),
 }  # fmt: skip
+# The same of the bucket itself.
+OF_BUCKET: Mapping[str, tuple[str, ...]] = {"read_acl": ("s3:GetBucketAcl",), "publish": ("s3:PutBucketAcl",)}
 CONDITIONS = {
     "StringEquals": "s3:prefix", "StringLike": "s3:prefix", "StringNotEquals": "s3:prefix", "StringNotLike": "s3:prefix",
     "IpAddress": "aws:SourceIp", "NotIpAddress": "aws:SourceIp",
@@ -37,8 +45,28 @@ DOCUMENT = f.FieldInfo(f.Document(), "Policy", "Version and Statement, as S3 has
 @operation(Bucket, "set_policy", label="Set a policy", needs="manage", icon="shield", in_menu=False)
 def bucket_set_policy(ctx: Context, bucket: Bucket, *, document: Annotated[dict[str, Any], DOCUMENT]) -> None:
     """Let others in by a policy of the bucket's own, or keep somebody out of it; what it denies, nothing else allows."""
-    del ctx
-    bucket.policy = {"document": document, "statements": statements_of(document, bucket.name)} if document else None
+    # Writes see either all of it or nothing.
+    usage_locked(ctx.db, bucket.id)
+    policy = {"document": document, "statements": statements_of(document, bucket.name)} if document else None
+    if blocks(bucket, "block_public_policy") and policy_is_public(policy):
+        raise Forbidden(f"{bucket.name} blocks policies that let everybody in: change its public-access block first.")
+    bucket.policy = policy
+
+
+def policy_is_public(policy: Mapping[str, Any] | None) -> bool:
+    """Whether a policy lets everybody in: it allows something to all, from anywhere or from networks that are too wide to be somebody's."""
+    return any(
+        each["allows"] and "*" in each["principals"] and not _is_narrow(each["conditions"]) for each in (policy or {"statements": ()})["statements"]
+    )
+
+
+def _is_narrow(conditions: Sequence[Sequence[Any]]) -> bool:
+    return any(operator == "IpAddress" and all(map(_is_small, values)) for operator, values in conditions)
+
+
+def _is_small(network: str) -> bool:
+    found = ipaddress.ip_network(network, strict=False)
+    return found.prefixlen >= WIDEST[found.version]
 
 
 def statements_of(document: Mapping[str, Any], bucket: str) -> list[dict[str, Any]]:
@@ -64,7 +92,7 @@ def _statement(where: str, given: Any, bucket: str) -> dict[str, Any]:
     if given.get("Effect") not in {"Allow", "Deny"}:
         raise _wrong(f"{where}.Effect", "must be Allow or Deny.")
     actions = _texts(f"{where}.Action", given.get("Action"))
-    known = [name for names in NAMES.values() for name in names]
+    known = [name for names in (*NAMES.values(), *OF_BUCKET.values()) for name in names]
     if unknown := [each for each in actions if not each.lower().startswith("s3:") and each != "*"]:
         raise _wrong(f"{where}.Action", f"{unknown[0][:80]} is no action of S3.")
     if not any(is_like(name, each) for name in known for each in actions):
@@ -131,9 +159,10 @@ def verdict(policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action:
 
 
 def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str) -> bool:
-    names = NAMES[verb] if not statement["allows"] else NAMES[verb][:1]
+    known = NAMES[verb] if key or verb not in OF_BUCKET else OF_BUCKET[verb]
+    names = known if not statement["allows"] else known[:1]
     who = {ctx.principal.user_id, ctx.principal.username if ctx.principal.user_id is not None else None, "*"}
-    about = f"{ARN}{bucket}" if verb == "list" else f"{ARN}{bucket}/{key}"
+    about = f"{ARN}{bucket}" if verb == "list" or not key else f"{ARN}{bucket}/{key}"
     return (
         any(each in who for each in statement["principals"])
         and any(is_like(name, each) for name in names for each in statement["actions"])

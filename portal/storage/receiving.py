@@ -10,7 +10,7 @@ from typing import Protocol
 from portal.engines.object_ports import Blob, BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import Conflict, InvalidRequest, PortalError, TooLarge, Unavailable
-from portal.storage.encryption import NOTHING, PORTAL, Asked, CustomerKey, Encryption, encryption_for, encryption_of, key_of_row
+from portal.storage.encryption import NOTHING, PORTAL, Asked, CustomerKey, encryption_for, encryption_of, key_of_row
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.object_models import ObjectPart
 from portal.storage.objects import ANY, About, Condition, Content, Found, object_open, object_put, refuse_early
@@ -20,12 +20,12 @@ MAX_OBJECT = 5 << 30
 PIECE = 1 << 20
 
 
-def receive(blobs: BlobStore, read: Callable[[int], bytes], encryption: Encryption, *, length: int | None, md5: str = "") -> Content:
+def receive(blobs: BlobStore, read: Callable[[int], bytes], about: About, *, length: int | None, md5: str = "") -> Content:
     """Have a stream on the disk. Raises TooLarge, and InvalidRequest for one that broke off or is not what its Content-MD5 (base64) says."""
     if length is not None and length > MAX_OBJECT:
         raise TooLarge(f"An object that is sent at once has at most {MAX_OBJECT >> 30} GiB; send a larger one in parts.")
     calculated, size = hashlib.md5(usedforsecurity=False), 0
-    with blobs.writing(encryption.key) as writer:
+    with blobs.writing(about.storage_class, about.encryption.key) as writer:
         while piece := read(PIECE):
             size += len(piece)
             if size > MAX_OBJECT:
@@ -36,7 +36,7 @@ def receive(blobs: BlobStore, read: Callable[[int], bytes], encryption: Encrypti
             raise InvalidRequest(f"The upload broke off: {size:,} of {length:,} bytes arrived. Send it again.")
         if md5 and _digest(md5) != calculated.digest():
             raise InvalidRequest("What arrived is not what Content-MD5 says. Send it again.")
-        return Content(encryption.etag(calculated.hexdigest()), writer.finish())
+        return Content(about.encryption.etag(calculated.hexdigest()), writer.finish())
 
 
 def _digest(text: str) -> bytes:
@@ -54,7 +54,7 @@ def object_receive(
     bucket = refuse_early(ctx, *where, condition, size_bytes=length)
     about = replace(about, encryption=encryption_for(ctx, bucket, where[1], NOTHING))
     ctx.db.rollback()
-    content = receive(blobs, read, about.encryption, length=length, md5=md5)
+    content = receive(blobs, read, about, length=length, md5=md5)
     try:
         return object_put(ctx, bucket, where[1], content, about, condition=condition)
     except PortalError as error:
@@ -66,8 +66,9 @@ def part_receive(ctx: Context, blobs: BlobStore, named: Named, number: int, read
     """Keep the part of an upload that a stream brings."""
     bucket, upload = upload_find(ctx, named, size_bytes=length or 0)
     encryption = replace(encryption_of(upload), key=key_of_row(ctx, bucket, upload))
+    about = About(storage_class=upload.storage_class, encryption=encryption)
     ctx.db.rollback()
-    content = receive(blobs, read, encryption, length=length)
+    content = receive(blobs, read, about, length=length)
     try:
         return part_put(ctx, named, number, content)
     except PortalError as error:
@@ -91,10 +92,11 @@ class Hasher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Anew:
-    """What is needed for writing something anew: the key that it is read with, if it is a client's, and the one it is written with."""
+    """What is needed for writing something anew: the key that it is read with, if it is a client's, the one it is written with, and where."""
 
     customer: CustomerKey | None = None
     key: bytes | None = None
+    storage_class: str = ""
 
 
 def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], anew: Anew, *hashers: Hasher) -> Blob:
@@ -103,7 +105,7 @@ def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], 
     if again is not found:
         raise Conflict("The object was changed while it was being copied. Try again.")
     ctx.db.rollback()
-    with blobs.writing(anew.key) as writer:
+    with blobs.writing(anew.storage_class, anew.key) as writer:
         for piece in pieces:
             for one in hashers:
                 one.update(piece)
@@ -116,24 +118,26 @@ def kept_encrypted(bucket: BucketFacts, source: Version, asked: Asked = NOTHING)
     return Asked(PORTAL) if asked == NOTHING and bucket.encryption_type == "none" and source.encryption else asked
 
 
-def object_copy(ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str]) -> tuple[Version, BucketFacts]:
+def object_copy(
+    ctx: Context, blobs: BlobStore, found: Found, to: tuple[str, str], *, condition: Condition = ANY
+) -> tuple[Version, BucketFacts]:  # fmt: skip
     """Copy an object that the caller may read to a (bucket, key), with all that is said of it."""
     source = found.version
-    bucket = refuse_early(ctx, *to, ANY, size_bytes=source.size_bytes, encrypts=bool(source.encryption))
+    bucket = refuse_early(ctx, *to, condition, size_bytes=source.size_bytes, encrypts=bool(source.encryption))
     encryption = encryption_for(ctx, bucket, to[1], kept_encrypted(bucket, source))
     about = About(source.headers, source.user_metadata, source.tags, source.storage_class, "private", source.checksum_algorithm, source.checksum_type,
-                  encryption)  # fmt: skip
+                  encryption=encryption)  # fmt: skip
     if source.upload_id is None and not source.encryption and not encryption.kind:
         ctx.db.rollback()
-        content = Content(source.etag, blobs.copy(found.pieces()[0]), checksum=source.checksum)
+        content = Content(source.etag, blobs.copy(found.pieces()[0], source.storage_class), checksum=source.checksum, how="Copy")
     else:
         md5 = hashlib.md5(usedforsecurity=False)
-        blob = gather(ctx, blobs, found, (0, source.size_bytes), Anew(key=encryption.key), md5)
+        blob = gather(ctx, blobs, found, (0, source.size_bytes), Anew(key=encryption.key, storage_class=source.storage_class), md5)
         is_whole = source.upload_id is None
-        content = Content(encryption.etag(md5.hexdigest()), blob, checksum=source.checksum if is_whole else "")
+        content = Content(encryption.etag(md5.hexdigest()), blob, checksum=source.checksum if is_whole else "", how="Copy")
         about = about if is_whole else replace(about, checksum_algorithm="", checksum_type="")
     try:
-        return object_put(ctx, bucket, to[1], content, about)
+        return object_put(ctx, bucket, to[1], content, about, condition=condition)
     except PortalError as error:
         _forget(blobs, content, error)
         raise

@@ -14,12 +14,13 @@ from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
 from portal.storage import versions
-from portal.storage.access import PUBLISH, WRITE, authorize_object, note_refusal
+from portal.storage.access import WRITE, authorize_object, note_refusal
 from portal.storage.encryption import NOTHING, Asked, encryption_for, encryption_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named, version_at
+from portal.storage.locks import Lock
 from portal.storage.object_models import ObjectPart, ObjectUpload
-from portal.storage.objects import ANY, About, Condition, Content, parts_of, put, refuse_early
+from portal.storage.objects import ANY, About, Condition, Content, authorize_new, parts_of, put, refuse_early
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -63,8 +64,7 @@ def upload_create(ctx: Context, bucket_name: str, key: str, about: About, asked:
     about = replace(about, encryption=encryption_for(ctx, bucket, key, asked))
 
     def begin(writing: Writing) -> ObjectUpload:
-        for action in (WRITE, *((PUBLISH,) if about.acl != "private" else ())):
-            writing.authorize(action, key, owner_id=ctx.principal.user_id, tags=about.tags)
+        authorize_new(writing, key, about)
         made = ObjectUpload(id=secrets.token_urlsafe(32), bucket_id=writing.bucket.id, key=key, owner_id=ctx.principal.user_id, **about.columns())
         writing.db.add(made)
         writing.db.flush()
@@ -173,13 +173,23 @@ def upload_complete(
         writing.change.size_bytes -= sum(part.size_bytes for part in parts)
         size = sum(part.size_bytes for part in used)
         about = About(found.headers, found.user_metadata, found.tags, found.storage_class, found.acl, whole.algorithm, whole.kind,
-                      encryption_of(found))  # fmt: skip
-        row = put(writing, named.key, Content(etag, size_bytes=size, upload_id=found.id, checksum=whole.checksum), about, condition)
+                      Lock(found.lock_mode, found.retain_until, found.legal_hold), _pairs(found.grants), encryption_of(found))  # fmt: skip
+        row = put(
+            writing,
+            named.key,
+            Content(etag, size_bytes=size, upload_id=found.id, checksum=whole.checksum, how="CompleteMultipartUpload"),
+            about,
+            condition,
+        )
         found.completed_at, found.sequence, found.etag = now(), row.sequence, etag
         writing.db.flush()
         return Completed(row, writing.bucket, etag)
 
     return write(ctx, bucket_named(ctx.db, named.bucket), WRITE, finish)
+
+
+def _pairs(grants: Sequence[Sequence[str]] | None) -> list[tuple[str, str]] | None:
+    return None if grants is None else [(each[0], each[1]) for each in grants]
 
 
 def _etag_of(wanted: Sequence[PartNamed]) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from portal.kernel.db import insert_of, now
 from portal.storage.facts import VERSIONS, Version, newest, null_version
+from portal.storage.locks import refuse_locked
 from portal.storage.object_models import BlobToRemove, ObjectPart, table_of
 from portal.storage.usage import Change
 
@@ -22,6 +23,8 @@ DEFAULTS: Mapping[str, Any] = {
     "is_marker": False, "size_bytes": 0, "etag": "", "blob": "", "seal": "", "upload_id": None, "checksum": "", "owner_id": None,
     "storage_class": "STANDARD", "acl": "private", "checksum_algorithm": "", "checksum_type": "", "headers": {}, "user_metadata": {}, "tags": {},
     "encryption": "", "kms_key_id": None, "key_version": None, "wrapped_key": None, "customer_check": None, "bucket_key": False,
+    "grants": None, "lock_mode": "", "retain_until": None, "legal_hold": None,
+    "replication": "",
 }  # fmt: skip
 _THIS = (VERSIONS.c.bucket_id == bindparam("bucket"), VERSIONS.c.key == bindparam("of_key"), VERSIONS.c.sequence == bindparam("place"))
 _INSERT = insert(VERSIONS)
@@ -50,9 +53,23 @@ def add(session: Session, change: Change, latest: Version | None, versioning: st
     return Version(**values)
 
 
-def take_away(session: Session, change: Change, version: Version) -> None:
-    """Remove a version for good; if it was the newest of its key, the one before it is."""
-    _forget(session, change, version)
+def insert_at(session: Session, change: Change, values: Mapping[str, Any]) -> Version:
+    """Write a version at the place among those of its key that it says; it is the newest if none comes before it."""
+    latest = newest(session, values["bucket_id"], values["key"])
+    is_newest = latest is None or values["sequence"] < latest.sequence
+    if latest is not None and is_newest:
+        _set_current(session, change, latest, is_current=False)
+    row = Version(**{**values, "is_current": is_newest and not values["is_marker"]})
+    session.execute(_INSERT, asdict(row))
+    change.size_bytes += row.size_bytes
+    change.objects += int(row.is_current)
+    change.versions += 1
+    return row
+
+
+def take_away(session: Session, change: Change, version: Version, *, bypass: bool = False) -> None:
+    """Remove a version for good; if it was the newest of its key, the one before it is. Raises ObjectLocked for one that is kept from deletion."""
+    _forget(session, change, version, bypass=bypass)
     before = newest(session, version.bucket_id, version.key)
     if before is not None and not before.is_marker:
         _set_current(session, change, before, is_current=True)
@@ -74,7 +91,8 @@ def _set_current(session: Session, change: Change, version: Version, *, is_curre
         change.objects += 1 if is_current else -1
 
 
-def _forget(session: Session, change: Change, version: Version) -> None:
+def _forget(session: Session, change: Change, version: Version, *, bypass: bool = False) -> None:
+    refuse_locked(version, bypass=bypass)
     session.execute(_DELETE, _place(version))
     change.size_bytes -= version.size_bytes
     change.objects -= int(version.is_current)

@@ -170,13 +170,15 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
 def volume_detach(ctx: Context, volume: Volume) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
-    del ctx
     if volume.is_root:
         raise Conflict(
             f"{volume.name} is the root disk of its instance and goes with it. To keep what it holds, take a snapshot, or let it stay "
             "when the instance is terminated (delete_on_termination).",
             details={"is_root": True},
         )
+    if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
+        # It is a change of the instance as well.
+        authorize(ctx, "compute.instance.update", target_of(instance))
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:

@@ -2,8 +2,9 @@
 
 Bytes are on the disk before it begins. If it fails, they are an orphan that the sweep finds; if it is committed, the object is there for good.
 
-A commit waits for the disk, and a database of one file takes one at a time. Those who come while another commits are therefore written together,
-in one transaction; if one of them is refused, each gets a transaction of its own. What is told, is told where the bucket records data events.
+A database of one file takes one writer at a time, and commits wait for the disk. Those who come while another writes are therefore written together,
+in one transaction; if one of them is refused, each gets a transaction of its own. Nobody waits for the disk while they keep others from writing: the
+next write, and one visit to the disk is for all who have. What is told, is told where the bucket records data events.
 """
 
 import fcntl
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Condition as Signal
+from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -22,11 +24,12 @@ from sqlalchemy.orm import Session
 
 from portal.kernel import audit
 from portal.kernel.context import Context
-from portal.kernel.db import out_of_service, transaction
+from portal.kernel.db import force, out_of_service, transaction
 from portal.kernel.errors import Conflict, Forbidden, Unavailable
 from portal.storage.access import authorize_object, note_refusal, subject_of
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BucketFacts, bucket_by_id
+from portal.storage.grants import Grant
 from portal.storage.usage import Change, charge, usage_locked
 
 T = TypeVar("T")
@@ -48,17 +51,19 @@ class Writing:
         """The session of the transaction."""
         return self.ctx.db
 
-    def authorize(self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
+    def authorize(
+        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = ()
+    ) -> None:  # fmt: skip
         """Raise Forbidden unless the caller may."""
         try:
-            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags)
+            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
         except Forbidden as error:
             error.details["key"] = key[:200]
             raise
 
-    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success") -> None:
-        """Write an entry into the audit log, if the bucket records data events; at the very end, since that lock comes last."""
-        if self.bucket.data_events:
+    def tell(self, action: str, key: str, details: Mapping[str, object], *, status: str = "success", always: bool = False) -> None:
+        """Write an entry into the audit log, `always` or if the bucket records data events; at the very end, since that lock comes last."""
+        if always or self.bucket.data_events:
             self.told.append(lambda: audit.record(self.ctx, action, subject_of(self.bucket, key), details=details, status=status))
 
 
@@ -69,12 +74,10 @@ class _Asked:
     ctx: Context
     bucket_id: str
     work: Callable[[Writing], Any]
+    is_taken: bool = False
     is_done: bool = False
     result: Any = None
     error: BaseException | None = None
-
-    def settle(self, result: Any = None, error: BaseException | None = None) -> None:
-        self.is_done, self.result, self.error = True, result, error
 
 
 def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writing], T]) -> T:
@@ -92,6 +95,8 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
         raise Conflict("Another change came first. Try again.") from error
     if isinstance(error, OperationalError):
         raise Unavailable(out_of_service(error)) from error
+    if isinstance(error, OSError):
+        raise Unavailable(f"The disk of the database does not work: {error.strerror}. Try again in a moment.") from error
     if error is not None:
         raise error
     result: T = asked.result
@@ -99,7 +104,7 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
 
 
 class _Queue:
-    """Whoever finds nobody at work does so for all who wait, and hands over once their own is done."""
+    """Whoever finds nobody at work does so for all who wait, and hands over before their own is on the disk."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -108,23 +113,58 @@ class _Queue:
         self._is_busy = False
         # A database of one file: processes take turns by a lock that wakes the next at once, where the database would look now and then.
         self._turn = f"{engine.url.database}-objects" if engine.dialect.name == "sqlite" else None
+        self._disk = Lock()
+        self._committed = self._forced = 0
 
     def run(self, asked: _Asked) -> None:
         """Return when it is done, or has failed."""
         with self._signal:
             self._waiting.append(asked)
-            while self._is_busy and not asked.is_done:
+            while not asked.is_done and (asked.is_taken or self._is_busy):
                 self._signal.wait()
             if asked.is_done:
                 return
             self._is_busy = True
             batch = self._next()
+            for each in batch:
+                each.is_taken = True
         try:
             self._write(batch)
+        except BaseException as error:
+            for each in batch:
+                each.error = error
+            raise
         finally:
             with self._signal:
                 self._is_busy = False
                 self._signal.notify_all()
+            self._finish(batch)
+
+    def _finish(self, batch: Sequence[_Asked]) -> None:
+        """Tell those who wait, once what was committed for them is on the disk."""
+        failed: BaseException | None = None
+        try:
+            if any(each.error is None for each in batch):
+                self._force()
+        except BaseException as error:
+            failed = error
+            if not isinstance(error, OSError):
+                raise
+        finally:
+            with self._signal:
+                for each in batch:
+                    each.error = each.error or failed
+                    each.is_done = True
+                self._signal.notify_all()
+
+    def _force(self) -> None:
+        mine = self._committed
+        with self._disk:
+            if self._forced >= mine:
+                return
+            covered = self._committed
+            force(self._engine)
+            self._forced = covered
 
     def _next(self) -> list[_Asked]:
         """Who is written together: of one bucket, where buckets are locked one by one."""
@@ -138,29 +178,27 @@ class _Queue:
 
     def _write(self, batch: Sequence[_Asked]) -> None:
         with self._our_turn():
-            try:
-                results = self._commit(batch)
-            except Exception as error:  # noqa: BLE001 - whoever asked gets it
-                if len(batch) == 1:
-                    batch[0].settle(error=error)
-                    return
-            except BaseException as error:
+            if not self._try(batch):
                 for each in batch:
-                    each.settle(error=error)
-                raise
-            else:
-                for each, result in zip(batch, results, strict=True):
-                    each.settle(result)
-                return
-            for each in batch:
-                try:
-                    each.settle(*self._commit([each]))
-                except Exception as error:  # noqa: BLE001 - as above
-                    each.settle(error=error)
+                    self._try([each])
+
+    def _try(self, batch: Sequence[_Asked]) -> bool:
+        """Write some together; False if they have to be written one by one."""
+        try:
+            results = self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            if len(batch) > 1:
+                return False
+            batch[0].error = error
+            return True
+        for each, result in zip(batch, results, strict=True):
+            each.result = result
+        self._committed += 1
+        return True
 
     def _commit(self, batch: Sequence[_Asked]) -> list[Any]:
         # A session of its own: rows go back to other threads, and must not belong to one that somebody uses.
-        with Session(self._engine, expire_on_commit=False) as session, transaction(session):
+        with Session(self._engine, expire_on_commit=False) as session, transaction(session, is_forced=False):
             usages = {bucket_id: usage_locked(session, bucket_id) for bucket_id in sorted({each.bucket_id for each in batch})}
             changes = {bucket_id: Change() for bucket_id in usages}
             # Whoever deletes a bucket or changes its versioning holds its lock, too.

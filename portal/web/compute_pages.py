@@ -67,14 +67,15 @@ def charts(found: Series) -> list[Chart]:
         return [getattr(point, name) / taken / 1024 for point, taken in zip(points, seconds, strict=True)]
 
     return [
-        _chart("CPU", "%", [("used", "", [p.cpu_usage_percent for p in points])], top=100, points=points),
-        _chart("Memory", "%", [("used", "", [p.memory_usage_percent for p in points])], top=100, points=points),
-        _chart("Network", "KiB/s", [("out", "", rate("network_out_bytes")), ("in", "c2", rate("network_in_bytes"))], points=points),
-        _chart("Disk", "KiB/s", [("write", "", rate("io_write_bytes")), ("read", "c2", rate("io_read_bytes"))], points=points),
+        chart_of("CPU", "%", [("used", "", [p.cpu_usage_percent for p in points])], top=100, points=points),
+        chart_of("Memory", "%", [("used", "", [p.memory_usage_percent for p in points])], top=100, points=points),
+        chart_of("Network", "KiB/s", [("out", "", rate("network_out_bytes")), ("in", "c2", rate("network_in_bytes"))], points=points),
+        chart_of("Disk", "KiB/s", [("write", "", rate("io_write_bytes")), ("read", "c2", rate("io_read_bytes"))], points=points),
     ]
 
 
-def _chart(title: str, unit: str, values: Sequence[tuple[str, str, Sequence[float]]], *, points: Sequence[Any], top: float = 0) -> Chart:
+def chart_of(title: str, unit: str, values: Sequence[tuple[str, str, Sequence[float]]], *, points: Sequence[Any], top: float = 0) -> Chart:
+    """A chart of lines, each a (label, class, numbers), measured `at` the times of the points. Its upper end is `top`, or what the numbers need."""
     top = top or _round_up(max(max(numbers) for _, _, numbers in values))
     start, end = points[0].at.timestamp(), points[-1].at.timestamp()
     span = max(end - start, 1)

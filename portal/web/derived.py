@@ -32,13 +32,14 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """A tab of a row's page; `load` gives what its template needs, `needs` the permission to see it."""
+    """A tab of a row's page; `load` gives what its template needs, `needs` the permission to see it, `script` what it runs."""
 
     name: str
     label: str
     template: str
     load: Callable[[Context, Any], Mapping[str, Any]] | None = None
     needs: str = ""
+    script: str = ""
 
 
 def type_of(service: str, collection: str) -> ResourceType:

@@ -229,7 +229,7 @@ def _(kind: f.Entries, param: Param, ctx: Context) -> tuple[Any, Widget]:
 @field_for.register
 def _(kind: f.Document, param: Param, ctx: Context) -> tuple[Any, Widget]:
     del kind, ctx
-    return TextAreaField(_label(param)), Widget(param, "json")
+    return TextAreaField(_label(param)), Widget(param, "json", is_quiet=not param.required)
 
 
 @field_for.register

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from portal.kernel.context import Context
-from portal.security.encryption_keys import uses_of, versions_of
+from portal.security.encryption_keys import READ_USAGE, uses_of, versions_of
 from portal.security.key_models import EncryptionKey, KeyUsage
 from portal.web.derived import Tab, base_of
 
@@ -42,6 +42,6 @@ TABS: dict[str, Sequence[Tab]] = {
     "security.key": (
         Tab("resources", "Encrypts", "resources.html", _resources),
         Tab("versions", "Versions", "versions.html", _versions),
-        Tab("usage", "Usage", "usage.html", _usage),
+        Tab("usage", "Usage", "usage.html", _usage, needs=READ_USAGE),
     )
 }

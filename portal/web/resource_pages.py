@@ -170,7 +170,8 @@ def _shown_once(rtype: ResourceType, outcome: Outcome) -> ResponseReturnValue:
 def tabs_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Tab]:
     """Tabs of a row's page that the user may see."""
     own = [tab for tab in TABS.get(rtype.key, ()) if not tab.needs or decide(ctx, tab.needs, target_of(row)).allowed]
-    return [Tab("overview", "Overview", "overview.html"), *own, Tab("activity", "Activity", "activity.html")]
+    first = [] if any(tab.name == "overview" for tab in own) else [Tab("overview", "Overview", "overview.html")]
+    return [*first, *own, Tab("activity", "Activity", "activity.html")]
 
 
 @pages.get("/<service>/<collection>/<row_id>")

@@ -1,7 +1,10 @@
 """Work that somebody asks for and that is no operation on a resource."""
 
 from portal.identity import project_deletion
+from portal.kernel.jobs import Job
 from portal.kernel.runner import AskedRun, AskedTask
+from portal.storage import emptying, replicating
+from portal.storage.replication import REPLICATING
 from portal.worker.audit_export import EXPORT_TASK
 from portal.worker.audit_tasks import VERIFY_TASK
 
@@ -11,4 +14,28 @@ def delete_project(run: AskedRun) -> None:
     project_deletion.delete_project(run.ctx, run.claim)
 
 
-ASKED = {task.work.kind: task for task in (EXPORT_TASK, VERIFY_TASK, AskedTask(project_deletion.DELETING, delete_project))}
+def empty_bucket(run: AskedRun) -> None:
+    """Delete what is in a bucket."""
+    job = run.ctx.db.get_one(Job, run.claim.job_id)
+    run.ctx.db.expunge_all()
+    emptying.empty_bucket(run.ctx, job, run.report)
+
+
+def replicate_bucket(run: AskedRun) -> None:
+    """Carry over what is in a bucket."""
+    job = run.ctx.db.get_one(Job, run.claim.job_id)
+    bucket_id = str(job.input["bucket_id"])
+    run.ctx.db.expunge_all()
+    blobs = run.engines.blobs
+    if blobs is not None:
+        replicating.replicate_existing(run.ctx, blobs, bucket_id, run.report)
+
+
+TASKS = (
+    EXPORT_TASK,
+    VERIFY_TASK,
+    AskedTask(project_deletion.DELETING, delete_project),
+    AskedTask(emptying.EMPTYING, empty_bucket),
+    AskedTask(REPLICATING, replicate_bucket),
+)
+ASKED = {task.work.kind: task for task in TASKS}

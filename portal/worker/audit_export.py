@@ -5,15 +5,11 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from portal.identity import iam
-from portal.identity.accounts import principal_of
-from portal.identity.models import User
+from portal.identity.askers import as_asker
 from portal.kernel import audit_export
 from portal.kernel.audit_export import EXPORT, EXPORTING, KEEP, AuditExport
 from portal.kernel.authz import Target, authorize
-from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.kernel.errors import Forbidden
 from portal.kernel.files import modified
 from portal.kernel.jobs import Job, held
 from portal.kernel.runner import AskedRun, AskedTask, TaskRun
@@ -26,7 +22,7 @@ def export_audit_log(run: AskedRun) -> None:
     ctx = run.ctx
     row = ctx.db.scalars(select(AuditExport).where(AuditExport.job_id == run.claim.job_id)).one()
     ctx.db.expunge(row)
-    asker = _as_asker(ctx, row)
+    asker = as_asker(ctx, row.user_id, run.claim.job_id, row.project_id)
     authorize(asker, EXPORT, Target(row.project_id, label="the audit log"))
     written = audit_export.write(asker, row, run.report)
     with transaction(ctx.db):
@@ -35,14 +31,6 @@ def export_audit_log(run: AskedRun) -> None:
         row.expires_at = now() + KEEP
         for name, value in asdict(written).items():
             setattr(row, name, value)
-
-
-def _as_asker(ctx: Context, row: AuditExport) -> Context:
-    user = ctx.db.scalars(select(User).where(User.id == row.user_id, User.is_active.is_(True))).first()
-    if user is None:
-        raise Forbidden("Whoever asked for the export may not sign in any more.")
-    principal = iam.with_access(ctx.db, principal_of(user, f"job:{row.job_id}"), ctx.db.scalar(select(iam.REVISION)))
-    return Context(ctx.db, ctx.settings, ctx.registry, principal, project_id=row.project_id, request_id=ctx.request_id)
 
 
 def expire_exports(task: TaskRun) -> None:

@@ -1,17 +1,15 @@
 """Receivers of copies of the audit log: syslog servers (RFC 5424 over UDP, TCP and TLS) and webhooks."""
 
-import hashlib
-import hmac
 import json
 import socket
 import ssl
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from portal.kernel.audit_streams import NotTaken, Receiver
+from portal.kernel.outbound import signed_headers, target_of
 from portal.settings import Settings
 
 TIMEOUT_S = 10.0
@@ -93,26 +91,16 @@ def _wait_for_end(stream: socket.socket) -> None:
             raise
 
 
-def signature_of(secret: str, timestamp: str, body: bytes) -> str:
-    """What a webhook's receiver compares: HMAC-SHA256 over the time, a full stop and the body."""
-    return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-
-
 def send_webhook(url: str, secret: str, entries: Sequence[Entry]) -> None:
     """POST a batch as JSON. Raises NotTaken for anything but success; redirects are not followed."""
     parts = urlsplit(url)
     body = json.dumps({"first_seq": entries[0]["seq"], "last_seq": entries[-1]["seq"], "entries": list(entries)}, ensure_ascii=False).encode(
         "utf-8", "replace"
     )
-    timestamp = str(int(time.time()))
-    headers = {
-        "Content-Type": "application/json", "User-Agent": APP_NAME, "X-Atonix-Timestamp": timestamp,
-        "X-Atonix-Signature": f"sha256={signature_of(secret, timestamp, body)}",
-    }  # fmt: skip
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
-        connection.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers)
+        connection.request("POST", target_of(parts), body, signed_headers(secret, body))
         status = connection.getresponse().status
     except (OSError, HTTPException) as error:
         raise NotTaken(f"The webhook at {parts.hostname} did not answer: {error or type(error).__name__}") from error

@@ -33,6 +33,9 @@ def celery_app(settings: Settings) -> Any:
         accept_content=["json"], worker_prefetch_multiplier=1, worker_hijack_root_logger=False, broker_connection_max_retries=None,
         worker_cancel_long_running_tasks_on_connection_loss=False, broker_connection_timeout=CONNECT_TIMEOUT_S, broker_heartbeat=10,
         broker_connection_retry_on_startup=True, broker_pool_limit=1, broker_transport_options=options if is_redis else {},
+        # After a lost connection, Celery would ask for more with each id that is done: from the thread that did it, which may then wait for an answer
+        # that the consumer's own thread has read.
+        worker_enable_prefetch_count_reduction=False,
         # On Redis, its subscription is what notices that the server went away while the acknowledgements of a full worker are on their way.
         worker_enable_remote_control=is_redis,
     )  # fmt: skip
@@ -124,6 +127,8 @@ class Consumer:
     def _controller(self) -> Any:
         from celery.exceptions import Reject
 
+        from portal.worker.broker_threads import BrokerThreads
+
         app = celery_app(self._settings)
 
         def job(job_id: str) -> None:
@@ -133,5 +138,5 @@ class Consumer:
         app.task(job, name=TASK)
         threads = self._settings.worker_threads
         return app.WorkController(
-            app=app, pool_cls="threads", concurrency=threads, without_gossip=True, without_mingle=True, loglevel=logging.WARNING
+            app=app, pool_cls=BrokerThreads, concurrency=threads, without_gossip=True, without_mingle=True, loglevel=logging.WARNING
         )

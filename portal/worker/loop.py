@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -109,10 +110,11 @@ class Worker:
         return not self._stop.is_set()
 
     def _refuse_offers(self) -> None:
-        while not self._hints.empty():
-            offer = self._hints.get()
-            if offer is not None:
-                offer.looked_at.set()
+        with suppress(queue.Empty):
+            while True:
+                offer = self._hints.get_nowait()
+                if offer is not None:
+                    offer.looked_at.set()
         # One thread waits for a hint; it wakes the next.
         self._hints.put(None)
 

@@ -5,8 +5,16 @@ from portal.kernel.db import now
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
 from portal.storage.lifecycle import lifecycle_follow
+from portal.storage.metrics import metrics_sample, traffic_take_up
+from portal.storage.notices import notices_send
+from portal.storage.replicating import replication_run
+from portal.storage.tiers import transitions_follow
+from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
+TRAFFIC_S = 60.0
+NOTICES_S = 5.0
+REPLICATION_S = 5.0
 DAY_S = 24 * 3600.0
 
 
@@ -35,11 +43,31 @@ def scrub_objects(task: TaskRun) -> None:
 
 
 def follow_lifecycles(task: TaskRun) -> None:
-    """Delete what rules of buckets say has lived long enough."""
+    """Delete what rules of buckets say has lived long enough, and move what they say is to be elsewhere."""
     lifecycle_follow(task.ctx)
+    transitions_follow(task.ctx, _blobs(task))
+
+
+def take_up_traffic(task: TaskRun) -> None:
+    """Count the requests of the last minutes, and write access logs."""
+    metrics_sample(task.ctx)
+    traffic_take_up(task.ctx, _blobs(task), traffic_files(task.ctx.settings))
+
+
+def send_notices(task: TaskRun) -> None:
+    """Tell webhooks what happened in buckets."""
+    notices_send(task.ctx)
+
+
+def replicate_buckets(task: TaskRun) -> None:
+    """Carry over what was written into buckets that are replicated."""
+    replication_run(task.ctx, _blobs(task))
 
 
 STORAGE_TASKS = (
+    SystemTask("replication", "Replicate buckets", lambda _: REPLICATION_S, replicate_buckets),
+    SystemTask("notices", "Send notifications of buckets", lambda _: NOTICES_S, send_notices),
+    SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),
     SystemTask("lifecycle", "Follow lifecycle rules", lambda settings: settings.s3_lifecycle_day_s / 24 + 1, follow_lifecycles),
     SystemTask("objects", "Free the room of deleted objects", lambda _: SWEEP_S, sweep_objects),
     SystemTask("orphans", "Remove what uploads left behind", lambda _: DAY_S, sweep_orphans),

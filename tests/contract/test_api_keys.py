@@ -102,6 +102,9 @@ def test_every_use_is_audited_and_counted_refused_ones_as_well(api: Api, api_for
     assert sum(each["count"] for each in rows if each["outcome"] == "success") == 3
     assert [(each["actor"], each["outcome"]) for each in rows if each["outcome"] != "success"] == [(viewer.user.username, "denied")]
     assert api.get(base).json["encryption_operations_count"] == 4
+    # From where others came is told to auditors and those who manage the key.
+    assert viewer.get(f"{base}/usage").status_code == 403
+    assert api.get(f"/api/v1/services/kms/keys/{key['id']}/usage_logs").json == api.get(f"{base}/usage").json
     assert api.get(f"{base}/usage?since=2999-01-01T00:00:00Z").json["results"] == []
     assert api.get(f"{base}/usage?since=yesterday").status_code == 400
     entries = people.context(None).db.scalars(select(AuditEntry).where(AuditEntry.action == "security.key.encrypt")).all()

@@ -79,6 +79,10 @@ def test_what_is_said_of_an_object_is_changed(api: Api, bucket: str) -> None:
     put(api, bucket, "k", b"x")
     changed = api("PATCH", f"{BASE}/{bucket}/objects/k", {"tags": {"a": "b"}, "content_type": "text/html"}).json
     assert (changed["tags"], changed["content_type"]) == ({"a": "b"}, "text/html")
+    assert api.post(f"{BASE}/{bucket}/objects/k/make-public").status_code == 400
+    api("PUT", f"{BASE}/{bucket}/ownership", {"ownership": "ObjectWriter"})
+    assert api.post(f"{BASE}/{bucket}/objects/k/make-public").status_code == 403
+    assert api("PUT", f"{BASE}/{bucket}/public-access-block", {}).json == {}
     assert api.post(f"{BASE}/{bucket}/objects/k/make-public").json["is_public"] is True
     assert api.post(f"{BASE}/{bucket}/objects/k/make-private").json["is_public"] is False
     assert api.post(f"{BASE}/{bucket}/objects/k/copy", {"destination_key": "l"}).json["tags"] == {"a": "b"}
@@ -98,9 +102,12 @@ def test_an_upload_in_parts(api: Api, bucket: str) -> None:
     assert api("DELETE", f"{path}").status_code == 404
 
 
-def test_an_address_is_good_for_one_object(api: Api, bucket: str, s3: S3, settings: Settings) -> None:
+def test_an_address_is_good_for_one_object(api: Api, bucket: str, s3: S3, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     put(api, bucket, "a file/ü+", b"shared")
     asked = {"key": "a file/ü+", "expires_in": 60}
+    # Without a port there is no gateway that an address could lead to.
+    assert api.post(f"{BASE}/{bucket}/presigned-urls", asked).status_code == 503
+    monkeypatch.setitem(settings.__dict__, "s3_port", 9000)
     assert api.post(f"{BASE}/{bucket}/presigned-urls", asked).status_code == 409
     api.post("/auth/s3-keys", {})
     made = api.post(f"{BASE}/{bucket}/presigned-urls", asked).json
@@ -127,7 +134,8 @@ def test_figures_and_rules(api: Api, bucket: str) -> None:
         {**rule, "origins": ["*.*"]},
     ):
         assert api("PUT", f"{BASE}/{bucket}/cors", {"rules": [wrong]}).status_code == 400, wrong
-    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "public-read"}).json["acl"] == "public-read"
+    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "private"}).json["acl"] == "private"
+    assert api("PUT", f"{BASE}/{bucket}/acl", {"acl": "public-read"}).status_code == 400
 
 
 def test_who_may_do_what(api: Api, api_for: Callable[..., Api], bucket: str) -> None:

@@ -24,8 +24,9 @@ from portal.kernel.audit_sending import BATCH, stream_on
 from portal.kernel.audit_streams import AuditStream, NotTaken, Receiver, streams
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.kernel.outbound import signature_of
 from portal.settings import Settings
-from portal.worker.audit_receivers import receivers, send_syslog, send_webhook, signature_of, syslog_message
+from portal.worker.audit_receivers import receivers, send_syslog, send_webhook, syslog_message
 from tests.support.people import People
 from tests.support.servers import free_port
 

@@ -103,6 +103,7 @@ def test_no_row_is_silent() -> None:
 def test_what_everybody_may(app: Flask, api_for: Callable[..., Api], people: People, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_sock.Server", Socket)
     monkeypatch.setattr("portal.web.consoles.session_secret", leaves)
+    monkeypatch.setitem(app.extensions["portal"][0].__dict__, "s3_public_url", "http://s3.example.org")
     for limiter in app.extensions["limiter"]:
         monkeypatch.setattr(limiter, "enabled", False)
     bodies = {f"api.{each.name}": sample(each.body, each.body) for each in app.extensions["portal_api"][0] if each.body}

@@ -113,6 +113,49 @@ def test_an_instance_is_not_taken_for_another_by_its_name(api: Api, vpc: dict[st
         worker.drain()
 
 
+def test_guests_are_told_only_what_can_be_told(api: Api, vpc: dict[str, Any]) -> None:
+    told = {"search_domains": "shop.example, corp.example", "ntp_servers": "10.0.0.9", "mtu": 1400}
+    way = f"{NETWORK}/vpcs/{vpc['id']}"
+    assert api("PATCH", way, told).status_code == 200
+    assert {name: api.get(way).json[name] for name in told} == told
+    for field, value in (
+        ("search_domains", "no domain"),
+        ("search_domains", ",".join("abcdefg")),
+        ("ntp_servers", "time.example"),
+        ("ntp_servers", "127.0.0.1"),
+        ("mtu", 9000),
+    ):
+        for refused in (api("PATCH", way, {field: value}), api.post(f"{NETWORK}/vpcs", {"name": "n", "cidr_block": "10.5.0.0/16", field: value})):
+            assert (refused.status_code, list(refused.json["details"])) == (400, [field]), (field, value)
+
+
+def test_what_others_decide_is_not_certain(api: Api, vpc: dict[str, Any], worker: TestWorker) -> None:
+    api.post("/compute/instances", {"name": "web", "flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": vpc["subnet"]})
+    worker.drain()
+    table = api.get(f"{NETWORK}/vpcs/{vpc['id']}").json["main_route_table_id"]
+    assert api.post(f"{NETWORK}/route-tables/{table}/set-default-route", {"target_type": "internet-gateway"}).status_code == 200
+    web = api.get(f"{NETWORK}/network-interfaces").json["results"][0]
+    answers = {
+        target: api.post(f"{NETWORK}/reachability", {"source": "web", "target": target, "port": 80}).json
+        for target in ("internet", "100.99.0.1", web["private_ip"])
+    }
+    found = {target: (answer["allowed"], answer["is_certain"]) for target, answer in answers.items()}
+    assert found == {"internet": (True, True), "100.99.0.1": (True, False), web["private_ip"]: (True, True)}, answers
+
+
+def test_an_address_and_the_internet_are_themselves_whatever_is_called_so(api: Api, vpc: dict[str, Any], worker: TestWorker) -> None:
+    place = {"flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": vpc["subnet"]}
+    api.post("/compute/instances", {"name": "web", **place})
+    worker.drain()
+    web = api.get(f"{NETWORK}/network-interfaces").json["results"][0]
+    asked = [{"source": "internet", "target": "web"}, {"source": "web", "target": "internet"}, {"source": "web", "target": web["private_ip"]}]
+    before = [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked]
+    for name in ("internet", web["private_ip"]):
+        assert api.post("/compute/instances", {"name": name, **place}).status_code == 202
+    worker.drain()
+    assert [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked] == before
+
+
 def test_a_guest_outside_any_network_is_told_so(api: Api, people: People, worker: TestWorker) -> None:
     with people.sessions() as session, transaction(session):
         report(session, Capability("network", available=False, detail="", reason="no namespaces"), worker="w")

@@ -119,6 +119,50 @@ def test_an_elastic_ip_is_taken_by_no_gateway_of_who_may_not_associate_it(net: d
     assert script.post(f"{NETWORK}/nat-gateways", {"name": "mine", "subnet": net["subnet"]}).status_code == 202
 
 
+def test_what_is_taken_apart_is_a_change_of_both(net: dict[str, str], api: Api, limited: Limited, worker: TestWorker) -> None:
+    """A denial of changing one end is passed neither by joining nor by parting."""
+    body = {"name": "prod", "flavor": "t3-micro", "image": "atonix-tiny", "subnet_id": net["subnet"]}
+    prod = api.post("/compute/instances", body).json["id"]
+    worker.drain()
+    card = api.get(f"{NETWORK}/network-interfaces?instance_id={prod}").json["results"][0]["id"]
+    address = api.post(f"{NETWORK}/elastic-ips", {"name": "a"}).json["id"]
+    table = api.post(f"{NETWORK}/route-tables", {"name": "empty", "vpc": net["vpc"]}).json["id"]
+    volume = api.post("/storage/volumes", {"name": "data", "size_gb": 1}).json["id"]
+    worker.drain()
+    pairs = [
+        (
+            "networking.network_interface.update",
+            f"elastic-ips/{address}",
+            "associate",
+            {"target_type": "network-interface", "target_id": card},
+            "disassociate",
+            {},
+        ),
+        ("compute.instance.update", f"network-interfaces/{net['card']}", "attach", {"instance": prod}, "detach", {}),
+        ("compute.instance.update", f"/storage/volumes/{volume}", "attach", {"instance": prod}, "detach", {}),
+        ("networking.subnet.update", f"route-tables/{table}", "associate", {"subnet": net["subnet"]}, "disassociate", {"subnet": net["subnet"]}),
+    ]
+    for denied, path, join, given, part, taken in pairs:
+        whole = path if path.startswith("/") else f"{NETWORK}/{path}"
+        script = limited(["networking.*", "compute.*", "storage.*"], [denied])
+        for verb, inputs in ((join, given), (part, taken)):
+            refused = script.post(f"{whole}/{verb}", inputs)
+            assert (refused.status_code, refused.json.get("details", {}).get("action")) == (403, denied), (path, verb, refused.json)
+            assert api.post(f"{whole}/{verb}", inputs).status_code in {200, 202}, (path, verb)
+            worker.drain()
+    script = limited(["networking.*"], ["networking.vpc.update"])
+    other = api.post(f"{NETWORK}/vpcs", {"name": "other", "cidr_block": "10.9.0.0/16"}).json["id"]
+    worker.drain()
+    gate = api.post(f"{NETWORK}/internet-gateways", {"name": "g"}).json["id"]
+    way = f"{NETWORK}/internet-gateways/{gate}"
+    assert script.post(f"{NETWORK}/internet-gateways", {"name": "g2", "vpc": other}).status_code == 403
+    assert script.post(f"{way}/attach", {"vpc": other}).status_code == 403
+    assert api.post(f"{way}/attach", {"vpc": other}).status_code == 200
+    assert script.post(f"{way}/detach").status_code == 403
+    assert script("DELETE", way).status_code == 403
+    assert api("DELETE", way).status_code in {200, 202, 204}
+
+
 @pytest.fixture
 def busy(net: dict[str, str], api: Api, worker: TestWorker) -> dict[str, str]:
     """The same with two instances in group web, of which one may be asked for PostgreSQL."""

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from portal.storage.facts import VERSIONS
-from tests.support.certificates import certificate
 from tests.support.people import People
 from tests.support.s3 import S3, gateway, refused
+from tests.support.s3_served import certificate
 
 BUCKET = "a-bucket"
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from portal.security.key_store import default_key
 from portal.storage.facts import VERSIONS
 from portal.storage.sweep import scrub
 from tests.support.people import People
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, open_bucket, refused
 
 BUCKET = "a-bucket"
 MIB = 1 << 20
@@ -85,14 +85,15 @@ def test_a_key_of_the_project(client: Any, s3: S3, key: EncryptionKey) -> None:
 
 def test_who_may_not_use_the_key_reads_and_writes_nothing(client: Any, s3: S3, people: People, key: EncryptionKey) -> None:
     client.put_object(Bucket=BUCKET, Key="k", Body=BODY, **kms(key))
-    client.put_object(Bucket=BUCKET, Key="open", Body=b"open", ServerSideEncryption="AES256", ACL="public-read")
-    client.put_object(Bucket=BUCKET, Key="shown", Body=b"shown", ACL="public-read", **kms(key))
+    open_bucket(client, "open-bucket")
+    client.put_object(Bucket="open-bucket", Key="open", Body=b"open", ServerSideEncryption="AES256", ACL="public-read")
+    client.put_object(Bucket="open-bucket", Key="shown", Body=b"shown", ACL="public-read", **kms(key))
     viewer = s3.client(people.user("viewer"))
     refused(lambda: viewer.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
     refused(lambda: viewer.put_object(Bucket=BUCKET, Key="v", Body=b"x", **kms(key)), "AccessDenied")
     refused(lambda: viewer.copy_object(Bucket=BUCKET, Key="v", CopySource=f"{BUCKET}/k"), "AccessDenied")
-    assert fetch(f"{s3.url}/{BUCKET}/open")[0] == 200
-    assert fetch(f"{s3.url}/{BUCKET}/shown")[0] == 403
+    assert fetch(f"{s3.url}/open-bucket/open")[0] == 200
+    assert fetch(f"{s3.url}/open-bucket/shown")[0] == 403
 
 
 def test_a_key_that_is_taken_away(client: Any, people: People, key: EncryptionKey) -> None:

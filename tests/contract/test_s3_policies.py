@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, open_bucket, refused
 
 BUCKET = "a-bucket"
 ALL, INSIDE = f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"
@@ -14,7 +14,7 @@ ALL, INSIDE = f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"
 @pytest.fixture
 def client(s3: S3) -> Any:
     made = s3.client()
-    made.create_bucket(Bucket=BUCKET)
+    open_bucket(made, BUCKET)
     made.put_object(Bucket=BUCKET, Key="open/k", Body=b"open")
     made.put_object(Bucket=BUCKET, Key="k", Body=b"closed")
     return made

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, form_of, refused
 
 BUCKET = "a-bucket"
 PAGE = "https://app.example.org"
@@ -73,31 +73,10 @@ def test_pages_of_other_origins(client: Any, s3: S3) -> None:
     assert fetch(address, "OPTIONS", headers=asking)[0] == 403
 
 
-def test_access_of_others(client: Any, s3: S3) -> None:
-    client.put_object(Bucket=BUCKET, Key="k", Body=b"open")
-    address = f"{s3.url}/{BUCKET}/k"
-    assert fetch(address)[0] == 403
-    client.put_object_acl(Bucket=BUCKET, Key="k", ACL="public-read")
-    assert fetch(address)[::2] == (200, b"open")
-    assert fetch(f"{s3.url}/{BUCKET}/none")[0] == 403
-    assert fetch(f"{s3.url}/{BUCKET}")[0] == 403
-    grants = client.get_object_acl(Bucket=BUCKET, Key="k")["Grants"]
-    assert sorted(each["Permission"] for each in grants) == ["FULL_CONTROL", "READ"]
-    client.put_object_acl(Bucket=BUCKET, Key="k", ACL="private")
-    client.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
-    assert fetch(address)[0] == 200
-    assert b"<Key>k</Key>" in fetch(f"{s3.url}/{BUCKET}?list-type=2")[2]
-    assert fetch(address, "PUT", b"")[0] == 403
-    assert fetch(address, "DELETE")[0] == 403
-    client.put_bucket_acl(Bucket=BUCKET, ACL="authenticated-read")
-    stranger = s3.client(s3.people.user("viewer", s3.people.project()))
-    assert stranger.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"open"
-    assert fetch(address)[0] == 403
-
-
 def test_who_builds_does_not_let_others_in(client: Any, s3: S3) -> None:
     developer = s3.client(s3.people.user("developer"))
-    refused(lambda: developer.create_bucket(Bucket="open-one", ACL="public-read"), "AccessDenied")
+    refused(lambda: developer.create_bucket(Bucket="open-one", ACL="public-read", ObjectOwnership="ObjectWriter"), "AccessDenied")
+    client.put_bucket_ownership_controls(Bucket=BUCKET, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
     developer.put_object(Bucket=BUCKET, Key="k", Body=b"x")
     refused(lambda: developer.put_object(Bucket=BUCKET, Key="l", Body=b"x", ACL="public-read"), "AccessDenied")
     refused(lambda: developer.put_object_acl(Bucket=BUCKET, Key="k", ACL="public-read"), "AccessDenied")
@@ -115,12 +94,6 @@ def test_the_roles_of_the_portal_decide(client: Any, s3: S3) -> None:
     refused(lambda: developer.delete_object(Bucket=BUCKET, Key="admins"), "AccessDenied")
     errors = developer.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "admins"}, {"Key": "own"}]})
     assert ([each["Key"] for each in errors["Deleted"]], [each["Code"] for each in errors["Errors"]]) == (["own"], ["AccessDenied"])
-
-
-def form_of(fields: dict[str, str], body: bytes) -> tuple[bytes, dict[str, str]]:
-    parts = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
-    head = "".join(parts) + '--B\r\nContent-Disposition: form-data; name="file"; filename="photo.png"\r\nContent-Type: image/png\r\n\r\n'
-    return head.encode() + body + b"\r\n--B--\r\n", {"Content-Type": "multipart/form-data; boundary=B"}
 
 
 @pytest.mark.parametrize("signature", ["s3v4", "s3"])
@@ -169,3 +142,9 @@ def test_data_events_are_recorded_where_the_bucket_says_so(client: Any, s3: S3) 
     assert [tuple(row) for row in admin.db.execute(query.order_by(AuditEntry.seq))] == [
         ("storage.object.write", f"{BUCKET}/k", "success"), ("storage.object.delete", f"{BUCKET}/k", "success"), ("storage.object.write", f"{BUCKET}/l", "denied"),
     ]  # fmt: skip
+
+
+def test_whoever_watches_the_gateway_needs_no_key(s3: S3) -> None:
+    assert fetch(f"{s3.url}/-/ready")[::2] == (200, b"ready\n")
+    assert fetch(f"{s3.url}/-/steady")[0] == 404
+    assert fetch(f"{s3.url}/-/ready", "PUT", b"")[0] == 404

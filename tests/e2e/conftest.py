@@ -120,7 +120,8 @@ def interrupt(pid: int) -> None:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A portal whose machines are not real: only its pages matter here."""
-    settings = settings_for(tmp_path_factory.mktemp("looks"), portal_port=free_port(), metrics_port=free_port(), metrics_interval_s=1)
+    data = tmp_path_factory.mktemp("looks")
+    settings = settings_for(data, portal_port=free_port(), metrics_port=free_port(), s3_port=free_port(), metrics_interval_s=1)
     yield from serving(settings)
 
 

@@ -38,11 +38,11 @@ def guest(host: NetworkHost) -> Iterator[Callable[..., Guest]]:
 
 
 @pytest.fixture
-def outside(host: NetworkHost) -> Iterator[Callable[[], Outside]]:
+def outside(host: NetworkHost) -> Iterator[Callable[..., Outside]]:
     made: list[Outside] = []
 
-    def make() -> Outside:
-        made.append(Outside(host.engine, host))
+    def make(number: int = 250) -> Outside:
+        made.append(Outside(host.engine, host, number))
         made[-1].serve(80)
         return made[-1]
 

@@ -229,6 +229,11 @@ def test_a_peering_opens_what_routes_of_both_sides_say(host: NetworkHost, guest:
     assert not a.hears("10.9.1.5", 22)
     assert c.hears("10.0.1.5", 80, PATIENTLY_S) == "10.0.1.5 saw 10.9.1.5"
     assert not b.hears("10.9.1.5", 80), "its subnet has no route"
+    host.damage(one.vpc_id, "neighbour")
+    assert not a.hears("10.9.1.5", 80)
+    assert [each.vpc_id for each in host.engine.drift()] == [one.vpc_id]
+    host.engine.ensure_vpc(one)
+    assert (host.engine.drift(), a.hears("10.9.1.5", 80, PATIENTLY_S)) == ([], "10.9.1.5 saw 10.0.1.5")
     host.engine.remove_peering("pcx-1")
     assert not a.hears("10.9.1.5", 80)
     host.engine.ensure_peering(peering)

@@ -2,11 +2,12 @@
 
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,7 @@ def test_a_namespace_of_somebody_else_is_never_taken_for_ours(host: NetworkHost)
 
 DAMAGES = (
     "bridge", "router rules", "guard", "name server", "hanging name server", "address", "route", "tap", "metadata", "router's name", "router",
-    "uplink of the host", "forwarding", "proxy", "loose connections",
+    "uplink of the host", "forwarding", "proxy", "loose connections", "rules of the host", "somebody's rules",
 )  # fmt: skip
 
 
@@ -231,6 +232,20 @@ def test_others_do_not_wait_while_connections_of_a_vpc_are_gone_through(host: Ne
         finally:
             over.set()
         first.result(10)
+    assert host.engine.drift() == []
+
+
+def test_what_is_made_while_others_are_looked_at_is_no_damage(host: NetworkHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = sorted((made_vpc(host), made_vpc(host)), key=lambda spec: spec.vpc_id)
+    bigger = with_ports(second, port(second, "10.0.1.5"))
+    looked = engine.differences
+
+    def look(*given: Any, **more: Any) -> Iterator[str]:
+        if given[0].spec.vpc_id == first.vpc_id:
+            host.engine.ensure_vpc(bigger)
+        return looked(*given, **more)
+
+    monkeypatch.setattr(engine, "differences", look)
     assert host.engine.drift() == []
 
 

@@ -26,10 +26,12 @@ def asked(guest: Guest, name: str) -> str:
     return done.stdout.partition("\n\n")[2].strip() if done.returncode == 0 else ""
 
 
-def far_vpc(host: NetworkHost, *names: str) -> VpcSpec:
-    spec = host.vpc(cidr="10.9.0.0/16", domain="far.internal", subnets=[SubnetSpec("subnet-far", "10.9.1.0/24")])
+def far_vpc(host: NetworkHost, *names: str, net: int = 9) -> VpcSpec:
+    subnet = SubnetSpec(f"subnet-far{net}", f"10.{net}.1.0/24")
+    spec = host.vpc(cidr=f"10.{net}.0.0/16", domain="far.internal", subnets=[subnet])
     ports = [
-        PortSpec(f"eni-far{n}", "subnet-far", f"52:54:00:09:01:0{n}", f"10.9.1.{n}", ("sg-web",), names=(name,)) for n, name in enumerate(names, 4)
+        PortSpec(f"eni-far{net}-{n}", subnet.subnet_id, f"52:54:00:0{net}:01:0{n}", f"10.{net}.1.{n}", ("sg-web",), names=(name,))
+        for n, name in enumerate(names, 4)
     ]
     return with_ports(spec, *ports)
 
@@ -77,6 +79,26 @@ def test_peers_find_each_others_full_names_as_long_as_they_are_joined(host: Netw
     finally:
         here.close()
         there.close()
+
+
+def test_a_peer_of_the_same_name_takes_no_names_over(host: NetworkHost) -> None:
+    one, other, third = made_vpc(host, "10.0.1.5"), replace(far_vpc(host, "g0", "store"), domain="test.internal"), far_vpc(host, "store", net=8)
+    for spec in (other, third):
+        host.engine.ensure_vpc(spec)
+    here = Guest(host.engine, one, one.ports[0]).configure()
+    try:
+        host.engine.ensure_peering(PeeringSpec("pcx-1", (one.vpc_id, other.vpc_id)))
+        host.engine.ensure_peering(PeeringSpec("pcx-2", (one.vpc_id, third.vpc_id)))
+        assert "10.8.1.4" in asked(here, "store.far.internal")
+        assert asked(here, "store.test.internal") == ""
+        found = asked(here, "g0.test.internal")
+        assert ("10.0.1.5" in found, "10.9.1.4" in found) == (True, False)
+        host.engine.ensure_vpc(replace(other, domain="far.internal"))
+        assert asked(here, "store.far.internal") == "", "whose of the two is not certain"
+        host.engine.ensure_vpc(replace(other, domain="else.internal"))
+        assert ("10.8.1.4" in asked(here, "store.far.internal"), "10.9.1.5" in asked(here, "store.else.internal")) == (True, True)
+    finally:
+        here.close()
 
 
 def test_names_of_a_peer_that_was_removed_are_gone(host: NetworkHost) -> None:

@@ -18,6 +18,8 @@ from tests.support.network import (
     Guest,
     NetworkHost,
     Outside,
+    dhcp,
+    dhcp_answer,
     local_network_host,
     port,
     rule,
@@ -36,6 +38,12 @@ ANYTHING = GroupSpec("sg-all", [rule("rule-in", protocol=IpProtocol.ALL), OUT])
 def host() -> Iterator[NetworkHost]:
     with local_network_host() as found:
         yield found
+
+
+def connections(host: NetworkHost, spec: VpcSpec) -> int:
+    """How many the router of a VPC knows."""
+    with inside(host.engine._router(spec.vpc_id).name):  # type: ignore[attr-defined]
+        return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
 
 
 def one_guest(host: NetworkHost, net: int, *routes: RouteSpec) -> VpcSpec:
@@ -82,6 +90,65 @@ def test_a_guest_that_routes_lead_to_sends_as_nobody_else_of_the_vpc(host: Netwo
     assert sends(router, behind, victim) == behind
 
 
+def test_nobody_takes_an_address_away_by_asking_in_anothers_name(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    discover, request, decline = 1, 3, 4
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, *(port(spec, address, "sg-all") for address in ("10.0.1.5", "10.0.1.6")))
+    host.engine.ensure_vpc(spec)
+    one, other = guest(spec, 0), guest(spec, 1)
+    mine = bytes([50, 4]) + socket.inet_aton("10.0.1.6")
+    assert dhcp(other, other.port.mac, discover) == "10.0.1.6"
+    assert dhcp(other, other.port.mac, request, mine) == "10.0.1.6"
+    assert dhcp(one, other.port.mac, discover) == ""
+    dhcp(one, other.port.mac, decline, mine, bytes([54, 4]) + socket.inet_aton("10.0.1.1"))
+    assert dhcp(other, other.port.mac, discover) == "10.0.1.6"
+    assert dhcp(one, one.port.mac, discover) == "10.0.1.5"
+
+
+def test_guests_are_told_what_the_vpc_says_with_their_addresses(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = host.vpc(search_domains=["shop.example", "corp.example"], ntp_servers=["10.0.1.9"], mtu=1400)
+    spec = with_ports(spec, port(spec, "10.0.1.5"))
+    host.engine.ensure_vpc(spec)
+    # What clients ask for: domain search, NTP servers, MTU.
+    wanted = bytes([55, 3, 119, 42, 26])
+    answer = dhcp_answer(guest(spec, 0), spec.ports[0].mac, 1, wanted)
+    assert bytes([26, 2]) + (1400).to_bytes(2, "big") in answer
+    assert bytes([42, 4]) + socket.inet_aton("10.0.1.9") in answer
+    assert b"\x04shop\x07example" in answer
+
+
+def test_nobody_outside_sends_as_a_peer_or_as_what_lies_behind_a_guest(
+    host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]
+) -> None:
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, port(spec, "10.0.1.5", "sg-all", public_address=host.public(53)), port(spec, "10.0.1.6", "sg-all"))
+    away = [RouteSpec("10.2.0.0/16", Via.PEERING, "pcx-1"), RouteSpec("10.3.0.0/16", Via.INTERFACE, spec.ports[1].port_id)]
+    spec = replace(spec, subnets=[replace(subnet, routes=[*subnet.routes, *away]) for subnet in spec.subnets])
+    host.engine.ensure_vpc(spec)
+    web, world = guest(spec, 0), outside()
+    for source in ("10.2.2.4", "10.3.2.4", "10.4.2.4"):
+        world.run("ip", "address", "add", f"{source}/32", "dev", "lo")
+    assert sends(world, world.address, web, host.public(53)) == world.address
+    assert [sends(world, source, web, host.public(53)) for source in ("10.2.2.4", "10.3.2.4", "10.4.2.4")] == ["", "", "10.4.2.4"]
+
+
+def test_whoever_calls_from_outside_leaves_room_for_others(
+    host: NetworkHost, guest: Callable[..., Guest], outside: Callable[..., Outside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MOST_OF_A_CALLER", 100)
+    spec = host.vpc(groups=[ANYTHING])
+    spec = with_ports(spec, port(spec, "10.0.1.5", "sg-all", public_address=host.public(53)))
+    host.engine.ensure_vpc(spec)
+    web, busy, other = guest(spec, 0), outside(251), outside(252)
+    assert sends(busy, busy.address, web, host.public(53)) == busy.address
+    with inside(busy.name), closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as mouth:
+        for number in range(1000, 1300):
+            mouth.sendto(b"hello", (host.public(53), number))
+    until(lambda: connections(host, spec) == 100, within_s=5, what="all that may begin")
+    assert not busy.hears(host.public(53), 80)
+    assert other.hears(host.public(53), 80, PATIENTLY_S)
+
+
 def test_a_guest_passes_on_what_is_routed_to_it(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
     spec = host.vpc(groups=[ANYTHING])
     spec = with_ports(spec, port(spec, "10.0.1.5", "sg-all"), port(spec, "10.0.2.5", "sg-all"))
@@ -103,15 +170,10 @@ def test_a_guest_begins_only_so_many_connections_and_its_neighbour_is_free(
     host.engine.ensure_vpc(spec)
     busy, other = guest(spec, 0), guest(spec, 1)
     assert sends(busy, "10.0.1.5", other) == "10.0.1.5"
-
-    def connections() -> int:
-        with inside(host.engine._router(spec.vpc_id).name):  # type: ignore[attr-defined]
-            return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
-
     with inside(busy.name), closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as mouth:
         for number in range(1000, 1300):
             mouth.sendto(b"hello", ("10.0.1.6", number))
-    until(lambda: connections() == 100, within_s=5, what="all that may begin")
+    until(lambda: connections(host, spec) == 100, within_s=5, what="all that may begin")
     # A change does not let it begin anew.
     host.engine.ensure_vpc(replace(spec, groups=[replace(ANYTHING, rules=[*ANYTHING.rules, rule("rule-more", port=80)])]))
     assert not busy.hears("10.0.1.6", 80)

@@ -3,47 +3,25 @@
 import hashlib
 import socket
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from portal.catalogue import build_registry
-from portal.identity.s3_keys import s3_key_create
-from portal.kernel.db import open_database
-from tests.support.certificates import certificate
-from tests.support.databases import fill, settings_for
-from tests.support.people import People
-from tests.support.processes import portal_process
-from tests.support.s3 import client, refused
-from tests.support.servers import answers, free_port, until
+from tests.support.s3 import refused
+from tests.support.s3_served import served_gateway
 
 BUCKET = "served"
 MIB = 1 << 20
 
 
 @pytest.fixture(params=["http", "https"])
-def boto(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def boto(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """`boto(**config)`: a client of a gateway that runs as an operator would start it."""
-    url = f"sqlite:///{tmp_path}/portal.db"
-    fill(url, tmp_path)
-    tls = {}
-    if request.param == "https":
-        cert, key = certificate(tmp_path)
-        tls = {"s3_tls_cert": str(cert), "s3_tls_key": str(key)}
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(cert))
-    settings = settings_for(
-        tmp_path / "var", database_url=url, s3_port=free_port(), s3_domain="localhost", engine_compute="none", log_level="error", **tls
-    )
-    sessions = open_database(settings)
-    people = People(sessions, settings, build_registry())
-    secret, key_row = s3_key_create(people.context(people.admin()), people.admin())
-    people.close()
-    with portal_process(settings, "s3"):
-        until(lambda: answers(settings.s3_port), within_s=30, what="the gateway answers")
-        yield lambda **config: client(f"{request.param}://localhost:{settings.s3_port}", key_row.id, secret, **config)
-    sessions.kw["bind"].dispose()
+    with served_gateway(tmp_path, request.param) as served:
+        yield served.boto
 
 
 def test_objects_of_all_sizes_come_back_as_they_went(boto: Any, tmp_path: Path) -> None:
@@ -76,3 +54,17 @@ def test_buckets_are_named_by_the_host(boto: Any, monkeypatch: pytest.MonkeyPatc
     by_host.put_object(Bucket=BUCKET, Key="a key/with ü", Body=b"x")
     assert by_path.get_object(Bucket=BUCKET, Key="a key/with ü")["Body"].read() == b"x"
     assert [each["Key"] for each in by_host.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["a key/with ü"]
+
+
+def test_more_connections_than_threads_are_all_answered(tmp_path: Path) -> None:
+    with served_gateway(tmp_path, "http", s3_workers=1, s3_threads=2) as served:
+        links = [HTTPConnection("localhost", served.settings.s3_port, timeout=60) for _ in range(7)]
+        for _ in range(3):
+            for link in links:
+                link.request("GET", "/none/k")
+            for link in links:
+                answer = link.getresponse()
+                answer.read()
+                assert answer.status == 404
+        for link in links:
+            link.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 from portal.identity.factors import MfaDevice
@@ -32,6 +33,7 @@ SILENT = {
         "POST /api/v1/alerts/<alert_id>/read", "POST /api/v1/api-keys/<api_key_id>/rotate", "PATCH /api/v1/api-keys/<api_key_id>",
         "DELETE /api/v1/alerts/<alert_id>", "DELETE /api/v1/api-keys/<api_key_id>",
         "DELETE /api/v1/auth/sessions/<session_id>", "DELETE /api/v1/auth/s3-keys/<access_key_id>",
+        "POST /storage/buckets/<bucket_id>/keys/<access_key_id>/end",
     ), ANOTHERS),
     **dict.fromkeys((
         "POST /api-token-auth/", "POST /api/v1/auth/login", "POST /api/v1/auth/refresh", "POST /confirm", "POST /invite", "POST /login",
@@ -81,6 +83,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "bulk_instance_id": made("/compute/instances", {"name": f"{name}-bulk", **machine})["id"],
         "bulk_image_id": made("/compute/images", {"name": f"{name}-bulk"})["id"],
         "bulk_volume_id": made("/storage/volumes", {"name": f"{name}-bulk", "size_gb": 1})["id"],
+        "bulk_webhook_id": made("/storage/webhooks", {"name": f"{name}-bulk", "url": "https://example.org/hook"})["id"],
         "bulk_key_pair_id": made("/compute/key-pairs", {"name": f"{name}-bulk"})["id"],
     }
     rows = one_of_each(owner, worker.drain, name)
@@ -99,6 +102,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     keys, sessions = (owner.get(path).json["results"] for path in (f"/service-accounts/{account}/keys", f"/security/roles/{role}/sessions"))
     bucket = f"/storage/buckets/{rows['storage.bucket']}"
     written = owner("PUT", f"{bucket}/objects/file", data=b"x", headers={"Content-Type": "text/plain"}).json
+    owner("PUT", f"{bucket}/objects/picture", data=b"\x89PNG\r\n\x1a\n", headers={"Content-Type": "image/png"})
     kinds = {"compute.instance": "instance_id", "compute.image": "image_id", "compute.flavor": "flavor_id", "compute.key_pair": "key_pair_id",
              "security.policy": "policy_id", "security.group": "group_id", "security.key": "key_id", "storage.bucket": "bucket_id"}  # fmt: skip
     kinds |= {key: f"{key.rpartition('.')[2]}_id" for key in rows if key.startswith(("networking.", "storage."))}
@@ -109,8 +113,9 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
     sealed = made(f"/security/keys/{rows['security.key']}/encrypt", {"plaintext": "c2VjcmV0"})
     return {
         "ciphertext": sealed["ciphertext"], "rule_id": next(each["rule_id"] for each in owner.get(group).json["rules"] if each["rule_id"] != other_rule), "other_rule_id": other_rule,
-        "key": "file", "object_version": written["version_id"], "number": "1",
+        "key": "file", "editor": "policy", "object_version": written["version_id"], "number": "1",
         "upload_id": made(f"{bucket}/multipart-uploads", {"key": "file"})["upload_id"],
+        "other_upload_id": made(f"{bucket}/multipart-uploads", {"key": "file"})["upload_id"],
         "access_key_id": made(f"/service-accounts/{account}/s3-keys", {})["access_key_id"],
         "ticked_bucket_id": made("/storage/buckets", {"name": f"{name}-bulk"})["id"],
         **{kinds[key]: row_id for key, row_id in rows.items() if key in kinds}, "role_id": role, "service": "compute", "collection": "instances",
@@ -201,9 +206,18 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/set-encryption": {"type": "none"},
         "PUT /api/v1/storage/buckets/<bucket_id>/encryption": {"type": "none"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-website": {"configuration": {}}, "PUT /api/v1/storage/buckets/<bucket_id>/logging": {"enabled": False},
+        "POST /api/v1/storage/buckets/<bucket_id>/replication": {"destination_bucket": ids["ticked_bucket_id"]},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-notifications": {"configuration": {"rules": []}},
+        "POST /api/v1/storage/webhooks": {"name": new, "url": "https://example.org/hook"},
+        "POST /api/v1/storage/webhooks/bulk-action": {"action": "delete", "ids": [ids["bulk_webhook_id"]]},
+        "POST /api/v1/storage/webhooks/<webhook_id>/set-secret": {"secret": "a secret of sixteen"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-acl": {"acl": "private"}, "PUT /api/v1/storage/buckets/<bucket_id>/acl": {"acl": "private"},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-object-lock": {"rule": {}}, "POST /api/v1/storage/buckets/<bucket_id>/set-public-access": {"block": {}},
         "PATCH /api/v1/storage/buckets/<bucket_id>/objects/<path:key>": {"tags": {"a": "b"}},
+        "PUT /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/storage-class": {"storage_class": "STANDARD"},
         "POST /api/v1/storage/buckets/<bucket_id>/objects/<path:key>/restore": {"version_id": ids["object_version"]},
+        **_of_bucket_pages(ids, new),
         "POST /project": {"project_id": ids["project_id"]}, "POST /projects": {"name": new, "description": ""},
         "POST /projects/<project_id>/delete": {"confirm": ids["project_name"]},
         "POST /projects/<project_id>/members": {"username": ids["member_name"], "role": "viewer"},
@@ -214,4 +228,18 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /security/service-accounts": {"name": f"{new}-robot", "role": "viewer"},
         "POST /security/service-accounts/<account_id>/keys": {"name": "more"},
         "POST /users": {"username": new, "email": f"{new}@example.org"},
+    }  # fmt: skip
+
+
+def _of_bucket_pages(ids: Mapping[str, str], new: str) -> dict[str, dict[str, Any]]:
+    """The forms on the page of a bucket."""
+    base, key = "/storage/buckets/<bucket_id>", {"key": ids["key"]}
+    ticked = {"ids": f"k:{ids['key']}"}
+    return {
+        f"GET {base}/object": key, f"GET {base}/object/image": {"key": "picture"}, f"POST {base}/files": {"prefix": "", "files": (BytesIO(b"x"), new)},
+        f"POST {base}/folder": {"prefix": "", "name": new}, f"POST {base}/object/access": {**key, "public": "false"},
+        f"POST {base}/object/copy": {**key, "way": "copy", "destination_key": f"{new}-copy"}, f"POST {base}/object/restore": {**key, "version_id": ids["object_version"]},
+        f"POST {base}/object/say": {**key, "metadata": "", "tags": ""}, f"POST {base}/object/share": {**key, "expires_in": "900"},
+        f"POST {base}/empty": {"prefix": "none/", "confirm": "none/"}, f"POST {base}/removal": ticked, f"POST {base}/removal/now": ticked, f"POST {base}/settings": {"versioning": "true"},
+        f"POST {base}/uploads/discard": {**key, "upload_id": ids["other_upload_id"]}, f"POST {base}/keys": {"name": new},
     }  # fmt: skip

@@ -21,6 +21,7 @@ from portal.engines.local.network import names, namespaces
 from portal.engines.local.network.names import EXTERNAL_BRIDGE, path_of
 from portal.engines.local.network.namespaces import inside
 from portal.engines.local.network.requirements import missing_piece
+from portal.engines.local.network.routing import PEER_GATEWAY
 from portal.engines.network_ports import (
     Direction,
     GroupSpec,
@@ -170,6 +171,9 @@ def damage(engine: Any, vpc_id: str, what: str) -> None:
         "fabric": [("ip", "netns", "delete", fabric)],
         "uplink of the host": [("ip", "link", "delete", engine._installation.host_link)],
         "metadata": [],
+        "rules of the host": [("nft", "flush", "table", "inet", engine._installation.host_table)],
+        "somebody's rules": [_in(router, "nft", "table inet foreign { chain no { type filter hook forward priority 50; policy drop; }; }")],
+        "neighbour": [_in(router, "ip", "neigh", "del", PEER_GATEWAY, "dev", names.peering_side("pcx-1"))],
     }
     for command in broken[what]:
         subprocess.run(command, check=True, timeout=10)
@@ -343,6 +347,34 @@ def sends(sender: Guest, source: str, receiver: Guest, address: str = "") -> str
         with suppress(TimeoutError):
             return str(ear.recvfrom(100)[1][0])
     return ""
+
+
+def dhcp(asking: Guest, mac: str, kind: int, *options: bytes) -> str:
+    """The address that an answer to a DHCP message offers; `mac` is whom it says that it is about."""
+    answer = dhcp_answer(asking, mac, kind, *options)
+    return socket.inet_ntoa(answer[16:20]) if answer else ""
+
+
+def dhcp_answer(asking: Guest, mac: str, kind: int, *options: bytes) -> bytes:
+    """The answer to a DHCP message, if there is one."""
+    number = secrets.token_bytes(4)
+    about = bytes.fromhex(mac.replace(":", "")) + bytes(10 + 192) + bytes.fromhex("63825363")
+    message = bytes([1, 1, 6, 0]) + number + bytes.fromhex("00008000") + bytes(16) + about + bytes([53, 1, kind]) + b"".join(options) + b"\xff"
+    with inside(asking.name):
+        link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with link:
+        for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST):
+            link.setsockopt(socket.SOL_SOCKET, option, 1)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        link.bind(("", 68))
+        link.settimeout(1)
+        link.sendto(message, ("255.255.255.255", 67))
+        with suppress(TimeoutError):
+            while True:
+                answer = link.recv(1500)
+                if answer[4:8] == number:
+                    return answer
+    return b""
 
 
 def fabric_of(host: NetworkHost) -> str:

@@ -173,6 +173,7 @@ def one_of_each(owner: Api, drain: Callable[[], object], name: str) -> dict[str,
         "networking.network_interface": ("network-interfaces", {"name": name, "subnet": name}),
     }  # fmt: skip
     bodies |= {"storage.volume": ("/storage/volumes", {"name": name, "size_gb": 1})}
+    bodies |= {"storage.webhook": ("/storage/webhooks", {"name": name, "url": "https://example.org/hook"})}
     bodies |= {key: (f"/networking/{path}", body) for key, (path, body) in network.items()}
     made = {key: owner.post(path, body) for key, (path, body) in bodies.items()}
     ids = {key: answer.json["id"] for key, answer in made.items()}

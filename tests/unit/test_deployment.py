@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from portal.s3.routes import READY_PATH
 from tests.support.tree import ROOT, SETTINGS, load, read
 
 MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
@@ -159,6 +160,10 @@ def test_web_has_the_probes_and_resources_of_the_standard() -> None:
         "initialDelaySeconds": 10, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2,
     }  # fmt: skip
     assert web["resources"] == {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"cpu": "1000m", "memory": "512Mi"}}
+    (s3,) = pods()["atonix-portal-s3"]["containers"]
+    assert s3["readinessProbe"]["httpGet"] == {"path": READY_PATH, "port": 9000}
+    assert s3["livenessProbe"]["tcpSocket"] == {"port": 9000}
+    assert READY_PATH in str(load("compose.yaml")["services"]["s3"]["healthcheck"]["test"])
     (worker,) = pods()["atonix-portal-worker"]["containers"]
     assert worker["resources"] == {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"cpu": "800m", "memory": "512Mi"}}
 
@@ -177,7 +182,8 @@ def test_network_policy_opens_only_what_is_needed() -> None:
     assert "ingress" not in policies["atonix-portal"]
     incoming = {port["port"] for rule in policies["atonix-portal-web"]["ingress"] for port in rule["ports"]}
     assert incoming == {8080, 9090}
-    assert all(rule["from"] for rule in policies["atonix-portal-web"]["ingress"])
+    assert {port["port"] for rule in policies["atonix-portal-s3"]["ingress"] for port in rule["ports"]} == {9000}
+    assert all(rule["from"] for name in ("web", "s3") for rule in policies[f"atonix-portal-{name}"]["ingress"])
     (outside,) = policies["atonix-portal-worker"]["egress"]
     assert "169.254.0.0/16" in outside["to"][0]["ipBlock"]["except"]
 
@@ -185,7 +191,9 @@ def test_network_policy_opens_only_what_is_needed() -> None:
 def test_mesh_is_strict_and_tls_is_modern() -> None:
     found = {document["kind"]: document["spec"] for _, document in documents() if document["kind"] in {"PeerAuthentication", "Gateway"}}
     assert found["PeerAuthentication"]["mtls"] == {"mode": "STRICT"}
-    assert found["Gateway"]["servers"][0]["tls"]["minProtocolVersion"] == "TLSV1_2"
+    secured = [server["tls"] for server in found["Gateway"]["servers"] if server["port"]["protocol"] == "HTTPS"]
+    assert {each["minProtocolVersion"] for each in secured} == {"TLSV1_2"}
+    assert {each["credentialName"] for each in secured} == {"atonix-portal-tls", "atonix-portal-s3-tls"}
 
 
 # Observation

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from portal.compute import fetch as module
-from portal.compute.fetch import MAX_REDIRECTS, Limits, fetch, problem_of
+from portal.compute.fetch import MAX_REDIRECTS, Limits, fetch
 from portal.engines.ports import EngineError, EngineRefused
+from portal.kernel.outbound import problem_of
 
 BODY = b"an image " * 1000
 LOOPBACK = Limits(1 << 20, ("127.0.0.0/8", "::1/128"))
@@ -160,7 +161,7 @@ def no_way_out(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         reached.append(address)
         raise OSError("blocked by the test")
 
-    monkeypatch.setattr(module.socket, "create_connection", connect)
+    monkeypatch.setattr(socket, "create_connection", connect)
     return reached
 
 
@@ -181,7 +182,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, answers: Callable[[str], str]) ->
         address = answers(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 

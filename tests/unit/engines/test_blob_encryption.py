@@ -1,5 +1,6 @@
 """Encrypted blobs: nothing of them lies on the disk in the clear, ranges are read alone, and whatever is not in its place is found."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from awscrt.checksums import crc32c
 
 from portal.engines.blob_encryption import TAG_BYTES
-from portal.engines.blobs import CHECKSUM_BYTES, SEGMENT_BYTES, LocalBlobs, seal_of
+from portal.engines.blobs import CHECKSUM_BYTES, IDENTITY_BYTES, SEGMENT_BYTES, LocalBlobs, seal_of
 from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged
 
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -26,7 +27,7 @@ def noise(size: int) -> bytes:
 
 
 def keep(store: LocalBlobs, body: bytes, step: int = 1 << 20, key: bytes = KEY) -> Blob:
-    with store.writing(key) as writer:
+    with store.writing(key=key) as writer:
         for place in range(0, len(body), step):
             writer.write(body[place : place + step])
         return writer.finish()
@@ -78,18 +79,36 @@ def test_it_is_read_with_its_own_key_only(store: LocalBlobs) -> None:
         whole(store, blob, key=OTHER)
     with pytest.raises(ValueError, match="with its key"):
         store.open(blob)
-    with pytest.raises(ValueError, match="bound to its id"):
-        store.copy(blob)
     assert "secret" not in repr(replace(blob, key=b"secret"))
+
+
+@pytest.mark.parametrize("storage_class", ["", "COLD"])
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_copy_is_read_with_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage_class: str, *, can_link: bool) -> None:
+    store = LocalBlobs(tmp_path / "objects", {"COLD": tmp_path / "cold"})
+    body = noise(2 * SEGMENT_BYTES + 5)
+    blob = keep(store, body)
+    if not can_link:
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    copied = store.copy(blob, storage_class)
+    store.remove(blob.id)
+    assert (copied.size_bytes, copied.seal, copied.is_encrypted) == (blob.size_bytes, blob.seal, True)
+    store.check(copied)
+    assert whole(store, copied) == body
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def rewritten(store: LocalBlobs, blob: Blob, change: Callable[[list[bytes]], list[bytes]]) -> Blob:
     """Somebody with the disk in their hands changes the segments, and gets all checksums right."""
     path = store.path(blob.id)
     count = -(-blob.size_bytes // SEGMENT_BYTES)
-    data = path.read_bytes()[: -count * CHECKSUM_BYTES]
+    whole_file = path.read_bytes()
+    data, footer = whole_file[: blob.size_bytes + count * TAG_BYTES], whole_file[blob.size_bytes + count * TAG_BYTES :]
     segments = change([data[place : place + STORED] for place in range(0, len(data), STORED)])
-    table = b"".join(crc32c(each).to_bytes(CHECKSUM_BYTES) for each in segments)
+    table = footer[:IDENTITY_BYTES] + b"".join(crc32c(each).to_bytes(CHECKSUM_BYTES) for each in segments)
     path.write_bytes(b"".join(segments) + table)
     size = sum(len(each) - TAG_BYTES for each in segments)
     return replace(blob, size_bytes=size, seal=seal_of(table))

@@ -10,7 +10,7 @@ import pytest
 from portal.engines import blobs as module
 from portal.engines.blobs import SEGMENT_BYTES, LocalBlobs
 from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged
-from portal.engines.ports import EngineRefused
+from portal.engines.ports import EngineRefused, EngineUnavailable
 
 
 @pytest.fixture
@@ -123,3 +123,19 @@ def test_a_reader_keeps_what_it_opened(store: LocalBlobs) -> None:
     assert b"".join(reader) == noise(100)
     reader.close()
     assert store.free_bytes() > 0
+
+
+def test_classes_have_places_of_their_own(tmp_path: Path) -> None:
+    home, cold = tmp_path / "objects", tmp_path / "cold"
+    store = LocalBlobs(home, {"STANDARD_IA": cold})
+    with store.writing("STANDARD_IA") as writer:
+        writer.write(b"bytes")
+        blob = writer.finish()
+    assert (store.place_of(blob.id), len(list(cold.rglob(blob.id))), home.exists()) == ("STANDARD_IA", 1, False)
+    warm = store.copy(blob)
+    assert (store.place_of(warm.id), b"".join(store.open(warm)), warm.seal) == ("", b"bytes", blob.seal)
+    assert store.place_of(store.copy(blob, "STANDARD_IA").id) == "STANDARD_IA"
+    assert len(list(store.stored())) == 3
+    # What a setting names no more is not taken for gone.
+    with pytest.raises(EngineUnavailable, match="OBJECT_TIERS"):
+        LocalBlobs(home).open(blob)

@@ -8,7 +8,7 @@ import pytest
 
 from portal.engines.local.network import filter as rules
 from portal.engines.local.network import guard, names
-from portal.engines.local.network.flows import PAYLOAD, PREFIX, TIMESTAMP, flows_of
+from portal.engines.local.network.flows import PAYLOAD, PREFIX, TIMESTAMP, FlowReader, flows_of
 from portal.engines.local.network.metadata import answers
 from portal.engines.local.network.name_server import host_resolvers
 from portal.engines.local.network.netlink import attribute, attributes
@@ -197,6 +197,13 @@ def test_netlink_attributes_are_read_as_they_were_written() -> None:
 
 def packet(protocol: int, rest: bytes = b"") -> bytes:
     return struct.pack(">BBHHHBBH4s4s", 0x45, 0, 60, 0, 0, 64, protocol, 0, bytes([10, 0, 1, 5]), bytes([10, 0, 2, 5])) + rest
+
+
+def test_reading_no_flow_log_takes_no_notice_of_changes() -> None:
+    reader = FlowReader()
+    for _ in range(1000):
+        reader.ensure("none", "vpc-1", wanted=False)
+    reader.close()
 
 
 def test_copied_packets_become_flows() -> None:

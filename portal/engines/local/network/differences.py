@@ -7,6 +7,7 @@ from portal.engines.local.network.links import Links
 from portal.engines.local.network.listing import Link
 from portal.engines.local.network.name_server import NameServer
 from portal.engines.local.network.router import Router, linked
+from portal.engines.local.network.routing import PEER_GATEWAY
 from portal.engines.network_ports import PeeringSpec, VpcSpec, tap_name
 from portal.engines.network_store import VpcRecord
 
@@ -18,6 +19,7 @@ SENTENCES = {
     "links": "A bridge, a tap or a link is missing or not as it should be.",
     "addresses": "An address of the router is missing or one too many.",
     "routes": "A route is missing or one too many.",
+    "neighbours": "The other end of a peering is not known by its address any more.",
     "settings": "A setting of the router's kernel was changed.",
     "names": "The name server does not answer.",
     "metadata": "The metadata service does not answer.",
@@ -67,6 +69,9 @@ def _ways(spec: VpcSpec, router: Router, fabric: dict[str, Link], peerings: Sequ
         routes, lookups = router.routes(spec, there)
         if routes != links.routes() or lookups != links.lookups() or len(there) != len(peerings):
             yield "routes"
+        others = {(known[name].index, PEER_GATEWAY, mac) for name, mac in router.neighbours(spec, peerings) if name in known}
+        if not others <= links.neighbours():
+            yield "neighbours"
 
 
 def _sides(spec: VpcSpec) -> set[str]:

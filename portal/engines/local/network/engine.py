@@ -52,7 +52,7 @@ class LocalNetwork:
         self._paths = paths
         self._installation = Installation(paths.installation, str(paths.root))
         self._store = Store(paths.root / "network")
-        self._external = External(self._installation, IPv4Network(external_cidr), external_nat)
+        self._external = External(self._installation, IPv4Network(external_cidr), external_nat, paths.root / "network" / "external.rules")
         self._fabric = Fabric(self._installation, self._store)
         # Changes take some tens of milliseconds each; one after the other they need no further order.
         self._guard = threading.RLock()
@@ -110,6 +110,8 @@ class LocalNetwork:
         if namespace != record.namespace:
             record = replace(record, namespace=namespace)
             self._store.save_vpc(record)
+        if before is not None and before.is_finished and nft.generation(router.name) != before.generation:
+            router.remove_foreign_tables()
         generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
         epoch = self._connect(router, record)
         self._name(spec)
@@ -261,7 +263,9 @@ class LocalNetwork:
         found = []
         for vpc_id in vpc_ids:
             with self._guard:
-                found += [Drift(vpc_id, SENTENCES[what]) for what in self._drift_of(vpc_id, fabric)]
+                # The list is a moment old: what it says of a VPC that was changed since is looked up anew.
+                different = self._drift_of(vpc_id, fabric) and self._drift_of(vpc_id, self._fabric_links())
+            found += [Drift(vpc_id, SENTENCES[what]) for what in different]
         return found
 
     def _drift_of(self, vpc_id: str, fabric: dict[str, Link]) -> Sequence[str]:

@@ -20,8 +20,9 @@ ACCEPTED, REFUSED = "accepted", "refused"
 # More connections than these are not noted: a scan must not keep the host busy.
 LOG_RATE = "200/second burst 400 packets"
 LOG_BYTES = 64
-# A guest that has more connections than these begins no further ones: all of a VPC's are gone through after each change.
-MOST_CONNECTIONS = 8192
+# A guest that has more connections than these begins no further ones, nor is it called from outside: all of a VPC's are gone through after each
+# change. Nobody outside has so many that there are none left for others.
+MOST_CONNECTIONS, MOST_OF_A_CALLER = 8192, 1024
 ANYWHERE = "0.0.0.0/0"
 LINK_LOCAL = "169.254.0.0/16"
 INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, names.NATS))
@@ -33,6 +34,7 @@ MAPS = {
     "senders": "ether_addr : verdict", "receivers": "ipv4_addr : verdict", "floating": "ifname . ipv4_addr : ipv4_addr",
     "public": "ipv4_addr : ipv4_addr",
 }  # fmt: skip
+COUNTED = {"busy": "ether_addr", "called": "ipv4_addr", "callers": "ipv4_addr . ipv4_addr"}
 HOOKS = {
     "sent": "filter hook forward priority -10; policy drop", "received": "filter hook postrouting priority 150; policy drop",
     "own": "filter hook output priority 0; policy accept", "noted": "filter hook postrouting priority 160; policy accept",
@@ -84,7 +86,7 @@ def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str
             *(f"  set {name} {{ type {kind}; }}" for name, kind in SETS.items()),
             *(f"  map {name} {{ type {kind}; }}" for name, kind in MAPS.items()),
             # The kernel counts in it from change to change.
-            "  set busy { type ether_addr; size 65535; flags dynamic; }",
+            *(f"  set {name} {{ type {kind}; size 65535; flags dynamic; }}" for name, kind in COUNTED.items()),
             *(f"  chain {name} {{\n  }}" for name in chains),
             *(f"  chain {name} {{\n    type {hook};\n  }}" for name, hook in HOOKS.items()),
             "}",
@@ -166,6 +168,12 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     yield ANSWERS
     yield f"iifname {INNER} add @busy {{ ether saddr ct count over {MOST_CONNECTIONS} }} goto refuse"
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
+    for subnet in spec.subnets:
+        # Nor does anybody outside send as a peer, or as what lies behind a guest.
+        if elsewhere := [part for via in (Via.PEERING, Via.INTERFACE) for parts in led(spec, subnet, via).values() for part in parts]:
+            yield f'iifname {OUTSIDE} oifname "{names.subnet_side(subnet)}" ip saddr {{ {", ".join(map(str, elsewhere))} }} drop'
+    yield f"iifname {OUTSIDE} ct status dnat add @callers {{ ip saddr . ip daddr ct count over {MOST_OF_A_CALLER} }} goto refuse"
+    yield f"iifname {OUTSIDE} ct status dnat add @called {{ ip daddr ct count over {MOST_CONNECTIONS} }} goto refuse"
     yield f"iifname {OUTSIDE} ct status dnat accept"
     for subnet in spec.subnets:
         # From a peer comes only who would be answered over the same peering.

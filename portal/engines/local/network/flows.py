@@ -56,7 +56,6 @@ class FlowReader:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._read, daemon=True, name="flow-log")
                     self._thread.start()
-        self._wake.send(b"w")
 
     def remove(self, vpc_id: str) -> None:
         """Read a VPC's flow log no longer."""

@@ -9,6 +9,8 @@ from portal.engines.network_ports import PortSpec, VpcSpec
 
 TABLE = "atonix"
 HOOK = "pre"
+# The hardware address that a DHCP message is about: 28 bytes into it, after the 8 of UDP.
+CLIENT = f"@th,{8 * (8 + 28)},48"
 
 
 def chain(tap: str) -> str:
@@ -45,7 +47,9 @@ def _rules(spec: VpcSpec | None, port: PortSpec) -> list[str]:
     passed_on = forwarded_by(spec, port.port_id) if spec is not None else ()
     return [
         f"ether saddr != {port.mac} drop",
-        "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        # Whoever asks for an address asks for their own, and declines no other's; a fragment too short to say whose is none of either.
+        f"ip saddr {{ 0.0.0.0, {port.address} }} udp sport 68 udp dport 67 {CLIENT} 0x{port.mac.replace(':', '')} accept",
+        "udp dport 67 drop",
         f"ip saddr {port.address} accept",
         *(f"ip saddr {_set(sources)} ip daddr {_set(targets)} accept" for sources, targets in passed_on),
         f"arp saddr ether {port.mac} arp saddr ip {{ 0.0.0.0, {port.address} }} accept",

@@ -249,6 +249,12 @@ class Links:
         with self._work():
             self._socket.neigh("replace", ifindex=self.index(name), dst=address, lladdr=mac, state=PERMANENT)
 
+    def neighbours(self) -> set[tuple[int, str, str]]:
+        """Link, address and MAC of what is known without asking."""
+        with self._work():
+            found = list(self._socket.get_neighbours(family=socket.AF_INET))
+        return {(each["ifindex"], each.get_attr("NDA_DST"), each.get_attr("NDA_LLADDR")) for each in found if each["state"] & PERMANENT}
+
 
 def _link(message: Any) -> Link:
     details = message.get_attr("IFLA_LINKINFO")

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class NameServer:
 
     def ensure(self, spec: VpcSpec, upstream: Sequence[str], peers: Sequence[VpcSpec] = ()) -> None:
         """Let it run with these addresses and names, and with those of peers in full; `upstream` answers about all others. Raises EngineError."""
-        known = [peer for peer in peers if peer.dns_names] if spec.dns_names else []
+        known = peers_known(spec, peers)
         self.folder.mkdir(parents=True, exist_ok=True)
         _replace(self.folder / "hosts", "".join(_hosts(spec)))
         _replace(self.folder / "names", "".join([*_names(spec), *(line for peer in known for line in _full_names(peer))]))
@@ -150,6 +151,8 @@ class NameServer:
         yield from (f"user={user}", f"pid-file={self._pid}", f"addn-hosts={self.folder / 'names'}", f"dhcp-hostsfile={self.folder / 'hosts'}")
         yield from (f"domain={spec.domain}", "expand-hosts", *(f"local=/{domain}/" for domain in sorted({spec.domain, *others})))
         yield from (f"server={server}" for server in upstream)
+        told = {"domain-search": ",".join(spec.search_domains), "ntp-server": ",".join(spec.ntp_servers), "mtu": spec.mtu or ""}
+        yield from (f"dhcp-option=option:{name},{value}" for name, value in told.items() if value)
         for subnet in spec.subnets:
             cidr, tag, router = IPv4Network(subnet.cidr), names.short(subnet.subnet_id), router_address(subnet)
             yield f"interface={names.subnet_side(subnet)}"
@@ -157,6 +160,14 @@ class NameServer:
             yield f"dhcp-option=tag:{tag},tag:!{SECOND},option:router,{router}"
             yield f"dhcp-option=tag:{tag},tag:{SECOND},option:router"
             yield f"dhcp-option=tag:{tag},option:dns-server,{router}"
+
+
+def peers_known(spec: VpcSpec, peers: Sequence[VpcSpec]) -> list[VpcSpec]:
+    """The peers whose names are told: not of one that is called like the VPC itself or another peer, which could take over names so."""
+    if not spec.dns_names:
+        return []
+    called = Counter([spec.domain, *(peer.domain for peer in peers)])
+    return [peer for peer in peers if peer.dns_names and called[peer.domain] == 1]
 
 
 def _hosts(spec: VpcSpec) -> Iterator[str]:

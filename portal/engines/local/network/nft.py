@@ -43,6 +43,12 @@ def counters(namespace: str, table: str) -> dict[str, int]:
     return {each["counter"]["name"]: each["counter"]["packets"] for each in listed if "counter" in each}
 
 
+def tables(namespace: str) -> list[tuple[str, str]]:
+    """Family and name of each table in a namespace. Raises EngineError."""
+    listed = json.loads(run(namespace, ["-j", "list", "tables"]))["nftables"]
+    return [(each["table"]["family"], each["table"]["name"]) for each in listed if "table" in each]
+
+
 def generation(namespace: str) -> int:
     """The number of the last change of any rule in a namespace, by whomever. Raises EngineError."""
     link = NetfilterSocket(namespace)

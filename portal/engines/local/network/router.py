@@ -1,6 +1,7 @@
 """A VPC's router: a namespace with a link to each subnet, uplinks and peerings, its addresses, routes and rules."""
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Network
 
 from portal.engines.local.network import filter as rules
@@ -11,6 +12,8 @@ from portal.engines.local.network.names import Installation
 from portal.engines.local.network.routing import PEER_GATEWAY, Lookup, Route, tables
 from portal.engines.network_checks import router_address
 from portal.engines.network_ports import PeeringSpec, VpcSpec
+
+log = logging.getLogger("portal.engines.network")
 
 KERNEL = {
     "ipv6/conf/default/disable_ipv6": 1,
@@ -117,6 +120,19 @@ class Router:
             far.ensure_up(name)
             far.ensure_neighbour(name, PEER_GATEWAY, mine)
         return True
+
+    def neighbours(self, spec: VpcSpec, peerings: Sequence[PeeringSpec]) -> Iterator[tuple[str, str]]:
+        """Link and MAC of the other end of each peering."""
+        for peering in peerings:
+            (other,) = (each for each in peering.vpc_ids if each != spec.vpc_id)
+            yield names.peering_side(peering.peering_id), names.mac(peering.peering_id, other)
+
+    def remove_foreign_tables(self) -> None:
+        """Take away tables that somebody else made in the namespace, which is this router's alone."""
+        for family, table in nft.tables(self.name):
+            if (family, table) != ("inet", rules.TABLE):
+                log.warning("somebody's table %s %s was in the router %s; it is removed", family, table, self.name)
+                nft.apply(self.name, f"delete table {family} {table}\n")
 
     def remove(self) -> None:
         """Take the namespace away."""

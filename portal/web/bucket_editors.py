@@ -1,0 +1,129 @@
+"""The editors of a bucket's documents, and the other settings of its page."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from portal.kernel.authz import decide, target_of
+from portal.kernel.context import Context
+from portal.kernel.declare import Effect, Operation
+from portal.kernel.errors import NotFound, PortalError
+from portal.storage.buckets import BUCKET, bucket_set_versioning
+from portal.storage.configurations import bucket_set_cors
+from portal.storage.emptying import EMPTY
+from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.notifications import bucket_set_notifications
+from portal.storage.object_models import Bucket
+from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
+from portal.storage.public_access import bucket_set_acl
+from portal.storage.webhooks import ARN as WEBHOOK
+from portal.storage.websites import bucket_set_website
+from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
+from portal.web.derived import why_not
+from portal.web.forms import as_json, from_json
+
+ACL_WORDS = {
+    "private": "Nobody whom no policy lets in", "public-read": "Everybody may read and list", "public-read-write": "Everybody may read, write and delete",
+    "authenticated-read": "Whoever is signed in may read and list",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """A document of a bucket: where it is kept, what it means, how it is saved, and one to begin with."""
+
+    name: str
+    title: str
+    about: str
+    op: Operation
+    present: Callable[[Bucket], Any]
+    inputs: Callable[[Any], Mapping[str, Any]]
+    in_words: Callable[[Context, Bucket, Any], Reading]
+    example: Any
+
+
+def _example_policy(bucket: str) -> Any:
+    statement = {"Sid": "Readers", "Effect": "Allow", "Principal": {"AWS": ["alice"]}, "Action": "s3:GetObject", "Resource": f"{ARN}{bucket}/*"}
+    return {"Version": VERSIONS[0], "Statement": [statement]}
+
+
+def editors(bucket: Bucket) -> Sequence[Editor]:
+    """All of a bucket."""
+    return (
+        Editor("policy", "Policy", "Lets people of other projects in, or everybody, or keeps somebody out. What it denies, nothing else allows.", bucket_set_policy,
+               lambda row: row.policy["document"] if row.policy else None, lambda given: {"document": given or {}}, policy_in_words,
+               _example_policy(bucket.name)),
+        Editor("lifecycle", "Life of objects", "What the portal deletes by itself, and when.", bucket_set_lifecycle,
+               lambda row: row.lifecycle_rules, lambda given: {"configuration": {"rules": given or []}}, lifecycle_in_words,
+               [{"id": "old-logs", "prefix": "logs/", "expire_days": 30}, {"id": "versions", "noncurrent_days": 90, "abort_days": 7}]),
+        Editor("cors", "Pages of other origins", "Which web pages may read and write here from a browser.", bucket_set_cors,
+               lambda row: row.cors_rules, lambda given: {"configuration": {"rules": given or []}}, cors_in_words,
+               [{"origins": ["https://www.example.org"], "methods": ["GET", "HEAD"], "headers": ["*"], "max_age_seconds": 3600}]),
+        Editor("website", "Website", "Gives the objects out as pages, to whom policies and access lists let read them.", bucket_set_website,
+               lambda row: row.website, lambda given: {"configuration": given or {}}, website_in_words,
+               {"index_document": "index.html", "error_document": "error.html"}),
+        Editor("notifications", "Notifications", "Which webhooks of the project are told of what happens here; each gets a message of test.", bucket_set_notifications,
+               lambda row: [{name: value for name, value in each.items() if name != "webhook_id"} for each in row.notifications or ()],
+               lambda given: {"configuration": {"rules": given or []}}, notifications_in_words,
+               [{"arn": f"{WEBHOOK}<project>:<webhook>", "events": ["s3:ObjectCreated:*"], "prefix": "incoming/"}]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An editor as the page shows it."""
+
+    editor: Editor
+    text: str
+    reading: Reading
+    why_not: str
+    example: str
+
+
+def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
+    """What the tab of settings shows."""
+    return {
+        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "acl_words": ACL_WORDS, "others": _others(ctx, bucket),
+        "why_not_empty": _why_not_empty(ctx, bucket), "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in (bucket_set_versioning, bucket_set_acl)},
+    }  # fmt: skip
+
+
+def _why_not_empty(ctx: Context, bucket: Bucket) -> str:
+    """Why the caller cannot have the bucket emptied now; empty if they can."""
+    found = decide(ctx, EMPTY, target_of(bucket))
+    return "" if found.allowed and not bucket.locked else found.because or "The bucket is locked against changes."
+
+
+def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None) -> Shown:
+    """An editor with what is kept, or with what was typed."""
+    present = editor.present(bucket)
+    text = (as_json(present) if present else "") if text is None else text
+    return Shown(editor, text, read(ctx, bucket, editor, text), why_not(ctx, BUCKET, editor.op, bucket), as_json(editor.example))
+
+
+def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
+    """What else of the bucket can be set now; each has a form of its own."""
+    here = {bucket_set_versioning.verb, bucket_set_acl.verb, *(each.op.verb for each in editors(bucket))}
+    found = [op for op in BUCKET.operations if not op.internal and not op.in_menu and op.effect is not Effect.CREATE and op.verb not in here]
+    return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
+
+
+def read(ctx: Context, bucket: Bucket, editor: Editor, text: str) -> Reading:
+    """What a document says, or what is wrong with it."""
+    try:
+        return editor.in_words(ctx, bucket, document_of(text) or type(editor.example)())
+    except (PortalError, ValueError) as error:
+        return problems_of(error) if isinstance(error, PortalError) else Reading(problems=[f"The document {error}"])
+
+
+def document_of(text: str) -> Any:
+    """What was typed; None for nothing. Raises ValueError saying where it is no JSON."""
+    return from_json(text) if text.strip() else None
+
+
+def editor_of(bucket: Bucket, name: str) -> Editor:
+    """The editor of this name. Raises NotFound."""
+    found = next((each for each in editors(bucket) if each.name == name), None)
+    if found is None:
+        raise NotFound("There is nothing at this address.")
+    return found

@@ -1,0 +1,29 @@
+"""What the conformance tests share: a bucket, and requests that are signed but otherwise as a test writes them."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.s3 import S3
+from tests.support.s3_raw import Raw
+
+BUCKET = "conforming"
+
+
+@pytest.fixture
+def raw(s3: S3) -> Raw:
+    """Requests of a project admin."""
+    owner = s3.people.user("project_admin")
+    return Raw(s3.url, owner, *s3.key(owner))
+
+
+@pytest.fixture
+def bucket(raw: Raw) -> str:
+    assert raw("PUT", f"/{BUCKET}").status == 200
+    return BUCKET
+
+
+@pytest.fixture
+def boto(raw: Raw) -> Any:
+    """boto3 with the same key."""
+    return raw.boto()

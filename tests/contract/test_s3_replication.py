@@ -1,0 +1,228 @@
+"""Replication: the other bucket gets every version once, under the same id, whoever dies on the way; and says how far behind it is."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from portal.engines.blobs import LocalBlobs
+from portal.engines.ports import EngineRefused
+from portal.kernel.context import Context
+from portal.kernel.db import now, transaction
+from portal.storage import replicating
+from portal.storage.replicating import replication_run
+from portal.storage.replication import BucketReplication
+from tests.support.draining import TestWorker
+from tests.support.people import People
+from tests.support.s3 import S3, refused
+from tests.support.web import Api
+
+SOURCE, TARGET = "a-source", "a-target"
+
+
+@pytest.fixture
+def client(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(replicating, "BATCH", 3)
+    made = s3.client()
+    for name in (SOURCE, TARGET):
+        made.create_bucket(Bucket=name)
+        made.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    return made
+
+
+@pytest.fixture
+def system(people: People) -> Context:
+    return people.context(None)
+
+
+@pytest.fixture
+def base(api: Api, client: Any) -> str:
+    return f"/storage/buckets/{api.get('/storage/buckets?search=' + SOURCE).json['results'][0]['id']}"
+
+
+def rule(client: Any, source: str = SOURCE, target: str = TARGET, **more: Any) -> None:
+    whole = {"ID": "r", "Priority": 1, "Status": "Enabled", "Filter": {"Prefix": ""}, "DeleteMarkerReplication": {"Status": "Enabled"},
+             "Destination": {"Bucket": f"arn:aws:s3:::{target}"}, **more}  # fmt: skip
+    client.put_bucket_replication(Bucket=source, ReplicationConfiguration={"Role": "", "Rules": [whole]})
+
+
+def again(system: Context, s3: S3) -> int:
+    """Replicate, without waiting for another try."""
+    with transaction(system.db):
+        system.db.execute(update(BucketReplication).values(next_try_at=now()))
+    return replication_run(system, s3.blobs)
+
+
+def versions(client: Any, bucket: str) -> list[tuple[str, str, bool, str]]:
+    found = client.list_object_versions(Bucket=bucket)
+    rows = [(each["Key"], each["VersionId"], each["IsLatest"], each["ETag"]) for each in found.get("Versions", [])]
+    return sorted(rows + [(each["Key"], each["VersionId"], each["IsLatest"], "mark") for each in found.get("DeleteMarkers", [])])
+
+
+def sent(client: Any, bucket: str, key: str, **more: Any) -> bytes:
+    return bytes(client.get_object(Bucket=bucket, Key=key, **more)["Body"].read())
+
+
+def test_configuration(client: Any, s3: S3, people: People) -> None:
+    refused(lambda: client.get_bucket_replication(Bucket=SOURCE), "ReplicationConfigurationNotFoundError")
+    rule(client, Filter={"Prefix": "a/"})
+    (found,) = client.get_bucket_replication(Bucket=SOURCE)["ReplicationConfiguration"]["Rules"]
+    assert (found["Filter"], found["Destination"]["Bucket"], found["DeleteMarkerReplication"]) == (
+        {"Prefix": "a/"}, f"arn:aws:s3:::{TARGET}", {"Status": "Enabled"},
+    )  # fmt: skip
+    suspended = {"Status": "Suspended"}
+    refused(lambda: client.put_bucket_versioning(Bucket=SOURCE, VersioningConfiguration=suspended), "OperationAborted")
+    client.delete_bucket_replication(Bucket=SOURCE)
+    refused(lambda: client.get_bucket_replication(Bucket=SOURCE), "ReplicationConfigurationNotFoundError")
+    client.create_bucket(Bucket="no-versions")
+    s3.client(people.user("project_admin", people.project())).create_bucket(Bucket="theirs")
+    for target in ("no-versions", "theirs", SOURCE, "nobodys"):
+        refused(lambda target=target: rule(client, target=target), "InvalidRequest")
+    refused(lambda: rule(s3.client(people.user("developer"))), "AccessDenied")
+
+
+def test_everything_is_carried_over_under_its_version(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    for number in range(5):
+        client.put_object(Bucket=SOURCE, Key="k", Body=b"%d" % number, Metadata={"n": str(number)}, Tagging="a=b", ContentType="text/x")
+    client.put_object(Bucket=SOURCE, Key="empty", Body=b"")
+    client.delete_object(Bucket=SOURCE, Key="gone")
+    upload = client.create_multipart_upload(Bucket=SOURCE, Key="parts")["UploadId"]
+    bodies = (b"a" * (5 << 20), b"b")
+    tags = [client.upload_part(Bucket=SOURCE, Key="parts", UploadId=upload, PartNumber=n, Body=body)["ETag"] for n, body in enumerate(bodies, 1)]
+    whole = {"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]}
+    client.complete_multipart_upload(Bucket=SOURCE, Key="parts", UploadId=upload, MultipartUpload=whole)
+    assert client.head_object(Bucket=SOURCE, Key="k")["ReplicationStatus"] == "PENDING"
+    assert again(system, s3) == 8
+    assert versions(client, TARGET) == versions(client, SOURCE)
+    assert (sent(client, TARGET, "k"), sent(client, TARGET, "empty")) == (b"4", b"")
+    assert sent(client, TARGET, "parts") == b"".join(bodies)
+    head = client.head_object(Bucket=TARGET, Key="k")
+    assert (head["ReplicationStatus"], head["Metadata"], head["ContentType"]) == ("REPLICA", {"n": "4"}, "text/x")
+    assert client.head_object(Bucket=SOURCE, Key="k")["ReplicationStatus"] == "COMPLETED"
+    # What is deleted here stays there: bytes are its own.
+    client.delete_object(Bucket=SOURCE, Key="k", VersionId=head["VersionId"])
+    assert sent(client, TARGET, "k", VersionId=head["VersionId"]) == b"4"
+    assert again(system, s3) == 0
+
+
+def test_what_is_said_later_is_carried_over(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"x")
+    again(system, s3)
+    client.put_object_tagging(Bucket=SOURCE, Key="k", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+    again(system, s3)
+    assert client.get_object_tagging(Bucket=TARGET, Key="k")["TagSet"] == [{"Key": "a", "Value": "b"}]
+    assert len(versions(client, TARGET)) == 1
+
+
+def test_only_what_the_rule_says(client: Any, s3: S3, system: Context) -> None:
+    client.put_object(Bucket=SOURCE, Key="a/before", Body=b"x")
+    rule(client, Filter={"Prefix": "a/"}, DeleteMarkerReplication={"Status": "Disabled"})
+    for key in ("a/one", "b/one"):
+        client.put_object(Bucket=SOURCE, Key=key, Body=b"x")
+    client.delete_object(Bucket=SOURCE, Key="a/one")
+    again(system, s3)
+    assert [each[:1] + each[2:3] for each in versions(client, TARGET)] == [("a/one", True)]
+
+
+def test_two_buckets_may_be_replicated_to_each_other(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    rule(client, TARGET, SOURCE)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"1")
+    client.put_object(Bucket=TARGET, Key="k", Body=b"2")
+    for _ in range(3):
+        again(system, s3)
+    assert versions(client, SOURCE) == versions(client, TARGET)
+    assert (len(versions(client, SOURCE)), sent(client, SOURCE, "k")) == (2, b"2")
+
+
+def test_what_is_there_already_by_a_job(client: Any, s3: S3, api: Api, base: str, worker: TestWorker) -> None:
+    system = s3.people.context(None)
+    for number in range(7):
+        client.put_object(Bucket=SOURCE, Key=f"k{number % 2}", Body=b"%d" % number)
+    asked = api.post(f"{base}/replication", {"destination_bucket": TARGET, "delete_markers": True})
+    assert (asked.status_code, asked.json["status"]) == (202, "copying"), asked.json
+    assert api.get(f"{base}/replication").json["rules"][0]["status"] == "copying"
+    client.put_object(Bucket=SOURCE, Key="k0", Body=b"later")
+    again(system, s3)
+    worker.drain()
+    job = api.get(f"/jobs/{asked.json['job_id']}").json
+    assert (job["state"], versions(client, TARGET)) == ("succeeded", versions(client, SOURCE)), job
+    state = api.get(f"{base}/replication").json
+    assert (state["rules"][0]["status"], state["lag_seconds"], state["waiting"], state["rules"][0]["copied"]) == ("active", 0, 0, 8)
+    assert state["last_synced_at"]
+    assert api("DELETE", f"{base}/replication").status_code == 204
+    assert api.get(f"{base}/replication").json["rules"] == []
+    client.put_object(Bucket=SOURCE, Key="after", Body=b"x")
+    assert again(system, s3) == 0
+
+
+@pytest.mark.parametrize("place", ["_replica", "_note"])
+def test_who_dies_on_the_way_carries_over_nothing_twice(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    rule(client)
+    for number in range(4):
+        client.put_object(Bucket=SOURCE, Key=f"k{number}", Body=b"%d" % number)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(replicating, place, die)
+        with pytest.raises(KeyboardInterrupt):
+            again(system, s3)
+    assert again(system, s3) == 4
+    assert versions(client, TARGET) == versions(client, SOURCE)
+    assert [sent(client, TARGET, f"k{number}") for number in range(4)] == [b"0", b"1", b"2", b"3"]
+
+
+def test_trouble_is_told_and_tried_again(client: Any, s3: S3, api: Api, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = s3.people.context(None)
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"x")
+
+    def full(*_: object) -> None:
+        raise EngineRefused("There is no room left.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalBlobs, "copy", full)
+        assert again(system, s3) == 0
+    state = api.get(f"{base}/replication").json
+    assert (state["waiting"], state["rules"][0]["status"], state["last_error"]) == (1, "failing", "There is no room left.")
+    assert replication_run(system, s3.blobs) == 0
+    assert again(system, s3) == 1
+    assert api.get(f"{base}/replication").json["last_error"] == ""
+
+
+def test_what_is_damaged_stops_nobody(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="bad", Body=b"x")
+    s3.blobs.remove(*[each.id for each in s3.blobs.stored()])
+    client.put_object(Bucket=SOURCE, Key="good", Body=b"y")
+    again(system, s3)
+    assert [each[0] for each in versions(client, TARGET)] == ["good"]
+    assert client.head_object(Bucket=SOURCE, Key="bad")["ReplicationStatus"] == "FAILED"
+
+
+def test_buckets_that_go(client: Any, s3: S3, api: Api, base: str, system: Context) -> None:
+    rule(client)
+    client.delete_bucket(Bucket=TARGET)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"x")
+    again(system, s3)
+    assert "is gone" in api.get(f"{base}/replication").json["last_error"]
+    assert api("DELETE", f"{base}?force=true").status_code == 204
+    assert again(system, s3) == 0
+
+
+def test_what_is_encrypted_is_carried_over_as_it_is(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"secret", ServerSideEncryption="aws:kms")
+    upload = client.create_multipart_upload(Bucket=SOURCE, Key="parts", ServerSideEncryption="AES256")["UploadId"]
+    tag = client.upload_part(Bucket=SOURCE, Key="parts", UploadId=upload, PartNumber=1, Body=b"of a part")["ETag"]
+    client.complete_multipart_upload(Bucket=SOURCE, Key="parts", UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+    assert again(system, s3) == 2
+    found = client.get_object(Bucket=TARGET, Key="k")
+    assert (found["Body"].read(), found["SSEKMSKeyId"]) == (b"secret", client.head_object(Bucket=SOURCE, Key="k")["SSEKMSKeyId"])
+    for each in client.list_object_versions(Bucket=SOURCE)["Versions"]:
+        client.delete_object(Bucket=SOURCE, Key=each["Key"], VersionId=each["VersionId"])
+    assert (sent(client, TARGET, "k"), sent(client, TARGET, "parts")) == (b"secret", b"of a part")

@@ -1,0 +1,181 @@
+"""The page of a bucket besides its objects: settings with editors, usage, access keys, and how clients connect."""
+
+from collections.abc import Callable
+from html import unescape
+
+import pytest
+from flask.testing import FlaskClient
+
+from portal.settings import Settings
+from portal.storage.metrics import metrics_sample
+from tests.support.draining import TestWorker
+from tests.support.people import People
+from tests.support.web import Api, csrf_of
+
+POLICY = '{"Version": "2012-10-17", "Statement": [{"Sid": "All", "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::a-bucket/*"}]}'
+
+
+@pytest.fixture
+def bucket(api: Api) -> str:
+    """Its page."""
+    return f"/storage/buckets/{api.post('/storage/buckets', {'name': 'a-bucket'}).json['id']}"
+
+
+@pytest.fixture
+def browser(client_for: Callable[..., FlaskClient]) -> FlaskClient:
+    """A project admin's."""
+    return client_for("project_admin")
+
+
+@pytest.fixture
+def send(browser: FlaskClient) -> Callable[..., tuple[int, str]]:
+    """A form of theirs: (status, text)."""
+    token = csrf_of(browser.get("/account"))
+
+    def post(path: str, **form: str) -> tuple[int, str]:
+        answer = browser.post(path, data={"csrf_token": token, **form})
+        return answer.status_code, unescape(answer.text)
+
+    return post
+
+
+def test_documents_say_what_they_mean_before_they_are_saved(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -> None:
+    for name, document, says in (
+        ("policy", POLICY, "All allows everybody s3:GetObject on a-bucket/*."),
+        ("policy", POLICY, "All lets everybody in, also who has not signed in."),
+        ("policy", POLICY.replace("a-bucket", "other"), "Statement[0].Resource: "),
+        ("policy", "{", "is no JSON"),
+        ("policy", "", "The bucket has no policy"),
+        ("policy", "[1]", "must be an object"),
+        ("lifecycle", '[{"expire_days": 1}]', "rule-1: all objects expire after 1 day."),
+        ("lifecycle", '[{"expire_days": 1}]', "rule-1 expires everything in the bucket."),
+        ("lifecycle", '[{"expire_days": -1}]', "expire_days must be a whole number"),
+        (
+            "lifecycle",
+            '[{"id": "x", "noncurrent_days": 3, "noncurrent_keep": 2, "abort_days": 7}]',
+            "3 days after they were replaced, the newest 2 are kept",
+        ),
+        ("lifecycle", "{}", "The portal deletes nothing by itself."),
+        ("cors", '[{"origins": ["*"], "methods": ["GET", "PUT"]}]', "Pages of * may GET and PUT."),
+        ("cors", '[{"origins": ["https://a.example"], "methods": ["PATCH"]}]', "PATCH is none of"),
+        ("website", '{"index_document": "index.html"}', "Visitors see index.html for a folder."),
+        ("website", '{"index": 1}', "It cannot be saved like this"),
+        ("notifications", '[{"arn": "arn:nothing", "events": ["s3:ObjectCreated:*"]}]', "is no webhook of this project"),
+        ("notifications", "", "Nobody is told of what happens here."),
+    ):
+        status, text = send(f"{bucket}/settings/{name}/check", document=document)
+        assert (status, says in text) == (200, True), (name, document, text)
+    assert send(f"{bucket}/settings/nothing/check", document="")[0] == 404
+    assert api.get(f"{bucket}/policy").json == {}
+
+
+def test_documents_are_saved_and_taken_away(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -> None:
+    assert send(f"{bucket}/settings/policy/document", document=POLICY)[0] == 303
+    assert api.get(f"{bucket}/policy").json["Statement"][0]["Sid"] == "All"
+    assert send(f"{bucket}/settings/lifecycle/document", document='[{"expire_days": 30}]')[0] == 303
+    assert api.get(f"{bucket}/lifecycle").json["rules"][0]["expire_days"] == 30
+    for name, wrong in (("policy", "{"), ("policy", "[]"), ("policy", '{"Statement": []}'), ("cors", "{}"), ("cors", '[{"origins": []}]')):
+        status, text = send(f"{bucket}/settings/{name}/document", document=wrong)
+        assert (status, wrong in text) == (422, True), (name, wrong)
+    assert send(f"{bucket}/settings/policy/document", document=" ")[0] == 303
+    assert api.get(f"{bucket}/policy").json == {}
+
+
+def test_a_job_empties_the_bucket_or_a_folder(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, worker: TestWorker, browser: FlaskClient
+) -> None:
+    for key in ("a/1", "a/1", "a/2", "b"):
+        api("PUT", f"{bucket}/objects/{key}", data=b"x")
+    assert "Empty the bucket" in browser.get(f"{bucket}/settings").text
+    assert "For good, with all versions" in send(f"{bucket}/removal", ids="p:a/")[1]
+    assert send(f"{bucket}/empty", prefix="a/", confirm="a")[0] == 422
+    assert send(f"{bucket}/empty", prefix="a/", confirm="a/")[0] == 303
+    page = browser.get(bucket).text
+    assert "A job is at work here" in page
+    status, text = send(f"{bucket}/empty", confirm="a-bucket")
+    assert (status, "has a job that is at work on it" in text) == (409, True)
+    worker.drain()
+    assert [each["key"] for each in api.get(f"{bucket}/objects").json["objects"]] == ["b"]
+    assert send(f"{bucket}/empty", confirm="a-bucket")[0] == 303
+    worker.drain()
+    assert "The bucket is empty." in browser.get(f"{bucket}?versions=true").text
+
+
+def test_switches(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -> None:
+    assert send(f"{bucket}/settings", versioning="false")[0] == 303
+    assert api.get(bucket).json["versioning"] == "suspended"
+    assert send(f"{bucket}/settings", versioning="true")[0] == 303
+    assert send(f"{bucket}/settings", acl="public-read")[0] == 303
+    assert (api.get(bucket).json["versioning"], api.get(bucket).json["acl"]) == ("enabled", "public-read")
+    assert send(f"{bucket}/settings", acl="whatever")[0] == 422
+
+
+def test_usage_is_drawn(bucket: str, api: Api, people: People, browser: FlaskClient) -> None:
+    api("PUT", f"{bucket}/objects/k", data=b"x" * 5000)
+    metrics_sample(people.context(None))
+    page = browser.get(f"{bucket}/usage").text
+    assert "Objects: objects between 1.0 and 1.0, now 1.0" in page
+    assert browser.get(f"{bucket}/usage?hours=5").status_code == 400
+
+
+def test_uploads_are_given_up(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, client_for: Callable[..., FlaskClient], browser: FlaskClient
+) -> None:
+    upload = api.post(f"{bucket}/multipart-uploads", {"key": "large"}).json["upload_id"]
+    api("PUT", f"{bucket}/multipart-uploads/{upload}/parts/1", data=b"x" * 2048)
+    assert "2.0 KiB<small> in 1 part</small>" in browser.get(f"{bucket}/usage").text
+    assert "Discard" not in client_for("viewer").get(f"{bucket}/usage").text
+    assert send(f"{bucket}/uploads/discard", key="large", upload_id=upload)[0] == 303
+    assert api.get(f"{bucket}/multipart-uploads").json["uploads"] == []
+    assert send(f"{bucket}/uploads/discard", key="large", upload_id=upload)[0] == 404
+
+
+def test_keys_are_shown_once_and_end(
+    bucket: str, send: Callable[..., tuple[int, str]], browser: FlaskClient, client_for: Callable[..., FlaskClient]
+) -> None:
+    status, text = send(f"{bucket}/keys", name="backup")
+    assert (status, "shown only now" in text) == (201, True)
+    key_id, secret = (part.split('"')[0] for part in text.split('data-copy="')[1:3])
+    page = browser.get(f"{bucket}/keys").text
+    assert (key_id in page, secret in page, key_id in text) == (True, False, True)
+    assert key_id not in client_for("developer").get(f"{bucket}/keys").text
+    assert send(f"{bucket}/keys/{key_id}/end")[0] == 303
+    assert key_id not in browser.get(f"{bucket}/keys").text
+    assert send(f"{bucket}/keys/{key_id}/end")[0] == 404
+    assert send(f"{bucket}/keys", name="x" * 300)[0] == 422
+
+
+def test_commands_are_ready_but_for_the_secret(
+    bucket: str, send: Callable[..., tuple[int, str]], browser: FlaskClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "The S3 interface is switched off" in browser.get(f"{bucket}/connect").text
+    monkeypatch.setitem(settings.__dict__, "s3_public_url", "https://s3.example.org")
+    page = unescape(browser.get(f"{bucket}/connect").text)
+    for line in (
+        "aws --endpoint-url https://s3.example.org s3 sync ./folder s3://a-bucket/folder", 'endpoint_url="https://s3.example.org"',
+        "endpoint='https://s3.example.org':a-bucket/folder", "--host=s3.example.org --host-bucket=s3.example.org", "restic -r s3:https://s3.example.org/a-bucket init",
+        "AWS_ACCESS_KEY_ID=YOUR_ACCESS_KEY",
+    ):  # fmt: skip
+        assert line in page, line
+    assert "--no-ssl" not in page
+    _, text = send(f"{bucket}/keys", name="mine")
+    key_id, secret = (part.split('"')[0] for part in text.split('data-copy="')[1:3])
+    page = browser.get(f"{bucket}/connect").text
+    assert (f"AWS_ACCESS_KEY_ID={key_id}" in page, secret in page) == (True, False)
+
+
+def test_who_may_not_change_settings_reads_why(bucket: str, client_for: Callable[..., FlaskClient]) -> None:
+    viewer = client_for("viewer")
+    page = viewer.get(f"{bucket}/settings").text
+    assert (page.count("<textarea"), "Empty the bucket" in page) == (0, False)
+    # Five documents, two switches; and the actions in the page's head.
+    assert page.count("no statement of it allows this") == 9
+    for path, form in (
+        ("/settings", {"versioning": "false"}),
+        ("/settings", {"acl": "public-read"}),
+        ("/settings/policy/document", {"document": POLICY}),
+    ):
+        assert viewer.post(f"{bucket}{path}", data={"csrf_token": csrf_of(viewer.get("/account")), **form}).status_code == 403
+    stranger = client_for("")
+    for tab in ("settings", "usage", "keys", "connect"):
+        assert stranger.get(f"{bucket}/{tab}").status_code == 404
