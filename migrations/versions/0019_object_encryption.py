@@ -20,6 +20,8 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("customer_check", sa.LargeBinary(), nullable=True))
         op.add_column(table, sa.Column("bucket_key", sa.Boolean(), nullable=False, server_default=sa.false()))
         op.create_index(f"ix_{table}_wrapped", table, ["kms_key_id", "key_version"], unique=False, sqlite_where=WRAPPED, postgresql_where=WRAPPED)
+    used = ["kms_key_id", "bucket_id"]
+    op.create_index("ix_object_versions_key_used", "object_versions", used, unique=False, sqlite_where=WRAPPED, postgresql_where=WRAPPED)
     op.add_column("object_parts", sa.Column("is_encrypted", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("buckets", sa.Column("encryption_type", sa.String(length=32), nullable=False, server_default="none"))
     op.add_column("buckets", sa.Column("kms_key_id", sa.String(length=64), nullable=True))
@@ -32,6 +34,7 @@ def downgrade() -> None:
     for column in ("bucket_key_enabled", "kms_key_id", "encryption_type"):
         op.drop_column("buckets", column)
     op.drop_column("object_parts", "is_encrypted")
+    op.drop_index("ix_object_versions_key_used", table_name="object_versions", sqlite_where=WRAPPED, postgresql_where=WRAPPED)
     for table in ROWS:
         op.drop_index(f"ix_{table}_wrapped", table_name=table, sqlite_where=WRAPPED, postgresql_where=WRAPPED)
         for column in ("bucket_key", "customer_check", "wrapped_key", "key_version", "kms_key_id", "encryption"):

@@ -92,8 +92,8 @@ def _purpose(key: str) -> str:
     return f"storage.object/{key}"
 
 
-for _label, _model in (("objects", ObjectVersion), ("uploads", ObjectUpload)):
-    declare_holder(Holder(_label, table_of(_model), "wrapped_key", "kms_key_id", "key_version", lambda row: _purpose(row.key)))
+for _label, _model, _within in (("objects", ObjectVersion, ("storage.bucket", "bucket_id")), ("uploads", ObjectUpload, None)):
+    declare_holder(Holder(_label, table_of(_model), "wrapped_key", "kms_key_id", "key_version", lambda row: _purpose(row.key), _within))
 
 
 def key_named(ctx: Context, project_id: str, name: str) -> EncryptionKey:

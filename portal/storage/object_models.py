@@ -152,6 +152,8 @@ class ObjectVersion(Described, Base):
         Index("ix_object_versions_blob", "blob", sqlite_where=STORED, postgresql_where=STORED),
         # For wrapping again what an older version of a key has wrapped.
         Index("ix_object_versions_wrapped", "kms_key_id", "key_version", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
+        # For who asks what a key encrypts.
+        Index("ix_object_versions_key_used", "kms_key_id", "bucket_id", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
         Index("ix_object_versions_held", "bucket_id", sqlite_where=HELD, postgresql_where=HELD),
         {"sqlite_with_rowid": False},
     )

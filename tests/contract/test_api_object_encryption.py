@@ -52,6 +52,9 @@ def test_the_setting_and_what_it_does(api: Api, s3: S3, key: str) -> None:
     assert api.get(f"{BASE}/{bucket}/objects/k", headers={"Range": "bytes=2-9"}).data == b"sentence"
     stored = [s3.blobs.path(each.id).read_bytes() for each in s3.blobs.stored()]
     assert sum(b"sentence" in each for each in stored) == 0
+    # The key tells which buckets have something in them that it encrypts, whatever they say of new objects.
+    assert api("PUT", path, {"type": "none"}).status_code == 200
+    assert [each["id"] for each in api.get(f"/security/keys/{key}/resources").json["results"]] == [bucket]
     assert s3.client().get_object(Bucket="a-bucket", Key="k")["SSEKMSKeyId"] == key
     for wrong in ({"type": "cse-kms"}, {"type": "sse-s3", "key_id": key}, {"type": "sse-kms", "key_id": "kms-none"}, {}):
         assert api("PUT", path, wrong).status_code in {400, 404}, wrong
