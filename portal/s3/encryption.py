@@ -32,7 +32,12 @@ BY_CUSTOMER = "Requests specifying Server Side Encryption with Customer provided
 
 
 def customer_of(request: S3Request, header: str = CUSTOMER_HEADER) -> CustomerKey | None:
-    """The key that a client sends along; None if it sends none. Raises what S3 says of one that is not right."""
+    """The key that a client sends along; None if it sends none. Raises what S3 says of one that is not right.
+
+    It is taken of headers, and not of a signed address, which is written into logs.
+    """
+    if any(name.lower().startswith(header) for name in request.parameters):
+        raise S3Error("InvalidArgument", "The key has to be sent in headers: an address is no place for it.", ArgumentName=f"{header}-key")
     algorithm, key, md5 = (request.header(f"{header}-{name}") for name in ("algorithm", "key", "key-md5"))
     if not algorithm and not key and not md5:
         return None

@@ -1,10 +1,14 @@
 """Objects that are encrypted with a key that the client sends (SSE-C): read by whoever sends it again, and by nobody else."""
 
 import hashlib
+import os
+import ssl
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from sqlalchemy import select
@@ -114,6 +118,24 @@ def test_not_over_plain_http(people: People) -> None:
         client.create_bucket(Bucket=BUCKET)
         found = refused(lambda: client.put_object(Bucket=BUCKET, Key="k", Body=b"x", **by(KEY)), "InvalidRequest")
         assert "secure connection" in found["Error"]["Message"]
+
+
+def test_a_signed_address_is_no_place_for_a_key(client: Any, s3: S3) -> None:
+    asked = {"Bucket": BUCKET, "Key": "k", **by(KEY)}
+    address = client.generate_presigned_url("put_object", Params=asked)
+    assert b64encode(KEY).decode().rstrip("=") not in address
+    names = {f"x-amz-server-side-encryption-customer-{name}": value for name, value in (("algorithm", "AES256"), ("key", b64encode(KEY).decode()))}
+    client.meta.events.register("before-sign.s3.PutObject", lambda request, **_: setattr(request, "url", f"{request.url}?{urlencode(names)}"))
+    address = client.generate_presigned_url("put_object", Params={"Bucket": BUCKET, "Key": "k"})
+    parts = urlsplit(address)
+    link = HTTPSConnection(parts.netloc, timeout=30, context=ssl.create_default_context(cafile=os.environ["AWS_CA_BUNDLE"]))
+    try:
+        link.request("PUT", f"{parts.path}?{parts.query}", body=b"x")
+        answer = link.getresponse()
+        assert (answer.status, b"InvalidArgument" in answer.read()) == (400, True)
+    finally:
+        link.close()
+    assert list(s3.blobs.stored()) == []
 
 
 def test_copies_are_written_anew(client: Any) -> None:
