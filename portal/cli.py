@@ -13,7 +13,7 @@ from sqlalchemy import make_url, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from portal.settings import Settings, SettingsError
+from portal.settings import ObjectsDriver, Settings, SettingsError
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -151,9 +151,12 @@ def _web(settings: Settings, _args: argparse.Namespace) -> int:
 def _s3(settings: Settings, _args: argparse.Namespace) -> int:
     from portal.s3.server import command_line
 
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    command = command_line(settings)
-    os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+    if settings.engine_objects is ObjectsDriver.LOCAL:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        command = command_line(settings)
+        os.execv(command[0], command)  # noqa: S606 - a list of arguments, no shell
+    print(f"The portal has no S3 interface of its own: its objects are at {settings.s3_engine_endpoint} (ENGINE_OBJECTS).", file=sys.stderr)
+    return 1
 
 
 def _worker(settings: Settings, _args: argparse.Namespace) -> int:
@@ -292,9 +295,11 @@ def _keys(settings: Settings, _args: argparse.Namespace) -> int:
 
 
 def _user(settings: Settings, args: argparse.Namespace) -> int:
+    from portal.engines.registry import open_objects
     from portal.identity.admin import detach_policies, reset_factors, s3_key, set_password, unlock
     from portal.identity.models import PERSON, User
     from portal.kernel.errors import PortalError
+    from portal.storage.engine_tending import refuse_keys
 
     with _session(settings) as session:
         if args.what == "list":
@@ -309,9 +314,13 @@ def _user(settings: Settings, args: argparse.Namespace) -> int:
             elif args.what == "reset-factors":
                 reset_factors(session, settings, args.username)
             elif args.what == "s3-key":
+                engine = open_objects(settings)
+                refuse_keys(engine)
                 key_id, secret = s3_key(session, settings, args.username)
                 print(f"Access key: {key_id}")
                 print(f"Secret key (shown only now): {secret}")
+                if engine is not None:
+                    print(f"It works at {settings.s3_engine_endpoint} a few seconds from now.")
             else:
                 password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
                 set_password(session, settings, args.username, password)

@@ -54,6 +54,20 @@ class NetworkDriver(StrEnum):
     NONE = "none"
 
 
+class ObjectsDriver(StrEnum):
+    """Where objects are kept."""
+
+    LOCAL = "local"
+    S3 = "s3"
+
+
+class ObjectsAdmin(StrEnum):
+    """How users and keys are made at an external engine for objects."""
+
+    RGW = "rgw"
+    NONE = "none"
+
+
 class Accelerator(StrEnum):
     """How QEMU executes guest code."""
 
@@ -292,6 +306,25 @@ class Settings(BaseSettings):
     network_external_nat: bool = Field(
         True, description="The host passes on to the Internet what leaves the external network (nftables masquerade, ip_forward)."
     )
+    engine_objects: ObjectsDriver = Field(
+        ObjectsDriver.LOCAL, description="Engine for objects: local (files under DATA_DIR, and the S3 interface of the portal), s3 (an external S3)."
+    )
+    s3_engine_endpoint: Annotated[str, _one_of("http", "https")] = Field(
+        "", description="Address of the external S3, which users and browsers get as well."
+    )
+    s3_engine_region: str = Field("us-east-1", description="Region that requests to the external S3 are signed for.")
+    s3_engine_key_file: str = Field(
+        "", description="File with the portal's own key there: JSON with access_key_id and secret_access_key; nobody else should be able to read it."
+    )
+    s3_engine_prefix: str = Field(
+        "atonix",
+        pattern=r"^[a-z0-9]{1,32}$",
+        description="Ids of users that the portal makes there begin with it; two portals at one engine need two.",
+    )
+    s3_engine_admin: ObjectsAdmin = Field(
+        ObjectsAdmin.RGW,
+        description="How users and keys are made there: rgw (the admin interface of Ceph RGW), none (all is done with the portal's key).",
+    )
     volume_pools: Annotated[str, AfterValidator(_pools)] = Field(
         "",
         description="Directories that volumes live in, by type, such as ssd=/srv/ssd,hdd=/srv/hdd; the others live under DATA_DIR/engine/volumes.",
@@ -347,6 +380,10 @@ class Settings(BaseSettings):
     def network_driver(self) -> NetworkDriver:
         """ENGINE_NETWORK, where `auto` follows ENGINE_COMPUTE."""
         return NetworkDriver(self.engine_compute.value) if self.engine_network is NetworkDriver.AUTO else self.engine_network
+
+    def has_gateway(self) -> bool:
+        """Whether the portal has an S3 interface of its own: an external engine for objects has one itself."""
+        return bool(self.s3_port) and self.engine_objects is ObjectsDriver.LOCAL
 
     def pools(self) -> dict[str, Path]:
         """The directory of each type of volumes."""

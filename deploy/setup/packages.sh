@@ -111,6 +111,7 @@ install_packages() {
     for name in $names; do
         case $name in
             postgresql | redis-server) stop_service "$name" ;;
+            radosgw) stop_service ceph.target && stop_service ceph-crash && stop_service smartmontools ;;
             rabbitmq-server) stop_service "$name" && stop_service epmd.socket && stop_service epmd && { epmd -kill >/dev/null 2>&1 || true; } ;;
         esac
     done

@@ -11,9 +11,10 @@ from portal.api.endpoints import PREFIX, Endpoint, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, only, ref
 from portal.api.schemas import MAYBE, MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
+from portal.http.object_keys import key_end, key_make
 from portal.http.request import context
 from portal.identity.models import S3AccessKey, User
-from portal.identity.s3_keys import s3_key_create, s3_key_revoke, s3_keys_of
+from portal.identity.s3_keys import s3_keys_of
 from portal.identity.service_accounts import service_account_find
 from portal.kernel.declare import Operation
 from portal.kernel.lookup import find
@@ -279,13 +280,13 @@ def key_create(service_account_id: str = "") -> ResponseReturnValue:
     ctx = context()
     given: KeyInput = read(KeyInput)
     owner = _owner(service_account_id) or ctx.db.get_one(User, ctx.principal.user_id)
-    secret, row = s3_key_create(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
+    secret, row = key_make(ctx, owner, given.name, project_id=None if service_account_id else ctx.project_id)
     return io.answer({**_show(row), "secret_access_key": secret}, 201, headers={"Location": f"{PREFIX}/auth/s3-keys"})
 
 
 def key_delete(access_key_id: str, service_account_id: str = "") -> ResponseReturnValue:
     """End one."""
-    s3_key_revoke(context(), access_key_id, owner=_owner(service_account_id))
+    key_end(context(), access_key_id, owner=_owner(service_account_id))
     return io.empty()
 
 

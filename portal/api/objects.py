@@ -28,6 +28,7 @@ from portal.api.object_bodies import (
 )
 from portal.api.resources import aliases, only
 from portal.api.schemas import NUMBER, TEXT, WHEN, YES, read, thing
+from portal.engines.object_engine_ports import Key, ObjectEngine
 from portal.engines.object_ports import BlobStore
 from portal.http.listing import flag, whole
 from portal.http.request import context
@@ -39,15 +40,16 @@ from portal.kernel.lookup import find
 from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
-from portal.storage.facts import BucketFacts, Version, bucket_by_id
+from portal.storage.engine_steps import refuse_on_engine
+from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_named
 from portal.storage.grants import is_public
-from portal.storage.listing import Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
+from portal.storage.listing import Listing
+from portal.storage.object_service import ObjectService, object_service
+from portal.storage.objects import About
 from portal.storage.presigning import presign
-from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
-from portal.storage.uploads import MOST_PARTS, Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
+from portal.storage.uploads import MOST_PARTS, Named, PartNamed
 
 BASE = "/storage/buckets/{bucket_id}"
 ONE = f"{BASE}/objects/{{key}}"
@@ -135,11 +137,8 @@ def _on(
 # -- what requests name ----------------------------------------------------------------------------------------------------------------------
 
 
-def _blobs() -> BlobStore:
-    found: BlobStore | None = current_app.extensions["portal_engines"].blobs
-    if found is None:
-        raise Unavailable("This installation has no place for objects.")
-    return found
+def _objects() -> ObjectService:
+    return object_service(current_app.extensions["portal_engines"])
 
 
 def _bucket(ctx: Context, bucket_id: str) -> BucketFacts:
@@ -173,6 +172,12 @@ def _without_key(name: str) -> Callable[..., ResponseReturnValue]:
     return cast("Callable[..., ResponseReturnValue]", view)
 
 
+def _signer() -> Key | None:
+    """With whose key addresses are signed where nobody has one of their own at the engine."""
+    engine: ObjectEngine | None = current_app.extensions["portal_engines"].objects
+    return engine.own_key() if engine is not None and engine.accounts is None else None
+
+
 # -- bytes -----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +188,7 @@ def listed(bucket_id: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     prefix, limit = request.args.get("prefix", ""), whole(request.args, "limit", MOST, low=1, high=MOST)
     authorize_object(ctx, bucket, LIST, prefix)
-    found = objects_listed(ctx, bucket.id, Listing(prefix, request.args.get("delimiter", ""), request.args.get("start_after", ""), limit=limit))
+    found = _objects().listed(ctx, bucket, Listing(prefix, request.args.get("delimiter", ""), request.args.get("start_after", ""), limit=limit))
     rows = [
         {"key": row.key, "object_key": row.key, "size_bytes": row.size_bytes, "etag": row.etag, "storage_class": row.storage_class,
          "last_modified": io.moment(row.modified_at)}
@@ -197,8 +202,8 @@ def get(bucket_id: str, **path: str) -> ResponseReturnValue:
     """The bytes of an object, or some of them."""
     if not _key(path):
         return _without_key("get")(bucket_id=bucket_id)
-    ctx, blobs = context(), _blobs()
-    found = object_find(ctx, _bucket(ctx, bucket_id).name, _key(path), request.args.get("version_id", ""))
+    ctx, objects = context(), _objects()
+    found = objects.find(ctx, _bucket(ctx, bucket_id), _key(path), request.args.get("version_id", ""))
     version = found.version
     etag = f'"{version.etag}"'
     if request.headers.get("If-None-Match", "") in {etag, "*"}:
@@ -214,9 +219,8 @@ def get(bucket_id: str, **path: str) -> ResponseReturnValue:
     }  # fmt: skip
     if asked is not None:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{version.size_bytes}"
-    _, pieces = object_open(ctx, blobs, found, (first, end - first))
+    body = objects.open(ctx, found, first, end - first) if request.method != "HEAD" else ()
     ctx.db.rollback()
-    body = () if request.method == "HEAD" else pieces
     # What somebody else uploaded is no page of the portal: it is given out as bytes, to be saved.
     return Response(body, 206 if asked is not None else 200, headers=headers, content_type="application/octet-stream")
 
@@ -225,16 +229,15 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
     """Write an object."""
     if not _key(path):
         return _without_key("put")(bucket_id=bucket_id)
-    ctx, blobs = context(), _blobs()
+    ctx = context()
     bucket = _bucket(ctx, bucket_id)
     headers = {"content-type": request.content_type} if request.content_type else {}
     metadata = {name.lower().removeprefix(META): value for name, value in request.headers.items() if name.lower().startswith(META)}
     about = About(headers, metadata, storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
     if about.storage_class != "STANDARD":
         refuse_unknown_class(ctx.settings, about.storage_class)
-    where = (bucket.name, _key(path))
     md5 = request.headers.get("Content-MD5", "")
-    version, _ = object_receive(ctx, blobs, where, about, request.stream.read, length=request.content_length, md5=md5)
+    version = _objects().receive(ctx, bucket, _key(path), about, request.stream.read, length=request.content_length, md5=md5)
     return io.answer(_shown(version), headers={"ETag": f'"{version.etag}"'})
 
 
@@ -243,9 +246,8 @@ def delete(bucket_id: str, **path: str) -> ResponseReturnValue:
     if not _key(path):
         return _without_key("delete")(bucket_id=bucket_id)
     ctx = context()
-    gone = object_delete(
-        ctx, _bucket(ctx, bucket_id).name, _key(path), request.args.get("version_id", ""), bypass=flag(request.args, "bypass_retention")
-    )
+    bypass = flag(request.args, "bypass_retention")
+    gone = _objects().delete(ctx, _bucket(ctx, bucket_id), _key(path), request.args.get("version_id", ""), bypass=bypass)
     response = io.empty()
     response.headers["X-Version-Id"] = gone.version_id
     return response
@@ -259,7 +261,7 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     ctx = context()
     given: Change = read(Change)
     bucket = _bucket(ctx, bucket_id)
-    present = object_find(ctx, bucket.name, key).version
+    present = _objects().find(ctx, bucket, key).version
     said: dict[str, Any] = {}
     if given.metadata is not None:
         said["user_metadata"] = checked_metadata(given.metadata)
@@ -267,14 +269,14 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
         said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
         said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
-    version = object_say(ctx, bucket.name, key, "", WRITE, **said)[1] if said else present
+    version = _objects().say(ctx, bucket, key, WRITE, **said) if said else present
     return io.answer(_shown(version))
 
 
 def _with_acl(acl: str) -> Callable[..., ResponseReturnValue]:
     def view(bucket_id: str, key: str) -> ResponseReturnValue:
         ctx = context()
-        return io.answer(_shown(object_set_acl(ctx, (_bucket(ctx, bucket_id).name, key, ""), acl)[1]))
+        return io.answer(_shown(_objects().set_acl(ctx, _bucket(ctx, bucket_id), key, acl)))
 
     return view
 
@@ -285,6 +287,7 @@ def _version(bucket_id: str, key: str) -> tuple[str, str, str]:
 
 def retain(bucket_id: str, key: str) -> ResponseReturnValue:
     """Keep a version, for longer or, where that may be, for less."""
+    refuse_on_engine(context(), "retention")
     given: RetentionInput = read(RetentionInput)
     changed = retention_set(context(), _version(bucket_id, key), given.mode, given.retain_until, bypass=given.bypass_retention)
     return io.answer(_shown(changed[1]))
@@ -292,13 +295,18 @@ def retain(bucket_id: str, key: str) -> ResponseReturnValue:
 
 def hold(bucket_id: str, key: str) -> ResponseReturnValue:
     """Put it under a hold, or lift that."""
+    refuse_on_engine(context(), "holds")
     given: HoldInput = read(HoldInput)
     return io.answer(_shown(hold_set(context(), _version(bucket_id, key), hold=given.enabled)[1]))
 
 
 def move(bucket_id: str, key: str) -> ResponseReturnValue:
     """Move the newest version to another class."""
-    ctx, blobs = context(), _blobs()
+    ctx = context()
+    refuse_on_engine(ctx, "classes of objects")
+    blobs: BlobStore | None = current_app.extensions["portal_engines"].blobs
+    if blobs is None:
+        raise Unavailable("This installation has no place for objects.")
     given: ClassInput = read(ClassInput)
     version = object_set_class(ctx, blobs, _bucket(ctx, bucket_id).name, key, given.storage_class)
     return io.answer({**_shown(version), "storage_class_changed_at": io.moment(now())})
@@ -310,7 +318,7 @@ def versions(bucket_id: str, key: str) -> ResponseReturnValue:
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
     authorize_object(ctx, bucket, LIST, key)
-    rows = [row for row in versions_listed(ctx, bucket.id, Listing(key)).rows if row.key == key]
+    rows = _objects().versions(ctx, bucket, key)
     if not rows:
         raise NotFound(f"There is no {key[:200]} in {bucket.name}.")
     shown = [
@@ -323,27 +331,26 @@ def versions(bucket_id: str, key: str) -> ResponseReturnValue:
 
 def restore(bucket_id: str, key: str) -> ResponseReturnValue:
     """Copy a version onto the newest."""
-    ctx, blobs = context(), _blobs()
+    ctx, objects = context(), _objects()
     given: RestoreInput = read(RestoreInput)
     bucket = _bucket(ctx, bucket_id)
-    found = object_find(ctx, bucket.name, key, given.version_id)
-    return io.answer(_shown(object_copy(ctx, blobs, found, (bucket.name, key))[0]))
+    found = objects.find(ctx, bucket, key, given.version_id)
+    return io.answer(_shown(objects.copy(ctx, found, bucket, key)))
 
 
 def copy(bucket_id: str, key: str) -> ResponseReturnValue:
     """Copy the newest version."""
-    ctx, blobs = context(), _blobs()
+    ctx, objects = context(), _objects()
     given: CopyInput = read(CopyInput)
     bucket = _bucket(ctx, bucket_id)
-    found = object_find(ctx, bucket.name, key)
-    target = _target(ctx, given.destination_bucket) if given.destination_bucket else bucket.name
-    return io.answer(_shown(object_copy(ctx, blobs, found, (target, given.destination_key))[0]))
+    found = objects.find(ctx, bucket, key)
+    target = _target(ctx, given.destination_bucket) if given.destination_bucket else bucket
+    return io.answer(_shown(objects.copy(ctx, found, target, given.destination_key)))
 
 
-def _target(ctx: Context, named: str) -> str:
-    """The name of a bucket that is named by name or id."""
-    found = bucket_by_id(ctx.db, named)
-    return found.name if found is not None else named
+def _target(ctx: Context, named: str) -> BucketFacts:
+    """A bucket by name or id."""
+    return bucket_by_id(ctx.db, named) or bucket_named(ctx.db, named)
 
 
 def delete_many(bucket_id: str) -> ResponseReturnValue:
@@ -354,11 +361,11 @@ def delete_many(bucket_id: str) -> ResponseReturnValue:
     keys, is_truncated = given.keys, False
     if given.prefix is not None:
         authorize_object(ctx, bucket, LIST, given.prefix)
-        found = objects_listed(ctx, bucket.id, Listing(given.prefix, limit=MOST))
+        found = _objects().listed(ctx, bucket, Listing(given.prefix, limit=MOST))
         keys, is_truncated = [row.key for row in found.rows], found.is_truncated
     elif not keys:
         raise InvalidRequest.fields({"keys": ["name at least one key, or a prefix."]})
-    done = objects_delete(ctx, bucket.name, [Wanted(key) for key in dict.fromkeys(keys)])
+    done = _objects().delete_many(ctx, bucket, list(dict.fromkeys(keys)))
     errors = [
         {"key": key, "error": each.code, "message": each.message}
         for key, each in zip(dict.fromkeys(keys), done, strict=True)
@@ -373,7 +380,7 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     given: PresignInput = read(PresignInput)
     bucket = _bucket(ctx, bucket_id)
-    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in)
+    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 
@@ -385,21 +392,22 @@ def upload_begin(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     given: UploadInput = read(UploadInput)
     headers = {"content-type": checked_type(given.content_type)} if given.content_type else {}
-    made = upload_create(ctx, _bucket(ctx, bucket_id).name, given.key, About(headers, checked_metadata(given.metadata)))
-    return io.answer({"upload_id": made.id, "key": made.key}, 201)
+    about = About(headers, checked_metadata(given.metadata))
+    upload_id = _objects().upload_begin(ctx, _bucket(ctx, bucket_id), given.key, about)
+    return io.answer({"upload_id": upload_id, "key": given.key}, 201)
 
 
 def _upload(ctx: Context, bucket_id: str, upload_id: str) -> Named:
-    return upload_named(ctx.db, _bucket(ctx, bucket_id).name, upload_id)
+    return _objects().upload_named(ctx, _bucket(ctx, bucket_id), upload_id)
 
 
 def part(bucket_id: str, upload_id: str, number: str) -> ResponseReturnValue:
     """Receive one part."""
     if not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= MOST_PARTS:
         raise InvalidRequest.fields({"number": [f"must be a number from 1 to {MOST_PARTS:,}."]})
-    ctx, blobs = context(), _blobs()
-    kept = part_receive(ctx, blobs, _upload(ctx, bucket_id, upload_id), int(number), request.stream.read, length=request.content_length)
-    return io.answer({"etag": kept.etag, "number": kept.number})
+    ctx = context()
+    etag = _objects().part(ctx, _upload(ctx, bucket_id, upload_id), int(number), request.stream.read, length=request.content_length)
+    return io.answer({"etag": etag, "number": int(number)})
 
 
 def complete(bucket_id: str, upload_id: str) -> ResponseReturnValue:
@@ -408,14 +416,14 @@ def complete(bucket_id: str, upload_id: str) -> ResponseReturnValue:
     given: CompleteInput = read(CompleteInput)
     named = _upload(ctx, bucket_id, upload_id)
     wanted = [PartNamed(each.number, each.etag.strip('"')) for each in given.parts]
-    done = upload_complete(ctx, named, wanted, lambda _upload, _parts: Whole())
-    if done.version is None:
+    version = _objects().complete(ctx, named, wanted)
+    if version is None:
         raise NotFound(f"{named.key[:200]} was written over since.")
-    return io.answer(_shown(done.version))
+    return io.answer(_shown(version))
 
 
 def abort(bucket_id: str, upload_id: str) -> ResponseReturnValue:
     """Give it up."""
     ctx = context()
-    upload_abort(ctx, _upload(ctx, bucket_id, upload_id))
+    _objects().abort(ctx, _upload(ctx, bucket_id, upload_id))
     return io.empty()

@@ -125,7 +125,8 @@ class _Type:
 
     def _of_operation(self, op: Operation) -> Iterator[Endpoint]:
         schema = input_model_of(op).model_json_schema(ref_template="#/components/schemas/{model}") if op.params else None
-        done = {202 if op.steps else 200: ref(schema_name(self.rtype))}
+        # At once, with a job, or either, where that depends on the installation.
+        done = {code: ref(schema_name(self.rtype)) for code in ((202,) if op.steps and op.by_job is None else (200, 202) if op.steps else (200,))}
         required = bool(schema and schema.get("required"))
         if op.effect is Effect.CREATE:
             answers = {201: ref(schema_name(self.rtype)), 202: ref(schema_name(self.rtype))} if op.steps else {201: ref(schema_name(self.rtype))}
@@ -139,7 +140,7 @@ class _Type:
         else:
             verb = op.verb.replace("_", "-")
             if op.effect is Effect.REMOVE:
-                gone: Mapping[int, Schema | None] = done if op.steps else {204: None}
+                gone: Mapping[int, Schema | None] = {202: done[202], **({204: None} if op.by_job else {})} if op.steps else {204: None}
                 own = schema if op.verb == "delete" else None
                 yield self._item(
                     "DELETE", "delete", self._changing(op), op.summary, gone, refuses=(409, 412), if_match=True, body=own, body_required=False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from portal.engines.network_ports import NetworkEngine
+    from portal.engines.object_engine_ports import ObjectEngine
     from portal.engines.object_ports import BlobStore
     from portal.engines.volume_ports import VolumeEngine
 
@@ -275,3 +276,4 @@ class Engines:
     network: "NetworkEngine | None" = None
     volumes: "VolumeEngine | None" = None
     blobs: "BlobStore | None" = None
+    objects: "ObjectEngine | None" = None

@@ -1,14 +1,17 @@
 """From settings to drivers. Drivers are imported only where they are used: libvirt's binding is not on every machine."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from portal.engines.network_ports import NetworkEngine
+from portal.engines.object_engine_ports import ObjectEngine
 from portal.engines.object_ports import BlobStore
 from portal.engines.ports import Capability, EngineError, Engines, EngineUnavailable, HostCapacity
 from portal.engines.volume_ports import PoolRoom
-from portal.settings import ComputeDriver, NetworkDriver, Settings
+from portal.settings import ComputeDriver, NetworkDriver, ObjectsAdmin, ObjectsDriver, Settings
 
-COMPUTE, NETWORK, VOLUMES = "compute", "network", "volumes"
+COMPUTE, NETWORK, VOLUMES, OBJECTS = "compute", "network", "volumes", "objects"
 SWITCHED_OFF = Capability(
     COMPUTE, available=False, detail="none", reason="This installation runs no instances (ENGINE_COMPUTE=none).",
     remedy="Start the portal with ENGINE_COMPUTE=local on a host with QEMU.",
@@ -26,7 +29,26 @@ NO_NETWORKS = Capability(
 
 
 def open_engines(settings: Settings, *, owner: bool) -> Engines:
-    """The drivers of this installation. A worker owns them; the web process gets the consoles only, which need no privilege."""
+    """The drivers of this installation. A worker owns them; the web process gets consoles and objects, which need no privilege."""
+    return replace(_open_engines(settings, owner=owner), objects=open_objects(settings))
+
+
+def open_objects(settings: Settings) -> ObjectEngine | None:
+    """The external engine for objects; None where the portal keeps them itself."""
+    if settings.engine_objects is not ObjectsDriver.S3:
+        return None
+    from portal.engines.s3.engine import S3Engine
+
+    users = settings.s3_engine_prefix if settings.s3_engine_admin is ObjectsAdmin.RGW else ""
+    return S3Engine(settings.s3_engine_endpoint.rstrip("/"), settings.s3_engine_region, Path(settings.s3_engine_key_file), users=users)
+
+
+def objects_status(engines: Engines) -> Capability:
+    """Whether objects can be kept now; never raises."""
+    return engines.objects.capability() if engines.objects is not None else Capability(OBJECTS, available=True, detail="local")
+
+
+def _open_engines(settings: Settings, *, owner: bool) -> Engines:
     blobs = open_blobs(settings)
     if settings.engine_compute is ComputeDriver.FAKE:
         from portal.engines.fake import FakeCompute

@@ -13,6 +13,7 @@ from portal.kernel import authz
 from portal.kernel.context import Context
 from portal.kernel.fields import Bool, FieldInfo, Ref
 from portal.kernel.resource import Resource, ResourceType
+from portal.settings import Settings
 
 if TYPE_CHECKING:
     from portal.kernel.runner import StepRun
@@ -113,7 +114,8 @@ class Operation:
     by whoever asks, given the input, and in the transaction in which the job succeeded.
     `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
-    portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others.
+    portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others. `by_job` says whether an
+    installation needs the steps at all; where it does not, the operation is done at once.
     """
 
     model: type[Any]
@@ -144,6 +146,15 @@ class Operation:
     in_menu: bool = True
     internal: bool = False
     urgent: bool = False
+    by_job: Callable[[Settings], bool] | None = None
+
+    def needs_job(self, settings: Settings) -> bool:
+        """Whether steps follow the change of the row."""
+        return bool(self.steps) and (self.by_job is None or self.by_job(settings))
+
+    def state_at_first(self, settings: Settings) -> str:
+        """The state that the row gets with the change; empty where it keeps its own."""
+        return self.holds if self.by_job is None or self.by_job(settings) else self.settles
 
     @property
     def summary(self) -> str:

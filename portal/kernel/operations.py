@@ -192,7 +192,8 @@ class _Attempt:
 
     def _insert(self, row: Any, project_id: str | None, inputs: Mapping[str, Any], *, queue: bool) -> str | None:
         ctx, rtype = self.ctx, self.rtype
-        complete(ctx, rtype, row, project_id, state=self.op.holds)
+        needs_job = self.op.needs_job(ctx.settings)
+        complete(ctx, rtype, row, project_id, state=self.op.state_at_first(ctx.settings))
         self.subject = self._about(row)
         write(ctx, rtype, row)
         if self.op.along is not None:
@@ -200,9 +201,9 @@ class _Attempt:
             # What was chosen for whoever left it out is judged as well.
             self._authorize_result(self._new(), row)
         # What has a life cycle is still to be made: its job, or the upload it waits for, says when it is there.
-        settled = rtype.lifecycle is None or not self.op.steps
+        settled = rtype.lifecycle is None or not needs_job
         hold_along(ctx, (row, counted(rtype, row), settled))
-        job_id = enqueue(ctx, self.op, rtype, row, self.data) if self.op.steps and queue else None
+        job_id = enqueue(ctx, self.op, rtype, row, self.data) if needs_job and queue else None
         self._tell(row, job_id, before={}, after=snapshot(rtype, row))
         return job_id
 
@@ -224,8 +225,8 @@ class _Attempt:
         self._authorize_result(before_it, row)
         if row.name != previous_name:
             refuse_duplicate(ctx, rtype, row)
-        if op.holds and rtype.lifecycle is not None:
-            set_state(rtype, row, op.holds)
+        if (state := op.state_at_first(ctx.settings)) and rtype.lifecycle is not None:
+            set_state(rtype, row, state)
         row.version, row.updated_at = row.version + 1, now()
         ctx.db.flush()
         if op.along is not None:
@@ -236,7 +237,7 @@ class _Attempt:
 
     def _after_change(self, row: Any) -> str | None:
         ctx, op, rtype = self.ctx, self.op, self.rtype
-        if op.steps:
+        if op.needs_job(ctx.settings):
             if op.effect is Effect.CHANGE:
                 reserve_for_change(ctx, rtype, row)
             return enqueue(ctx, op, rtype, row, self.data)
@@ -327,7 +328,7 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     _refuse_protected(ctx, op, row)
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
-    if op.steps and (job := active_for(ctx.db, row.id)) is not None:
+    if op.needs_job(ctx.settings) and (job := active_for(ctx.db, row.id)) is not None:
         raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
 
 

@@ -11,6 +11,7 @@ from portal.kernel.db import now
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest, NotFound, PreconditionFailed, QuotaExceeded
 from portal.storage.access import WRITE, authorize_object, check_key
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import bucket_by_id, bucket_named
 from portal.storage.object_models import Bucket
 from portal.storage.objects import About, Condition, Content, object_put
@@ -25,6 +26,7 @@ def bucket_set_logging(
     ctx: Context, bucket: Bucket, *, target_bucket: Annotated[str, TARGET] = "", prefix: Annotated[str, PREFIX] = ""
 ) -> None:  # fmt: skip
     """Write down what requests come to a bucket from now on, as objects in another bucket; without one, no more."""
+    refuse_on_engine(ctx, "an access log")
     if not target_bucket:
         bucket.logging = None
         return

@@ -9,6 +9,7 @@ from portal.kernel.errors import InvalidRequest
 from portal.security.encryption_keys import key_authorize
 from portal.security.key_models import EncryptionKey
 from portal.storage.encryption import NAMED
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.object_models import ENCRYPTION, Bucket
 
 KIND = f.FieldInfo(
@@ -32,6 +33,8 @@ def bucket_set_encryption(
 
 def apply(ctx: Context, bucket: Bucket, project_id: str, kind: str, key: EncryptionKey | None) -> None:
     """Have a bucket encrypt. Raises InvalidRequest, Forbidden for a key that the caller may not use, or KeyUnusable."""
+    if kind != "none":
+        refuse_on_engine(ctx, "encryption")
     if key is not None:
         if kind != NAMED:
             raise InvalidRequest.fields({"kms_key": [f"goes with the type {NAMED} only."]})

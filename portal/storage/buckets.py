@@ -9,9 +9,10 @@ from sqlalchemy import select
 
 from portal.kernel import fields as f
 from portal.kernel.authz import Target, authorize
+from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
-from portal.kernel.errors import InvalidRequest, StateConflict
+from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
@@ -19,6 +20,7 @@ from portal.storage.access_logs import bucket_set_logging
 from portal.storage.bucket_encryption import KEY, KIND, apply, bucket_set_encryption
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.encryption import NAMED, PORTAL
+from portal.storage.engine_steps import MAKE, ON_ENGINE, REMOVE, on_engine, refuse_on_engine
 from portal.storage.errors import AclBlocked, AclLeft, BucketLocked, BucketNotEmpty, BucketTaken
 from portal.storage.grants import BLOCKED, ENFORCED, Grant, grants_checked, grants_of, is_public, normalised
 from portal.storage.lifecycle import bucket_set_lifecycle
@@ -31,7 +33,15 @@ from portal.storage.replication import bucket_set_replication
 from portal.storage.usage import usage_locked
 from portal.storage.websites import bucket_set_website
 
-LIFECYCLE = Lifecycle("active", {"active": frozenset({"deleted"})}, ended=frozenset({"deleted"}))
+# Where an external engine keeps objects, buckets are made and deleted by jobs.
+LIFECYCLE = Lifecycle(
+    "active",
+    {
+        "creating": frozenset({"active", "error"}), "active": frozenset({"deleting", "deleted"}),
+        "deleting": frozenset({"deleted", "active", "error"}), "error": frozenset({"deleting", "deleted"}),
+    },
+    transient=frozenset({"creating", "deleting"}), ended=frozenset({"deleted"}), tones={"error": "bad"},
+)  # fmt: skip
 # What clients take for something else than a name.
 RESERVED = re.compile(r"^(xn--|sthree-|amzn-s3-demo-).*|.*(-s3alias|--ol-s3|--x-s3|\.mrap|--table-s3)$|.*(\.\.|\.-|-\.).*")
 NAME = f.FieldInfo(
@@ -46,6 +56,7 @@ PUBLIC_ACCESS = f.FieldInfo(
 FORCE = f.FieldInfo(
     f.Bool(), "With everything in it", "Delete the objects as well, all versions of them. Without it, only an empty bucket is deleted."
 )
+REASON = f.FieldInfo(f.Line(255), "Reason", "Why.")
 GIB = 1 << 30
 
 
@@ -62,7 +73,19 @@ def name_problem(name: str) -> str:
     return "must not look like an address"
 
 
-@operation(Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row))
+def refuse_without_engine(ctx: Context) -> None:
+    """Raise Unavailable while the external engine for objects is known not to answer."""
+    status = capability(ctx.db, "objects")
+    if status is not None and not status.available:
+        raise Unavailable(
+            f"Buckets cannot be made now: {status.reason} {status.remedy}".strip(), details={"reason": status.reason, "remedy": status.remedy}
+        )
+
+
+@operation(
+    Bucket, "create", label="Create", needs="write", effect=Effect.CREATE, along=lambda ctx, row, _inputs: _begin(ctx, row), steps=MAKE, by_job=on_engine,
+    holds="creating", settles="active", fails="error", cancelled="error",
+)  # fmt: skip
 def bucket_create(
     ctx: Context, *, name: Annotated[str, NAME], description: str = "", acl: Annotated[str, ACL] = "private",
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
@@ -72,6 +95,10 @@ def bucket_create(
     encryption_type: Annotated[str, KIND] = "none", kms_key: Annotated[EncryptionKey | None, KEY] = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
+    if on_engine(ctx.settings):
+        refuse_without_engine(ctx)
+        if object_lock or configuration:
+            refuse_on_engine(ctx, "object lock" if object_lock else "grants one by one")
     given = grants_checked(ctx.db, grants_in(configuration)) if configuration else None
     is_blocked = ctx.settings.s3_block_public_access if public_access == AS_INSTALLED else public_access == CLOSED
     later = {
@@ -120,7 +147,7 @@ def _begin(ctx: Context, row: Bucket) -> None:
     ctx.db.flush()
 
 
-@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="clock", in_menu=False)
+@operation(Bucket, "set_versioning", label="Set versioning", needs="write", icon="clock", in_menu=False, **ON_ENGINE)
 def bucket_set_versioning(
     ctx: Context, bucket: Bucket, *, enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep older versions from now on.")]
 ) -> None:
@@ -135,15 +162,23 @@ def bucket_set_versioning(
 
 
 @operation(
-    Bucket, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, when={"active"}, holds="deleted"
-)
+    Bucket, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, when={"active", "error"},
+    steps=REMOVE, by_job=on_engine, holds="deleting", settles="deleted", fails="active",
+)  # fmt: skip
 def bucket_delete(ctx: Context, bucket: Bucket, *, force: Annotated[bool, FORCE] = False) -> None:
     """Delete a bucket; one that is not empty only with `force`. Its objects are gone at once, their bytes a little later. What is locked is never."""
     usage = usage_locked(ctx.db, bucket.id)
     if force:
         refuse_held(ctx.db, bucket)
-    if usage.versions and not force:
+    # An external engine knows better what it has: it is asked by the job.
+    if usage.versions and not force and not on_engine(ctx.settings):
         raise BucketNotEmpty(f"{bucket.name} is not empty: {usage.versions:,} objects and older versions are in it. Delete them first, or use force.")
+
+
+@operation(Bucket, "refit", label="Bring the engine up to date", needs="platform", internal=True, while_locked=True, **ON_ENGINE)
+def bucket_refit(ctx: Context, bucket: Bucket, *, reason: Annotated[str, REASON]) -> None:
+    """Tell the external engine what the bucket is to be like, and who may do what in it."""
+    del ctx, bucket, reason
 
 
 bucket_update = update_operation(Bucket)
@@ -152,7 +187,7 @@ BUCKET = ResourceType(
     summary="Places for objects, which S3 clients, the API and the console read and write.",
     operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_encryption,
                 bucket_set_object_lock, bucket_set_public_access, bucket_set_ownership, bucket_set_website, bucket_set_logging, bucket_set_notifications,
-                bucket_set_replication, bucket_delete, bucket_update],
+                bucket_set_replication, bucket_delete, bucket_update, bucket_refit],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],

@@ -6,6 +6,7 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
+from portal.storage.engine_steps import ON_ENGINE
 from portal.storage.object_models import Bucket
 
 MOST_RULES = 100
@@ -50,7 +51,7 @@ def cors_rules_of(configuration: dict[str, Any]) -> Rules:
     return kept
 
 
-@operation(Bucket, "set_cors", label="Set rules for other origins", needs="write", icon="globe", in_menu=False)
+@operation(Bucket, "set_cors", label="Set rules for other origins", needs="write", icon="globe", in_menu=False, **ON_ENGINE)
 def bucket_set_cors(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
     """Say which pages of other origins may read and write the bucket from a browser; without rules none may."""
     del ctx

@@ -16,6 +16,7 @@ from portal.kernel.lookup import find
 from portal.kernel.operations import acting
 from portal.storage.access import DELETE, check_key
 from portal.storage.buckets import BUCKET
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id
 from portal.storage.listing import successor
 from portal.storage.object_models import Bucket, ObjectUpload
@@ -31,6 +32,7 @@ BATCH = 200
 
 def bucket_empty(ctx: Context, bucket_id: str, prefix: str = "") -> Job:
     """Queue the job that deletes what is in a bucket, all versions of it. Raises NotFound, Forbidden, and Conflict while another job is at work on it."""
+    refuse_on_engine(ctx, "a job that empties a bucket")
     row: Bucket = find(ctx, BUCKET, bucket_id)
     if prefix:
         check_key(prefix)

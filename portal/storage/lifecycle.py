@@ -18,6 +18,7 @@ from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
 from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
+from portal.storage.engine_steps import ON_ENGINE, on_engine
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
 from portal.storage.listing import successor
 from portal.storage.locks import is_retained
@@ -33,6 +34,7 @@ FIELDS = {
     "abort_days", "transitions", "noncurrent_transitions",
 }  # fmt: skip
 ACTIONS = FIELDS - {"id", "enabled", "prefix", "tags", "larger_than", "smaller_than", "noncurrent_keep"}
+LOCAL_ONLY = {"larger_than", "smaller_than", "noncurrent_keep", "transitions", "noncurrent_transitions"}
 BATCH = 500
 EXPIRED = "LifecycleExpiration"
 LONGEST_DAYS = 36_500
@@ -45,7 +47,7 @@ def lifecycle_rules_of(ctx: Context, configuration: dict[str, Any]) -> list[dict
     places = set(ctx.settings.tiers())
     kept = []
     for place, rule in enumerate(checked_rules(configuration)):
-        problem = _problem(rule) or _transitions_problem(rule, places)
+        problem = _problem(rule) or _transitions_problem(rule, places) or (_unsayable(rule) if on_engine(ctx.settings) else "")
         if problem:
             raise InvalidRequest.fields({f"rules.{place}": [problem]})
         kept.append({"id": f"rule-{place + 1}", "enabled": True, "prefix": "", "tags": {}, **rule})
@@ -54,10 +56,19 @@ def lifecycle_rules_of(ctx: Context, configuration: dict[str, Any]) -> list[dict
     return kept
 
 
-@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False)
+@operation(Bucket, "set_lifecycle", label="Set rules for the life of objects", needs="delete", icon="clock", in_menu=False, **ON_ENGINE)
 def bucket_set_lifecycle(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
     """Say what the portal deletes by itself, and when; without rules it deletes nothing."""
     bucket.lifecycle_rules = lifecycle_rules_of(ctx, configuration)
+
+
+def _unsayable(rule: Rule) -> str:
+    """What an external engine does not do; empty if it does all of it."""
+    if asked := LOCAL_ONLY & {name for name, value in rule.items() if value is not None}:
+        return f"{', '.join(sorted(asked))}: the engine for objects of this installation cannot do that."
+    if len({"expire_days", "expire_at", "expire_markers"} & {name for name, value in rule.items() if value}) > 1:
+        return "the engine for objects takes one of expire_days, expire_at and expire_markers in a rule."
+    return ""
 
 
 def _problem(rule: Rule) -> str:

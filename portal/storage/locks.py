@@ -18,6 +18,7 @@ from portal.kernel.db import now
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.leaving import in_words
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.errors import BucketLocked, NoObjectLock, ObjectLocked
 from portal.storage.facts import VERSIONS, BucketFacts, Version
 from portal.storage.object_models import HELD, Bucket
@@ -126,6 +127,7 @@ def refuse_weaker(version: Version, mode: str, until: datetime | None) -> bool:
 @operation(Bucket, "set_object_lock", label="Set object lock", needs="manage", icon="lock", in_menu=False)
 def bucket_set_object_lock(ctx: Context, bucket: Bucket, *, rule: Annotated[dict[str, Any], RULE]) -> None:
     """Switch object lock on, for good, and say how long every new version is kept that has no retention of its own. The bucket keeps versions."""
+    refuse_on_engine(ctx, "object lock")
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
     if bucket.versioning != "enabled":

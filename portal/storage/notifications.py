@@ -13,6 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.object_models import KEY_BYTES, Bucket, table_of
 from portal.storage.versions import FAR
@@ -58,6 +59,7 @@ def notification_rules_of(ctx: Context, bucket: Bucket, configuration: Mapping[s
 @operation(Bucket, "set_notifications", label="Set notifications", needs="manage", icon="bolt", in_menu=False)
 def bucket_set_notifications(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], RULES]) -> None:
     """Say which webhooks are told of what happens in a bucket; each of them gets a message of test at once."""
+    refuse_on_engine(ctx, "notifications")
     kept = bucket.notifications = notification_rules_of(ctx, bucket, configuration)
     test = {"Service": "Atonix", "Event": "s3:TestEvent", "Time": now().isoformat(), "Bucket": bucket.name, "RequestId": ctx.request_id}
     for webhook_id in sorted({each["webhook_id"] for each in kept}):

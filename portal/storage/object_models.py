@@ -92,6 +92,16 @@ class BucketUsage(Base):
     held_gib: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+class EngineBucket(Base):
+    """What an external engine was last told of a bucket, in short."""
+
+    __tablename__ = "engine_buckets"
+
+    bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id"), primary_key=True)
+    told: Mapped[str] = mapped_column(String(64))
+    told_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
 for _name, _column in (("total_objects", BucketUsage.objects), ("total_size_bytes", BucketUsage.size_bytes)):
     setattr(Bucket, _name, column_property(select(_column).where(BucketUsage.bucket_id == Bucket.id).correlate_except(BucketUsage).scalar_subquery()))
 

@@ -14,6 +14,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import operation
 from portal.kernel.errors import Forbidden, InvalidRequest
 from portal.kernel.policy import is_like
+from portal.storage.engine_steps import ON_ENGINE
 from portal.storage.grants import blocks
 from portal.storage.object_models import Bucket
 from portal.storage.usage import usage_locked
@@ -42,7 +43,7 @@ CONDITIONS = {
 DOCUMENT = f.FieldInfo(f.Document(), "Policy", "Version and Statement, as S3 has it; an empty object takes the policy away.")
 
 
-@operation(Bucket, "set_policy", label="Set a policy", needs="manage", icon="shield", in_menu=False)
+@operation(Bucket, "set_policy", label="Set a policy", needs="manage", icon="shield", in_menu=False, **ON_ENGINE)
 def bucket_set_policy(ctx: Context, bucket: Bucket, *, document: Annotated[dict[str, Any], DOCUMENT]) -> None:
     """Let others in by a policy of the bucket's own, or keep somebody out of it; what it denies, nothing else allows."""
     # Writes see either all of it or nothing.

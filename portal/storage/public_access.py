@@ -7,6 +7,7 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
+from portal.storage.engine_steps import ON_ENGINE, refuse_on_engine
 from portal.storage.errors import AclLeft
 from portal.storage.grants import ENFORCED, FLAGS, Grant, grants_checked, normalised, refuse_acl
 from portal.storage.object_models import ACLS, CUSTOM, Bucket
@@ -17,11 +18,13 @@ ACL = f.FieldInfo(f.Choice(ACLS), "Access of others", "What those may do whom no
 GRANTS = f.FieldInfo(f.Document(), "Grants", 'An object with "grants", a list of objects with "grantee" and "permission", in place of a word.')
 
 
-@operation(Bucket, "set_acl", label="Set access of others", needs="manage", icon="lock", in_menu=False)
+@operation(Bucket, "set_acl", label="Set access of others", needs="manage", icon="lock", in_menu=False, **ON_ENGINE)
 def bucket_set_acl(
     ctx: Context, bucket: Bucket, *, acl: Annotated[str, ACL] = "private", configuration: Annotated[dict[str, Any] | None, GRANTS] = None
 ) -> None:
     """Say what those may do whom no policy lets in."""
+    if configuration:
+        refuse_on_engine(ctx, "grants one by one")
     grants = grants_in(configuration) if configuration else None
     kept = grants_checked(ctx.db, grants) if grants is not None else None
     # Writes see either all of it or nothing.
@@ -42,7 +45,7 @@ def grants_in(configuration: Mapping[str, Any]) -> list[Grant]:
     return [(each["grantee"], each["permission"]) for each in given]
 
 
-@operation(Bucket, "set_public_access", label="Set the public-access block", needs="manage", icon="shield", in_menu=False)
+@operation(Bucket, "set_public_access", label="Set the public-access block", needs="manage", icon="shield", in_menu=False, **ON_ENGINE)
 def bucket_set_public_access(ctx: Context, bucket: Bucket, *, block: Annotated[dict[str, Any], BLOCK]) -> None:
     """Close the ways by which a bucket could be everybody's, or open them: lists of access that are set or that are there, and policies alike."""
     usage_locked(ctx.db, bucket.id)
@@ -56,7 +59,7 @@ def block_checked(block: Mapping[str, Any]) -> dict[str, bool] | None:
     return {flag: block.get(flag, False) for flag in FLAGS} if block else None
 
 
-@operation(Bucket, "set_ownership", label="Set the ownership of objects", needs="manage", icon="user", in_menu=False)
+@operation(Bucket, "set_ownership", label="Set the ownership of objects", needs="manage", icon="user", in_menu=False, **ON_ENGINE)
 def bucket_set_ownership(ctx: Context, bucket: Bucket, *, ownership: str) -> None:
     """Say who owns what others write, and with that whether lists of access count."""
     usage_locked(ctx.db, bucket.id)

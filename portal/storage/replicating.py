@@ -30,7 +30,8 @@ from portal.storage.writing import Writing, write
 
 BATCH = 100
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 900.0
-SAID = ("tags", "user_metadata", "headers", "acl")
+# What is carried over of what is said of a version later. Who may read a replica is said where it is.
+SAID = ("tags", "user_metadata", "headers", "lock_mode", "retain_until", "legal_hold")
 PARTS = table_of(ObjectPart)
 
 log = logging.getLogger("portal.storage")
@@ -227,7 +228,17 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
     if not version.is_marker and version.size_bytes and not copy.pieces:
         # It was there a moment ago, and somebody has deleted it since: that is how it is to be.
         return False
-    values = {**asdict(version), "bucket_id": writing.bucket.id, "is_null": False, "replication": REPLICA, "blob": "", "seal": "", "upload_id": None}
+    values = {
+        **asdict(version),
+        "bucket_id": writing.bucket.id,
+        "is_null": False,
+        "replication": REPLICA,
+        "blob": "",
+        "seal": "",
+        "upload_id": None,
+        "acl": "private",
+        "grants": None,
+    }
     if version.upload_id is not None:
         values["upload_id"] = secrets.token_urlsafe(32)
         for part, blob in zip(copy.parts, copy.pieces, strict=True):

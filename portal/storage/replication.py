@@ -17,6 +17,7 @@ from portal.kernel.declare import AskedWork, operation
 from portal.kernel.errors import InvalidRequest, NotFound
 from portal.kernel.ids import new_id
 from portal.storage.access import WRITE, authorize_object, check_key
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_named
 from portal.storage.object_models import Bucket, Key, table_of
 from portal.storage.usage import usage_locked
@@ -73,6 +74,7 @@ def bucket_set_replication(
     delete_markers: Annotated[bool, MARKERS] = False, existing: Annotated[bool, EXISTING] = True,
 ) -> None:  # fmt: skip
     """Carry what is written into a bucket over into another one of the project, or end that; both keep versions."""
+    refuse_on_engine(ctx, "replication")
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
     ctx.db.execute(delete(BucketReplication).where(BucketReplication.bucket_id == bucket.id).execution_options(synchronize_session=False))
@@ -88,6 +90,8 @@ def bucket_set_replication(
         raise InvalidRequest.fields({"destination_bucket": ["must be another bucket of the same project."]})
     if bucket.versioning != "enabled" or target.versioning != "enabled":
         raise InvalidRequest.fields({"destination_bucket": ["needs versions, and so does this bucket: switch versioning on in both."]})
+    if bucket.object_lock and not target.object_lock:
+        raise InvalidRequest.fields({"destination_bucket": ["needs object lock, since this bucket has it."]})
     if prefix:
         check_key(prefix)
     authorize_object(ctx, target, WRITE, prefix)

@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from portal.engines.ports import EngineRefused
 from portal.engines.volume_ports import Keyring
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
-from portal.security.encryption_keys import default_key_along, key_authorize
+from portal.security.encryption_keys import USE, default_key_along, key_authorize
 from portal.security.key_models import EncryptionKey
 from portal.security.key_store import Holder, data_key, declare_holder, key_of, refuse_unusable, unwrap
 from portal.security.key_usage import note_system_use, note_use
@@ -37,8 +38,8 @@ def encrypt(ctx: Context, row: Encrypted, key: EncryptionKey | None) -> None:
 
 
 def inherit(ctx: Context, row: Encrypted, origin: Any) -> None:
-    """Encrypt a row as what it begins with is, or not. Raises KeyUnusable: its content has to be read."""
-    refuse_locked(ctx, origin)
+    """Encrypt a row as what it begins with is, or not. Raises Forbidden or KeyUnusable: its content has to be read."""
+    check_use(ctx, origin)
     for name in ("encryption_enabled", "kms_key_id", "wrapped_key", "key_version"):
         setattr(row, name, getattr(origin, name))
 
@@ -50,6 +51,15 @@ def check_encryption(origin: Any, key: EncryptionKey | None, *, wanted: bool) ->
         raise InvalidRequest.fields({"encryption_enabled": [problem]})
     if key is not None and key.id != origin.kms_key_id:
         raise InvalidRequest.fields({"kms_key": [f"{origin.name} is encrypted with another key, and so is a volume that begins with it."]})
+
+
+def check_use(ctx: Context, row: Encrypted) -> None:
+    """Raise Forbidden for somebody who may not use the key of a volume or snapshot, unless it is the project's default key; KeyUnusable if nobody may."""
+    if row.encryption_enabled:
+        key = key_of(ctx.db, row.wrapped_key or b"")
+        if not key.is_default:
+            authorize(ctx, USE, target_of(key))
+        refuse_unusable(key)
 
 
 def refuse_locked(ctx: Context, *rows: Encrypted) -> None:

@@ -23,7 +23,7 @@ from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
-from portal.storage.volume_keys import check_encryption, encrypt, inherit, refuse_locked
+from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
@@ -162,7 +162,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     having = (Volume.instance_id == found.id, Volume.deleted_at.is_(None))
     if (number := ctx.db.scalar(select(func.count()).select_from(Volume).where(*having)) or 0) >= MOST_ATTACHED:
         raise Conflict(f"{found.name} has {number} volumes, the most that an instance can have.", details={"limit": MOST_ATTACHED, "used": number})
-    refuse_locked(ctx, volume)
+    check_use(ctx, volume)
     volume.instance_id = found.id
 
 
@@ -212,7 +212,7 @@ def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot
         instance = ctx.db.get_one(model, volume.instance_id)
         if instance.state != "stopped":
             raise Conflict(f"{instance.name} is {instance.state} and has the volume. Stop it or detach the volume first.")
-    refuse_locked(ctx, volume)
+    check_use(ctx, volume)
     volume.restoring_id = snapshot.id
 
 

@@ -10,6 +10,7 @@ from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
 from portal.kernel.errors import InvalidRequest
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.object_models import KEY_BYTES, Bucket
 
 WEBSITE = f.FieldInfo(
@@ -108,5 +109,5 @@ def website_of(kept: Mapping[str, Any]) -> Website:
 @operation(Bucket, "set_website", label="Set website", needs="write", icon="globe", in_menu=False)
 def bucket_set_website(ctx: Context, bucket: Bucket, *, configuration: Annotated[dict[str, Any], WEBSITE]) -> None:
     """Make a bucket a website, or no website any more. Visitors read what policies and access lists let everybody read."""
-    del ctx
+    refuse_on_engine(ctx, "a website")
     bucket.website = website_of(configuration).model_dump(mode="json", exclude_unset=True) if configuration else None

@@ -11,21 +11,25 @@ from portal.kernel.errors import NotFound, PortalError
 from portal.storage.buckets import BUCKET, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.emptying import EMPTY
+from portal.storage.grants import ENFORCED, FLAGS
 from portal.storage.lifecycle import bucket_set_lifecycle
+from portal.storage.locks import MODES, bucket_set_object_lock
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
-from portal.storage.public_access import bucket_set_acl
+from portal.storage.public_access import bucket_set_acl, bucket_set_public_access
 from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
 from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
+from portal.web.object_listing import ACL_WORDS
 
-ACL_WORDS = {
-    "private": "Nobody whom no policy lets in", "public-read": "Everybody may read and list", "public-read-write": "Everybody may read, write and delete",
-    "authenticated-read": "Whoever is signed in may read and list",
-}  # fmt: skip
+FLAG_WORDS = dict(zip(FLAGS, (
+    "Refuse lists of access that let everybody in", "Ignore those that are there", "Refuse policies that let everybody in",
+    "Let only people of the project in by such policies",
+), strict=True))  # fmt: skip
+SWITCHES = (bucket_set_versioning, bucket_set_acl, bucket_set_public_access, bucket_set_object_lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,9 @@ class Shown:
 def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
-        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "acl_words": ACL_WORDS, "others": _others(ctx, bucket),
-        "why_not_empty": _why_not_empty(ctx, bucket), "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in (bucket_set_versioning, bucket_set_acl)},
+        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "others": _others(ctx, bucket), "why_not_empty": _why_not_empty(ctx, bucket),
+        "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in SWITCHES}, "acl_words": ACL_WORDS, "flags": FLAG_WORDS, "modes": MODES,
+        "lists_count": bucket.ownership != ENFORCED,
     }  # fmt: skip
 
 
@@ -103,7 +108,7 @@ def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None)
 
 def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
     """What else of the bucket can be set now; each has a form of its own."""
-    here = {bucket_set_versioning.verb, bucket_set_acl.verb, *(each.op.verb for each in editors(bucket))}
+    here = {*(each.verb for each in SWITCHES), *(each.op.verb for each in editors(bucket))}
     found = [op for op in BUCKET.operations if not op.internal and not op.in_menu and op.effect is not Effect.CREATE and op.verb not in here]
     return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
 

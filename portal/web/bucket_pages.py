@@ -4,9 +4,10 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
+from portal.http.object_keys import key_end as end
+from portal.http.object_keys import key_make
 from portal.http.request import context
 from portal.identity.models import User
-from portal.identity.s3_keys import s3_key_create, s3_key_revoke
 from portal.kernel.errors import ConfirmationRequired, PortalError
 from portal.kernel.lookup import find
 from portal.storage.buckets import BUCKET
@@ -37,7 +38,7 @@ def key_create(bucket_id: str) -> ResponseReturnValue:
     ctx, name = context(), request.form.get("name", "").strip()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     try:
-        secret, key = s3_key_create(ctx, ctx.db.get_one(User, ctx.principal.user_id), name, project_id=bucket.project_id)
+        secret, key = key_make(ctx, ctx.db.get_one(User, ctx.principal.user_id), name, project_id=bucket.project_id)
     except ConfirmationRequired:
         raise
     except PortalError as error:
@@ -52,5 +53,5 @@ def key_create(bucket_id: str) -> ResponseReturnValue:
 def key_end(bucket_id: str, access_key_id: str) -> ResponseReturnValue:
     """End one of the caller's keys."""
     ctx = context()
-    s3_key_revoke(ctx, access_key_id)
+    end(ctx, access_key_id)
     return go(address(find(ctx, BUCKET, bucket_id), "/keys"), "The key has ended, and links that were signed with it.")

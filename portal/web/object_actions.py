@@ -1,6 +1,7 @@
 """What is done with objects from the console: small files, folders, what is said of an object, its versions, links, copies, and deletion of several."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from flask import Blueprint, request
@@ -20,21 +21,23 @@ from portal.storage.access import DELETE, WRITE, authorize_object, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.emptying import EMPTY
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.object_models import Bucket
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say, object_set_acl
 from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive
 from portal.storage.removing import AT_ONCE, FOLDER, Chosen, Removed, concerned, remove_chosen
+from portal.storage.retention import hold_set, retention_set
 from portal.web.forms import from_lines
 from portal.web.object_listing import address, facts_of, object_address
-from portal.web.object_pages import BASE, HOURS, Named, object_page, place_for_objects
+from portal.web.object_pages import BASE, FROM_HERE, HOURS, Named, object_page, place_for_objects
 from portal.web.page import field_errors, form_status, go, render, toast
 from portal.web.resource_pages import detail
 
 pages = Blueprint("object_actions", __name__)
 ABSENT = Condition(none_match="*")
 MOST_TICKED = 1000
-FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination_key", "expires_in")
+FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination_key", "expires_in", "until")
 
 
 @pages.post(f"{BASE}/files")
@@ -43,6 +46,7 @@ FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination
 def upload(bucket_id: str) -> ResponseReturnValue:
     """Take files as a plain form sends them: small ones, and without a script."""
     ctx, prefix = context(), request.form.get("prefix", "")
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     name, files = bucket.name, [each for each in request.files.getlist("files") if each.filename]
     # Where versions are kept nothing is lost by writing over an object; elsewhere only whoever says so does it.
@@ -72,6 +76,7 @@ def _take(ctx: Context, bucket: str, prefix: str, file: FileStorage, condition: 
 def folder(bucket_id: str) -> ResponseReturnValue:
     """Make an empty folder: an object of no bytes whose key ends with a slash."""
     ctx, prefix, name = context(), request.form.get("prefix", ""), request.form.get("name", "").strip().strip("/")
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     key = f"{prefix}{name}/"
     try:
@@ -140,6 +145,32 @@ def publish(bucket_id: str) -> ResponseReturnValue:
         return go(named.url, "Everybody may read it now." if acl != "private" else "It is not public any more.")
 
     return _changed(bucket_id, change)
+
+
+@pages.post(f"{BASE}/object/lock")
+@access(Access.SIGNED_IN)
+def lock(bucket_id: str) -> ResponseReturnValue:
+    """Keep a version from deletion until a day has passed, or until a legal hold on it is lifted."""
+    form = request.form
+
+    def change(ctx: Context, named: Named) -> ResponseReturnValue:
+        where = (named.facts.name, named.key, named.version_id)
+        if "hold" in form:
+            hold_set(ctx, where, hold=form["hold"] == "true")
+            return go(named.url, "There is a legal hold on it." if form["hold"] == "true" else "The legal hold is lifted.")
+        mode = form.get("mode", "")
+        retention_set(ctx, where, mode, _end_of(form.get("until", "")) if mode else None, bypass="bypass" in form)
+        return go(named.url, "The retention is set." if mode else "There is no retention any more.")
+
+    return _changed(bucket_id, change)
+
+
+def _end_of(day: str) -> datetime:
+    """The last moment of a day, in UTC. Raises InvalidRequest."""
+    try:
+        return datetime.combine(date.fromisoformat(day), time.max, UTC)
+    except ValueError:
+        raise InvalidRequest.fields({"until": ["must be a day such as 2030-01-31."]}) from None
 
 
 @pages.post(f"{BASE}/object/restore")
@@ -226,6 +257,7 @@ def _ticked() -> list[Chosen]:
 def removal(bucket_id: str) -> ResponseReturnValue:
     """What would go, before it does."""
     ctx = context()
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     return _removal_page(ctx, bucket, _ticked())
 
@@ -235,6 +267,7 @@ def removal(bucket_id: str) -> ResponseReturnValue:
 def remove(bucket_id: str) -> ResponseReturnValue:
     """Delete what was ticked."""
     ctx, chosen = context(), _ticked()
+    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     done = remove_chosen(ctx, facts_of(ctx, bucket), chosen)
     if done.refused or done.is_more:

@@ -12,7 +12,9 @@ from portal.kernel.context import Context
 from portal.kernel.errors import NotFound
 from portal.kernel.jobs import active_for
 from portal.storage.access import DELETE, LIST, READ, WRITE, check_key, decide_object
+from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts, bucket_by_id
+from portal.storage.grants import ENFORCED
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
 from portal.storage.object_models import Bucket
 from portal.storage.removing import FOLDER, KEY, VERSION, Chosen
@@ -20,6 +22,10 @@ from portal.storage.removing import FOLDER, KEY, VERSION, Chosen
 DELIMITER = "/"
 SHOWN = 100
 HIGHEST = 2**63 - 1
+ACL_WORDS = {
+    "private": "Nobody whom no policy lets in", "public-read": "Everybody may read and list", "public-read-write": "Everybody may read, write and delete",
+    "authenticated-read": "Whoever is signed in may read and list",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,8 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of objects shows."""
     if bucket.deleted_at is not None:
         return {}
+    if on_engine(ctx.settings):
+        return {"elsewhere": ctx.settings.s3_engine_endpoint}
     facts, place = facts_of(ctx, bucket), Place.asked()
     whole_prefix = place.prefix + place.starts
     found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix)
@@ -112,7 +120,7 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
         "place": place, "lines": lines, "denied": "" if denied.allowed else denied.because, "crumbs": crumbs(bucket, place.prefix),
         "folders": len(lines) - len(sizes), "objects": len(sizes), "bytes": sum(sizes), "may_write": may(WRITE), "may_delete": may(DELETE),
         "following": _following(bucket, place, found), "is_later": bool(place.after), "address": address, "user_id": ctx.principal.user_id,
-        "job": active_for(ctx.db, bucket.id),
+        "others": ACL_WORDS["private"] if bucket.ownership == ENFORCED else ACL_WORDS.get(bucket.acl, "As a list of access says"), "job": active_for(ctx.db, bucket.id),
     }  # fmt: skip
 
 

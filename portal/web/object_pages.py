@@ -14,11 +14,14 @@ from portal.http.request import context
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound, Unavailable
 from portal.kernel.lookup import find
-from portal.storage.access import DELETE, LIST, PUBLISH, READ, WRITE, check_key, decide_object
+from portal.storage.access import DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, check_key, decide_object
 from portal.storage.buckets import BUCKET
+from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.errors import NoSuchKey
 from portal.storage.facts import BucketFacts, Version
+from portal.storage.grants import ENFORCED, blocks
 from portal.storage.listing import Entry, Listing, versions_listed
+from portal.storage.locks import MODES, is_retained
 from portal.storage.object_models import Bucket
 from portal.storage.objects import Found, object_find
 from portal.web.forms import as_lines
@@ -30,6 +33,9 @@ pages = Blueprint("objects", __name__)
 BASE = "/storage/buckets/<bucket_id>"
 VERSIONS_SHOWN = 100
 HOURS = {"900": "15 minutes", "3600": "1 hour", "86400": "1 day", "604800": "7 days"}
+
+
+FROM_HERE = "single objects from its console, only by its API,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Named:
     @classmethod
     def asked(cls, ctx: Context, bucket_id: str) -> "Named":
         """As address or form say. Raises NotFound, InvalidKey or KeyTooLong."""
+        refuse_on_engine(ctx, FROM_HERE)
         bucket: Bucket = find(ctx, BUCKET, bucket_id)
         key = request.values.get("key", "")
         check_key(key)
@@ -87,6 +94,8 @@ class Rights:
     write: bool
     delete: bool
     publish: bool
+    retain: bool
+    hold: bool
 
 
 def rights_of(ctx: Context, facts: BucketFacts, key: str, version: Version | Entry | None) -> Rights:
@@ -94,9 +103,15 @@ def rights_of(ctx: Context, facts: BucketFacts, key: str, version: Version | Ent
     owner = version.owner_id if version is not None else ctx.principal.user_id
     tags = version.tags if isinstance(version, Version) else None
     grants = version.granted if isinstance(version, Version) else ()
-    return Rights(
-        *(decide_object(ctx, facts, each, key, owner_id=owner, tags=tags, grants=grants).allowed for each in (READ, LIST, WRITE, DELETE, PUBLISH))
-    )
+    actions = (READ, LIST, WRITE, DELETE, PUBLISH, RETAIN, HOLD)
+    return Rights(*(decide_object(ctx, facts, each, key, owner_id=owner, tags=tags, grants=grants).allowed for each in actions))
+
+
+def why_not_public(facts: BucketFacts) -> str:
+    """Why no list of access lets everybody read what is in a bucket; empty where one can."""
+    if facts.ownership == ENFORCED:
+        return "The bucket's owner owns all that is in it, and lists of access do not count: a policy of the bucket lets others in."
+    return "The bucket blocks lists that let everybody in." if blocks(facts, "block_public_acls") or blocks(facts, "ignore_public_acls") else ""
 
 
 @pages.get(f"{BASE}/object")
@@ -128,6 +143,7 @@ def object_page(ctx: Context, named: Named, status: int = 200, **more: Any) -> R
         "rights": rights_of(ctx, named.facts, named.key, found.version if found is not None else versions[0] if versions else None),
         "older": lambda version_id: object_address(named.bucket, named.key, version_id),
         "download": lambda version_id: download_address(named.bucket, named.key, version_id),
+        "why_not_public": why_not_public(named.facts), "modes": MODES, "is_kept": found is not None and is_retained(found.version),
         "image": object_address(named.bucket, named.key, named.version_id, "/object/image"),
     }  # fmt: skip
     if found is not None:

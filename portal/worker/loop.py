@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.compute.images import build_builtin
 from portal.engines.ports import EngineError, Engines
-from portal.engines.registry import compute_status, network_status, open_engines, volumes_status
+from portal.engines.registry import compute_status, network_status, objects_status, open_engines, volumes_status
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
@@ -230,7 +230,9 @@ class Worker:
         found, capacity = compute_status(self._engines)
         networks = network_status(self._engines)
         volumes, pools = volumes_status(self._engines)
+        objects = objects_status(self._engines)
         with self._sessions() as session:
+            capabilities.report(session, objects, worker=self.name)
             capabilities.report(session, found, worker=self.name, capacity=capacity)
             capabilities.report(session, networks, worker=self.name)
             capabilities.report(session, volumes, worker=self.name, facts={name: asdict(room) for name, room in pools.items()})

@@ -4,6 +4,8 @@ from portal.engines.object_ports import BlobStore
 from portal.kernel.db import now
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
+from portal.storage.engine_steps import on_engine
+from portal.storage.engine_tending import look_at_engine, tend_engine
 from portal.storage.lifecycle import lifecycle_follow
 from portal.storage.metrics import metrics_sample, traffic_take_up
 from portal.storage.notices import notices_send
@@ -12,6 +14,7 @@ from portal.storage.tiers import transitions_follow
 from portal.storage.traffic import traffic_files
 
 SWEEP_S = 15.0
+LOOK_S = 600.0
 TRAFFIC_S = 60.0
 NOTICES_S = 5.0
 REPLICATION_S = 5.0
@@ -70,6 +73,13 @@ STORAGE_TASKS = (
     SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),
     SystemTask("lifecycle", "Follow lifecycle rules", lambda settings: settings.s3_lifecycle_day_s / 24 + 1, follow_lifecycles),
     SystemTask("objects", "Free the room of deleted objects", lambda _: SWEEP_S, sweep_objects),
+    SystemTask("object-engine", "Bring the engine for objects up to date", lambda settings: SWEEP_S if on_engine(settings) else DAY_S, tend_engine),
+    SystemTask(
+        "object-engine-look",
+        "Compare the engine for objects with its records",
+        lambda settings: LOOK_S if on_engine(settings) else DAY_S,
+        look_at_engine,
+    ),
     SystemTask("orphans", "Remove what uploads left behind", lambda _: DAY_S, sweep_orphans),
     SystemTask("scrub", "Read stored objects again", lambda _: DAY_S, scrub_objects),
 )

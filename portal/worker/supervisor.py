@@ -160,7 +160,7 @@ def taken_port(settings: Settings) -> str:
     """Why the web server or the S3 gateway could not listen, before anything is started; empty if both can."""
     if not settings.portal_port:
         return "PORTAL_PORT=0 is not accepted: a port from 1 to 65535."
-    gateway = _taken(settings, settings.s3_port, "S3_PORT; 0 switches the S3 interface off") if settings.s3_port else ""
+    gateway = _taken(settings, settings.s3_port, "S3_PORT; 0 switches the S3 interface off") if settings.has_gateway() else ""
     return _taken(settings, settings.portal_port, "PORTAL_PORT") or gateway
 
 
@@ -183,6 +183,6 @@ def run_supervisor(settings: Settings) -> int:
     if problem := taken_port(settings):
         sys.stderr.write(f"{problem}\n")
         return 1
-    roles = (*ROLES, "s3") if settings.s3_port else ROLES
+    roles = (*ROLES, "s3") if settings.has_gateway() else ROLES
     children = [Child(role, (sys.executable, "-m", "portal", role)) for role in roles]
     return Supervisor(settings, Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD), children).run()

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from portal.kernel.audit import AuditEntry
+from portal.kernel.policy_documents import VERSION
 from portal.security.key_usage import USAGE_LOG
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -117,3 +118,27 @@ def test_keys_of_another_project_are_not_there(api: Api, api_for: Callable[..., 
     base = f"/security/keys/{key['id']}"
     for method, path, body in (("GET", "", None), ("GET", "/usage", None), ("POST", "/encrypt", {"plaintext": ""}), ("POST", "/data-key", {})):
         assert stranger(method, f"{base}{path}", body).status_code == 404, path
+
+
+def test_who_is_denied_a_key_gets_nothing_of_what_it_encrypts(api: Api, api_for: Callable[..., Api], key: Any, worker: TestWorker) -> None:
+    locked = api.post("/storage/volumes", {"name": "locked", "size_gb": 1, "kms_key_id": key["id"]}).json["id"]
+    worker.drain()
+    kept = api.post(f"/storage/volumes/{locked}/snapshots", {"name": "kept"}).json["id"]
+    api.post("/compute/instances", {"name": "web", "flavor": "t3-micro", "image": "atonix-tiny"})
+    worker.drain()
+    developer = api_for("developer")
+    denied = {"Effect": "Deny", "Action": "security.key.use", "Resource": f"security.key/{key['id']}"}
+    policy = api.post("/security/policies", {"name": "no", "document": {"Version": VERSION, "Statement": [denied]}}).json["id"]
+    assert api.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": developer.user.id}).status_code in {200, 201}
+    for path, body in (
+        ("/storage/volumes", {"name": "no", "size_gb": 1, "kms_key_id": key["id"]}),
+        ("/storage/volumes", {"name": "no", "snapshot_id": kept}),
+        ("/storage/volumes", {"name": "no", "source_volume_id": locked}),
+        (f"/storage/volumes/{locked}/snapshots", {"name": "no"}),
+        (f"/storage/volumes/{locked}/attach", {"instance_id": "web"}),
+        (f"/storage/volumes/{locked}/restore", {"snapshot": kept}),
+        (f"/security/keys/{key['id']}/encrypt", {"plaintext": ""}),
+    ):
+        assert developer.post(path, body).status_code == 403, path
+    # The project's default key is everybody's who makes volumes.
+    assert developer.post("/storage/volumes", {"name": "theirs", "size_gb": 1, "encryption_enabled": True}).status_code == 202

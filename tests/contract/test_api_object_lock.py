@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.draining import TestWorker
 from tests.support.web import Api
 
 BASE = "/storage/buckets"
@@ -91,3 +92,14 @@ def test_what_a_new_bucket_is_asked_to_be(api: Api, api_for: Callable[..., Api])
     assert api("PUT", f"{path}/acl", {"acl": "private"}).json["acl"] == "private"
     assert api("PUT", f"{path}/ownership", {"ownership": "BucketOwnerEnforced"}).json["ownership"] == "BucketOwnerEnforced"
     assert developer("PUT", f"{path}/ownership", {"ownership": "ObjectWriter"}).status_code == 403
+
+
+def test_emptying_leaves_what_is_kept(api: Api, bucket: str, worker: TestWorker) -> None:
+    put(api, bucket, "k")
+    put(api, bucket, "other")
+    assert api("PUT", f"{BASE}/{bucket}/objects/k/retention", {"mode": "COMPLIANCE", "retain_until": SOON}).status_code == 200
+    asked = api.post(f"{BASE}/{bucket}/empty", {})
+    worker.drain()
+    job = api.get(f"/jobs/{asked.json['job_id']}").json
+    assert (job["state"], "kept by object lock" in job["error"]) == ("failed", True), job
+    assert [each["key"] for each in api.get(f"{BASE}/{bucket}/objects").json["objects"]] == ["k"]

@@ -93,6 +93,17 @@ def test_what_may_not_be_deleted_stays_and_is_told(api: Api, base: str, client: 
     assert job["error"] == "9 versions deleted. 4 stay: It is kept until next year."
 
 
+def test_what_is_locked_stays(api: Api, client: Any, worker: TestWorker) -> None:
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    for key in ("free", "held"):
+        client.put_object(Bucket="locked", Key=key, Body=b"x")
+    client.put_object_legal_hold(Bucket="locked", Key="held", LegalHold={"Status": "ON"})
+    base = f"/storage/buckets/{api.get('/storage/buckets?search=locked').json['results'][0]['id']}"
+    job = ask(api, base, worker)
+    assert (job["state"], [each["Key"] for each in client.list_object_versions(Bucket="locked")["Versions"]]) == ("failed", ["held"]), job
+    assert "1 versions deleted. 1 stay" in job["error"]
+
+
 def test_it_does_what_the_asker_may(api: Api, base: str, client: Any, worker: TestWorker) -> None:
     statement = {"Effect": "Deny", "Action": "storage.object.delete", "Resource": f"storage.object/{BUCKET}/b"}
     policy = api.post("/security/policies", {"name": "keep-b", "document": {"Version": VERSION, "Statement": [statement]}})

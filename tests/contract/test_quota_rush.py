@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.compute.instances import Instance, instance_create
 from portal.identity.deletion import remove
 from portal.identity.models import User
-from portal.kernel import quota
+from portal.kernel import db, quota
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.declare import Outcome
@@ -39,6 +39,15 @@ class Thing:
 
     def project_of(self) -> str:
         return self._project_id
+
+
+@pytest.fixture(autouse=True)
+def _patience(database: sessionmaker[Session]) -> Iterator[None]:
+    """On a busy machine the last of two hundred waits longer for a connection and for SQLite than anybody would; that is not what this is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "BUSY_TIMEOUT_MS", 100_000)
+        patch.setattr(database.kw["bind"].pool, "_timeout", 100)
+        yield
 
 
 @pytest.fixture

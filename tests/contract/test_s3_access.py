@@ -8,6 +8,7 @@ import pytest
 from portal.identity.models import User
 from portal.storage.grants import FLAGS
 from tests.support.s3 import S3, fetch, open_bucket, refused, sent
+from tests.support.s3_operations import conforms
 
 BUCKET = "a-bucket"
 GROUPS = "http://acs.amazonaws.com/groups/global/"
@@ -47,6 +48,7 @@ def person(user: User) -> dict[str, str]:
     return {"Type": "CanonicalUser", "ID": user.id}
 
 
+@conforms("GetPublicAccessBlock", "GetBucketOwnershipControls")
 def test_a_new_bucket_is_nobody_elses(s3: S3) -> None:
     client = s3.client()
     client.create_bucket(Bucket=BUCKET)
@@ -68,6 +70,7 @@ def test_a_new_bucket_is_nobody_elses(s3: S3) -> None:
     assert [(each["Grantee"]["ID"], each["Permission"]) for each in found["Grants"]] == [(found["Owner"]["ID"], "FULL_CONTROL")]
 
 
+@conforms("PutBucketOwnershipControls", "DeleteBucketOwnershipControls", "DeletePublicAccessBlock")
 def test_what_a_new_bucket_is_asked_to_be_must_fit(s3: S3) -> None:
     client = s3.client()
     for acl in ("public-read", "authenticated-read", "log-delivery-write"):
@@ -182,6 +185,7 @@ def test_lists_that_are_none(client: Any, asked: dict[str, Any], code: str) -> N
             call()
 
 
+@conforms("PutPublicAccessBlock")
 def test_the_block_refuses_lists_that_let_everybody_in(client: Any, stranger: User) -> None:
     block(client, BlockPublicAcls=True)
     found = client.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]

@@ -15,6 +15,7 @@ from portal.storage.buckets import bucket_delete
 from portal.storage.errors import BucketLocked
 from portal.storage.object_models import Bucket
 from tests.support.s3 import S3, fetch, form_of, refused, sent
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 BUCKET = "a-vault"
@@ -50,6 +51,7 @@ def retain(client: Any, version: str, mode: str, until: datetime, **more: Any) -
     client.put_object_retention(Bucket=BUCKET, Key="k", VersionId=version, Retention={"Mode": mode, "RetainUntilDate": until}, **more)
 
 
+@conforms("GetObjectLockConfiguration", "PutObjectLockConfiguration")
 def test_a_bucket_says_that_it_has_object_lock(client: Any, s3: S3) -> None:
     found = client.get_object_lock_configuration(Bucket=BUCKET)["ObjectLockConfiguration"]
     assert found == {"ObjectLockEnabled": "Enabled"}
@@ -102,6 +104,7 @@ def test_a_bucket_without_versions_has_no_object_lock(client: Any) -> None:
     assert client.get_object_lock_configuration(Bucket="plain")["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
 
 
+@conforms("GetObjectRetention", "PutObjectRetention")
 def test_governance_gives_way_to_who_may_and_says_so(client: Any, s3: S3) -> None:
     developer = s3.client(s3.people.user("developer"))
     version = kept(developer)
@@ -143,6 +146,7 @@ def test_compliance_gives_way_to_nobody(client: Any, s3: S3, at: Callable[[datet
     client.delete_bucket(Bucket=BUCKET)
 
 
+@conforms("GetObjectLegalHold", "PutObjectLegalHold")
 def test_a_legal_hold_stays_until_it_is_lifted(client: Any, s3: S3) -> None:
     version = kept(client, Metadata={})
     about = {"Bucket": BUCKET, "Key": "k", "VersionId": version}

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
@@ -20,6 +20,7 @@ from portal.storage.notices import notices_send
 from portal.storage.webhooks import Notice, Webhook
 from tests.support.people import People
 from tests.support.s3 import S3, fetch, refused
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 BUCKET, SECRET = "a-bucket", "a secret of sixteen"
@@ -109,6 +110,7 @@ def again(system: Context) -> int:
     return notices_send(system)
 
 
+@conforms("GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "GetBucketNotification", "PutBucketNotification")
 def test_configuration_comes_back_as_it_was_given(client: Any, arn: str) -> None:
     assert "TopicConfigurations" not in client.get_bucket_notification_configuration(Bucket=BUCKET)
     where = {"Key": {"FilterRules": [{"Name": "prefix", "Value": "in/"}, {"Name": "suffix", "Value": ".jpg"}]}}
@@ -230,6 +232,20 @@ def test_one_message_that_is_never_taken_holds_up_nobody(client: Any, arn: str, 
     again(system)
     assert ("ObjectCreated:Put", "poison") in hook.events()
     assert api.get(f"{webhook}/messages").json["messages"] == []
+
+
+def test_its_page_shows_what_waits_and_what_was_given_up(client: Any, arn: str, hook: Hook, system: Context, client_for: Any) -> None:
+    tell(client, arn)
+    hook.status = 500
+    for key in ("one", "two"):
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    with transaction(system.db):
+        system.db.execute(
+            update(Notice).where(Notice.id == system.db.scalar(select(func.max(Notice.id)))).values(created_at=now() - timedelta(days=2))
+        )
+    again(system)
+    page = client_for("project_admin").get(f"/storage/webhooks/{arn.rpartition(':')[2]}/messages").get_data(as_text=True)
+    assert all(text in page for text in ("ObjectCreated:Put", f"{BUCKET}/one", f"{BUCKET}/two", "answered 500", arn, "Given up"))
 
 
 def test_what_waited_for_a_day_is_given_up(client: Any, arn: str, hook: Hook, system: Context) -> None:

@@ -15,6 +15,7 @@ from portal.storage.replication import BucketReplication
 from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.s3 import S3, refused
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 SOURCE, TARGET = "a-source", "a-target"
@@ -63,6 +64,7 @@ def sent(client: Any, bucket: str, key: str, **more: Any) -> bytes:
     return bytes(client.get_object(Bucket=bucket, Key=key, **more)["Body"].read())
 
 
+@conforms("GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication")
 def test_configuration(client: Any, s3: S3, people: People) -> None:
     refused(lambda: client.get_bucket_replication(Bucket=SOURCE), "ReplicationConfigurationNotFoundError")
     rule(client, Filter={"Prefix": "a/"})
@@ -114,6 +116,18 @@ def test_what_is_said_later_is_carried_over(client: Any, s3: S3, system: Context
     again(system, s3)
     assert client.get_object_tagging(Bucket=TARGET, Key="k")["TagSet"] == [{"Key": "a", "Value": "b"}]
     assert len(versions(client, TARGET)) == 1
+
+
+def test_locks_come_along(client: Any, s3: S3, system: Context) -> None:
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    refused(lambda: rule(client, "locked"), "InvalidRequest")
+    client.create_bucket(Bucket="also-locked", ObjectLockEnabledForBucket=True)
+    rule(client, "locked", "also-locked")
+    client.put_object(Bucket="locked", Key="k", Body=b"x")
+    again(system, s3)
+    client.put_object_legal_hold(Bucket="locked", Key="k", LegalHold={"Status": "ON"})
+    again(system, s3)
+    assert client.get_object_legal_hold(Bucket="also-locked", Key="k")["LegalHold"] == {"Status": "ON"}
 
 
 def test_only_what_the_rule_says(client: Any, s3: S3, system: Context) -> None:

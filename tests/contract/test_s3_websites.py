@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, open_bucket, refused
+from tests.support.s3_operations import conforms
 
 BUCKET = "a-site"
 DOMAIN = "web.example.org"
@@ -17,7 +18,7 @@ PLAIN = {"IndexDocument": {"Suffix": "index.html"}, "ErrorDocument": {"Key": "er
 def client(s3: S3) -> Any:
     s3.settings(s3_website_domain=DOMAIN)
     made = s3.client()
-    made.create_bucket(Bucket=BUCKET)
+    open_bucket(made, BUCKET)
     return made
 
 
@@ -33,6 +34,7 @@ def visit(s3: S3, path: str, method: str = "GET", host: str = HOST, **headers: s
     return fetch(f"{s3.url}{path}", method, headers={"Host": host, **headers})
 
 
+@conforms("GetBucketWebsite", "PutBucketWebsite", "DeleteBucketWebsite")
 def test_configuration_comes_back_as_it_was_given(client: Any) -> None:
     refused(lambda: client.get_bucket_website(Bucket=BUCKET), "NoSuchWebsiteConfiguration")
     rules = [

@@ -18,7 +18,9 @@ POLICY = '{"Version": "2012-10-17", "Statement": [{"Sid": "All", "Effect": "Allo
 @pytest.fixture
 def bucket(api: Api) -> str:
     """Its page."""
-    return f"/storage/buckets/{api.post('/storage/buckets', {'name': 'a-bucket'}).json['id']}"
+    return (
+        f"/storage/buckets/{api.post('/storage/buckets', {'name': 'a-bucket', 'ownership': 'ObjectWriter', 'public_access': 'allowed'}).json['id']}"
+    )
 
 
 @pytest.fixture
@@ -108,6 +110,12 @@ def test_switches(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -
     assert send(f"{bucket}/settings", acl="public-read")[0] == 303
     assert (api.get(bucket).json["versioning"], api.get(bucket).json["acl"]) == ("enabled", "public-read")
     assert send(f"{bucket}/settings", acl="whatever")[0] == 422
+    assert send(f"{bucket}/settings", public_access="true", block_public_acls="true", ignore_public_acls="true")[0] == 303
+    block = api.get(f"{bucket}/public-access-block").json
+    assert (block["block_public_acls"], block["ignore_public_acls"], block["block_public_policy"]) == (True, True, False)
+    assert send(f"{bucket}/settings", lock="true", mode="COMPLIANCE", count="2", unit="years")[0] == 303
+    page = send(f"{bucket}/settings", versioning="false")
+    assert (page[0], "kept for 2 years (compliance)" in page[1]) == (409, True)
 
 
 def test_usage_is_drawn(bucket: str, api: Api, people: People, browser: FlaskClient) -> None:
@@ -168,8 +176,8 @@ def test_who_may_not_change_settings_reads_why(bucket: str, client_for: Callable
     viewer = client_for("viewer")
     page = viewer.get(f"{bucket}/settings").text
     assert (page.count("<textarea"), "Empty the bucket" in page) == (0, False)
-    # Five documents, two switches; and the actions in the page's head.
-    assert page.count("no statement of it allows this") == 9
+    # Five documents, four switches; and the actions in the page's head.
+    assert page.count("no statement of it allows this") == 11
     for path, form in (
         ("/settings", {"versioning": "false"}),
         ("/settings", {"acl": "public-read"}),

@@ -48,7 +48,7 @@ class Site:
 @pytest.fixture
 def bucket(api: Api) -> str:
     """Its id."""
-    return str(api.post("/storage/buckets", {"name": "a-bucket"}).json["id"])
+    return str(api.post("/storage/buckets", {"name": "a-bucket", "ownership": "ObjectWriter", "public_access": "allowed"}).json["id"])
 
 
 @pytest.fixture
@@ -180,6 +180,36 @@ def test_what_is_said_of_an_object_is_changed(site: Site, put: Callable[..., Non
     assert ">Public<" in site.object("k")
     assert site.post("/object/access", key="k", public="false").status_code == 303
     assert ">Public<" not in site.object("k")
+
+
+def test_lists_of_access_are_offered_where_they_count(site: Site, put: Callable[..., None], api: Api, bucket: str) -> None:
+    put("k")
+    assert "Let everybody read it" in site.object("k")
+    api("PUT", f"/storage/buckets/{bucket}/public-access-block", {"block_public_acls": True})
+    assert "Let everybody read it" not in site.object("k")
+    closed = str(api.post("/storage/buckets", {"name": "closed-bucket"}).json["id"])
+    api("PUT", f"/storage/buckets/{closed}/objects/k", data=b"x")
+    other = Site(site.browser, closed)
+    assert ("Let everybody read it" in other.object("k"), "lists of access do not count" in other.object("k")) == (False, True)
+    assert other.post("/object/access", key="k", public="true").status_code == 422
+
+
+def test_a_version_is_kept_from_deletion(site: Site, put: Callable[..., None], api: Api, bucket: str) -> None:
+    put("k")
+    assert "Object lock" not in site.object("k")
+    assert site.post("/settings", lock="true").status_code == 303
+    assert site.post("/settings", lock="true", mode="GOVERNANCE", count="many").status_code == 422
+    version = api.get(f"/storage/buckets/{bucket}/objects/k/versions").json["versions"][0]["version_id"]
+    assert site.post("/object/lock", key="k", mode="GOVERNANCE", until="nonsense").status_code == 422
+    assert site.post("/object/lock", key="k", mode="GOVERNANCE", until="2099-01-31").status_code == 303
+    assert site.post("/object/lock", key="k", hold="true").status_code == 303
+    assert "Kept until 2099-01-31 23:59:59 UTC (governance). There is a legal hold on it." in site.object("k")
+    refused = site.post("/removal/now", ids=f"v:{version}:k")
+    assert (refused.status_code, "legal hold" in refused.text) == (409, True)
+    assert site.post("/object/lock", key="k", hold="false").status_code == 303
+    assert site.post("/object/lock", key="k", mode="").status_code == 403
+    assert site.post("/object/lock", key="k", mode="", bypass="true").status_code == 303
+    assert site.post("/removal/now", ids=f"v:{version}:k").status_code == 303
 
 
 def test_a_link_opens_an_object_for_whoever_has_it(site: Site, put: Callable[..., None], s3: S3, gateway: None) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,3 +80,21 @@ def test_a_guest_boots_from_an_encrypted_disk_and_not_without_its_passphrase(hos
     host.engine.ensure_running(spec.machine_id)
     host.wait_for(spec, "READY", times=1)
     assert host.volumes.attached() == {root.volume_id: spec.machine_id}
+
+
+def test_every_thread_of_a_worker_opens_encrypted_volumes(host: Host) -> None:
+    locked, spec = host.volume(is_encrypted=True), host.running()
+    having = replace(spec, volumes=[MachineVolume(locked.volume_id)])
+
+    def start() -> None:
+        host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+        host.engine.ensure_defined(having)
+        host.engine.ensure_running(spec.machine_id)
+
+    for _ in range(3):
+        # A thread of its own each time, which the embedded libvirt has not seen before.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(start).result()
+    host.reopen()
+    start()
+    assert host.volumes.attached() == {locked.volume_id: spec.machine_id}

@@ -238,7 +238,7 @@ def _of_bucket_pages(ids: Mapping[str, str], new: str) -> dict[str, dict[str, An
     return {
         f"GET {base}/object": key, f"GET {base}/object/image": {"key": "picture"}, f"POST {base}/files": {"prefix": "", "files": (BytesIO(b"x"), new)},
         f"POST {base}/folder": {"prefix": "", "name": new}, f"POST {base}/object/access": {**key, "public": "false"},
-        f"POST {base}/object/copy": {**key, "way": "copy", "destination_key": f"{new}-copy"}, f"POST {base}/object/restore": {**key, "version_id": ids["object_version"]},
+        f"POST {base}/object/lock": {**key, "hold": "false"}, f"POST {base}/object/copy": {**key, "way": "copy", "destination_key": f"{new}-copy"}, f"POST {base}/object/restore": {**key, "version_id": ids["object_version"]},
         f"POST {base}/object/say": {**key, "metadata": "", "tags": ""}, f"POST {base}/object/share": {**key, "expires_in": "900"},
         f"POST {base}/empty": {"prefix": "none/", "confirm": "none/"}, f"POST {base}/removal": ticked, f"POST {base}/removal/now": ticked, f"POST {base}/settings": {"versioning": "true"},
         f"POST {base}/uploads/discard": {**key, "upload_id": ids["other_upload_id"]}, f"POST {base}/keys": {"name": new},

@@ -29,32 +29,34 @@ SUPPORTED: Mapping[str, Mapping[str, str]] = {
         "GetBucketTagging": "", "PutBucketTagging": "", "DeleteBucketTagging": "", "GetObjectTagging": "", "PutObjectTagging": "", "DeleteObjectTagging": "",
     },
     "Access": {
-        "GetBucketAcl": "", "PutBucketAcl": "canned ones", "GetObjectAcl": "", "PutObjectAcl": "canned ones", "GetBucketPolicy": "",
+        "GetBucketAcl": "", "PutBucketAcl": "canned ones and grants, not by e-mail address", "GetObjectAcl": "",
+        "PutObjectAcl": "the same", "GetBucketPolicy": "",
         "PutBucketPolicy": "conditions on `s3:prefix` and `aws:SourceIp`", "DeleteBucketPolicy": "", "GetBucketPolicyStatus": "",
+    },
+    "Public access": {
+        "GetPublicAccessBlock": "new buckets have all four flags", "PutPublicAccessBlock": "", "DeletePublicAccessBlock": "",
+        "GetBucketOwnershipControls": "new buckets: BucketOwnerEnforced", "PutBucketOwnershipControls": "", "DeleteBucketOwnershipControls": "",
+    },
+    "Object lock": {
+        "GetObjectLockConfiguration": "", "PutObjectLockConfiguration": "", "GetObjectRetention": "", "PutObjectRetention": "within 100 years",
+        "GetObjectLegalHold": "", "PutObjectLegalHold": "",
     },
     "Other origins": {"GetBucketCors": "", "PutBucketCors": "", "DeleteBucketCors": ""},
     "Lifecycle": {
-        "GetBucketLifecycleConfiguration": "", "PutBucketLifecycleConfiguration": "no transitions", "DeleteBucketLifecycle": "",
+        "GetBucketLifecycleConfiguration": "", "PutBucketLifecycleConfiguration": "", "DeleteBucketLifecycle": "",
         "GetBucketLifecycle": "the older name", "PutBucketLifecycle": "the older name",
     },
-}  # fmt: skip
-
-# Being built, or to be: answered with NotImplemented until they are.
-NOT_YET: Mapping[str, Mapping[str, str]] = {
-    "Encryption": dict.fromkeys(("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"), ""),
-    "Object lock": dict.fromkeys(
-        ("GetObjectLockConfiguration", "PutObjectLockConfiguration", "GetObjectRetention", "PutObjectRetention", "GetObjectLegalHold", "PutObjectLegalHold"), ""
-    ),
-    "Public access": dict.fromkeys(
-        ("GetPublicAccessBlock", "PutPublicAccessBlock", "DeletePublicAccessBlock",
-         "GetBucketOwnershipControls", "PutBucketOwnershipControls", "DeleteBucketOwnershipControls"), "",
-    ),
     "Website": dict.fromkeys(("GetBucketWebsite", "PutBucketWebsite", "DeleteBucketWebsite"), ""),
     "Logging": dict.fromkeys(("GetBucketLogging", "PutBucketLogging"), ""),
     "Notifications": dict.fromkeys(
         ("GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "GetBucketNotification", "PutBucketNotification"), ""
     ),
     "Replication": dict.fromkeys(("GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication"), ""),
+}  # fmt: skip
+
+# Being built, or to be: answered with NotImplemented until they are.
+NOT_YET: Mapping[str, Mapping[str, str]] = {
+    "Encryption": dict.fromkeys(("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"), ""),
 }  # fmt: skip
 
 # Not meant to be: services of a provider around S3, or of kinds of buckets that there are not.

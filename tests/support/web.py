@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
-from portal.engines.registry import open_blobs
+from portal.engines.registry import open_blobs, open_objects
 from portal.http.request import SESSION_COOKIE
 from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
@@ -128,7 +128,7 @@ class WholeAnswers(FlaskClient):
 
 def make_app(settings: Settings, fake: FakeCompute) -> Iterator[Flask]:
     """The application on the test's database and fake engine."""
-    app = create_app(settings, engines=Engines(console=fake, blobs=open_blobs(settings)), deliver=lambda _ids: None)
+    app = create_app(settings, engines=Engines(console=fake, blobs=open_blobs(settings), objects=open_objects(settings)), deliver=lambda _ids: None)
     app.test_client_class = WholeAnswers
     # Compiled once for all applications of a run, not by each test anew.
     app.jinja_env.bytecode_cache = COMPILED

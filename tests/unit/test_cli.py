@@ -266,3 +266,17 @@ def test_nobody_else_reads_the_database(tmp_path: Path, monkeypatch: pytest.Monk
     assert "Warning: ADMIN_PASSWORD has fewer than 12 characters" in said
     assert "short" not in said
     assert (tmp_path / "new" / "portal.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_external_engine_has_the_s3_interface_itself(
+    portal: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENGINE_OBJECTS", "s3")
+    monkeypatch.setenv("S3_ENGINE_ENDPOINT", "https://s3.example.org")
+    monkeypatch.setenv("S3_ENGINE_ADMIN", "none")
+    assert portal("s3") == 1
+    assert "https://s3.example.org" in capsys.readouterr().err
+    assert not Settings.load(s3_port=9000).has_gateway()
+    # Nobody has keys where the portal cannot make users.
+    assert portal("user", "s3-key", "admin") == 1
+    assert "cannot make access keys" in capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 A libvirt of the host's own keeps secrets in its memory. The embedded one of the version that hosts have (9.0.0) dies of that kind, and of forgetting
 a secret; the other kind it writes into files. So these lie in the host's memory (/dev/shm), for the moment in which a disk is opened, and then the
-secret is another, random one. It also wants to know on whose behalf it asks itself
-for a secret, which only libvirt's daemons can tell it in words that are public.
+secret is another, random one. In each thread it also wants to know on whose behalf it asks itself for a secret, and of whom; libvirt's daemons tell it
+that by functions of its library that are not public.
 """
 
 import ctypes
@@ -28,14 +28,23 @@ KEY_BYTES = 32
 NOT_HERE = "This host cannot open encrypted volumes:"
 
 
+# The embedded driver of secrets is opened once in the life of a process.
+_OPENED: dict[Path, Any] = {}
+# The threads that it has been told of.
+_KNOWN = threading.local()
+
+
 class Secrets:
     """The secrets of one connection."""
 
     def __init__(self, connection: Any, root: Path | None) -> None:
         """`root` is that of the embedded libvirt; None for one of the host's own."""
         self._guard, self._root = threading.Lock(), root
-        self._connection = connection if root is None else None
+        self._connection = connection
         self._memory: Path | None = None
+        if root is not None:
+            # Of a process that was killed while a disk was being opened.
+            _clear(_memory_of(root))
         self._users: dict[str, int] = {}
 
     @contextmanager
@@ -94,11 +103,13 @@ class Secrets:
         return ET.tostring(root, encoding="unicode")
 
     def _open(self) -> Any:
-        if self._connection is None:
-            root = self._root or Path()
-            self._memory = self._in_memory(root)
-            self._connection = libvirt.open(f"secret:///embed?root={quote(str(root))}")
-        return self._connection
+        if self._root is None:
+            return self._connection
+        if self._memory is None:
+            self._memory = self._in_memory(self._root)
+        if self._root not in _OPENED:
+            _OPENED[self._root] = libvirt.open(f"secret:///embed?root={quote(str(self._root))}")
+        return _OPENED[self._root]
 
     @staticmethod
     def _in_memory(root: Path) -> Path:
@@ -106,13 +117,11 @@ class Secrets:
         place = root / "etc" / "secrets"
         if not MEMORY.is_mount():
             raise EngineRefused(f"{NOT_HERE} {MEMORY} is not in its memory.")
-        memory = MEMORY / f"atonix-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+        memory = _memory_of(root)
         memory.mkdir(mode=0o700, exist_ok=True)
         if memory.is_symlink() or memory.stat().st_uid != place.parent.stat().st_uid or memory.stat().st_mode & 0o077:
             raise EngineRefused(f"{NOT_HERE} its place in {MEMORY} belongs to somebody else.")
-        for left in memory.iterdir():
-            # Of a process that was killed in that moment.
-            left.unlink()
+        _clear(memory)
         if not place.is_symlink():
             if place.is_dir():
                 place.rmdir()
@@ -120,13 +129,28 @@ class Secrets:
         return memory
 
     def _become_known(self) -> None:
-        """Tell the embedded libvirt that this thread is the host's own."""
-        if self._root is None:
+        """Tell the embedded libvirt that this thread is the host's own, and where it finds secrets."""
+        if self._root is None or getattr(_KNOWN, "is_known", False):
             return
         try:
             library = ctypes.CDLL("libvirt.so.0")
             library.virIdentityGetSystem.restype = ctypes.c_void_p
             library.virIdentitySetCurrent.argtypes = [ctypes.c_void_p]
             library.virIdentitySetCurrent(library.virIdentityGetSystem())
+            pointer = ctypes.pythonapi.PyCapsule_GetPointer
+            pointer.argtypes, pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+            library.virSetConnectSecret.argtypes = [ctypes.c_void_p]
+            library.virSetConnectSecret(pointer(self._open()._o, b"virConnectPtr"))  # noqa: SLF001 - the binding has no other name for it
         except (OSError, AttributeError) as error:
             raise EngineRefused(f"{NOT_HERE} its libvirt is of a version that is not known.") from error
+        _KNOWN.is_known = True
+
+
+def _memory_of(root: Path) -> Path:
+    """Where the files of secrets lie, for the embedded libvirt of this directory."""
+    return MEMORY / f"atonix-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _clear(memory: Path) -> None:
+    for left in memory.iterdir() if memory.is_dir() and not memory.is_symlink() else ():
+        left.unlink()

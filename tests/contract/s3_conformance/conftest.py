@@ -24,6 +24,15 @@ def bucket(raw: Raw) -> str:
 
 
 @pytest.fixture
+def opened(raw: Raw, bucket: str) -> str:
+    """The same where lists of access count, and which may be everybody's."""
+    rule = b"<OwnershipControls><Rule><ObjectOwnership>ObjectWriter</ObjectOwnership></Rule></OwnershipControls>"
+    assert raw("PUT", f"/{bucket}", "ownershipControls", rule).status == 200
+    assert raw("DELETE", f"/{bucket}", "publicAccessBlock").status == 204
+    return bucket
+
+
+@pytest.fixture
 def boto(raw: Raw) -> Any:
     """boto3 with the same key."""
     return raw.boto()
