@@ -19,12 +19,13 @@ from portal.identity.service_accounts import service_account_find
 from portal.kernel.declare import Operation
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
+from portal.storage.bucket_encryption import bucket_set_encryption
 from portal.storage.buckets import BUCKET, bucket_set_versioning
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.grants import FLAGS
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.locks import LONGEST, MODES, bucket_set_object_lock
-from portal.storage.object_models import ACLS, OWNERSHIP, UNSET, Bucket
+from portal.storage.object_models import ACLS, ENCRYPTION, OWNERSHIP, UNSET, Bucket
 from portal.storage.policies import bucket_set_policy
 from portal.storage.public_access import bucket_set_acl, bucket_set_ownership, bucket_set_public_access
 
@@ -45,6 +46,7 @@ MIB = 1 << 20
 BLOCK: Schema = {"type": "object", "properties": dict.fromkeys(FLAGS, YES)}
 LOCK = thing(enabled=YES, mode=MAYBE_TEXT, days=MAYBE, years=MAYBE)
 DOCUMENT: Schema = {"type": "object"}
+ENCRYPTED = thing(encryption_type=TEXT, encryption_enabled=YES, kms_key_id=MAYBE_TEXT, bucket_key_enabled=YES)
 
 
 class VersioningInput(Input):
@@ -57,6 +59,14 @@ class AclInput(Input):
     """What others may do."""
 
     acl: str = Field(json_schema_extra={"enum": list(ACLS)})
+
+
+class EncryptionInput(Input):
+    """How new objects are encrypted."""
+
+    type: str = Field(json_schema_extra={"enum": list(ENCRYPTION)})
+    key_id: str | None = Field(None, max_length=64, description="For sse-kms; the project's default key unless given.")
+    bucket_key_enabled: bool = False
 
 
 class BlockInput(Input):
@@ -106,6 +116,14 @@ def endpoints() -> Iterator[Endpoint]:
         "PUT versioning", _setting(bucket_set_versioning, VersioningInput), "Keep older versions, or stop doing so", {200: bucket}, VersioningInput
     )
     yield _on("PUT acl", _setting(bucket_set_acl, AclInput), "What those may do whom no policy lets in", {200: bucket}, AclInput)
+    yield _on("GET encryption", encryption, "How new objects are encrypted that are sent without a word about it", {200: ENCRYPTED})
+    yield _on(
+        "PUT encryption",
+        encryption_set,
+        "Encrypt new objects, or no longer; those that are there stay as they are",
+        {200: ENCRYPTED},
+        EncryptionInput,
+    )
     yield _on("GET cors", _rules("cors_rules"), "Which pages of other origins are let in", {200: RULES})
     yield _on("PUT cors", _setting(bucket_set_cors, RulesInput, "cors_rules"), "Replace the rules for other origins", {200: RULES}, RulesInput)
     yield _on("GET lifecycle", _rules("lifecycle_rules"), "What the portal deletes by itself", {200: RULES})
@@ -168,6 +186,26 @@ def policy_delete(bucket_id: str) -> ResponseReturnValue:
     return io.empty()
 
 
+def encryption(bucket_id: str) -> ResponseReturnValue:
+    """As it is set."""
+    only()
+    return io.answer(_encryption(find(context(), BUCKET, bucket_id)))
+
+
+def encryption_set(bucket_id: str) -> ResponseReturnValue:
+    """Another one, as a whole."""
+    given: EncryptionInput = read(EncryptionInput)
+    inputs = {"type": given.type, "bucket_key_enabled": given.bucket_key_enabled} | ({"kms_key": given.key_id} if given.key_id else {})
+    return io.answer(_encryption(run(context(), bucket_set_encryption, bucket_id, inputs).row))
+
+
+def _encryption(row: Bucket) -> dict[str, Any]:
+    return {
+        "encryption_type": row.encryption_type, "encryption_enabled": row.encryption_type != "none", "kms_key_id": row.kms_key_id,
+        "bucket_key_enabled": row.bucket_key_enabled,
+    }  # fmt: skip
+
+
 def block(bucket_id: str) -> ResponseReturnValue:
     """The block as it is."""
     only()
@@ -206,7 +244,7 @@ def statistics(bucket_id: str) -> ResponseReturnValue:
     return io.answer({
         "bucket_id": row.id, "total_objects": objects, "total_size_bytes": size, "total_size_gb": round(size / (1 << 30), 3),
         "average_object_size_mb": round(size / objects / MIB, 3) if objects else 0.0, "versioning_enabled": row.versioning == "enabled",
-        "encryption_enabled": False,
+        "encryption_enabled": row.encryption_type != "none",
     })  # fmt: skip
 
 

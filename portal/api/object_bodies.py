@@ -11,7 +11,7 @@ MOST = 1000
 OBJECT = thing(
     key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, version_id=TEXT, content_type=TEXT, storage_class=TEXT, acl=TEXT, is_public=YES,
     last_modified=WHEN, metadata={"type": "object"}, tags={"type": "object"}, retention_mode=MAYBE_TEXT, retain_until={"type": ["string", "null"], "format": "date-time"},
-    legal_hold=YES,
+    legal_hold=YES, encryption=TEXT, kms_key_id=MAYBE_TEXT,
 )  # fmt: skip
 ENTRY = thing(key=TEXT, object_key=TEXT, size_bytes=NUMBER, etag=TEXT, storage_class=TEXT, last_modified=WHEN)
 VERSION = thing(version_id=TEXT, is_latest=YES, size_bytes=NUMBER, etag=TEXT, last_modified=WHEN, delete_marker=YES)

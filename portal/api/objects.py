@@ -160,6 +160,7 @@ def _shown(version: Version) -> dict[str, Any]:
         "is_public": is_public(version.granted), "last_modified": io.moment(version.modified_at), "metadata": dict(version.user_metadata),
         "tags": dict(version.tags), "retention_mode": version.lock_mode or None,
         "retain_until": io.moment(version.retain_until) if version.retain_until is not None else None, "legal_hold": bool(version.legal_hold),
+        "encryption": version.encryption or "none", "kms_key_id": version.kms_key_id,
     }  # fmt: skip
 
 

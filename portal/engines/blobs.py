@@ -1,6 +1,7 @@
 """Blobs as files: the bytes, then the checksum of each segment of them. A range is checked like the whole.
 
-A file gets its own name at once: nobody knows the name before the blob is finished, and whoever lists files knows that a young one may be half there.
+Of what is encrypted, the checksums are of what is stored: it is looked after without its key. A file gets its own name at once: nobody knows the name
+before the blob is finished, and whoever lists files knows that a young one may be half there.
 """
 
 import errno
@@ -9,18 +10,22 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Self
 
 from awscrt.checksums import crc32c, crc64nvme
 
+from portal.engines.blob_encryption import TAG_BYTES, SegmentCipher
 from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, StoredBlob
 from portal.engines.ports import EngineRefused, EngineUnavailable
 
 SEGMENT_BYTES = 256 << 10
 CHECKSUM_BYTES = 4
-PIECE_BYTES = 4 * SEGMENT_BYTES
+# Of an encrypted blob, before its checksums: random, so that a copy of the file has it as well.
+IDENTITY_BYTES = 16
+PIECE_SEGMENTS = 4
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
@@ -36,6 +41,11 @@ def new_blob_id() -> str:
 def seal_of(table: bytes) -> str:
     """What the checksums of all segments come to."""
     return f"{crc64nvme(table):016x}"
+
+
+def segment_bytes(*, is_encrypted: bool) -> int:
+    """How long a full segment is on the disk."""
+    return SEGMENT_BYTES + TAG_BYTES if is_encrypted else SEGMENT_BYTES
 
 
 class LocalBlobs:
@@ -56,9 +66,10 @@ class LocalBlobs:
         """The class in whose directory a blob is."""
         return blob_id.rpartition(".")[0].upper()
 
-    def writing(self, storage_class: str = "") -> "LocalWriter":
-        """Begin a new blob."""
-        return LocalWriter(self, self._new_id(storage_class))
+    def writing(self, storage_class: str = "", key: bytes | None = None) -> "LocalWriter":
+        """Begin a new blob, encrypted if there is a key."""
+        identity = os.urandom(IDENTITY_BYTES) if key is not None else b""
+        return LocalWriter(self, self._new_id(storage_class), identity, SegmentCipher(key, identity) if key is not None else None)
 
     def _new_id(self, storage_class: str) -> str:
         """A fresh id, which says where the blob is."""
@@ -67,14 +78,29 @@ class LocalBlobs:
         return f"{place}.{new_blob_id()}" if place else new_blob_id()
 
     def open(self, blob: Blob, first: int = 0, length: int | None = None) -> "LocalReader":
-        """Read a range of a blob, checked."""
-        return LocalReader(self.path(blob.id) if blob.id else None, blob, first, blob.size_bytes - first if length is None else length)
+        """Read a range of a blob, checked and decrypted."""
+        if blob.is_encrypted and blob.key is None:
+            msg = "an encrypted blob is read with its key"
+            raise ValueError(msg)
+        return self._open(blob, first, blob.size_bytes - first if length is None else length)
+
+    def _open(self, blob: Blob, first: int, length: int) -> "LocalReader":
+        return LocalReader(self.path(blob.id) if blob.id else None, blob, first, length)
+
+    def check(self, blob: Blob) -> None:
+        """Compare what is stored with its checksums."""
+        reader = self._open(blob, 0, blob.size_bytes)
+        try:
+            for _ in reader.stored():
+                pass
+        finally:
+            reader.close()
 
     def copy(self, blob: Blob, storage_class: str = "") -> Blob:
         """Another name for the same bytes, which go when the last name does; in another place, the bytes again."""
         if not blob.id:
             return EMPTY
-        copied = Blob(self._new_id(storage_class), blob.size_bytes, blob.seal)
+        copied = Blob(self._new_id(storage_class), blob.size_bytes, blob.seal, blob.is_encrypted)
         try:
             self.path(copied.id).hardlink_to(self.path(blob.id))
         except FileNotFoundError:
@@ -87,12 +113,12 @@ class LocalBlobs:
         return copied
 
     def _copy_bytes(self, blob: Blob, storage_class: str) -> Blob:
-        reader = self.open(blob)
+        reader = self._open(blob, 0, blob.size_bytes)
         try:
-            with self.writing(storage_class) as writer:
-                for piece in reader:
-                    writer.write(piece)
-                return writer.finish()
+            with LocalWriter(self, self._new_id(storage_class), reader.identity) as writer:
+                for _, stored in reader.stored():
+                    writer.write(stored)
+                return replace(writer.finish(), size_bytes=blob.size_bytes)
         finally:
             reader.close()
 
@@ -165,14 +191,18 @@ def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
 
 
 class LocalWriter:
-    """Writes one file; it is made with the first byte."""
+    """Writes one file; it is made with the first byte. What is encrypted is held back for a segment, since the last one is marked as such."""
 
-    def __init__(self, store: LocalBlobs, blob_id: str) -> None:
+    def __init__(self, store: LocalBlobs, blob_id: str, identity: bytes = b"", cipher: SegmentCipher | None = None) -> None:
+        """What is written is encrypted by the cipher; with an identity alone it is so already, and is stored as it comes."""
         self._store, self._id = store, blob_id
         self._handle = -1
-        self._size = self._checksum = 0
+        self._stored = self._checksum = self._size = 0
         self._table = bytearray()
         self._is_finished = False
+        self._identity, self._cipher = identity, cipher
+        self._segment_bytes = segment_bytes(is_encrypted=bool(identity))
+        self._held = bytearray()
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +216,25 @@ class LocalWriter:
                 self._store.remove(self._id)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes, and go on with the checksum of the segment that they are in."""
+        """Append bytes."""
+        self._size += len(data)
+        if self._cipher is None:
+            self._put(data)
+            return
+        view = memoryview(data)
+        while view:
+            if len(self._held) == SEGMENT_BYTES:
+                self._encrypt(self._cipher, is_last=False)
+            part = view[: SEGMENT_BYTES - len(self._held)]
+            self._held += part
+            view = view[len(part) :]
+
+    def _encrypt(self, cipher: SegmentCipher, *, is_last: bool) -> None:
+        self._put(cipher.encrypt(self._stored // self._segment_bytes, self._held, is_last=is_last))
+        self._held.clear()
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes, and go on with the checksum of the segment that they are in."""
         if not data:
             return
         try:
@@ -197,11 +245,11 @@ class LocalWriter:
             raise refusal(error) from error
         view = memoryview(data)
         while view:
-            room = SEGMENT_BYTES - self._size % SEGMENT_BYTES
+            room = self._segment_bytes - self._stored % self._segment_bytes
             part = view[:room]
             self._checksum = crc32c(part, self._checksum)
-            self._size += len(part)
-            if self._size % SEGMENT_BYTES == 0:
+            self._stored += len(part)
+            if self._stored % self._segment_bytes == 0:
                 self._seal_segment()
             view = view[room:]
 
@@ -216,11 +264,13 @@ class LocalWriter:
 
     def finish(self) -> Blob:
         """Have everything on the disk."""
+        if self._cipher is not None and self._held:
+            self._encrypt(self._cipher, is_last=True)
         if self._handle < 0:
             return EMPTY
-        if self._size % SEGMENT_BYTES:
+        if self._stored % self._segment_bytes:
             self._seal_segment()
-        table = bytes(self._table)
+        table = self._identity + bytes(self._table)
         try:
             self._append(table)
             os.fsync(self._handle)
@@ -228,7 +278,7 @@ class LocalWriter:
         except OSError as error:
             raise refusal(error) from error
         self._is_finished = True
-        return Blob(self._id, self._size, seal_of(table))
+        return Blob(self._id, self._size, seal_of(table), bool(self._identity))
 
 
 class LocalReader:
@@ -237,11 +287,17 @@ class LocalReader:
     def __init__(self, path: Path | None, blob: Blob, first: int, length: int) -> None:
         self._blob, self._first, self._end = blob, first, min(first + length, blob.size_bytes)
         self._handle = -1
+        self._segments = -(-blob.size_bytes // SEGMENT_BYTES)
+        self._segment_bytes = segment_bytes(is_encrypted=blob.is_encrypted)
+        self._stored_bytes = blob.size_bytes + self._segments * (self._segment_bytes - SEGMENT_BYTES)
+        self._cipher: SegmentCipher | None = None
+        # What an encrypted blob is told from others by, whatever it is called.
+        self.identity = b""
         if path is None or not length:
             return
         try:
             self._handle = os.open(path, os.O_RDONLY)
-            self._table = self._checked_table()
+            self.identity, self._table = self._checked_table()
         except FileNotFoundError:
             raise BlobAbsent("The bytes of this object are gone.") from None
         except OSError as error:
@@ -251,38 +307,54 @@ class LocalReader:
             self.close()
             raise
 
-    def _checked_table(self) -> bytes:
-        count = -(-self._blob.size_bytes // SEGMENT_BYTES)
-        table = os.pread(self._handle, count * CHECKSUM_BYTES + 1, self._blob.size_bytes)
-        if len(table) != count * CHECKSUM_BYTES or seal_of(table) != self._blob.seal:
+    def _checked_table(self) -> tuple[bytes, bytes]:
+        """(identity, checksums) as they follow the segments."""
+        begin = IDENTITY_BYTES if self._blob.is_encrypted else 0
+        expected = begin + self._segments * CHECKSUM_BYTES
+        table = os.pread(self._handle, expected + 1, self._stored_bytes)
+        if len(table) != expected or seal_of(table) != self._blob.seal:
             raise BlobDamaged("The checksums of this object are not those that were written.")
-        return table
+        if begin and self._blob.key is not None:
+            self._cipher = SegmentCipher(self._blob.key, table[:begin])
+        return table[:begin], table[begin:]
 
     def __iter__(self) -> Iterator[bytes]:
         """The range in pieces of some segments."""
-        if self._handle < 0:
-            return
-        place = self._first - self._first % SEGMENT_BYTES
-        while place < self._end:
-            piece = self._piece(place)
+        for number, stored in self.stored():
+            piece, place = self._plain(number, stored), number * SEGMENT_BYTES
             begin, end = max(self._first - place, 0), min(self._end - place, len(piece))
-            place += len(piece)
             yield piece if end - begin == len(piece) else piece[begin:end]
 
-    def _piece(self, place: int) -> bytes:
-        # Whole segments: what is checked is more than what is given.
-        last = min(self._blob.size_bytes, -(-self._end // SEGMENT_BYTES) * SEGMENT_BYTES)
-        wanted = min(PIECE_BYTES, last - place)
+    def stored(self) -> Iterator[tuple[int, bytes]]:
+        """(number of the first segment, some segments as they are stored, checked) of what the range touches: more than is given."""
+        number, end = self._first // SEGMENT_BYTES, -(-self._end // SEGMENT_BYTES)
+        while self._handle >= 0 and number < end:
+            count = min(PIECE_SEGMENTS, end - number)
+            yield number, self._piece(number, count)
+            number += count
+
+    def _plain(self, number: int, stored: bytes) -> bytes:
+        if self._cipher is None:
+            return stored
+        view, plain = memoryview(stored), []
+        for each in range(number, number + -(-len(stored) // self._segment_bytes)):
+            segment, view = view[: self._segment_bytes], view[self._segment_bytes :]
+            plain.append(self._cipher.decrypt(each, segment, is_last=each == self._segments - 1))
+        return b"".join(plain)
+
+    def _piece(self, number: int, count: int) -> bytes:
+        place = number * self._segment_bytes
+        wanted = min(count * self._segment_bytes, self._stored_bytes - place)
         try:
             piece = os.pread(self._handle, wanted, place)
         except OSError as error:
             raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error
         if len(piece) != wanted:
             raise BlobDamaged("A part of this object is gone from the disk.")
-        number, view = place // SEGMENT_BYTES, memoryview(piece)
-        for offset in range(0, wanted, SEGMENT_BYTES):
+        view = memoryview(piece)
+        for offset in range(0, wanted, self._segment_bytes):
             expected = int.from_bytes(self._table[number * CHECKSUM_BYTES : (number + 1) * CHECKSUM_BYTES], "big")
-            if crc32c(view[offset : offset + SEGMENT_BYTES]) != expected:
+            if crc32c(view[offset : offset + self._segment_bytes]) != expected:
                 raise BlobDamaged("A part of this object is not what was written.")
             number += 1
         return piece

@@ -1,7 +1,7 @@
 """What object storage asks of the machinery underneath: a place for blobs, which are written once, never changed, and checked whenever they are read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from portal.engines.ports import EngineError
@@ -23,12 +23,15 @@ class BlobAbsent(EngineError):
 class Blob:
     """Bytes that are stored for good. Without an id there are none: nothing is kept for an empty object.
 
-    `seal` is what the checksums of its parts come to, so that another blob is not taken for it.
+    `seal` is what the checksums of its parts come to, so that another blob is not taken for it. One that is encrypted is read with the `key` it was
+    written with; its size is that of what was written, its checksums are of what is stored.
     """
 
     id: str
     size_bytes: int
     seal: str
+    is_encrypted: bool = False
+    key: bytes | None = field(default=None, repr=False, compare=False)
 
 
 EMPTY = Blob("", 0, "")
@@ -79,8 +82,8 @@ class BlobStore(Protocol):
         """The storage classes that have a place of their own."""
         ...
 
-    def writing(self, storage_class: str = "") -> BlobWriter:
-        """Begin a new blob."""
+    def writing(self, storage_class: str = "", key: bytes | None = None) -> BlobWriter:
+        """Begin a new blob, encrypted if there is a key (32 bytes)."""
         ...
 
     def place_of(self, blob_id: str) -> str:
@@ -91,8 +94,12 @@ class BlobStore(Protocol):
         """Read `length` bytes (None: all) from the byte `first` on. Raises BlobAbsent, and BlobDamaged where that is seen at once."""
         ...
 
+    def check(self, blob: Blob) -> None:
+        """Read all of a blob and compare it with its checksums, for which no key is needed. Raises BlobAbsent or BlobDamaged."""
+        ...
+
     def copy(self, blob: Blob, storage_class: str = "") -> Blob:
-        """The same bytes as another blob, which lives and goes on its own, where those of a class are."""
+        """The same bytes as another blob, which lives and goes on its own, where those of a class are; what is encrypted stays so, with the same key."""
         ...
 
     def remove(self, *blob_ids: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from portal.s3 import xml
+from portal.s3.encryption import read_with
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, http_date
 from portal.s3.heads import version_header
@@ -23,6 +24,7 @@ def get(x: Exchange) -> Answer:
         raise S3Error("InvalidRequest", "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
     found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
     version = found.version
+    read_with(x, version)
     facts = {
         "ETag": lambda: xml.leaf("ETag", version.etag),
         "Checksum": lambda: _checksum(version),

@@ -1,22 +1,26 @@
 """Uploads in parts as S3 clients make them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from portal.kernel.errors import PortalError
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT
 from portal.s3.checksums import BY_HEADER, COMBINE, DEFAULT, Algorithm, Kind, algorithm_named, composite, full_object, kind_for, parse_checksum
 from portal.s3.copying import gathered, source_of
+from portal.s3.encryption import asked_of, encryption_headers, part_with
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person, quoted
 from portal.s3.heads import about_of, condition_of, range_of, version_header
 from portal.s3.listing import Encoder, encoder, limit_of, listable
 from portal.s3.objects import forget, receive, refuse_unprotected
+from portal.storage.encryption import encryption_of, key_of_row
+from portal.storage.facts import BucketFacts
 from portal.storage.listing import Listing, uploads_listed
 from portal.storage.locks import Lock
 from portal.storage.object_models import ObjectPart, ObjectUpload
-from portal.storage.objects import Content
+from portal.storage.objects import About, Content
+from portal.storage.receiving import Anew
 from portal.storage.uploads import (
     MOST_PARTS,
     Named,
@@ -40,10 +44,11 @@ def create(x: Exchange) -> Answer:
     asked = x.request.header("x-amz-checksum-algorithm")
     algorithm = algorithm_named(asked) if asked else None
     kind = kind_for(algorithm, x.request.header("x-amz-checksum-type")) if algorithm is not None else ""
-    made = upload_create(x.ctx, x.bucket, x.key, replace(about_of(x.request), checksum_algorithm=str(algorithm or ""), checksum_type=str(kind)))
+    about, encryption = replace(about_of(x.request), checksum_algorithm=str(algorithm or ""), checksum_type=str(kind)), asked_of(x.request)
+    made = upload_create(x.ctx, x.bucket, x.key, about, encryption)
     said = {"x-amz-checksum-algorithm": str(algorithm), "x-amz-checksum-type": str(kind)} if asked else {}
     named = [xml.leaf("Bucket", x.bucket), xml.leaf("Key", x.key), xml.leaf("UploadId", made.id)]
-    return document("InitiateMultipartUploadResult", *named, headers=said)
+    return document("InitiateMultipartUploadResult", *named, headers={**said, **encryption_headers(made, encryption.customer)})
 
 
 def number_of(x: Exchange) -> int:
@@ -60,36 +65,55 @@ def part(x: Exchange) -> Answer:
     if x.request.header("x-amz-copy-source"):
         return part_copy(x)
     number = number_of(x)
-    bucket, upload = upload_find(x.ctx, _named(x), size_bytes=x.request.content_length or 0)
-    algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
-    body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=algorithm)
-    refuse_unprotected(body, bucket, Lock(upload.lock_mode, upload.retain_until, upload.legal_hold), "Put Part")
-    blob = receive(x, body, upload.storage_class)
+    opened = _open(x, x.request.content_length or 0)
+    body = x.open_body(limit_bytes=MAX_OBJECT, algorithm=opened.algorithm)
+    refuse_unprotected(body, opened.bucket, opened.about.lock, "Put Part")
+    blob = receive(x, body, opened.about)
     checksum = body.checksum
-    etag = body.md5.hex()
+    etag = opened.about.encryption.etag(body.md5.hex())
     _keep(x, number, Content(etag, blob, checksum_algorithm=str(checksum.algorithm), checksum=checksum.text))
-    return Answer(headers={"ETag": quoted(etag), checksum.algorithm.header: checksum.text})
+    return Answer(headers={"ETag": quoted(etag), checksum.algorithm.header: checksum.text, **opened.said})
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An upload to which a part is sent, what its parts are like, and what is told of their encryption."""
+
+    bucket: BucketFacts
+    about: About
+    algorithm: Algorithm
+    said: dict[str, str]
+
+
+def _open(x: Exchange, size_bytes: int) -> _Open:
+    bucket, upload = upload_find(x.ctx, _named(x), size_bytes=size_bytes)
+    customer = part_with(x, upload)
+    encryption = replace(encryption_of(upload), key=key_of_row(x.ctx, bucket, upload, customer))
+    lock = Lock(upload.lock_mode, upload.retain_until, upload.legal_hold)
+    about = About(storage_class=upload.storage_class, encryption=encryption, lock=lock)
+    return _Open(bucket, about, Algorithm(upload.checksum_algorithm or DEFAULT), encryption_headers(upload, customer))
 
 
 def part_copy(x: Exchange) -> Answer:
     """Make a part of an object, or of a range of it."""
     number = number_of(x)
-    found = source_of(x)
+    found, customer = source_of(x)
     size, asked = found.version.size_bytes, x.request.header("x-amz-copy-source-range")
     wanted = range_of(asked, size) if asked else (0, size)
     if wanted is None or (asked and _ends_beyond(asked, size)):
         problem = "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets to copy"
         raise S3Error("InvalidArgument", problem, ArgumentName="x-amz-copy-source-range", ArgumentValue=asked[:64])
-    _, upload = upload_find(x.ctx, _named(x), size_bytes=wanted[1])
-    algorithm = Algorithm(upload.checksum_algorithm or DEFAULT)
-    blob, etag, checksum = gathered(x, found, wanted, algorithm, upload.storage_class)
+    opened = _open(x, wanted[1])
+    about, algorithm, shown = opened.about, opened.algorithm, opened.said
+    blob, md5, checksum = gathered(x, found, wanted, algorithm, Anew(customer, about.encryption.key, about.storage_class))
+    etag = about.encryption.etag(md5)
     part = _keep(x, number, Content(etag, blob, checksum_algorithm=str(algorithm), checksum=checksum.text))
     said = [
         xml.leaf("LastModified", xml.timestamp(part.modified_at)),
         xml.leaf("ETag", quoted(etag)),
         xml.leaf(f"Checksum{algorithm}", checksum.text),
     ]
-    shown = {"x-amz-copy-source-version-id": found.version.version_id} if found.bucket.versioning != "off" else {}
+    shown |= {"x-amz-copy-source-version-id": found.version.version_id} if found.bucket.versioning != "off" else {}
     return document("CopyPartResult", *said, headers=shown)
 
 
@@ -118,7 +142,8 @@ def complete(x: Exchange) -> Answer:
     said = [xml.leaf("Location", f"/{x.bucket}/{x.key}"), xml.leaf("Bucket", x.bucket), xml.leaf("Key", x.key), xml.leaf("ETag", quoted(done.etag))]
     if done.version is not None and done.version.checksum:
         said += [xml.leaf(f"Checksum{done.version.checksum_algorithm}", done.version.checksum), xml.leaf("ChecksumType", done.version.checksum_type)]
-    return document("CompleteMultipartUploadResult", *said, headers=version_header(done.bucket, done.version) if done.version is not None else {})
+    shown = {**version_header(done.bucket, done.version), **encryption_headers(done.version)} if done.version is not None else {}
+    return document("CompleteMultipartUploadResult", *said, headers=shown)
 
 
 def _part_named(node: xml.Node) -> PartNamed:

@@ -8,6 +8,7 @@ from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged
 from portal.kernel.errors import PortalError, Unavailable
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT, Body
+from portal.s3.encryption import asked_of, encryption_headers, read_with
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.heads import about_of, check_conditions, checksum_headers, condition_of, content_range, headers_of, range_of, version_header
@@ -15,6 +16,7 @@ from portal.s3.lock_heads import may_bypass
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
 from portal.storage.damage import damage_report
+from portal.storage.encryption import NOTHING, encryption_for
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.locks import Lock
 from portal.storage.objects import (
@@ -38,12 +40,15 @@ MOST_KEYS = 1000
 
 def put(x: Exchange) -> Answer:
     """Write an object; it is there for good when this answers."""
-    about, condition = about_of(x.request), condition_of(x.request)
-    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length)
+    about, condition, asked = about_of(x.request), condition_of(x.request), asked_of(x.request)
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
     body = x.open_body(limit_bytes=MAX_OBJECT)
     refuse_unprotected(body, target, about.lock, "Put Object")
+    about = replace(about, encryption=encryption_for(x.ctx, target, x.key, asked))
+    x.ctx.db.rollback()
     found, bucket = keep(x, target, x.key, body, about, condition=condition)
-    return Answer(headers={"ETag": quoted(found.etag), **version_header(bucket, found), **checksum_headers(found)})
+    said = {**version_header(bucket, found), **checksum_headers(found), **encryption_headers(found, asked.customer)}
+    return Answer(headers={"ETag": quoted(found.etag), **said})
 
 
 def refuse_unprotected(body: Body, bucket: BucketFacts, lock: Lock, request: str) -> None:
@@ -56,19 +61,19 @@ def keep(
     x: Exchange, target: BucketFacts, key: str, body: Body, about: About, *, condition: Condition = ANY, how: str = "Put"
 ) -> tuple[Version, BucketFacts]:
     """Receive the bytes of an object and write it."""
-    blob = receive(x, body, about.storage_class)
-    checksum = body.checksum
+    blob = receive(x, body, about)
+    checksum, etag = body.checksum, about.encryption.etag(body.md5.hex())
     about = replace(about, checksum_algorithm=str(checksum.algorithm), checksum_type="FULL_OBJECT")
     try:
-        return object_put(x.ctx, target, key, Content(body.md5.hex(), blob, checksum=checksum.text, how=how), about, condition=condition)
+        return object_put(x.ctx, target, key, Content(etag, blob, checksum=checksum.text, how=how), about, condition=condition)
     except PortalError as error:
         forget(x, blob, error)
         raise
 
 
-def receive(x: Exchange, body: Body, storage_class: str) -> Blob:
-    """Have the bytes of a body on the disk, where those of a class are; what is not right with them leaves nothing behind."""
-    with x.blobs.writing(storage_class) as writer:
+def receive(x: Exchange, body: Body, about: About) -> Blob:
+    """Have the bytes of a body on the disk, where those of its class are, encrypted if it says so; what is not right with them leaves nothing behind."""
+    with x.blobs.writing(about.storage_class, about.encryption.key) as writer:
         for block in body:
             writer.write(block)
         return writer.finish()
@@ -84,16 +89,17 @@ def get(x: Exchange) -> Answer:
     """Read an object or a part of it, or its headers alone."""
     found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
     version = found.version
+    customer = read_with(x, version)
     check_conditions(x.request, version)
     first, length, headers = _wanted(x, found)
     status = 206 if headers else 200
-    headers |= headers_of(x, found.bucket, version)
+    headers |= headers_of(x, found.bucket, version) | encryption_headers(version, customer)
     if x.request.header("x-amz-checksum-mode").upper() == "ENABLED" and status == 200:  # noqa: PLR2004 - of a part there is none
         headers |= checksum_headers(version)
     if x.request.method == "HEAD":
         return Answer(status, headers, iter(()), length)
     try:
-        again, pieces = object_open(x.ctx, x.blobs, found, first, length)
+        again, pieces = object_open(x.ctx, x.blobs, found, (first, length), customer)
         if again is not found:
             # It was written over a moment ago: begin anew with what is there now.
             return get(x)

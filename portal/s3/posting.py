@@ -5,6 +5,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from portal.kernel.db import now
 from portal.s3 import xml
+from portal.s3.encryption import asked_of, encryption_headers
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.forms import PostForm, open_form
 from portal.s3.heads import about_of, version_header
@@ -12,6 +13,7 @@ from portal.s3.objects import keep
 from portal.s3.post_policy import verify_form
 from portal.s3.requests import S3Request
 from portal.s3.tagging import tags_in
+from portal.storage.encryption import NOTHING, encryption_for
 from portal.storage.facts import Version
 from portal.storage.objects import ANY, refuse_early
 
@@ -22,13 +24,15 @@ def post(x: Exchange) -> Answer:
     """Write the file of a form as an object."""
     form = open_form(x.request)
     x.identify(lambda secret_of: verify_form(form, x.bucket, secret_of, now()))
-    about = about_of(_as_headers(x.request, form))
+    said = _as_headers(x.request, form)
+    about, asked = about_of(said), asked_of(said)
     if tagging := form.fields.get("tagging"):
         about = replace(about, tags=tags_in(xml.parse(tagging.encode(), "Tagging")))
-    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length)
+    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
+    about = replace(about, encryption=encryption_for(x.ctx, target, form.key, asked))
     x.ctx.db.rollback()
     found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
-    return _told(x, form, found, version_header(bucket, found))
+    return _told(x, form, found, version_header(bucket, found) | encryption_headers(found, asked.customer))
 
 
 def _as_headers(request: S3Request, form: PostForm) -> S3Request:

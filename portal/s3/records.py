@@ -15,7 +15,7 @@ from portal.storage.traffic import Record
 TYPES = {"uploads": "UPLOADS", "uploadId": "UPLOAD", "delete": "MULTI_OBJECT_DELETE", "versions": "BUCKETVERSIONS", "policyStatus": "POLICY_STATUS"}
 LONGEST = 2048
 # Whoever reads a log must not be able to use what was signed.
-SECRETS = re.compile(r"((?:^|&)(?:X-Amz-Signature|Signature|X-Amz-Security-Token)=)[^&]*", re.IGNORECASE)
+SECRETS = re.compile(r"((?:^|&)(?:X-Amz-Signature|Signature|X-Amz-Security-Token|X-Amz-[a-z-]*customer-key)=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from portal.engines.ports import EngineError, EngineRefused
 from portal.kernel import errors as kernel
 from portal.s3.errors import S3Error
 from portal.s3.exchange import http_date
+from portal.security import key_store
 from portal.storage import errors as storage
 
 # Looked through in order: what is special comes before what it is a kind of.
@@ -17,7 +18,10 @@ CODES: Mapping[type[kernel.PortalError], str] = {
     storage.AclBlocked: "InvalidBucketAclWithBlockPublicAccessError",
     storage.IsMarker: "MethodNotAllowed", storage.BucketNotEmpty: "BucketNotEmpty", storage.KeyTooLong: "KeyTooLongError",
     storage.InvalidKey: "InvalidURI", storage.InvalidPart: "InvalidPart", storage.InvalidPartOrder: "InvalidPartOrder",
-    storage.PartTooSmall: "EntityTooSmall", kernel.PreconditionFailed: "PreconditionFailed", kernel.Forbidden: "AccessDenied",
+    storage.PartTooSmall: "EntityTooSmall", storage.CustomerKeyMissing: "InvalidRequest", storage.CustomerKeyNotWanted: "InvalidRequest",
+    storage.CustomerKeyWrong: "AccessDenied", storage.NoSuchEncryptionKey: "KMS.NotFoundException", key_store.KeyGone: "KMS.NotFoundException",
+    key_store.KeyDisabled: "KMS.DisabledException", key_store.KeyUnusable: "KMS.KMSInvalidStateException", key_store.NotWrappedHere: "InternalError",
+    kernel.PreconditionFailed: "PreconditionFailed", kernel.Forbidden: "AccessDenied",
     kernel.ConfirmationRequired: "AccessDenied", kernel.Unauthorized: "AccessDenied", kernel.Conflict: "OperationAborted",
     kernel.TooLarge: "EntityTooLarge", kernel.RateLimited: "SlowDown", kernel.Unavailable: "ServiceUnavailable", kernel.NotFound: "AccessDenied",
     kernel.MethodNotAllowed: "MethodNotAllowed", kernel.InvalidRequest: "InvalidArgument",

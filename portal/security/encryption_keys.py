@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, or_, select
 
 from portal.kernel import fields as f
 from portal.kernel.authz import authorize, reach, target_of
@@ -22,7 +22,7 @@ from portal.kernel.resource import Column, ResourceType
 from portal.kernel.rows import insert_along
 from portal.security.key_models import EncryptionKey, KeyVersion
 from portal.security.key_rewrap import rewrap_data_keys
-from portal.security.key_store import default_key, refuse_unusable, version_make
+from portal.security.key_store import HOLDERS, default_key, refuse_unusable, version_make
 
 USE, READ_USAGE = "security.key.use", "security.key.read_usage"
 LIFECYCLE = Lifecycle(
@@ -186,16 +186,22 @@ class UsedBy:
 
 
 def uses_of(ctx: Context, key: EncryptionKey, *, unseen: bool = False, most: int = 100) -> Sequence[UsedBy]:
-    """What names the key in its record, of what the caller may see, or of everything (`unseen`)."""
+    """What names the key in its record, or has something in it that does, of what the caller may see, or of everything (`unseen`)."""
     found: list[UsedBy] = []
     for rtype in ctx.registry:
-        for attr, info in rtype.fields().items():
-            if isinstance(info.kind, Ref) and info.kind.type_key == KEY.key:
-                model = rtype.model
-                query = select(model.id, model.name).where(getattr(model, attr) == key.id, model.deleted_at.is_(None))
-                query = query if unseen else query.where(reach(ctx, f"{rtype.key}.read").rows(model))
-                rows = ctx.db.execute(query.order_by(model.name, model.id).limit(most)).all()
-                found += [UsedBy(rtype.key, rtype.label, row.id, row.name) for row in rows]
+        model: Any = rtype.model
+        named = [
+            getattr(model, attr) == key.id for attr, info in rtype.fields().items() if isinstance(info.kind, Ref) and info.kind.type_key == KEY.key
+        ]
+        for holder in HOLDERS:
+            if holder.within is not None and holder.within[0] == rtype.key:
+                rows = holder.table.c
+                named.append(exists().where(rows[holder.within[1]] == model.id, rows[holder.key_id] == key.id))
+        if named:
+            query = select(model.id, model.name).where(or_(*named), model.deleted_at.is_(None))
+            query = query if unseen else query.where(reach(ctx, f"{rtype.key}.read").rows(model))
+            among = ctx.db.execute(query.order_by(model.name, model.id).limit(most)).all()
+            found += [UsedBy(rtype.key, rtype.label, row.id, row.name) for row in among]
     return found
 
 

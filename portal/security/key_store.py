@@ -59,7 +59,8 @@ class DataKey:
 class Holder:
     """A table that keeps wrapped data keys: rotation wraps them again by the newest version, in rounds that can be taken up again.
 
-    `wrapped`, `key_id` and `version` name its columns; `context` gives what was said of a row when its data key was made.
+    `wrapped`, `key_id` and `version` name its columns; `context` gives what was said of a row when its data key was made. Where the rows are no
+    resources, `within` is the type of the resource that they are in, and the column that names it.
     """
 
     label: str
@@ -68,6 +69,7 @@ class Holder:
     key_id: str
     version: str
     context: Callable[[Any], str]
+    within: tuple[str, str] | None = None
 
 
 HOLDERS: list[Holder] = []

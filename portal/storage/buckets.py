@@ -15,8 +15,11 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.security.key_models import EncryptionKey
 from portal.storage.access_logs import bucket_set_logging
+from portal.storage.bucket_encryption import KEY, KIND, apply, bucket_set_encryption
 from portal.storage.configurations import bucket_set_cors
+from portal.storage.encryption import NAMED, PORTAL
 from portal.storage.engine_steps import MAKE, ON_ENGINE, REMOVE, on_engine, refuse_on_engine
 from portal.storage.errors import AclBlocked, AclLeft, BucketLocked, BucketNotEmpty, BucketTaken
 from portal.storage.grants import BLOCKED, ENFORCED, Grant, grants_checked, grants_of, is_public, normalised
@@ -88,6 +91,8 @@ def bucket_create(
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, object_lock: bool = False, ownership: str = ENFORCED, tags: dict[str, str] | None = None,
     public_access: Annotated[str, PUBLIC_ACCESS] = AS_INSTALLED, configuration: Annotated[dict[str, Any] | None, GRANTS] = None,
+    encryption_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Encrypted", "Encrypt new objects; with the project's default key unless said otherwise.")] = False,
+    encryption_type: Annotated[str, KIND] = "none", kms_key: Annotated[EncryptionKey | None, KEY] = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
     if on_engine(ctx.settings):
@@ -117,11 +122,14 @@ def bucket_create(
         )
         raise BucketTaken(f"name: {problem}", details={"name": [problem], "is_own": is_own})
     word, kept = normalised(acl, given, ctx.principal.user_id)
-    return Bucket(
+    row = Bucket(
         name=name, description=description, acl=word, versioning="enabled" if versioning_enabled else "off", data_events=data_events, tags=tags or {},
         cors_rules=[], lifecycle_rules=[], object_lock=object_lock, ownership=ownership, public_access_block=dict(BLOCKED) if is_blocked else None,
-        grants=kept,
+        grants=kept, bucket_key_enabled=False,
     )  # fmt: skip
+    kind = encryption_type if encryption_type != "none" else NAMED if kms_key is not None else PORTAL if encryption_enabled else "none"
+    apply(ctx, row, ctx.project_id or "", kind, kms_key)
+    return row
 
 
 def _refuse_contradiction(acl: str, given: Sequence[Grant] | None, ownership: str, *, is_blocked: bool) -> None:
@@ -177,14 +185,15 @@ bucket_update = update_operation(Bucket)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",
-    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_object_lock,
-                bucket_set_public_access, bucket_set_ownership, bucket_set_website, bucket_set_logging, bucket_set_notifications,
+    operations=[bucket_create, bucket_set_versioning, bucket_set_acl, bucket_set_cors, bucket_set_lifecycle, bucket_set_policy, bucket_set_encryption,
+                bucket_set_object_lock, bucket_set_public_access, bucket_set_ownership, bucket_set_website, bucket_set_logging, bucket_set_notifications,
                 bucket_set_replication, bucket_delete, bucket_update, bucket_refit],
     columns=[Column("name", "Name", sort="name"), Column("versioning", "Versioning", css="md"), Column("acl", "Access of others", css="lo"),
              Column("total_objects", "Objects", css="num"), Column("total_size", "Size", css="num"),
              Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"buckets": 1}, extra_permissions={"empty": "delete"}, aliases={"bucket_name": "name", "status": "state"},
-    show={"versioning_enabled": lambda v: v.versioning == "enabled", "logging_enabled": lambda v: bool(v.logging),
+    show={"versioning_enabled": lambda v: v.versioning == "enabled", "encryption_enabled": lambda v: v.encryption_type != "none",
+          "logging_enabled": lambda v: bool(v.logging),
           "log_target_bucket": lambda v: v.logging["bucket_name"] if v.logging else None, "total_objects": lambda v: v.total_objects or 0,
           "total_size_bytes": lambda v: v.total_size_bytes or 0, "total_size_gb": lambda v: round((v.total_size_bytes or 0) / GIB, 3),
           "total_size": lambda v: f"{(v.total_size_bytes or 0) / (1 << 20):,.1f} MiB"},

@@ -317,7 +317,8 @@ def version_of(bucket: BucketFacts, found: EngineObject) -> EngineVersion:
     """As the portal shows versions."""
     return EngineVersion(
         bucket.id, found.key, 0, found.version_id == "null", True, found.is_marker, found.modified_at or datetime.now(UTC), found.size_bytes, found.etag,
-        "", "", None, "", None, found.storage_class, _acl(found), "", "", found.headers, found.user_metadata, found.tags, None, "", None, None, "", found.version_id,
+        "", "", None, "", None, found.storage_class, _acl(found), "", "", found.headers, found.user_metadata, found.tags,
+        "", None, None, None, None, False, None, "", None, None, "", found.version_id,
     )  # fmt: skip
 
 

@@ -73,3 +73,19 @@ class InvalidPartOrder(InvalidRequest):
 
 class PartTooSmall(InvalidRequest):
     """A part other than the last has less than 5 MiB."""
+
+
+class CustomerKeyMissing(InvalidRequest):
+    """An object is encrypted with a key that the client has to send along, and did not."""
+
+
+class CustomerKeyNotWanted(InvalidRequest):
+    """A key was sent along for an object that is not encrypted with one of the client's."""
+
+
+class CustomerKeyWrong(Forbidden):
+    """The key that was sent along is not the one that the object was encrypted with."""
+
+
+class NoSuchEncryptionKey(InvalidRequest):
+    """There is no key of this name or id in the project of the bucket."""

@@ -1,7 +1,7 @@
 """Buckets and versions as every request reads them: plain values, by statements that are made once. Their tables are in `models`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,9 @@ class BucketFacts:
     data_events: bool
     tags: Mapping[str, str]
     policy: Mapping[str, Any] | None
+    encryption_type: str
+    kms_key_id: str | None
+    bucket_key_enabled: bool
     grants: Sequence[Sequence[str]] | None
     object_lock: bool
     lock_rule: Mapping[str, Any] | None
@@ -65,6 +68,12 @@ class Version:
     headers: Mapping[str, str]
     user_metadata: Mapping[str, str]
     tags: Mapping[str, str]
+    encryption: str
+    kms_key_id: str | None
+    key_version: int | None
+    wrapped_key: bytes | None = field(repr=False)
+    customer_check: bytes | None = field(repr=False)
+    bucket_key: bool
     grants: Sequence[Sequence[str]] | None
     lock_mode: str
     retain_until: datetime | None

@@ -5,7 +5,7 @@ import binascii
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Table, select, text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Table, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from portal.kernel import fields as f
@@ -16,6 +16,7 @@ ACLS = ("private", "public-read", "public-read-write", "authenticated-read")
 # Grants that are none of these are kept one by one, in `grants`.
 CUSTOM = "custom"
 VERSIONING = ("off", "enabled", "suspended")
+ENCRYPTION = ("none", "sse-s3", "sse-kms")
 OWNERSHIP = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
 # Of buckets of which nobody said who owns what is written: whoever writes it, and lists of access count.
 UNSET = "Unset"
@@ -25,6 +26,7 @@ BUCKET_NAME = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 # Compared by bytes on every database: S3 lists keys in the order of their UTF-8.
 Key = String(KEY_BYTES).with_variant(String(KEY_BYTES, collation="C"), "postgresql")
 CURRENT, STORED, HELD = text("is_current"), text("blob <> ''"), text("(retain_until IS NOT NULL OR legal_hold)")
+WRAPPED = text("kms_key_id IS NOT NULL")
 
 
 class Bucket(ProjectOwned, Stateful, Base):
@@ -43,6 +45,12 @@ class Bucket(ProjectOwned, Stateful, Base):
     data_events: Mapped[bool] = f.field(
         f.Bool(), label="Record data events", default=False, editable=True, help="Write every change of an object into the audit log."
     )
+    encryption_type: Mapped[str] = f.field(
+        f.Choice(ENCRYPTION), label="Encryption", default="none", filterable=True, help="Of new objects that are sent without a word about it."
+    )
+    # No reference: the record of a key outlives everything.
+    kms_key_id: Mapped[str | None] = f.field(f.Ref("security.key"), label="Encryption key", nullable=True, filterable=True, index=True)
+    bucket_key_enabled: Mapped[bool] = f.field(f.Bool(), label="Bucket key", default=False)
     cors_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     lifecycle_rules: Mapped[list[Any]] = mapped_column(JsonColumn, default=list)
     policy: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
@@ -114,6 +122,13 @@ class Described:
     headers: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
     user_metadata: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
     tags: Mapped[dict[str, str]] = mapped_column(JsonColumn, default=dict)
+    # Empty, or which kind; the data key, wrapped, and by which version of which key; or what tells a key again that the client sends.
+    encryption: Mapped[str] = mapped_column(String(16), default="")
+    kms_key_id: Mapped[str | None] = mapped_column(String(64))
+    key_version: Mapped[int | None] = mapped_column()
+    wrapped_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    customer_check: Mapped[bytes | None] = mapped_column(LargeBinary)
+    bucket_key: Mapped[bool] = mapped_column(default=False)
 
 
 class ObjectVersion(Described, Base):
@@ -145,6 +160,10 @@ class ObjectVersion(Described, Base):
         Index("ix_object_versions_current", "bucket_id", "key", unique=True, sqlite_where=CURRENT, postgresql_where=CURRENT),
         # For the sweep: whether anybody refers to a blob.
         Index("ix_object_versions_blob", "blob", sqlite_where=STORED, postgresql_where=STORED),
+        # For wrapping again what an older version of a key has wrapped.
+        Index("ix_object_versions_wrapped", "kms_key_id", "key_version", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
+        # For who asks what a key encrypts.
+        Index("ix_object_versions_key_used", "kms_key_id", "bucket_id", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
         Index("ix_object_versions_held", "bucket_id", sqlite_where=HELD, postgresql_where=HELD),
         {"sqlite_with_rowid": False},
     )
@@ -164,7 +183,11 @@ class ObjectUpload(Described, Base):
     sequence: Mapped[int | None] = mapped_column(BigInteger)
     etag: Mapped[str] = mapped_column(String(64), default="")
 
-    __table_args__ = (Index("ix_object_uploads_key", "bucket_id", "key", "id"), Index("ix_object_uploads_age", "created_at"))
+    __table_args__ = (
+        Index("ix_object_uploads_key", "bucket_id", "key", "id"),
+        Index("ix_object_uploads_age", "created_at"),
+        Index("ix_object_uploads_wrapped", "kms_key_id", "key_version", sqlite_where=WRAPPED, postgresql_where=WRAPPED),
+    )
 
 
 class ObjectPart(Base):
@@ -178,6 +201,8 @@ class ObjectPart(Base):
     etag: Mapped[str] = mapped_column(String(64))
     blob: Mapped[str] = mapped_column(String(64), index=True)
     seal: Mapped[str] = mapped_column(String(16))
+    # With the key of the upload.
+    is_encrypted: Mapped[bool] = mapped_column(default=False)
     checksum_algorithm: Mapped[str] = mapped_column(String(16), default="")
     checksum: Mapped[str] = mapped_column(String(96), default="")
     modified_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

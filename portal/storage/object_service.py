@@ -101,7 +101,7 @@ class LocalObjects:
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""
-        return object_open(ctx, self._blobs, found, first, length)[1]
+        return object_open(ctx, self._blobs, found, (first, length))[1]
 
     def receive(
         self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""

@@ -13,6 +13,7 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
 from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.encryption import PLAIN, CustomerKey, Encryption, key_of_row
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
@@ -52,12 +53,14 @@ class About:
     lock: Lock = FREE
     # In place of what `acl` says.
     grants: Sequence[Grant] | None = None
+    encryption: Encryption = PLAIN
 
     def columns(self) -> dict[str, Any]:
         """As a row keeps it."""
         return {
             "headers": dict(self.headers), "user_metadata": dict(self.user_metadata), "tags": dict(self.tags), "storage_class": self.storage_class,
             "acl": self.acl, "grants": self.grants, "checksum_algorithm": self.checksum_algorithm, "checksum_type": self.checksum_type, **self.lock.columns(),
+            **self.encryption.columns(),
         }  # fmt: skip
 
 
@@ -88,12 +91,14 @@ SMALL = 1 << 20
 TOGETHER = 250
 
 
-def refuse_early(ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None) -> BucketFacts:
+def refuse_early(
+    ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None, encrypts: bool = False
+) -> BucketFacts:  # fmt: skip
     """Raise what a write would be refused with, as far as that is known before the bytes arrive; the write itself asks again."""
     bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
-    if size_bytes is not None and size_bytes <= SMALL:
-        # So little is received sooner than it is refused.
+    if size_bytes is not None and size_bytes <= SMALL and not encrypts and bucket.encryption_type == "none":
+        # So little is received sooner than it is refused. A key is used for nobody who may not write.
         return bucket
     latest = newest(ctx.db, bucket.id, key)
     try:
@@ -293,11 +298,12 @@ class Found:
     version: Version
     parts: Sequence[ObjectPart] = ()
 
-    def pieces(self) -> list[Blob]:
-        """The blobs whose bytes follow each other."""
-        if self.version.upload_id is None:
-            return [Blob(self.version.blob, self.version.size_bytes, self.version.seal)]
-        return [Blob(part.blob, part.size_bytes, part.seal) for part in self.parts]
+    def pieces(self, key: bytes | None = None) -> list[Blob]:
+        """The blobs whose bytes follow each other; what is encrypted is read with its key."""
+        version, is_encrypted = self.version, bool(self.version.encryption)
+        if version.upload_id is None:
+            return [Blob(version.blob, version.size_bytes, version.seal, is_encrypted, key)]
+        return [Blob(part.blob, part.size_bytes, part.seal, is_encrypted, key) for part in self.parts]
 
 
 def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
@@ -360,14 +366,22 @@ def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob
         place += blob.size_bytes
 
 
-def object_open(ctx: Context, store: BlobStore, found: Found, first: int, length: int) -> tuple[Found, Iterator[bytes]]:
-    """Begin to read; an object that was written over, or moved, between its row and its bytes is looked for once more."""
+def object_open(
+    ctx: Context, store: BlobStore, found: Found, span: tuple[int, int], customer: CustomerKey | None = None
+) -> tuple[Found, Iterator[bytes]]:  # fmt: skip
+    """Begin to read (first byte, how many); an object that was written over, or moved, between its row and its bytes is looked for once more.
+
+    Raises what `key_of_row` does.
+    """
+    first, length = span
+    key = key_of_row(ctx, found.bucket, found.version, customer)
     try:
-        return found, read(store, found.pieces(), first, length)
+        return found, read(store, found.pieces(key), first, length)
     except BlobAbsent:
         version_id = found.version.version_id if found.version.version_id != "null" else ""
         ctx.db.rollback()
         again = object_find(ctx, found.bucket.name, found.version.key, version_id)
         if again.pieces() == found.pieces():
             raise
-        return again, read(store, again.pieces(), first, min(length, again.version.size_bytes - first))
+        key = key_of_row(ctx, again.bucket, again.version, customer)
+        return again, read(store, again.pieces(key), first, min(length, again.version.size_bytes - first))

@@ -142,7 +142,7 @@ def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed
             after = rows[-1].blob
             for row in (each for each in rows if day is None or int(each.blob[-2:], 16) % SCRUB_DAYS == day):
                 read += 1
-                if (what := _problem(blobs, Blob(row.blob, row.size_bytes, row.seal))) and _is_named(ctx, row):
+                if (what := _problem(blobs, Blob(row.blob, row.size_bytes, row.seal, _is_encrypted(row)))) and _is_named(ctx, row):
                     damaged += 1
                     _report(ctx, row, what)
     return Scrubbed(read, damaged)
@@ -150,17 +150,14 @@ def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed
 
 def _problem(blobs: BlobStore, blob: Blob) -> str:
     try:
-        reader = blobs.open(blob)
+        blobs.check(blob)
     except (BlobAbsent, BlobDamaged) as error:
         return error.message
-    try:
-        for _ in reader:
-            pass
-    except BlobDamaged as error:
-        return error.message
-    finally:
-        reader.close()
     return ""
+
+
+def _is_encrypted(row: Any) -> bool:
+    return bool(row.is_encrypted if hasattr(row, "number") else row.encryption)
 
 
 def _is_named(ctx: Context, row: Any) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from sqlalchemy import delete, func, select
@@ -14,12 +14,13 @@ from portal.kernel.db import now
 from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
 from portal.storage import versions
-from portal.storage.access import WRITE, authorize_object, check_key, note_refusal
+from portal.storage.access import WRITE, authorize_object, note_refusal
+from portal.storage.encryption import NOTHING, Asked, encryption_for, encryption_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named, version_at
 from portal.storage.locks import Lock
 from portal.storage.object_models import ObjectPart, ObjectUpload
-from portal.storage.objects import ANY, About, Condition, Content, authorize_new, parts_of, put
+from portal.storage.objects import ANY, About, Condition, Content, authorize_new, parts_of, put, refuse_early
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -57,9 +58,10 @@ class PartNamed:
     checksum: str = ""
 
 
-def upload_create(ctx: Context, bucket_name: str, key: str, about: About) -> ObjectUpload:
-    """Begin an upload. Raises Forbidden, NoSuchBucket and what `check_key` raises."""
-    check_key(key)
+def upload_create(ctx: Context, bucket_name: str, key: str, about: About, asked: Asked = NOTHING) -> ObjectUpload:
+    """Begin an upload. Raises Forbidden, NoSuchBucket and what `check_key` and `encryption_for` raise."""
+    bucket = refuse_early(ctx, bucket_name, key, ANY, size_bytes=0, encrypts=asked != NOTHING)
+    about = replace(about, encryption=encryption_for(ctx, bucket, key, asked))
 
     def begin(writing: Writing) -> ObjectUpload:
         authorize_new(writing, key, about)
@@ -68,7 +70,7 @@ def upload_create(ctx: Context, bucket_name: str, key: str, about: About) -> Obj
         writing.db.flush()
         return made
 
-    return write(ctx, bucket_named(ctx.db, bucket_name), WRITE, begin)
+    return write(ctx, bucket, WRITE, begin)
 
 
 def upload_named(session: Session, bucket_name: str, upload_id: str) -> Named:
@@ -116,7 +118,7 @@ def part_put(ctx: Context, named: Named, number: int, content: Content) -> Objec
             writing.db.flush()
         blob = content.blob
         part = ObjectPart(
-            upload_id=found.id, number=number, size_bytes=blob.size_bytes, etag=content.etag, blob=blob.id, seal=blob.seal,
+            upload_id=found.id, number=number, size_bytes=blob.size_bytes, etag=content.etag, blob=blob.id, seal=blob.seal, is_encrypted=bool(found.encryption),
             checksum_algorithm=content.checksum_algorithm, checksum=content.checksum,
         )  # fmt: skip
         writing.db.add(part)
@@ -171,7 +173,7 @@ def upload_complete(
         writing.change.size_bytes -= sum(part.size_bytes for part in parts)
         size = sum(part.size_bytes for part in used)
         about = About(found.headers, found.user_metadata, found.tags, found.storage_class, found.acl, whole.algorithm, whole.kind,
-                      Lock(found.lock_mode, found.retain_until, found.legal_hold), _pairs(found.grants))  # fmt: skip
+                      Lock(found.lock_mode, found.retain_until, found.legal_hold), _pairs(found.grants), encryption_of(found))  # fmt: skip
         row = put(
             writing,
             named.key,

@@ -22,6 +22,7 @@ READING = timedelta(hours=6)
 DEFAULTS: Mapping[str, Any] = {
     "is_marker": False, "size_bytes": 0, "etag": "", "blob": "", "seal": "", "upload_id": None, "checksum": "", "owner_id": None,
     "storage_class": "STANDARD", "acl": "private", "checksum_algorithm": "", "checksum_type": "", "headers": {}, "user_metadata": {}, "tags": {},
+    "encryption": "", "kms_key_id": None, "key_version": None, "wrapped_key": None, "customer_check": None, "bucket_key": False,
     "grants": None, "lock_mode": "", "retain_until": None, "legal_hold": None,
     "replication": "",
 }  # fmt: skip

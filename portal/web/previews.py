@@ -61,7 +61,7 @@ def image_of(ctx: Context, blobs: BlobStore, found: Found) -> tuple[str, Iterato
 
 
 def _bytes(ctx: Context, blobs: BlobStore, found: Found, count: int) -> Iterator[bytes]:
-    return object_open(ctx, blobs, found, 0, count)[1]
+    return object_open(ctx, blobs, found, (0, count))[1]
 
 
 def image_kind(begin: bytes) -> str:

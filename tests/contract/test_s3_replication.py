@@ -226,3 +226,17 @@ def test_buckets_that_go(client: Any, s3: S3, api: Api, base: str, system: Conte
     assert "is gone" in api.get(f"{base}/replication").json["last_error"]
     assert api("DELETE", f"{base}?force=true").status_code == 204
     assert again(system, s3) == 0
+
+
+def test_what_is_encrypted_is_carried_over_as_it_is(client: Any, s3: S3, system: Context) -> None:
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"secret", ServerSideEncryption="aws:kms")
+    upload = client.create_multipart_upload(Bucket=SOURCE, Key="parts", ServerSideEncryption="AES256")["UploadId"]
+    tag = client.upload_part(Bucket=SOURCE, Key="parts", UploadId=upload, PartNumber=1, Body=b"of a part")["ETag"]
+    client.complete_multipart_upload(Bucket=SOURCE, Key="parts", UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+    assert again(system, s3) == 2
+    found = client.get_object(Bucket=TARGET, Key="k")
+    assert (found["Body"].read(), found["SSEKMSKeyId"]) == (b"secret", client.head_object(Bucket=SOURCE, Key="k")["SSEKMSKeyId"])
+    for each in client.list_object_versions(Bucket=SOURCE)["Versions"]:
+        client.delete_object(Bucket=SOURCE, Key=each["Key"], VersionId=each["VersionId"])
+    assert (sent(client, TARGET, "k"), sent(client, TARGET, "parts")) == (b"secret", b"of a part")

@@ -15,7 +15,7 @@ from portal.kernel.db import now, transaction
 from portal.settings import Settings
 from portal.storage import tiers
 from portal.storage.object_models import ObjectVersion
-from portal.storage.sweep import remove_due, remove_orphans
+from portal.storage.sweep import remove_due, remove_orphans, scrub
 from portal.storage.tiers import transitions_follow
 from tests.support.people import People
 from tests.support.s3 import S3, refused
@@ -251,3 +251,14 @@ def test_classes_and_report(client: Any, s3: S3, api: Api, base: str, system: Co
     ]  # fmt: skip
     assert found[0]["saving"] == 0
     assert found[1]["cost"] is not None
+
+
+def test_what_is_encrypted_is_moved_as_it_is(client: Any, s3: S3, api: Api, base: str, system: Context) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=BYTES, ServerSideEncryption="AES256")
+    parts(client, "parts", ServerSideEncryption="aws:kms")
+    for key in ("k", "parts"):
+        assert api("PUT", f"{base}/objects/{key}/storage-class", {"storage_class": COLD}).status_code == 200
+    remove_due(system, s3.blobs)
+    assert (sent(client, "k"), sent(client, "parts", Range="bytes=5242879-5242880")) == (BYTES, b"ab")
+    assert all(BYTES[:64] not in s3.blobs.path(each.id).read_bytes() for each in s3.blobs.stored())
+    assert scrub(system, s3.blobs).damaged == 0

@@ -203,6 +203,8 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/storage/buckets/<bucket_id>/set-policy": {"document": {}},
         "PUT /api/v1/storage/buckets/<bucket_id>/policy": {}, "POST /api/v1/storage/buckets/<bucket_id>/set-lifecycle": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/presigned-urls": {"key": ids["key"], "expires_in": 60},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-encryption": {"type": "none"},
+        "PUT /api/v1/storage/buckets/<bucket_id>/encryption": {"type": "none"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-website": {"configuration": {}}, "PUT /api/v1/storage/buckets/<bucket_id>/logging": {"enabled": False},
         "POST /api/v1/storage/buckets/<bucket_id>/replication": {"destination_bucket": ids["ticked_bucket_id"]},

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,11 +36,21 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
+class _Patient(_Quiet):
+    """Takes the rest of what is sent after a refusal: over TLS a client that goes on sending would get no answer."""
+
+    def run_wsgi(self) -> None:
+        super().run_wsgi()
+        with contextlib.suppress(OSError):
+            while self.rfile.read(1 << 16):
+                pass
+
+
 class S3:
     """A gateway with its blobs, and keys of its users."""
 
-    def __init__(self, people: People, port: int, app: Gateway) -> None:
-        self.people, self.port, self._app = people, port, app
+    def __init__(self, people: People, port: int, app: Gateway, scheme: str) -> None:
+        self.people, self.port, self._app, self._scheme = people, port, app, scheme
         self.blobs = app._blobs
         self.traffic = app._traffic
 
@@ -64,7 +75,7 @@ class S3:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def key(self, user: User) -> tuple[str, str]:
         """(access key, secret) of a user."""
@@ -100,16 +111,17 @@ def open_bucket(made: Any, name: str) -> None:
 
 
 @contextlib.contextmanager
-def gateway(people: People) -> Iterator[S3]:
-    """A gateway for the length of a block."""
+def gateway(people: People, tls: tuple[Path, Path] | None = None) -> Iterator[S3]:
+    """A gateway for the length of a block; with (certificate, its key) it speaks https."""
     blobs = open_blobs(people.settings)
     app = Gateway(people.settings, people.sessions, people.registry, blobs, traffic_files(people.settings))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    files = (str(tls[0]), str(tls[1])) if tls is not None else None
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Patient if tls else _Quiet, ssl_context=files)
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield S3(people, server.server_port, app)
+        yield S3(people, server.server_port, app, "https" if tls is not None else "http")
     finally:
         server.shutdown()
         thread.join()
