@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def engines(fake: FakeCompute, network: RecordingNetwork, volumes: FakeVolumes, 
 def worker(database: sessionmaker[Session], settings: Settings, registry: Registry, engines: Engines) -> TestWorker:
     """Runs jobs when the test says so: `worker.drain()`."""
     return TestWorker(database, Runner(database, registry, settings, engines, TASKS, asked=ASKED))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, where tests run in several processes: those that have done theirs take over the rest meanwhile."""
+
+    def limit_s(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return float(limit.args[0]) if limit is not None else 0.0
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=limit_s, reverse=True)
 
 
 def pytest_collection_finish() -> None:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -115,10 +115,7 @@ class Gateway:
         proxies = self._settings.trusted_proxies
         told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
         address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
-        try:
-            return str(ip_address(address))
-        except ValueError:
-            return ""
+        return _canonical(address)
 
     @staticmethod
     def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
@@ -170,6 +167,14 @@ class Gateway:
         # Visitors of websites are nobody in particular.
         signed = None if asked.is_site else identify(lambda secret_of: signatures.verify(request, secret_of, now()))
         return Exchange(request, signed, ctx, self._blobs, identify)
+
+
+@lru_cache(maxsize=1024)
+def _canonical(address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return ""
 
 
 def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from portal.s3.errors import S3Error
@@ -75,8 +76,9 @@ def check_expiry(expires: datetime, now: datetime) -> None:
         raise S3Error("AccessDenied", "Request has expired", Expires=f"{expires:%Y-%m-%dT%H:%M:%SZ}", ServerTime=f"{now:%Y-%m-%dT%H:%M:%SZ}")
 
 
+@lru_cache(maxsize=256)
 def parse_basic(text: str) -> datetime | None:
-    """20260203T164509Z as a moment; None where it is none."""
+    """20260203T164509Z as a moment; None where it is none. Many requests come with the same."""
     if not BASIC_SHAPE.fullmatch(text):
         return None
     try:

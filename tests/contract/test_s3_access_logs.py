@@ -16,6 +16,7 @@ from portal.storage.metrics import TrafficDone, traffic_take_up
 from portal.storage.traffic import MOST_BYTES, Record, TrafficFiles, records_in
 from tests.support.people import People
 from tests.support.s3 import S3, fetch, noted, refused
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 SOURCE, LOGS = "a-bucket", "the-logs"
@@ -46,6 +47,7 @@ def lines(client: Any, prefix: str = "log/") -> list[list[str]]:
     return [FIELDS.findall(line) for body in bodies for line in body.splitlines()]
 
 
+@conforms("GetBucketLogging", "PutBucketLogging")
 def test_configuration(client: Any, s3: S3, people: People) -> None:
     assert "LoggingEnabled" not in client.get_bucket_logging(Bucket=SOURCE)
     enable(client)

@@ -20,6 +20,7 @@ from portal.storage.notices import notices_send
 from portal.storage.webhooks import Notice, Webhook
 from tests.support.people import People
 from tests.support.s3 import S3, fetch, refused
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 BUCKET, SECRET = "a-bucket", "a secret of sixteen"
@@ -109,6 +110,7 @@ def again(system: Context) -> int:
     return notices_send(system)
 
 
+@conforms("GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "GetBucketNotification", "PutBucketNotification")
 def test_configuration_comes_back_as_it_was_given(client: Any, arn: str) -> None:
     assert "TopicConfigurations" not in client.get_bucket_notification_configuration(Bucket=BUCKET)
     where = {"Key": {"FilterRules": [{"Name": "prefix", "Value": "in/"}, {"Name": "suffix", "Value": ".jpg"}]}}

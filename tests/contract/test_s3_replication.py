@@ -15,6 +15,7 @@ from portal.storage.replication import BucketReplication
 from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.s3 import S3, refused
+from tests.support.s3_operations import conforms
 from tests.support.web import Api
 
 SOURCE, TARGET = "a-source", "a-target"
@@ -63,6 +64,7 @@ def sent(client: Any, bucket: str, key: str, **more: Any) -> bytes:
     return bytes(client.get_object(Bucket=bucket, Key=key, **more)["Body"].read())
 
 
+@conforms("GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication")
 def test_configuration(client: Any, s3: S3, people: People) -> None:
     refused(lambda: client.get_bucket_replication(Bucket=SOURCE), "ReplicationConfigurationNotFoundError")
     rule(client, Filter={"Prefix": "a/"})

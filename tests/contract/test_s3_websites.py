@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.s3 import S3, fetch, open_bucket, refused
+from tests.support.s3_operations import conforms
 
 BUCKET = "a-site"
 DOMAIN = "web.example.org"
@@ -33,6 +34,7 @@ def visit(s3: S3, path: str, method: str = "GET", host: str = HOST, **headers: s
     return fetch(f"{s3.url}{path}", method, headers={"Host": host, **headers})
 
 
+@conforms("GetBucketWebsite", "PutBucketWebsite", "DeleteBucketWebsite")
 def test_configuration_comes_back_as_it_was_given(client: Any) -> None:
     refused(lambda: client.get_bucket_website(Bucket=BUCKET), "NoSuchWebsiteConfiguration")
     rules = [

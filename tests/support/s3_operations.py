@@ -43,20 +43,20 @@ SUPPORTED: Mapping[str, Mapping[str, str]] = {
     },
     "Other origins": {"GetBucketCors": "", "PutBucketCors": "", "DeleteBucketCors": ""},
     "Lifecycle": {
-        "GetBucketLifecycleConfiguration": "", "PutBucketLifecycleConfiguration": "no transitions", "DeleteBucketLifecycle": "",
+        "GetBucketLifecycleConfiguration": "", "PutBucketLifecycleConfiguration": "", "DeleteBucketLifecycle": "",
         "GetBucketLifecycle": "the older name", "PutBucketLifecycle": "the older name",
     },
-}  # fmt: skip
-
-# Being built, or to be: answered with NotImplemented until they are.
-NOT_YET: Mapping[str, Mapping[str, str]] = {
-    "Encryption": dict.fromkeys(("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"), ""),
     "Website": dict.fromkeys(("GetBucketWebsite", "PutBucketWebsite", "DeleteBucketWebsite"), ""),
     "Logging": dict.fromkeys(("GetBucketLogging", "PutBucketLogging"), ""),
     "Notifications": dict.fromkeys(
         ("GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "GetBucketNotification", "PutBucketNotification"), ""
     ),
     "Replication": dict.fromkeys(("GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication"), ""),
+}  # fmt: skip
+
+# Being built, or to be: answered with NotImplemented until they are.
+NOT_YET: Mapping[str, Mapping[str, str]] = {
+    "Encryption": dict.fromkeys(("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"), ""),
 }  # fmt: skip
 
 # Not meant to be: services of a provider around S3, or of kinds of buckets that there are not.
