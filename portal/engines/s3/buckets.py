@@ -54,13 +54,14 @@ class S3Buckets:
             call(self._client, "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [{"Key": MARK, "Value": wanted.mark}]})
         elif mark != wanted.mark:
             raise ObjectRefused("BucketAlreadyExists", f"The engine has another bucket {name}.")
+        # First of all who may come in: whatever else is refused, nobody stays who was to go.
+        self._set(name, "policy", dict(wanted.policy or {}), Policy=json.dumps)
         if self._versioning(name) != wanted.versioning:
             status = "Enabled" if wanted.versioning == "enabled" else "Suspended"
             call(self._client, "put_bucket_versioning", Bucket=name, VersioningConfiguration={"Status": status})
         self._set(name, "cors", [dict(rule) for rule in wanted.cors], CORSConfiguration=lambda rules: {"CORSRules": rules})
         rules = [dict(rule) for rule in wanted.rules]
         self._set(name, "lifecycle", rules, also="_configuration", LifecycleConfiguration=lambda rules: {"Rules": rules})
-        self._set(name, "policy", dict(wanted.policy or {}), Policy=json.dumps)
 
     def _set(self, bucket: str, what: str, wanted: Any, *, also: str = "", **document: Any) -> None:
         if not wanted:

@@ -13,7 +13,7 @@ from portal.settings import ObjectsAdmin
 from portal.storage.engine_tending import look_at_engine, tend_engine
 from portal.storage.engine_wanted import HOLDER, OWNER, owner_key
 from tests.support.ceph import Ceph, needs_ceph
-from tests.support.object_engines import BUCKETS, Place
+from tests.support.object_engines import BUCKETS, OPEN, Place
 from tests.support.s3 import client, refused
 from tests.support.web import browser, csrf_of
 
@@ -182,3 +182,32 @@ def test_what_the_portal_does_not_ask_of_an_engine_is_refused(place: Place) -> N
         assert place.api("PUT", f"{BUCKETS}/{bucket}/{path}", document).status_code in {400, 503}, path
     assert place.api.post(BUCKETS, {"name": "with-a-lock", "object_lock": True}).status_code == 503
     assert place.api.post(f"{BUCKETS}/{bucket}/empty", {}).status_code == 503
+
+
+def test_what_the_engine_refuses_keeps_nobody_in(place: Place, s3: Any) -> None:
+    bucket = place.bucket("refused-rules", **OPEN)
+    s3.put_object(Bucket="refused-rules", Key="k", Body=b"x")
+    reader = place.s3(place.api_of(place.people.user("viewer", place.people.project())))
+    letting_in = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::refused-rules/*"}
+    assert place.api("PUT", f"{BUCKETS}/{bucket}/policy", {"Version": "2012-10-17", "Statement": [letting_in]}).status_code == 200
+    place.settle()
+    assert reader.get_object(Bucket="refused-rules", Key="k")["Body"].read() == b"x"
+    # RGW knows no such rule with tags.
+    rules = [{"id": "a", "tags": {"a": "b"}, "expire_markers": True}]
+    assert place.api("PUT", f"{BUCKETS}/{bucket}/lifecycle", {"rules": rules}).status_code == 200
+    place.settle()
+    assert place.api("DELETE", f"{BUCKETS}/{bucket}/policy").status_code == 204
+    place.settle()
+    refused(lambda: reader.get_object(Bucket="refused-rules", Key="k"), "AccessDenied")
+
+    def failed() -> int:
+        with place.people.sessions() as session:
+            return session.query(Job).filter(Job.resource_id == bucket, Job.state == "failed").count()
+
+    before = failed()
+    assert before
+    # What was refused is not asked for again and again.
+    for _ in range(2):
+        place.look(tend_engine)
+        place.look(look_at_engine)
+    assert failed() == before
