@@ -65,6 +65,7 @@ def _networks(draw: st.DrawFn) -> IPv4Network:
     return IPv4Network((draw(st.integers(0, 2**32 - 1)) >> (32 - length) << (32 - length), length))
 
 
+@settings(deadline=None)
 @given(_networks(), st.lists(st.integers(16, 28), max_size=12))
 def test_free_ranges_never_overlap_and_none_is_overlooked(outer: IPv4Network, lengths: list[int]) -> None:
     taken: list[str] = []
