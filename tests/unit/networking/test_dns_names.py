@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portal.networking.dns_names import LONGEST, labels
@@ -16,6 +16,7 @@ def test_who_is_called_exactly_so_has_the_name_and_others_get_a_number() -> None
     assert labels([("i-1", "web.1"), ("i-2", "web 1")]) == {"i-1": "web-1", "i-2": "web-1-2"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=5), st.text("aA-.", min_size=60, max_size=66)), max_size=30, unique=True))
 def test_names_are_names_and_nobody_shares_one(names: list[str]) -> None:
     found = labels((str(number), name) for number, name in enumerate(names))

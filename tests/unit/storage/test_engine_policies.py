@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portal.catalogue import build_registry
@@ -46,6 +46,7 @@ def patterns(principal: Principal, verb: str, *, allows: bool = True) -> list[st
     return [pattern for each in rights(context(), principal, FACTS, verb).said if each.allows is allows for pattern in each.patterns]
 
 
+@settings(deadline=None)
 @given(st.text("ab*?", max_size=8), st.text("ab", max_size=4), st.text("ab", max_size=4))
 def test_what_is_left_of_a_pattern_matches_what_is_left_of_a_text(pattern: str, start: str, end: str) -> None:
     assert is_like(start + end, pattern) is any(is_like(end, rest) for rest in rest_of(pattern, start))
