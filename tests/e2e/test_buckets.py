@@ -91,7 +91,7 @@ def test_an_older_version_comes_back_and_is_shared(fake: Running, open_context: 
     page.goto(bucket)
     page.locator("#files").set_input_files({"name": "backup.bin", "mimeType": "text/plain", "buffer": b"something else"})
     page.get_by_role("button", name="Upload").click()
-    expect(page.locator("[data-uploads] [data-figure]")).to_have_text("Stored")
+    expect(page.locator("[data-uploads] [data-figure]")).to_have_text("Stored", timeout=60_000)
     expect(page.locator("#objects")).to_contain_text("14 B")
     page.get_by_role("link", name="backup.bin", exact=True).click()
     expect(page.get_by_label("Text of backup.bin")).to_have_text("something else")
@@ -124,7 +124,7 @@ def test_many_are_deleted_with_the_keyboard(fake: Running, open_context: Callabl
     files = [{"name": f"line {number}.txt", "mimeType": "text/plain", "buffer": b"x" * number} for number in range(12)]
     page.locator("#files").set_input_files(files)
     page.get_by_role("button", name="Upload").click()
-    expect(page.locator("[data-count]")).to_have_text("12 of 12 done", timeout=30_000)
+    expect(page.locator("[data-count]")).to_have_text("12 of 12 done", timeout=60_000)
     expect(page.locator("#objects tbody tr")).to_have_count(12)
     page.get_by_label("Select all 12 shown").focus()
     page.keyboard.press("Space")
@@ -149,7 +149,7 @@ def test_every_page_of_a_bucket(fake: Running, screen: Callable[[], Page], tmp_p
     files = [{"name": name, "mimeType": "text/plain", "buffer": b"some text\n" * 50} for name in ("a file.txt", f"{'a long name ' * 15}.txt")]
     page.locator("#files").set_input_files(files)
     page.get_by_role("button", name="Upload").click()
-    expect(page.locator("[data-count]")).to_have_text("2 of 2 done")
+    expect(page.locator("[data-count]")).to_have_text("2 of 2 done", timeout=60_000)
     looked.at(page)
     page.get_by_label("Select a file.txt").check()
     looked.at(page)
