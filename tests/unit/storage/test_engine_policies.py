@@ -21,11 +21,12 @@ from portal.storage.facts import BucketFacts
 REGISTRY = build_registry()
 FACTS = BucketFacts(
     "bkt-1", "logs", "prj-1", None, "private", "off", data_events=False, tags={}, policy=None, grants=None, object_lock=False, lock_rule=None,
-    public_access_block=None, ownership="ObjectWriter", notifications=None, replication=None,
+    public_access_block=None, ownership="ObjectWriter", notifications=None, replication=None, encryption_type="none", kms_key_id=None,
+    bucket_key_enabled=False,
 )  # fmt: skip
 # Operations on buckets that concern rows alone, whoever keeps the objects.
 ROWS_ALONE = {"update", "lock", "unlock"}
-REFUSED_THERE = {"set_object_lock", "set_website", "set_logging", "set_notifications", "set_replication"}
+REFUSED_THERE = {"set_object_lock", "set_website", "set_logging", "set_notifications", "set_replication", "set_encryption"}
 
 
 def context() -> Context:
