@@ -15,6 +15,7 @@ from portal.storage.facts import VERSIONS
 from portal.storage.sweep import scrub
 from tests.support.people import People
 from tests.support.s3 import S3, fetch, open_bucket, refused
+from tests.support.s3_operations import conforms
 
 BUCKET = "a-bucket"
 MIB = 1 << 20
@@ -180,6 +181,7 @@ def rule(algorithm: str, key: str = "") -> dict[str, Any]:
     return {"Rules": [{"ApplyServerSideEncryptionByDefault": usual, "BucketKeyEnabled": bool(key)}]}
 
 
+@conforms("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption")
 def test_what_a_bucket_gives_to_new_objects(client: Any, s3: S3, people: People, key: EncryptionKey) -> None:
     refused(lambda: client.get_bucket_encryption(Bucket=BUCKET), "ServerSideEncryptionConfigurationNotFoundError")
     client.put_object(Bucket=BUCKET, Key="before", Body=BODY)

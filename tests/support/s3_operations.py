@@ -1,6 +1,6 @@
 """Every operation of S3, and where the gateway stands with it. `docs/s3-conformance.md` is written from here.
 
-Whoever builds an operation moves its name from NOT_YET or REFUSED to SUPPORTED, puts `@conforms("TheOperation")` on the tests that hold it against the
+Whoever builds an operation moves its name from REFUSED to SUPPORTED, puts `@conforms("TheOperation")` on the tests that hold it against the
 public documentation (anywhere below tests/contract), and runs `UPDATE_GOLDEN=1 pytest tests/contract/s3_conformance/test_conform_table.py`. An operation
 that is supported and has no such test fails there; one that is not supported and does something fails in test_conform_refused.py.
 """
@@ -52,10 +52,6 @@ SUPPORTED: Mapping[str, Mapping[str, str]] = {
         ("GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "GetBucketNotification", "PutBucketNotification"), ""
     ),
     "Replication": dict.fromkeys(("GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication"), ""),
-}  # fmt: skip
-
-# Being built, or to be: answered with NotImplemented until they are.
-NOT_YET: Mapping[str, Mapping[str, str]] = {
     "Encryption": dict.fromkeys(("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"), ""),
 }  # fmt: skip
 
@@ -86,7 +82,7 @@ ELSEWHERE: Mapping[str, str] = {
     "WriteGetObjectResponse": "asked of another host than S3's: there are no object lambdas",
 }
 
-KNOWN = {name for table in (SUPPORTED, NOT_YET, REFUSED) for names in table.values() for name in names} | set(ELSEWHERE)
+KNOWN = {name for table in (SUPPORTED, REFUSED) for names in table.values() for name in names} | set(ELSEWHERE)
 
 
 def conforms(*operations: str) -> Callable[[F], F]:
@@ -124,7 +120,7 @@ TAIL = """
 def page() -> str:
     """The page of the documentation."""
     parts = [HEAD]
-    for title, table, standing in (("Supported", SUPPORTED, "yes"), ("Not yet", NOT_YET, "not yet"), ("Not planned", REFUSED, "no")):
+    for title, table, standing in (("Supported", SUPPORTED, "yes"), ("Not planned", REFUSED, "no")):
         parts.append(f"## {title}\n\n| Group | Operation | Supported | |\n|---|---|---|---|\n")
         parts += [f"| {group} | {name} | {standing} | {note} |\n" for group, names in table.items() for name, note in sorted(names.items())]
         parts.append("\n")
