@@ -80,6 +80,14 @@ class OperationForm:
         pairs = [(self.form[name], widget) for name, widget in self.widgets.items()]
         return [(field, widget) for field, widget in pairs if widget.is_quiet == quiet]
 
+    def typed(self) -> dict[str, list[str]]:
+        """What a browser would send if nobody touched the form."""
+        found = {}
+        for field in self.form:
+            values = field.data if isinstance(field.data, list | tuple) else [field.data]
+            found[field.name] = ["y" if value is True else str(value) for value in values if value not in {None, False, ""}]
+        return {name: values for name, values in found.items() if values}
+
     @property
     def has_quiet_content(self) -> bool:
         """Whether the hidden part has to be open: something in it is filled in or wrong."""

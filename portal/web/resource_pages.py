@@ -56,8 +56,10 @@ def create(service: str, collection: str) -> ResponseReturnValue:
     ctx, rtype = context(), type_of(service, collection)
     op = _create_op(rtype)
     if request.method == "GET":
-        chosen = MultiDict([(name, value) for name, value in request.args.items(multi=True) if name in op.params]) or None
-        return _form_page(ctx, rtype, op, OperationForm(ctx, op, typed=chosen), status=200)
+        chosen = {name: request.args.getlist(name) for name in op.params if name in request.args}
+        untouched = OperationForm(ctx, op)
+        form = OperationForm(ctx, op, typed=MultiDict({**untouched.typed(), **chosen})) if chosen else untouched
+        return _form_page(ctx, rtype, op, form, status=200)
     form = OperationForm(ctx, op, typed=request.form)
     if CHECK in request.form:
         return _form_page(ctx, rtype, op, form, status=200)

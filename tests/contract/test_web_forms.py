@@ -125,6 +125,14 @@ def test_a_link_can_fill_the_form(browser: FlaskClient) -> None:
     assert re.search(r'value="atonix-tiny" checked', text)
 
 
+def test_what_a_link_does_not_say_is_as_in_a_form_that_nobody_touched(browser: FlaskClient) -> None:
+    untouched, filled = browser.get("/storage/buckets/new").text, browser.get("/storage/buckets/new?name=logs-of-2026").text
+    ticked = re.compile(r'<input[^>]* name="(\w+)"[^>]* checked')
+    assert 'value="logs-of-2026"' in filled
+    assert "versioning_enabled" in ticked.findall(filled)
+    assert ticked.findall(filled) == ticked.findall(untouched)
+
+
 def test_somebody_else_was_faster(browser: FlaskClient, api: Api, worker: TestWorker) -> None:
     made = api.post("/compute/instances", {"name": "web-1", "flavor": "t3-micro", "image": "atonix-tiny"}).json["instance_id"]
     worker.drain()
