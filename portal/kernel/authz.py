@@ -273,10 +273,13 @@ def refuse_escalation(ctx: Context, statements: Iterable[Statement], project_id:
     if allowing and (ctx.principal.assumed is not None or ctx.principal.credential.startswith("oauth:")):
         whose = "A session of a role" if ctx.principal.assumed is not None else "An application"
         raise Forbidden(f"{whose} gives nobody rights: they would outlive it. Do that as yourself.", details={"actions": []})
+    # What the portal does by itself is offered to nobody: it is no right that could be given.
+    own = {name for name, op in ctx.registry.operations().items() if op.internal} if allowing else set()
     missing = [
         action
         for action, level in ctx.registry.permissions.items()
         if level != below
+        and action not in own
         and any(statement.covers(action, level) for statement in allowing)
         and not _has_all(_reach_to_give(ctx, action, level), project_id)
     ]
