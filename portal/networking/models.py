@@ -55,14 +55,14 @@ class Vpc(ProjectOwned, Stateful, Base):
     )  # fmt: skip
     ntp_servers: Mapped[str] = f.field(
         f.Line(255),
-        label="Time servers",
+        label="NTP servers",
         default="",
         editable=True,
         help="Told to guests with their addresses: up to four addresses, separated by commas.",
     )
     mtu: Mapped[int | None] = f.field(
-        f.Int(576, 1500), label="Packet size", unit="bytes", nullable=True, editable=True,
-        help="Told to guests with their addresses: the largest packet (MTU) that they send; 1500 if left empty.",
+        f.Int(576, 1500), label="MTU", unit="bytes", nullable=True, editable=True,
+        help="Told to guests with their addresses: the largest packet that they send; 1500 if left empty.",
     )  # fmt: skip
     flow_logs_enabled: Mapped[bool] = f.field(f.Bool(), label="Flow log", default=False)
     flow_logs_traffic: Mapped[str] = f.field(f.Choice(TRAFFIC), label="In the flow log", default="all")

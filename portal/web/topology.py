@@ -18,7 +18,9 @@ BOX, STEP, HEAD = 40, 46, 34
 SPINE, TRUNK, TOP = 340, 66, 84
 GATES, GATE_STEP = 76, 58
 SHOWN, SHOWN_OF_MANY, MANY_ZONES = 6, 4, 9
-LONGEST, TAIL = 17, 6
+LONGEST, TAIL, SHORT_NAME = 17, 6, 14
+# Below its box.
+ROUTER = 48
 LISTED = 12
 PAGES: Mapping[str, str] = {
     "instance": "/compute/instances", "network-interface": "/networking/network-interfaces", "subnet": "/networking/subnets",
@@ -96,11 +98,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All of it, in a box of WIDTH × `height`."""
+    """All of it, in a box of WIDTH × `height`; `router` shows which way packets go."""
 
     height: float
+    name: str
     label: str
     cidr: str
+    url: str
+    router: str
     boxes: Sequence[Box]
     zones: Sequence[Zone]
     lines: Sequence[str]
@@ -126,7 +131,12 @@ def draw(found: Topology, tone: Tone) -> Drawing:
         summary += f"; besides, {_count(found.hidden, 'thing')} that you may not see"
     parts = [Part(node.label, node.detail, _url(node), _states(inside[node.id]), _rows(inside[node.id], tone)) for node in subnets]
     outer = [Part("Gateways and peerings", "", "", _count(len(gates), "way", " out"), _rows(gates, tone))] if gates else []
-    return Drawing(lowest + 28, vpc.label, vpc.detail, boxes, zones, [*lines, *_hangers(zones)], summary, [*outer, *parts])
+    # From the router down to where it is joined.
+    lines = [*([f"M{SPINE} {ROUTER}V{TRUNK}"] if lines or zones else []), *lines, *_hangers(zones)]
+    return Drawing(
+        lowest + 28, vpc.label, _short(vpc.label, SHORT_NAME), vpc.detail, f"{PAGES['vpc']}/{vpc.id}", f"/networking/route-tables?vpc_id={vpc.id}", boxes, zones, lines,
+        summary, [*outer, *parts],
+    )  # fmt: skip
 
 
 def _gates(gates: Sequence[Node], tone: Tone) -> tuple[list[Box], list[str]]:

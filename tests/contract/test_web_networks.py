@@ -34,6 +34,8 @@ def test_the_drawing_has_every_thing_as_a_link_or_folded(client_for: Callable[..
     picture = page.text[page.text.index('<svg class="topo"') : page.text.index("As a list")]
     assert len(re.findall(r'<a href="/compute/instances/i-', picture)) == 5
     assert "3 more" in picture
+    assert f'<a href="/networking/vpcs/{vpc["id"]}"><title>net ' in picture
+    assert f'<a href="/networking/route-tables?vpc_id={vpc["id"]}"><title>Router of net' in picture
     # Those that are folded away stand in the list, each with its page.
     listed = page.text[page.text.index("As a list") :]
     assert sorted(re.findall(r'<a href="/compute/instances/i-[^"]*">(web-\d)</a>', listed)) == [f"web-{number}" for number in range(8)]
