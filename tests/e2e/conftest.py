@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         reconcile_interval_s=2, metrics_interval_s=2, memory_reserved_mib=0, job_poll_ms=50, log_level="info",
     )  # fmt: skip
     yield from serving(settings)
-    clear(data)
+    # In a thread of its own: the browser's event loop may go on in this one, and netlink wants one as well.
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(clear, data).result()
 
 
 @pytest.fixture(scope="session")
