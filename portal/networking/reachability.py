@@ -310,8 +310,9 @@ class _Way:
             why = f"{address} is a public address of {self._name(start.vpc.vpc_id)} itself: its router keeps what is sent there, and no route leads it on."
             raise _Stop(why, "address", address)
         self._arrive(through, f"{start.port.address}/32")
+        # The guest decides whether it passes anything on.
+        self.is_certain = False
         if address == INTERNET or IPv4Address(address) not in IPv4Network(start.vpc.cidr):
-            self.is_certain = False
             return f"it comes to {self._name(route.target_id)}, whose guest decides about the rest of the way."
         if sender is not start:
             raise _Stop(f"Routes lead it from one guest to another and not to {address}.", "route", route.destination)

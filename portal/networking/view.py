@@ -150,7 +150,8 @@ def _places(ctx: Context, values: Sequence[str]) -> Mapping[str, str]:
     by_name = {name: interface_id for _, name, interface_id in rows}
     by_id = {instance_id: interface_id for instance_id, _, interface_id in rows}
     own = select(NetworkInterface.name, NetworkInterface.id).where(*mine, NetworkInterface.name.in_(values), seen(ctx, NetworkInterface))
-    return {**_pairs(ctx, own), **by_name, **by_id}
+    ids = select(NetworkInterface.id).where(*mine, NetworkInterface.id.in_(values), seen(ctx, NetworkInterface))
+    return {**_pairs(ctx, own), **by_name, **by_id, **{each: each for each in ctx.db.scalars(ids)}}
 
 
 def _is_address(value: str) -> bool:

@@ -98,7 +98,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All of it, in a box of WIDTH × `height`; `router` shows which way packets go."""
+    """All of it, in a box of WIDTH × `height`; `url` and `router` are the pages of the VPC and of its route tables."""
 
     height: float
     name: str

@@ -148,9 +148,10 @@ def test_an_address_and_the_internet_are_themselves_whatever_is_called_so(api: A
     api.post("/compute/instances", {"name": "web", **place})
     worker.drain()
     web = api.get(f"{NETWORK}/network-interfaces").json["results"][0]
-    asked = [{"source": "internet", "target": "web"}, {"source": "web", "target": "internet"}, {"source": "web", "target": web["private_ip"]}]
+    asked = [{"source": "internet", "target": "web"}, {"source": "web", "target": "internet"}, {"source": "web", "target": web["private_ip"]},
+             {"source": "internet", "target": web["id"]}]  # fmt: skip
     before = [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked]
-    for name in ("internet", web["private_ip"]):
+    for name in ("internet", web["private_ip"], web["id"]):
         assert api.post("/compute/instances", {"name": name, **place}).status_code == 202
     worker.drain()
     assert [api.post(f"{NETWORK}/reachability", {**each, "port": 80}).json for each in asked] == before

@@ -93,6 +93,8 @@ def test_guests_come_to_the_internet_only_if_the_host_passes_them_on(small_host:
                 assert not reaches(guest, networks.public(1))
             with socket.create_connection((networks.public(50), 80), timeout=PATIENTLY_S) as link:
                 assert link.recv(100).startswith(b"10.0.1.5"), "the host comes to its guests"
+            assert not small_host.engine(nat=not nat)._external.is_right(), "what is wanted now is not what was set"
+            assert engine.drift() == []
             forwarding = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
             assert forwarding == ("1" if nat else "0")
         finally:

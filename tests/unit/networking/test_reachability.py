@@ -347,7 +347,8 @@ def test_a_closer_route_leads_through_the_guest_that_it_names() -> None:
     ]  # fmt: skip
     world = Specs([VpcSpec("vpc-1", "10.0.0.0/16", "x", [front, back, SubnetSpec("subnet-3", "10.0.3.0/24")], groups, ports)], names=NAMES)
     answer = reach(world, "eni-1", "eni-2", "tcp", 5432)
-    assert answer.sentence.startswith("web can reach db with PostgreSQL (TCP port 5432): if eni-mid passes it on, a rule of db-group decides.")
+    assert answer.sentence.startswith("web may reach db with PostgreSQL (TCP port 5432): if eni-mid passes it on, a rule of db-group decides.")
+    assert not answer.is_certain
     assert [hop.id for hop in answer.hops if hop.kind == "interface"] == ["eni-1", "eni-mid", "eni-mid", "eni-2"]
     # Who passes on is asked as well.
     mute = [replace(port, group_ids=["sg-db"]) if port.port_id == "eni-mid" else port for port in ports]

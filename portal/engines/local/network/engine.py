@@ -110,12 +110,12 @@ class LocalNetwork:
         if namespace != record.namespace:
             record = replace(record, namespace=namespace)
             self._store.save_vpc(record)
-        if before is not None and before.is_finished and nft.generation(router.name) != before.generation:
+        if before is not None and nft.generation(router.name) != before.generation:
             router.remove_foreign_tables()
         generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
         epoch = self._connect(router, record)
         self._name(spec)
-        if before is None or any(names_of(state) != names_of(spec) for state in before.states):
+        if before is None or any((state.domain, names_of(state)) != (spec.domain, names_of(spec)) for state in before.states):
             self._name_peers(spec.vpc_id)
         metadata.ensure(router.name, spec)
         flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)

@@ -24,7 +24,7 @@ class External:
     installation: Installation
     cidr: IPv4Network
     has_nat: bool
-    # The host's table as the kernel listed it when it was set.
+    # The host's rules as they were set, and as the kernel listed them then.
     kept: Path
 
     @property
@@ -38,7 +38,7 @@ class External:
         # Before the link: guests never see the host without its rules.
         nft.apply("", self.rules())
         self.kept.parent.mkdir(parents=True, exist_ok=True)
-        self.kept.write_text(self._listing())
+        self.kept.write_text(self._as_kept())
         with Links(self.installation.fabric) as fabric, Links("") as links:
             self._refuse_overlap(links)
             if not fabric.has(HOST_END):
@@ -80,16 +80,16 @@ class External:
             with Links(self.installation.fabric) as fabric:
                 if not (fabric.has(HOST_END) and fabric.has(EXTERNAL_BRIDGE)):
                     return False
-            if not self.kept.exists() or self._listing() != self.kept.read_text():
+            if not self.kept.exists() or self._as_kept() != self.kept.read_text():
                 return False
         except EngineError as error:
             log.info("the host's side of the external network: %s", error)
             return False
         return not self.has_nat or FORWARDING.read_text().strip() == "1"
 
-    def _listing(self) -> str:
-        """The host's table as it is, without what it counted."""
-        return nft.run("", ["--stateless", "list", "table", "inet", self.installation.host_table])
+    def _as_kept(self) -> str:
+        """What is wanted, and the host's table as it is, without what it counted."""
+        return self.rules() + nft.run("", ["--stateless", "list", "table", "inet", self.installation.host_table])
 
     def rules(self) -> str:
         """The host's table as nft reads it: guests answer, but do not call this host; NAT only if asked for."""

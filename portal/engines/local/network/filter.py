@@ -20,14 +20,15 @@ ACCEPTED, REFUSED = "accepted", "refused"
 # More connections than these are not noted: a scan must not keep the host busy.
 LOG_RATE = "200/second burst 400 packets"
 LOG_BYTES = 64
-# A guest that has more connections than these begins no further ones, nor is it called from outside: all of a VPC's are gone through after each
-# change. Nobody outside has so many that there are none left for others.
-MOST_CONNECTIONS, MOST_OF_A_CALLER = 8192, 1024
+# A guest that has more connections than these begins no further ones: all of a VPC's are gone through after each change. From outside and over
+# peerings one caller has so many to a guest, and all of them together no more than a guest may be called.
+MOST_CONNECTIONS, MOST_OF_A_CALLER, MOST_CALLED = 8192, 1024, 16384
 ANYWHERE = "0.0.0.0/0"
 LINK_LOCAL = "169.254.0.0/16"
 INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, names.NATS))
 # What the router itself says.
 OWN = 1
+OUTER = f'"{names.UPLINK}", "{names.NATS}*", {PEERS}'
 OUTSIDE = f'{{ "{names.UPLINK}", "{names.NATS}*" }}'
 SETS = {"owners": "ether_addr . ipv4_addr", "outward": "ipv4_addr", "ours": "ipv4_addr"}
 MAPS = {
@@ -169,11 +170,12 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     yield f"iifname {INNER} add @busy {{ ether saddr ct count over {MOST_CONNECTIONS} }} goto refuse"
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     for subnet in spec.subnets:
-        # Nor does anybody outside send as a peer, or as what lies behind a guest.
-        if elsewhere := [part for via in (Via.PEERING, Via.INTERFACE) for parts in led(spec, subnet, via).values() for part in parts]:
-            yield f'iifname {OUTSIDE} oifname "{names.subnet_side(subnet)}" ip saddr {{ {", ".join(map(str, elsewhere))} }} drop'
-    yield f"iifname {OUTSIDE} ct status dnat add @callers {{ ip saddr . ip daddr ct count over {MOST_OF_A_CALLER} }} goto refuse"
-    yield f"iifname {OUTSIDE} ct status dnat add @called {{ ip daddr ct count over {MOST_CONNECTIONS} }} goto refuse"
+        # From outside comes only whom the subnet would answer by the internet gateway: nobody there sends as a peer, or as what lies behind a guest.
+        back = [part for parts in led(spec, subnet, Via.INTERNET).values() for part in parts]
+        others = f"ip saddr != {{ {', '.join(map(str, back))} }} " if back else ""
+        yield f'iifname {OUTSIDE} oifname "{names.subnet_side(subnet)}" {others}drop'
+    yield f"iifname {{ {OUTER} }} add @callers {{ ip saddr . ip daddr ct count over {MOST_OF_A_CALLER} }} goto refuse"
+    yield f"iifname {{ {OUTER} }} add @called {{ ip daddr ct count over {MOST_CALLED} }} goto refuse"
     yield f"iifname {OUTSIDE} ct status dnat accept"
     for subnet in spec.subnets:
         # From a peer comes only who would be answered over the same peering.

@@ -49,7 +49,7 @@ def _rules(spec: VpcSpec | None, port: PortSpec) -> list[str]:
         f"ether saddr != {port.mac} drop",
         # Whoever asks for an address asks for their own, and declines no other's; a fragment too short to say whose is none of either.
         f"ip saddr {{ 0.0.0.0, {port.address} }} udp sport 68 udp dport 67 {CLIENT} 0x{port.mac.replace(':', '')} accept",
-        "udp dport 67 drop",
+        "udp sport 68 udp dport 67 drop",
         f"ip saddr {port.address} accept",
         *(f"ip saddr {_set(sources)} ip daddr {_set(targets)} accept" for sources, targets in passed_on),
         f"arp saddr ether {port.mac} arp saddr ip {{ 0.0.0.0, {port.address} }} accept",

@@ -53,7 +53,7 @@ class NameServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         _replace(self.folder / "hosts", "".join(_hosts(spec)))
         _replace(self.folder / "names", "".join([*_names(spec), *(line for peer in known for line in _full_names(peer))]))
-        text = "\n".join(self._configuration(spec, upstream, {peer.domain for peer in known})) + "\n"
+        text = "\n".join(self._configuration(spec, upstream, {peer.domain for peer in peers if peer.dns_names} if spec.dns_names else ())) + "\n"
         process = self.process()
         if process and self._conf.exists() and self._conf.read_text() == text and self._answers(spec):
             with suppress(ProcessLookupError):
@@ -166,7 +166,7 @@ def peers_known(spec: VpcSpec, peers: Sequence[VpcSpec]) -> list[VpcSpec]:
     """The peers whose names are told: not of one that is called like the VPC itself or another peer, which could take over names so."""
     if not spec.dns_names:
         return []
-    called = Counter([spec.domain, *(peer.domain for peer in peers)])
+    called = Counter([spec.domain, *(peer.domain for peer in peers if peer.dns_names)])
     return [peer for peer in peers if peer.dns_names and called[peer.domain] == 1]
 
 
