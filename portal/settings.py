@@ -8,6 +8,7 @@ import binascii
 import os
 import re
 import secrets
+from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
@@ -88,6 +89,7 @@ def _log_level(value: str) -> str:
 POOLS = ("ssd", "hdd", "nvme")
 # Storage classes that may have a directory of their own, from the one that is used most to the one that is used least.
 TIERS = ("REDUCED_REDUNDANCY", "STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR")
+PRICE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 SECRET_LENGTH = 16
 PASSWORD_LENGTH = 12
 KEY_BYTES = 32
@@ -137,13 +139,17 @@ def _directory(value: Path) -> Path:
     return value
 
 
-def _pools(value: str) -> str:
+def _checked_pairs(value: str, fits: Callable[[str, str], bool], wanted: str) -> str:
     for part in filter(None, (part.strip() for part in value.split(","))):
-        name, _, path = part.partition("=")
-        if name not in POOLS or not path.startswith("/"):
-            msg = f"directories by type, such as ssd=/srv/ssd,hdd=/srv/hdd; types are {', '.join(POOLS)}"
-            raise ValueError(msg)
+        name, _, given = part.partition("=")
+        if not fits(name, given):
+            raise ValueError(wanted)
     return value
+
+
+def _pools(value: str) -> str:
+    wanted = f"directories by type, such as ssd=/srv/ssd,hdd=/srv/hdd; types are {', '.join(POOLS)}"
+    return _checked_pairs(value, lambda name, path: name in POOLS and path.startswith("/"), wanted)
 
 
 def _pairs(value: str) -> dict[str, str]:
@@ -152,21 +158,13 @@ def _pairs(value: str) -> dict[str, str]:
 
 
 def _tiers(value: str) -> str:
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        name, _, path = part.partition("=")
-        if name not in TIERS or not path.startswith("/"):
-            msg = f"directories by storage class, such as STANDARD_IA=/srv/cold; classes are {', '.join(TIERS)}"
-            raise ValueError(msg)
-    return value
+    wanted = f"directories by storage class, such as STANDARD_IA=/srv/cold; classes are {', '.join(TIERS)}"
+    return _checked_pairs(value, lambda name, path: name in TIERS and path.startswith("/"), wanted)
 
 
 def _prices(value: str) -> str:
-    for part in filter(None, (part.strip() for part in value.split(","))):
-        name, _, price = part.partition("=")
-        if name not in {"STANDARD", *TIERS} or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", price):
-            msg = "prices in USD by storage class, such as STANDARD=0.02,STANDARD_IA=0.01"
-            raise ValueError(msg)
-    return value
+    wanted = "prices in USD by storage class, such as STANDARD=0.02,STANDARD_IA=0.01"
+    return _checked_pairs(value, lambda name, price: name in {"STANDARD", *TIERS} and PRICE.fullmatch(price) is not None, wanted)
 
 
 def _one_of(*schemes: str) -> Any:

@@ -9,14 +9,13 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from portal.kernel.audit import canonical
-from portal.kernel.files import part_of, sync_directory, write_whole, writing
+from portal.kernel.files import write_first, write_whole
 from portal.settings import Settings
 
 KEY_FILE = "audit_key"
@@ -86,16 +85,7 @@ def signer(settings: Settings) -> Signer:
     """The key in use, made at first use; two processes that start at once agree on one."""
     path = settings.data_dir / KEY_FILE
     if not settings.audit_signing_key.get_secret_value() and not path.exists():
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        fresh = part_of(path)
-        with writing(fresh) as out:
-            out.write(_text_of([_secret(Ed25519PrivateKey.generate())]))
-        try:
-            with suppress(FileExistsError):
-                path.hardlink_to(fresh)
-        finally:
-            fresh.unlink()
-        sync_directory(path.parent)
+        write_first(path, _text_of([_secret(Ed25519PrivateKey.generate())]))
     return Signer(_private(_lines(settings)[0]))
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOOK_EVERY_S = 0.001
@@ -54,9 +54,12 @@ def _opened(file: Path | None) -> Iterator[int | None]:
     try:
         yield handle
     finally:
-        # Said, not left to the end of the handle: a program that is being started has it for a moment.
-        fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        try:
+            # Said, not left to the end of the handle: a program that is being started has it for a moment.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+        finally:
+            os.close(handle)
 
 
 def _is_locked(handle: int | None) -> bool:

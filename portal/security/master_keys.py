@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from portal.kernel.errors import Unavailable
-from portal.kernel.files import part_of, sync_directory, writing
+from portal.kernel.files import write_first
 from portal.settings import Settings
 
 KEY_FILE = "master_key"
@@ -104,13 +104,4 @@ def fingerprint(key: bytes) -> str:
 
 def _make(path: Path) -> None:
     """A key of 32 random bytes; two processes that begin at once agree on one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = part_of(path)
-    with writing(fresh) as out:
-        out.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
-    try:
-        with suppress(FileExistsError):
-            path.hardlink_to(fresh)
-    finally:
-        fresh.unlink()
-    sync_directory(path.parent)
+    write_first(path, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")

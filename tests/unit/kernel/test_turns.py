@@ -1,5 +1,6 @@
 """Turns at writing to SQLite: whoever waits comes before whoever wants to write again."""
 
+import errno
 import fcntl
 import threading
 from collections.abc import Iterator
@@ -81,3 +82,14 @@ def test_nobody_waits_for_ever(two: list[sessionmaker[Session]], file: Path, mon
 def test_where_no_turns_can_be_taken_the_database_decides(tmp_path: Path) -> None:
     with Turns(tmp_path / "nowhere" / "file").taken(5) as end:
         assert end
+
+
+def test_where_files_cannot_be_locked_turns_are_the_process_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    turns = Turns(tmp_path / "turn")
+    for _ in range(2):
+        with turns.taken(WITHIN_S):
+            pass
