@@ -1,20 +1,26 @@
 """The portal's application under test, and clients that are signed in."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Self
+from functools import cache
+from typing import Any, ClassVar, Self
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from flask_sqlalchemy import SQLAlchemy
 from jinja2.bccache import Bucket, BytecodeCache
+from pydantic import BaseModel
+from pydantic.json_schema import DEFAULT_REF_TEMPLATE
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session, sessionmaker
-from werkzeug.routing import Rule
+from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing.rules import RulePart
 from werkzeug.test import TestResponse
 
+import portal.app
 from portal.app import create_app
 from portal.engines.fake import FakeCompute
 from portal.engines.ports import Engines
@@ -23,7 +29,7 @@ from portal.http.request import SESSION_COOKIE
 from portal.identity.accounts import home_project
 from portal.identity.models import User, UserSession, digest
 from portal.identity.tokens import token_create
-from portal.kernel.db import db, now
+from portal.kernel.db import db, now, prepare_engine
 from portal.kernel.policy_documents import VERSION
 from portal.settings import Settings
 from tests.support.people import PASSWORD, People
@@ -49,7 +55,20 @@ COMPILED = Compiled()
 
 
 class QuickRule(Rule):
-    """An address whose builder is compiled when it is first built: every application has hundreds, and a test builds a few."""
+    """An address that is parsed once for all applications of a run, and whose builder is compiled when it is first built: every application has
+    more than a thousand, and a test builds a few."""
+
+    _parsed: ClassVar[dict[str, tuple[list[RulePart], list[tuple[bool, str]], dict[str, BaseConverter]]]] = {}
+
+    def _parse_rule(self, rule: str) -> Iterable[RulePart]:
+        if rule not in self._parsed:
+            begun, self._converters = len(self._trace), {}
+            self._parsed[rule] = list(super()._parse_rule(rule)), self._trace[begun:], self._converters
+            return self._parsed[rule][0]
+        parts, trace, self._converters = self._parsed[rule]
+        self._trace.extend(trace)
+        self.arguments.update(self._converters)
+        return parts
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
         compiled: list[Callable[..., tuple[str, str]]] = []
@@ -63,6 +82,31 @@ class QuickRule(Rule):
 
 
 Flask.url_rule_class = QuickRule
+
+_described = cache(BaseModel.model_json_schema.__func__)  # type: ignore[attr-defined] # a class method
+
+
+def _schema(model: type[BaseModel], ref_template: str = DEFAULT_REF_TEMPLATE) -> dict[str, Any]:
+    """Its JSON Schema, made once for all applications of a run."""
+    return dict(_described(model, ref_template=ref_template))
+
+
+BaseModel.model_json_schema = classmethod(_schema)  # type: ignore[assignment,method-assign]
+
+_engines: dict[str, Engine] = {}
+
+
+def _engine_of(bind_key: str | None, options: dict[str, Any], app: Flask) -> Engine:
+    """One engine for all applications of a run on the same database: it compiles each statement once."""
+    named = repr(sorted(options.items()))
+    if named not in _engines:
+        _engines[named] = SQLAlchemy._make_engine(db, bind_key, options, app)
+        prepare_engine(_engines[named])
+    return _engines[named]
+
+
+db._make_engine = _engine_of  # type: ignore[method-assign]
+portal.app.prepare_engine = lambda _engine: None  # prepared when it was made
 
 
 @dataclass
