@@ -219,6 +219,12 @@ def _refuse_locked(ctx: Context, instance: Instance) -> None:
         ctx.registry.volumes.refuse_locked(ctx, instance.id)
 
 
+def _refuse_read(ctx: Context, instance: Instance) -> None:
+    """Raise Conflict while what would be lost with the machine has yet to be read."""
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.refuse_read(ctx, instance.id)
+
+
 @operation(Instance, "resize", label="Resize", needs="write", icon="sliders", steps=steps.RESIZE, when={"stopped"}, holds="resizing",
            settles="stopped", fails="error", finish=steps.resized, restore=steps.not_resized)  # fmt: skip
 def instance_resize(ctx: Context, instance: Instance, *, flavor: Annotated[Flavor, FLAVOR_FIELD]) -> None:
@@ -235,9 +241,9 @@ def instance_resize(ctx: Context, instance: Instance, *, flavor: Annotated[Flavo
            holds="rebuilding", settles="running", fails="error", finish=steps.rebuilt, restore=steps.not_rebuilt)  # fmt: skip
 def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image, IMAGE_FIELD]) -> None:
     """Throw the root disk away and make it anew from an image; the id, name and keys stay. Where the image cannot be had, the disk stays, too."""
-    del ctx
     check_image(image)
     disk_size(image, instance.root_volume_size_gb)
+    _refuse_read(ctx, instance)
     instance.rebuild_to, instance.desired_power, instance.heals = image, "running", 0
 
 
@@ -246,7 +252,7 @@ def instance_rebuild(ctx: Context, instance: Instance, *, image: Annotated[Image
            finish=steps.terminated, unless="enable_termination_protection")  # fmt: skip
 def instance_terminate(ctx: Context, instance: Instance) -> None:
     """Remove the machine for good, with the volumes that go with it; its root disk is one of them unless that was changed."""
-    del ctx, instance
+    _refuse_read(ctx, instance)
 
 
 @operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running",

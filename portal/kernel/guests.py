@@ -77,6 +77,10 @@ class GuestVolumes(Protocol):
         """Raise Conflict if a volume of a machine is encrypted with a key that must not be used now."""
         ...
 
+    def refuse_read(self, ctx: Context, instance_id: str) -> None:
+        """Raise Conflict while what volumes that go with a machine hold has yet to be read."""
+        ...
+
     def ensure_root(self, run: "StepRun", instance_id: str, image_id: str) -> bool:
         """Have the root volume of a machine on the host, made from the image; False if it has none. Raises EngineError."""
         ...

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import or_, select
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import Session, joinedload
 
-from portal.engines.ports import MachineVolume
+from portal.engines.ports import EngineError, MachineVolume
 from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
@@ -16,7 +16,7 @@ from portal.kernel.runner import StepRun
 from portal.storage.volume_keys import encrypt, locked_among, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
-from portal.storage.volumes import VOLUME, refuse_full, root_volume
+from portal.storage.volumes import VOLUME, reader_of, refuse_full, refuse_read, root_volume
 
 # States from which a volume goes with its machine: nobody else is at work on it.
 GOING = ("creating", "in-use", "error", "deleting")
@@ -47,7 +47,7 @@ class GuestVolumes:
         """Remove the content of the root volume."""
         row = _root(run, instance_id)
         if row is not None:
-            _say(run, row.id, "error", reason, row.image_id or "")
+            _say(run, row.id, "error", reason, row.image_id or "", is_unread=True)
             volume_engine(run).remove_volume(row.id)
 
     def of_machine(self, run: StepRun, instance_id: str, *, without: str = "") -> Sequence[MachineVolume]:
@@ -60,11 +60,17 @@ class GuestVolumes:
         """Raise KeyUnusable if a volume of the machine is encrypted with a key that must not be used now."""
         refuse_locked(ctx, *locked_among(ctx, instance_id))
 
+    def refuse_read(self, ctx: Context, instance_id: str) -> None:
+        """Raise Conflict while what volumes that go with the machine hold has yet to be read, for a snapshot or a copy."""
+        refuse_read(ctx, *ctx.db.scalars(_of(instance_id).where(or_(Volume.delete_on_termination, Volume.is_root)).with_only_columns(Volume.id)))
+
     def drop(self, run: StepRun, instance_id: str) -> str:
         """Remove the disks of those that go with the machine, which is gone; how many."""
         with run.sessions() as session, transaction(session):
             going = _of(instance_id).where(Volume.delete_on_termination, Volume.state.in_(GOING))
             rows = session.scalars(going.order_by(Volume.id).with_for_update()).all()
+            # Those that go already are read by nobody.
+            _wait_for_readers(session, *[row.id for row in rows if row.state != "deleting"])
             for row in rows:
                 # From here on it goes, whatever else is asked of it.
                 set_state(VOLUME, row, "deleting")
@@ -103,10 +109,18 @@ def _root(run: StepRun, instance_id: str) -> Volume | None:
         return session.scalars(_of(instance_id).where(Volume.is_root).options(joinedload(Volume.volume_type))).first()
 
 
-def _say(run: StepRun, volume_id: str, state: str, reason: str, image_id: str) -> None:
-    """Let the record of a root volume say what has become of it."""
+def _wait_for_readers(session: Session, *volume_ids: str) -> None:
+    """Raise EngineError, as one that may be asked again, while what volumes hold has yet to be read; their rows are held, so nobody begins to."""
+    if reader := reader_of(session, *volume_ids):
+        raise EngineError(f"{reader} It has to be done first.")
+
+
+def _say(run: StepRun, volume_id: str, state: str, reason: str, image_id: str, *, is_unread: bool = False) -> None:
+    """Let the record of a root volume say what has become of it; where its content goes, only once nobody has yet to read that."""
     with run.sessions() as session, transaction(session):
         row = session.get_one(Volume, volume_id, with_for_update={"key_share": True})
+        if is_unread:
+            _wait_for_readers(session, volume_id)
         if row.state != "deleting":
             set_state(VOLUME, row, state, reason)
         row.image_id = image_id

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
@@ -213,6 +213,7 @@ def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot
         if instance.state != "stopped":
             raise Conflict(f"{instance.name} is {instance.state} and has the volume. Stop it or detach the volume first.")
     check_use(ctx, volume)
+    refuse_read(ctx, volume.id)
     volume.restoring_id = snapshot.id
 
 
@@ -266,9 +267,22 @@ def volume_recover(ctx: Context, volume: Volume) -> None:
 def volume_delete(ctx: Context, volume: Volume) -> None:
     """Delete the volume for good; its snapshots stay."""
     refuse_attached(volume)
-    copying = (Volume.source_volume_id == volume.id, Volume.state == "creating", Volume.deleted_at.is_(None))
-    if (copy := ctx.db.scalars(select(Volume.name).where(*copying).limit(1)).first()) is not None:
-        raise Conflict(f"{copy} is being made from {volume.name}. Wait until that is done.")
+    refuse_read(ctx, volume.id)
+
+
+def reader_of(session: Session, *volume_ids: str) -> str:
+    """What is being made of what volumes hold now, and has yet to read it, in words; empty if nothing is."""
+    taken = (Snapshot.volume_id.in_(volume_ids), Snapshot.copy_of_id.is_(None), Snapshot.state == "pending", Snapshot.deleted_at.is_(None))
+    if session.scalars(select(Snapshot.id).where(*taken).limit(1)).first() is not None:
+        return "A snapshot of the volume is being taken."
+    copied = (Volume.source_volume_id.in_(volume_ids), Volume.state == "creating", Volume.deleted_at.is_(None))
+    return "A copy of the volume is being made." if session.scalars(select(Volume.id).where(*copied).limit(1)).first() is not None else ""
+
+
+def refuse_read(ctx: Context, *volume_ids: str) -> None:
+    """Raise Conflict while what volumes hold has yet to be read: it must not be another thing by then."""
+    if reader := reader_of(ctx.db, *volume_ids):
+        raise Conflict(f"{reader} Wait until that is done.")
 
 
 def root_volume(ctx: Context, instance: Any) -> Volume:

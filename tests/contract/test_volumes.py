@@ -31,13 +31,7 @@ from portal.storage.volumes import (
 )
 from tests.support.people import People
 from tests.support.racing import race
-from tests.support.scenarios import TINY, Stage, assert_sound, attached_volume, running_instance, stopped_instance, stored_image, volume
-
-
-def root_of(stage: Stage, instance: Any) -> Volume:
-    stage.ctx.db.rollback()
-    return stage.ctx.db.scalars(select(Volume).where(Volume.instance_id == instance.id, Volume.is_root)).one()
-
+from tests.support.scenarios import TINY, Stage, assert_sound, attached_volume, root_of, running_instance, stopped_instance, stored_image, volume
 
 # -- making ------------------------------------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from portal.compute.images import image_create, image_delete
+from portal.compute.instances import Instance, instance_rebuild, instance_terminate
 from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict
@@ -24,7 +25,7 @@ from portal.storage.volumes import (
     volume_trash,
 )
 from tests.support.people import People
-from tests.support.scenarios import Stage, assert_sound, attached_volume, running_instance, snapshot, stored_image, volume
+from tests.support.scenarios import TINY, Stage, assert_sound, attached_volume, root_of, running_instance, snapshot, stored_image, volume
 
 # -- size and speed ----------------------------------------------------------------------------------------------------------------------------
 
@@ -178,3 +179,45 @@ def test_what_no_record_wants_is_swept_and_what_none_knows_is_left(stage: Stage)
     stage.volumes.ensure_snapshot(f"copy-{stays.id.removeprefix('vol-')}", stays.id)
     stage.tend()
     assert sorted(each.content_id for each in stage.volumes.kept()) == sorted([stays.id, "vol-00000000aaaa"])
+
+
+# -- what has yet to be read -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", ["snapshot", "copy"])
+def test_what_a_volume_holds_stays_until_it_has_been_read(stage: Stage, made: str) -> None:
+    """A snapshot or a copy that was asked for is of what the volume held then, however long a worker takes to come to it."""
+    row = volume(stage)
+    kept = stage.do(snapshot_create, name="first", volume=row.id)
+    if made == "snapshot":
+        asked = run(stage.ctx, snapshot_create, None, {"name": "second", "volume": row.id})
+    else:
+        asked = run(stage.ctx, volume_create, None, {"name": "copy", "source_volume": row.id})
+    for operation, inputs in ((volume_restore, {"snapshot": kept.id}), (volume_delete, {})):
+        with pytest.raises(Conflict, match="Wait until that is done"):
+            run(stage.ctx, operation, row.id, inputs)
+    stage.worker.drain()
+    assert stage.ctx.db.get_one(type(asked.row), asked.row.id, populate_existing=True).state in {"completed", "available"}
+    stage.do(volume_restore, row.id, snapshot=kept.id)
+    stage.do(volume_delete, row.id)
+
+
+def test_volumes_do_not_go_with_a_machine_before_they_have_been_read(stage: Stage) -> None:
+    row = attached_volume(stage)
+    machine = stage.ctx.db.get_one(Instance, row.instance_id)
+    run(stage.ctx, stage.ctx.registry.operation("storage.volume.update"), row.id, {"delete_on_termination": True})
+    for each in (row, root_of(stage, machine)):
+        run(stage.ctx, snapshot_create, None, {"name": f"of {each.name}", "volume": each.id})
+        with pytest.raises(Conflict, match="A snapshot of the volume is being taken"):
+            run(stage.ctx, instance_terminate, machine.id)
+        if each is not row:
+            with pytest.raises(Conflict, match="A snapshot of the volume is being taken"):
+                run(stage.ctx, instance_rebuild, machine.id, {"image": TINY})
+        stage.worker.drain()
+    run(stage.ctx, instance_terminate, machine.id)
+    taken = run(stage.ctx, snapshot_create, None, {"name": "late", "volume": row.id})
+    # The machine goes first, and waits for what was asked meanwhile.
+    stage.worker.drain()
+    assert stage.ctx.db.get_one(Snapshot, taken.row.id, populate_existing=True).state == "completed"
+    assert stage.ctx.db.get_one(Instance, machine.id, populate_existing=True).state == "terminated"
+    assert_sound(stage)

@@ -25,6 +25,7 @@ from portal.kernel.quota import Reservation, recount
 from portal.kernel.resource import Registry
 from portal.kernel.runner import TaskRun
 from portal.storage.tending import tend_volumes
+from portal.storage.volume_models import Volume
 from tests.support.draining import TestWorker
 
 TINY = "atonix-tiny"
@@ -189,6 +190,12 @@ def volume(stage: Stage) -> Any:
 def attached_volume(stage: Stage) -> Any:
     """A volume that a running machine has."""
     return stage.do(_operation(stage, "storage.volume.attach"), volume(stage).id, instance=running_instance(stage).id)
+
+
+def root_of(stage: Stage, instance: Any) -> Volume:
+    """The volume that a machine boots from."""
+    stage.ctx.db.rollback()
+    return stage.ctx.db.scalars(select(Volume).where(Volume.instance_id == instance.id, Volume.is_root)).one()
 
 
 def snapshot(stage: Stage) -> Any:
