@@ -1,5 +1,6 @@
 """From settings to drivers. Drivers are imported only where they are used: libvirt's binding is not on every machine."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,17 @@ NO_NETWORKS = Capability(
 def open_engines(settings: Settings, *, owner: bool) -> Engines:
     """The drivers of this installation. A worker owns them; the web process gets consoles and objects, which need no privilege."""
     return replace(_open_engines(settings, owner=owner), objects=open_objects(settings))
+
+
+def claim_engines(settings: Settings) -> bool:
+    """Try to become the one worker that owns the engines of this host; False while another one does, True where nothing is driven here."""
+    if settings.engine_compute is not ComputeDriver.LOCAL and settings.network_driver() is not NetworkDriver.LOCAL:
+        return True
+    from portal.engines.local.ownership import claim_host
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # Of this host: the directory may be one that several share.
+    return claim_host(settings.data_dir / f"worker-{socket.gethostname()}.lock")
 
 
 def open_objects(settings: Settings) -> ObjectEngine | None:

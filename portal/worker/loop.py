@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.catalogue import build_registry
 from portal.compute.images import build_builtin
 from portal.engines.ports import EngineError, Engines
-from portal.engines.registry import compute_status, network_status, objects_status, open_engines, volumes_status
+from portal.engines.registry import claim_engines, compute_status, network_status, objects_status, open_engines, volumes_status
 from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
@@ -39,6 +39,7 @@ STOP_LIMIT_S = 20.0
 SWEEP_S = 0.5
 BROKER_LEAD_S = 2.0
 PAUSE_AFTER_ERROR_S = 1.0
+OWNER_LOOK_S = 0.2
 
 log = logging.getLogger("portal.worker")
 
@@ -249,10 +250,24 @@ class Worker:
         return True
 
 
+def _host_is_ours(settings: Settings, signals: Signals) -> bool:
+    """Wait until no other worker has the engines of this host; False if this one is to end before that."""
+    if claim_engines(settings):
+        return True
+    log.warning("another worker has the engines of this host, or programs that it left behind are at work; waiting until they have ended")
+    while signals.wait(OWNER_LOOK_S) is None:
+        if claim_engines(settings):
+            log.info("the engines of this host are free")
+            return True
+    return False
+
+
 def run_worker(settings: Settings) -> int:
     """Work until SIGTERM or SIGINT."""
     signals = Signals(signal.SIGTERM, signal.SIGINT)
     setup_logging(settings)
+    if not _host_is_ours(settings, signals):
+        return 0
     sessions = open_database(settings)
     engines = open_engines(settings, owner=True)
     if engines.volumes is not None:

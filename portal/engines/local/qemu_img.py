@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from portal.engines.image_headers import BROKEN, look_into
+from portal.engines.local.ownership import run_bound
 from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, ImageFormat, ImageInfo
 
 log = logging.getLogger("portal.engines.local")
@@ -103,7 +104,7 @@ def duplicate(source: Path, target: Path) -> None:
     program = shutil.which("cp")
     if program is None:
         raise EngineUnavailable("cp is missing on this host.")
-    done = subprocess.run([program, "--sparse=always", "--reflink=auto", str(source), str(target)], capture_output=True, check=False)
+    done = run_bound([program, "--sparse=always", "--reflink=auto", str(source), str(target)])
     if done.returncode != 0:
         reason = "the host's disk is full" if b"No space left" in done.stderr else f"cp ended with status {done.returncode}"
         raise EngineError(f"The disk cannot be copied: {reason}.")
@@ -169,7 +170,7 @@ def _run(arguments: Sequence[str], *, is_ours: bool = False, time_s: float = TIM
             os.write(pipes[1], key)
             os.close(pipes.pop())
             rest = ["--object", f"secret,id=key,format=raw,file=/dev/fd/{pipes[0]}", *rest]
-        return subprocess.run([limiter, *limits, program, command, *rest], capture_output=True, timeout=time_s, check=False, pass_fds=pipes)
+        return run_bound([limiter, *limits, program, command, *rest], pass_fds=pipes, timeout_s=time_s)
     except subprocess.TimeoutExpired:
         raise EngineRefused(f"The disk's file took more than {time_s} s to work on.") from None
     finally:
