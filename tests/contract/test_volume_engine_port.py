@@ -218,6 +218,18 @@ def test_a_machine_that_is_off_takes_volumes_and_starts_with_them(host: Host, vo
     assert host.engine.machine_state(spec.machine_id) is MachineState.RUNNING
 
 
+def test_a_volume_that_came_while_its_machine_ran_goes_while_it_is_off(host: Host, volumes: VolumeEngine) -> None:
+    data = host.volume()
+    spec = host.prepared()
+    host.engine.ensure_running(spec.machine_id)
+    host.engine.ensure_volumes(having(spec, data.volume_id))
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    host.engine.ensure_volumes(spec)
+    volumes.remove_volume(data.volume_id)
+    host.engine.ensure_running(spec.machine_id)
+    assert host.engine.machine_state(spec.machine_id) is MachineState.RUNNING
+
+
 def test_a_volume_grows_gets_limits_and_is_kept_under_a_running_machine(host: Host, volumes: VolumeEngine) -> None:
     data = host.volume()
     host.write(data.volume_id, 1, "a")

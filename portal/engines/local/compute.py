@@ -174,10 +174,8 @@ class LocalCompute:
                 return
             root = self._root_of(spec, files)
             volumes = [root, *self._disks_of(spec)]
-            wanted = definition(spec, self._image_of(spec, root, files), volumes, files, self.host.description())
-            mark = hypervisor.mark(domain) if domain is not None else None
-            if mark is None or mark.digest != wanted.digest:
-                hypervisor.define(wanted.xml)
+            # Also where nothing has changed since it was defined: what was plugged in meanwhile is in its definition.
+            hypervisor.define(definition(spec, self._image_of(spec, root, files), volumes, files, self.host.description()))
 
     def _disks_of(self, spec: MachineSpec) -> Sequence[MachineDisk]:
         """The files of the machine's volumes, but for its root."""

@@ -1,6 +1,5 @@
 """A machine as libvirt is told about it: XML that is built from elements, never from text, so that no user's word becomes markup."""
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,24 +46,8 @@ class MachineDisk:
     below: Sequence[Below] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What a definition says about itself in its metadata."""
-
-    installation: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """The XML of a machine, and the word by which another definition is known to be the same."""
-
-    xml: str
-    digest: str
-
-
-def definition(spec: MachineSpec, image: StoredImage, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> Definition:
-    """Describe a machine with its disks, the root disk first; the same spec on the same host gives the same text."""
+def definition(spec: MachineSpec, image: StoredImage, volumes: Sequence[MachineDisk], files: MachineFiles, host: Host) -> str:
+    """Describe a machine with its disks, the root disk first, in XML."""
     root = ET.Element("domain", type="kvm" if host.accelerator == "kvm" else "qemu")
     _text(root, "name", spec.machine_id)
     _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, f"{host.installation}/{spec.machine_id}")))
@@ -82,16 +65,13 @@ def definition(spec: MachineSpec, image: StoredImage, volumes: Sequence[MachineD
     extra = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
     for argument in traffic.arguments(files, host.run) if has_user_network(spec, host) else ():
         ET.SubElement(extra, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
-    digest = hashlib.sha256(ET.tostring(root)).hexdigest()
-    mark = ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark")
-    mark.attrib.update(installation=host.installation, digest=digest)
-    return Definition(ET.tostring(root, encoding="unicode"), digest)
+    ET.SubElement(ET.SubElement(root, "metadata"), f"{{{NAMESPACE}}}mark", installation=host.installation)
+    return ET.tostring(root, encoding="unicode")
 
 
-def mark_of(metadata: str) -> Mark:
-    """Read the mark that a definition of ours carries."""
-    element = ET.fromstring(metadata)  # noqa: S314  # nosec B314 - libvirt wrote it
-    return Mark(element.get("installation", ""), element.get("digest", ""))
+def installation_of(metadata: str) -> str:
+    """The installation that a definition carries the mark of."""
+    return ET.fromstring(metadata).get("installation", "")  # noqa: S314  # nosec B314 - libvirt wrote it
 
 
 def _boot(root: ET.Element, image: StoredImage) -> None:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 import libvirt_qemu
 
-from portal.engines.local.definition import NAMESPACE, Mark, interface, mark_of, taps_of
+from portal.engines.local.definition import NAMESPACE, installation_of, interface, taps_of
 from portal.engines.local.firewall import keep_off_loopback
 from portal.engines.local.guest_user import UNPRIVILEGED_USER, guest_group, guest_user
 from portal.engines.local.network.names import Installation
@@ -172,23 +172,21 @@ class Hypervisor:
                 return None
             with in_words("The hypervisor does not answer"):
                 raise
-        if self.mark(domain) is None:
+        if not self._is_ours(domain):
             raise EngineRefused("Another program has a machine of this name on this hypervisor.")
         return domain
 
-    def mark(self, domain: Any) -> Mark | None:
-        """What a domain of ours says about itself; None if it is not ours."""
+    def _is_ours(self, domain: Any) -> bool:
         try:
-            mark = mark_of(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
+            return installation_of(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0)) == self._installation
         except libvirt.libvirtError:
-            return None
-        return mark if mark.installation == self._installation else None
+            return False
 
     def all(self) -> dict[str, Any]:
         """Every domain of ours."""
         with in_words("Machines cannot be listed"):
             domains = self._connection.listAllDomains(0)
-        return {domain.name(): domain for domain in domains if self.mark(domain) is not None}
+        return {domain.name(): domain for domain in domains if self._is_ours(domain)}
 
     def unlocked(self, keys: Mapping[str, bytes]) -> AbstractContextManager[None]:
         """Let libvirt have secrets until the block ends, by what it calls them. Raises EngineRefused where this host cannot."""
@@ -305,7 +303,7 @@ class Hypervisor:
         """Counters of every running domain of ours, as libvirt names them, and its taps."""
         with in_words("Machines cannot be measured"):
             found = self._connection.getAllDomainStats(STATISTICS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING)
-            return {domain.name(): (counters, taps_of(domain.XMLDesc(0))) for domain, counters in found if self.mark(domain) is not None}
+            return {domain.name(): (counters, taps_of(domain.XMLDesc(0))) for domain, counters in found if self._is_ours(domain)}
 
 
 def _configure(paths: LocalPaths) -> str:
