@@ -23,6 +23,7 @@ from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
+from portal.storage.schedules import schedule_shown, volume_miss_snapshot, volume_set_snapshot_schedule
 from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
@@ -312,12 +313,15 @@ VOLUME = ResourceType(
     Volume, service="storage", name="volume", collection="volumes", prefix="vol", label="Volume", plural="Volumes", icon="storage",
     summary="Disks that exist by themselves; instances are given them.",
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
-                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits, volume_adopt, volume_refit],
+                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_set_snapshot_schedule,
+                volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
              Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="mono md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",
-    show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}"},
+    show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}",
+          "snapshot_schedule": schedule_shown},
+    shapes={"snapshot_schedule": {"type": ["object", "null"]}},
     aliases={"status": "state", "volume_type": "volume_type_id", "attached_to_instance": "instance_id", "attached_to": "instance_id"},
     hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST, veil=_veil,
     describe=lambda v: (f"{v.size_gb} GiB, {v.volume_type.name}", v.state),
