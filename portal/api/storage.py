@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from flask import request
 from flask.typing import ResponseReturnValue
 
 from portal.api import body as io
-from portal.api.endpoints import PREFIX, Endpoint, Schema
+from portal.api.endpoints import PREFIX, Endpoint, Query, Schema
 from portal.api.represent import represent
 from portal.api.resources import aliases, list_schema, listed, only, ref
-from portal.api.schemas import MAYBE_TEXT, TEXT, thing
+from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
+from portal.http.listing import whole
 from portal.http.request import context
 from portal.kernel.declare import Operation, Outcome
 from portal.kernel.errors import InvalidRequest
@@ -19,9 +21,12 @@ from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.storage.schedules import schedule_shown, volume_set_snapshot_schedule
 from portal.storage.snapshots import SNAPSHOT, snapshot_create
+from portal.storage.volume_metrics import volume_series
 from portal.storage.volume_models import Volume
 from portal.storage.volumes import VOLUME, volume_create
 
+RATES = ("iops", "throughput_mbps", "read_ops", "write_ops", "read_bytes", "write_bytes", "used_bytes")
+FIGURE: Schema = {"type": "number"}
 NAMED_BY_PATH = "is said by the path."
 
 
@@ -46,6 +51,12 @@ def endpoints() -> Iterator[Endpoint]:
         refuses = (403, 404) if method == "GET" else (403, 404, 409, 412)
         yield Endpoint(method, f"/storage/volumes{rest}", f"storage.volumes.snapshot-schedule.{method.lower()}", view, summary, "Volumes", answers, refuses,
                        body=body, aliases=aliases(VOLUME, rest))  # fmt: skip
+    point = thing(timestamp=WHEN, interval_s=FIGURE, latency_ms={"type": ["number", "null"]}, **dict.fromkeys(RATES, FIGURE))
+    answer_schema = thing(volume_id=TEXT, hours=FIGURE, sample_count=NUMBER, used_bytes={"type": ["integer", "null"]},
+                          points={"type": "array", "items": point})  # fmt: skip
+    hours = Query("hours", "How far back, up to 168.", {"type": "integer", "minimum": 1, "maximum": 168, "default": 24})
+    yield Endpoint("GET", "/storage/volumes/{volume_id}/metrics", "storage.volumes.metrics", metrics, "Measurements of a volume, oldest first", "Volumes",
+                   {200: answer_schema}, (403, 404), query=[hours], aliases=aliases(VOLUME, "/{volume_id}/metrics"))  # fmt: skip
     for verb, make, op, summary, answer in (
         ("restore", restore, volume_create, "Make a volume from a snapshot", "Volume"),
         ("copy", copy, snapshot_create, "Copy a snapshot, so that it shares nothing with its source", "Snapshot"),
@@ -99,6 +110,25 @@ def schedule_delete(volume_id: str) -> ResponseReturnValue:
     """None any more."""
     run(context(), volume_set_snapshot_schedule, volume_id, {}, expected_version=io.expected_version())
     return io.empty()
+
+
+def metrics(volume_id: str) -> ResponseReturnValue:
+    """What machines read and wrote, and how much it takes."""
+    only("hours")
+    ctx = context()
+    row = find(ctx, VOLUME, volume_id)
+    hours = whole(request.args, "hours", 24, low=1, high=168)
+    found = volume_series(ctx, row.id, hours=hours)
+    points = [
+        {
+            "timestamp": io.moment(each.at),
+            "interval_s": each.interval_s,
+            "latency_ms": each.latency_ms,
+            **{name: getattr(each, name) for name in RATES},
+        }
+        for each in found.points
+    ]
+    return io.answer({"volume_id": row.id, "hours": hours, "sample_count": found.sample_count, "used_bytes": found.used_bytes, "points": points})
 
 
 def restore(snapshot_id: str) -> ResponseReturnValue:

@@ -24,7 +24,7 @@ from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
 from portal.storage.schedules import schedule_shown, volume_miss_snapshot, volume_set_snapshot_schedule
-from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, refuse_locked
+from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, locked_among, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
@@ -54,6 +54,10 @@ SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy
 KEY_FIELD = f.FieldInfo(f.Ref("security.key"), "Encryption key", "The project's default key if left empty.", aliases=("kms_key_id",))
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
+Force = Annotated[
+    bool, f.FieldInfo(f.Bool(), "Force", "For a guest that does not answer. If it does not let go within seconds, its instance loses its power and is booted "
+                      "without the volume: what it has not written out is lost, on its other disks as well.")
+]  # fmt: skip
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 MachineId = Annotated[str, f.FieldInfo(f.Line(64), "Instance")]
 SizeGb = Annotated[int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "In GiB; as large as what it begins with if left empty.", "GiB", example=10)]
@@ -169,7 +173,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
 
 @operation(Volume, "detach", label="Detach", needs="write", icon="x", steps=steps.DETACH, when={"in-use"}, holds="detaching",
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
-def volume_detach(ctx: Context, volume: Volume) -> None:
+def volume_detach(ctx: Context, volume: Volume, *, force: Force = False) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
     if volume.is_root:
         raise Conflict(
@@ -180,6 +184,18 @@ def volume_detach(ctx: Context, volume: Volume) -> None:
     if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
         # It is a change of the instance as well.
         authorize(ctx, "compute.instance.update", target_of(instance))
+        if force:
+            _check_power_cut(ctx, volume, instance)
+
+
+def _check_power_cut(ctx: Context, volume: Volume, instance: Any) -> None:
+    """Raise Forbidden or Conflict where the instance must not lose its power, or could not be booted again."""
+    authorize(ctx, "compute.instance.reboot", target_of(instance))
+    if instance.locked:
+        raise Conflict(f"{instance.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if (job := active_for(ctx.db, instance.id)) is not None:
+        raise Conflict(f"{instance.name} is busy: {job.label}. Wait until the job ends.", details={"job_id": job.id})
+    refuse_locked(ctx, *(each for each in locked_among(ctx, instance.id) if each.id != volume.id))
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:
