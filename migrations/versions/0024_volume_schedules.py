@@ -17,6 +17,8 @@ def upgrade() -> None:
     op.add_column("volumes", sa.Column("snapshot_problem", sa.Text(), nullable=False, server_default=""))
     op.create_index(op.f("ix_volumes_next_snapshot_at"), "volumes", ["next_snapshot_at"])
     op.add_column("snapshots", sa.Column("scheduled_at", sa.DateTime(timezone=True), nullable=True))
+    for name in ("snapshots", "images"):
+        op.add_column(name, sa.Column("shared_with", sa.Text(), nullable=False, server_default=""))
     op.create_table(
         "volume_metrics",
         sa.Column("volume_id", sa.String(length=64), nullable=False),
@@ -40,6 +42,8 @@ def downgrade() -> None:
     op.drop_table("volume_usage")
     op.drop_index(op.f("ix_volume_metrics_at"), "volume_metrics")
     op.drop_table("volume_metrics")
+    for name in ("images", "snapshots"):
+        op.drop_column(name, "shared_with")
     op.drop_column("snapshots", "scheduled_at")
     op.drop_index(op.f("ix_volumes_next_snapshot_at"), "volumes")
     for name in ("snapshot_problem", "next_snapshot_at", "snapshot_schedule"):

@@ -115,7 +115,8 @@ class Operation:
     `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
     portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others. `by_job` says whether an
-    installation needs the steps at all; where it does not, the operation is done at once.
+    installation needs the steps at all; where it does not, the operation is done at once. `present` gives the input that would leave a row as it is:
+    its form begins with that.
     """
 
     model: type[Any]
@@ -147,6 +148,7 @@ class Operation:
     internal: bool = False
     urgent: bool = False
     by_job: Callable[[Settings], bool] | None = None
+    present: Callable[[Any], Mapping[str, Any]] | None = None
 
     def needs_job(self, settings: Settings) -> bool:
         """Whether steps follow the change of the row."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import ColumnElement, Index, String, text, true
+from sqlalchemy import ColumnElement, Index, String, Text, false, or_, text, true
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.orm.interfaces import ORMOption
@@ -72,6 +72,10 @@ class Resource:
         """Whether every signed-in user may read and use the row."""
         return False
 
+    def shared_projects(self) -> frozenset[str]:
+        """The projects whose people may read and use the row."""
+        return frozenset()
+
 
 class ProjectOwned(Resource):
     """A resource inside one project."""
@@ -114,6 +118,12 @@ class Shareable(Resource):
         """With project and owner, and whether everybody may read it."""
         return Columns(cls.project_id, cls.owner_id, cls.is_public, cls.id, cls.name)
 
+    @classmethod
+    def offered_to(cls, project_id: str | None) -> ColumnElement[bool]:
+        """The rows of others that a project may use."""
+        del project_id
+        return cls.is_public.is_(True)
+
     def project_of(self) -> str | None:
         """The owning project, None for the platform's own."""
         return self.project_id
@@ -121,6 +131,28 @@ class Shareable(Resource):
     def is_shared(self) -> bool:
         """Public rows are."""
         return self.is_public
+
+
+class ShareableByName(Shareable):
+    """A resource that may be shared with everybody, or with projects that are named."""
+
+    # Their ids, each between blanks, so that one can be looked for.
+    shared_with: Mapped[str] = mapped_column(Text, default="", server_default="")
+
+    @classmethod
+    def facts(cls) -> Columns:
+        """With project and owner, and who may read it."""
+        return Columns(cls.project_id, cls.owner_id, cls.is_public, cls.id, cls.name, cls.shared_with)
+
+    @classmethod
+    def offered_to(cls, project_id: str | None) -> ColumnElement[bool]:
+        """The rows of others that a project may use."""
+        named = cls.shared_with.contains(f" {project_id} ", autoescape=True) if project_id is not None else false()
+        return or_(cls.is_public.is_(True), named)
+
+    def shared_projects(self) -> frozenset[str]:
+        """Those that it is shared with."""
+        return frozenset((self.shared_with or "").split())
 
 
 class PlatformOwned(Resource):

@@ -100,7 +100,8 @@ def schedule_shown(volume: Volume) -> Mapping[str, Any] | None:
     return dict(volume.snapshot_schedule) if volume.snapshot_schedule else None
 
 
-@operation(Volume, "set_snapshot_schedule", label="Set snapshot schedule", needs="write", icon="clock", in_menu=False)
+@operation(Volume, "set_snapshot_schedule", label="Set snapshot schedule", needs="write", icon="clock", in_menu=False,
+           present=lambda row: row.snapshot_schedule or {})  # fmt: skip
 def volume_set_snapshot_schedule(
     ctx: Context, volume: Volume, *, frequency: Frequency = "", time: Time = "00:00", weekday: Weekday = WEEKDAYS[0], retention_days: Days = None,
     retention_count: Count = None, is_enabled: Enabled = True,

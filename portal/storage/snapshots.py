@@ -15,6 +15,7 @@ from portal.kernel.declare import Effect, lock_operations, operation, update_ope
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.kernel.sharing import LIST_OF_IDS, share_operation, shared_accounts, veil_shares, visibility
 from portal.storage import volume_steps as steps
 from portal.storage.schedules import Due, Reason, due_of, schedule_of, scheduled_name, tell_problem
 from portal.storage.volume_keys import inherit
@@ -151,8 +152,7 @@ def _shared(ctx: Context) -> None:
 def snapshot_make_public(ctx: Context, snapshot: Snapshot) -> None:
     """Let every project make volumes from it."""
     _shared(ctx)
-    if snapshot.encryption_enabled:
-        raise Conflict(f"{snapshot.name} is encrypted with a key of its project, which nobody else may use.")
+    _refuse_encrypted(snapshot)
     snapshot.is_public = True
 
 
@@ -161,6 +161,14 @@ def snapshot_make_private(ctx: Context, snapshot: Snapshot) -> None:
     """Keep it to its project; volumes that were made from it stay."""
     del ctx
     snapshot.is_public = False
+
+
+def _refuse_encrypted(snapshot: Snapshot) -> None:
+    if snapshot.encryption_enabled:
+        raise Conflict(f"{snapshot.name} is encrypted with a key of its project, which nobody else may use.")
+
+
+snapshot_share = share_operation(Snapshot, when=("completed",), refuse=_refuse_encrypted)
 
 
 def _expiry(ctx: Context, snapshot: Snapshot, changes: dict[str, Any]) -> None:
@@ -176,12 +184,15 @@ def _eager() -> list[ORMOption]:
 SNAPSHOT = ResourceType(
     Snapshot, service="storage", name="snapshot", collection="snapshots", prefix="snap", label="Snapshot", plural="Snapshots", icon="cam",
     summary="What volumes held at a moment.",
-    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_delete, update_operation(Snapshot, before=_expiry),
+    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete, update_operation(Snapshot, before=_expiry),
                 snapshot_take_scheduled, snapshot_discard, *lock_operations(Snapshot)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("volume_name", "Volume", css="md"),
              Column("size_gb", "Size, GiB", sort="size_gb", css="num"), Column("volume_type_name", "Type", css="lo"),
+             Column("visibility", "Shared with", css="lo", hidden=True),
              Column("created_at", "Created", sort="created_at"), Column("expires_at", "Deleted", css="lo", hidden=True)],
     lifecycle=LIFECYCLE, quota={"snapshots": 1, "snapshot_gb": "size_gb"}, eager=_eager, aliases={"status": "state", "volume": "volume_id"},
-    show={"volume_type_name": lambda v: v.volume_type.name, "progress_percent": lambda v: 100 if v.state == "completed" else 0},
+    show={"volume_type_name": lambda v: v.volume_type.name, "progress_percent": lambda v: 100 if v.state == "completed" else 0,
+          "shared_with_accounts": shared_accounts, "visibility": visibility},
+    shapes={"shared_with_accounts": LIST_OF_IDS}, veil=veil_shares,
     usable=lambda v: v.is_usable, describe=lambda v: (f"{v.size_gb} GiB of {v.volume_name}", f"{v.created_at:%Y-%m-%d %H:%M} UTC"),
 )  # fmt: skip

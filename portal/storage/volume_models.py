@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from portal.kernel import fields as f
 from portal.kernel.db import Base, JsonColumn
 from portal.kernel.quota import Dimension, declare
-from portal.kernel.resource import PlatformOwned, ProjectOwned, Shareable, Stateful
+from portal.kernel.resource import PlatformOwned, ProjectOwned, ShareableByName, Stateful
 
 MOST_GIB = 65_536
 MOST_IOPS = 1_000_000
@@ -81,7 +81,7 @@ class Volume(Encrypted, ProjectOwned, Stateful, Base):
     volume_type: Mapped[VolumeType] = relationship()
 
 
-class Snapshot(Encrypted, Shareable, Stateful, Base):
+class Snapshot(Encrypted, ShareableByName, Stateful, Base):
     """What a volume held at a moment."""
 
     __tablename__ = "snapshots"

@@ -132,8 +132,10 @@ def from_json(text: str) -> Any:
 
 def _present(op: Operation, row: Any) -> dict[str, Any]:
     shown = {}
+    present = op.present(row) if row is not None and op.present is not None else {}
     for name, param in op.params.items():
         value = getattr(row, name) if row is not None and op.partial else param.info.example if param.required else param.default
+        value = present.get(name, value)
         if isinstance(param.info.kind, f.Tags | f.TextMap):
             value = as_lines(value or {})
         elif isinstance(param.info.kind, f.Names):
