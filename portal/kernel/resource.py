@@ -193,6 +193,10 @@ def _nothing_to_say(_row: Any) -> Sequence[str]:
     return ()
 
 
+def _no_detail(_row: Any) -> str:
+    return ""
+
+
 def _always(_row: Any) -> bool:
     return True
 
@@ -217,13 +221,13 @@ def _nothing_hidden(_ctx: "Context", _rows: Sequence[Any]) -> Mapping[str, Mappi
 class ResourceType:
     """Everything about a type that its columns do not say.
 
-    `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
-    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
-    `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
-    can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
-    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some rows cannot be
-    deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to go: a
-    deletion of everything comes to them after it. `also_at` are other whole paths of the API.
+    `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is no column
+    (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in `shapes` where
+    it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all;
+    `state_detail` is what stands beside its state; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row,
+    in the transaction in which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some
+    rows cannot be deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to
+    go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
     `veil` says what is shown of rows in place of values that tell of things the caller may not see: row id → field or shown key → value.
     """
 
@@ -249,6 +253,7 @@ class ResourceType:
     in_navigation: bool = True
     describe: Callable[[Any], Sequence[str]] = _nothing_to_say
     usable: Callable[[Any], bool] = _always
+    state_detail: Callable[[Any], str] = _no_detail
     hourly_cost_usd: Callable[[Any], float | None] = _free
     goes_with: str = ""
     also_at: Sequence[str] = ()

@@ -13,7 +13,7 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.db import now
-from portal.kernel.declare import Effect, lock_operations, operation, update_operation
+from portal.kernel.declare import Effect, OneOf, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
 from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
@@ -48,10 +48,20 @@ LIFECYCLE = Lifecycle(
     tones={"error": "bad", "trashed": "off"},
 )
 AT_REST = frozenset({"available", "in-use"})
-TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",))
+
+
+def _default_type(ctx: Context) -> str:
+    """What a volume is of whose type nobody says, in words."""
+    vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
+    return f"As what it begins with, else {vtype.name}: {vtype.default_iops:,} IOPS, up to {vtype.max_iops:,}"
+
+
+TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",), none=_default_type)
 SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with what it holds.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
-KEY_FIELD = f.FieldInfo(f.Ref("security.key"), "Encryption key", "The project's default key if left empty.", aliases=("kms_key_id",))
+KEY_FIELD = f.FieldInfo(
+    f.Ref("security.key"), "Encryption key", "Names what it is encrypted with.", aliases=("kms_key_id",), none="The project's default key"
+)
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
 Force = Annotated[
@@ -60,18 +70,20 @@ Force = Annotated[
 ]  # fmt: skip
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 MachineId = Annotated[str, f.FieldInfo(f.Line(64), "Instance")]
-SizeGb = Annotated[int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "In GiB; as large as what it begins with if left empty.", "GiB", example=10)]
+SizeGb = Annotated[
+    int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "Needed for an empty disk; otherwise as large as what it begins with if left empty.", "GiB",
+                            example=10, none="such as 20")
+]  # fmt: skip
 NewSize = Annotated[int, f.FieldInfo(f.Int(1, 65_536), "New size", "In GiB; a volume only grows.", "GiB")]
-Iops = Annotated[int | None, f.FieldInfo(f.Int(100, 1_000_000), "IOPS", "The most operations per second; the type's if left empty.")]
-Throughput = Annotated[
-    int | None, f.FieldInfo(f.Int(1, 100_000), "Throughput", "The most that is moved per second; the type's if left empty.", "MiB/s")
-]
+Iops = Annotated[int | None, f.FieldInfo(f.Int(100, 1_000_000), "IOPS", "The most operations per second.", none="the type's")]
+Throughput = Annotated[int | None, f.FieldInfo(f.Int(1, 100_000), "Throughput", "The most that is moved per second.", "MiB/s", none="the type's")]
 
 
 @operation(
     Volume, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", steps=steps.CREATE, holds="creating", settles="available",
     fails="error",
     cancelled="cancelled",
+    one_of=OneOf("Begin with", "Nothing: an empty disk", {"snapshot": "A snapshot", "source_volume": "A copy of a volume", "image": "An image"}),
 )  # fmt: skip
 def volume_create(
     ctx: Context, *, name: str, size_gb: SizeGb = None, volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
@@ -154,7 +166,8 @@ def refuse_full(ctx: Context, vtype: VolumeType) -> None:
 
 
 @operation(Volume, "attach", label="Attach", needs="write", icon="plus", steps=steps.ATTACH, when={"available"}, holds="attaching", settles="in-use",
-           fails="available", rests=steps.at_rest, finish=steps.attached, restore=steps.let_go)  # fmt: skip
+           fails="available", rests=steps.at_rest, finish=steps.attached, restore=steps.let_go,
+           among=lambda _volume: {"instance": {"state": ("running", "stopped")}})  # fmt: skip
 def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None:
     """Give the volume to an instance of its project, also while that runs; the guest finds it by its id."""
     found = named(ctx, "compute.instance", instance, field="instance", project_id=volume.project_id)
@@ -218,7 +231,8 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
 
 
 @operation(Volume, "restore", label="Restore", needs="write", icon="redo", danger=True, steps=steps.RESTORE, when=AT_REST, holds="restoring",
-           settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored)  # fmt: skip
+           settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored,
+           among=lambda volume: {"snapshot": {"volume_id": (volume.id,), "state": ("completed",)}})  # fmt: skip
 def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, SNAPSHOT_FIELD]) -> None:
     """Bring back what the volume held when a snapshot was taken; what was written since is lost. Its instance must be stopped."""
     check_origin(snapshot, None, None)
@@ -321,6 +335,15 @@ def _veil(ctx: Context, rows: Sequence[Volume]) -> Mapping[str, Mapping[str, Any
     return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
 
 
+def _time_left(volume: Volume) -> str:
+    """How long a volume stays in the trash."""
+    if volume.state != "trashed" or volume.trash_until is None:
+        return ""
+    left = max(volume.trash_until - now(), timedelta())
+    hours = int(left.total_seconds() // 3600)
+    return f"{left.days} day{'s' if left.days != 1 else ''} left" if left.days else f"{hours} h left" if hours else "goes within the hour"
+
+
 def _hourly_cost(volume: Volume) -> float | None:
     return volume.size_gb * volume.volume_type.hourly_cost_usd or None
 
@@ -339,6 +362,6 @@ VOLUME = ResourceType(
           "snapshot_schedule": schedule_shown},
     shapes={"snapshot_schedule": {"type": ["object", "null"]}},
     aliases={"status": "state", "volume_type": "volume_type_id", "attached_to_instance": "instance_id", "attached_to": "instance_id"},
-    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST, veil=_veil,
+    hourly_cost_usd=_hourly_cost, state_detail=_time_left, usable=lambda v: v.state in AT_REST, veil=_veil,
     describe=lambda v: (f"{v.size_gb} GiB, {v.volume_type.name}", v.state),
 )  # fmt: skip
