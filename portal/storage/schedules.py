@@ -22,7 +22,7 @@ MOST_KEPT = 90
 PER_DAY = {"hourly": 24.0, "daily": 1.0, "weekly": 1 / 7, "monthly": 1 / 28}
 MONTH_DAYS = 31
 TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
-Frequency = Annotated[str, f.FieldInfo(f.Choice(("", *FREQUENCIES)), "How often", "Nothing ends the schedule.")]
+Frequency = Annotated[str, f.FieldInfo(f.Choice(("", *FREQUENCIES)), "How often", none="No schedule")]
 Time = Annotated[
     str,
     f.FieldInfo(

@@ -53,11 +53,12 @@ AT_REST = frozenset({"available", "in-use"})
 def _default_type(ctx: Context) -> str:
     """What a volume is of whose type nobody says, in words."""
     vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
-    return f"As what it begins with, else {vtype.name}: {vtype.default_iops:,} IOPS, up to {vtype.max_iops:,}"
+    return f"{vtype.name}: {vtype.default_iops:,} IOPS, up to {vtype.max_iops:,}; or as what it begins with"
 
 
 TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",), none=_default_type)
 SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with what it holds.", aliases=("snapshot_id",))
+RESTORE_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "One of this volume.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
 KEY_FIELD = f.FieldInfo(
     f.Ref("security.key"), "Encryption key", "Names what it is encrypted with.", aliases=("kms_key_id",), none="The project's default key"
@@ -86,8 +87,9 @@ Throughput = Annotated[int | None, f.FieldInfo(f.Int(1, 100_000), "Throughput", 
     one_of=OneOf("Begin with", "Nothing: an empty disk", {"snapshot": "A snapshot", "source_volume": "A copy of a volume", "image": "An image"}),
 )  # fmt: skip
 def volume_create(
-    ctx: Context, *, name: str, size_gb: SizeGb = None, volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
-    snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None, source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None,
+    ctx: Context, *, name: str, snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None,
+    source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None, size_gb: SizeGb = None,
+    volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
     iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool = False,
     kms_key: Annotated[EncryptionKey | None, KEY_FIELD] = None, description: str = "",
     tags: dict[str, str] | None = None,
@@ -219,7 +221,8 @@ def _tell_instance(ctx: Context, volume: Volume) -> None:
 
 
 @operation(Volume, "resize", label="Grow", needs="write", icon="sliders", steps=steps.RESIZE, when=AT_REST, holds="resizing", settles="available",
-           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown, follow=_tell_instance)  # fmt: skip
+           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown, follow=_tell_instance,
+           present=lambda row: {"size_gb": row.size_gb})  # fmt: skip
 def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
     """Make the volume larger, also while a guest uses it; it never shrinks."""
     if size_gb <= volume.size_gb:
@@ -233,7 +236,7 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
 @operation(Volume, "restore", label="Restore", needs="write", icon="redo", danger=True, steps=steps.RESTORE, when=AT_REST, holds="restoring",
            settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored,
            among=lambda volume: {"snapshot": {"volume_id": (volume.id,), "state": ("completed",)}})  # fmt: skip
-def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, SNAPSHOT_FIELD]) -> None:
+def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, RESTORE_FIELD]) -> None:
     """Bring back what the volume held when a snapshot was taken; what was written since is lost. Its instance must be stopped."""
     check_origin(snapshot, None, None)
     if snapshot.volume_id != volume.id or snapshot.volume_type_id != volume.volume_type_id:
@@ -355,7 +358,7 @@ VOLUME = ResourceType(
                 update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_set_snapshot_schedule,
                 volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
-             Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="mono md"), Column("iops", "IOPS", css="num lo"),
+             Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",
     show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}",

@@ -53,7 +53,8 @@ class Widget:
     @property
     def is_optional(self) -> bool:
         """Whether it may be left empty and does not say what that means."""
-        return not self.param.required and not isinstance(self.param.info.kind, f.Name) and self.param.info.none == "None"
+        says_itself = isinstance(self.param.info.kind, f.Name) or self.param.info.none != "None" or self.param.default not in (None, "")
+        return not self.param.required and not says_itself
 
     @property
     def empty(self) -> str:
@@ -326,8 +327,7 @@ def _(kind: f.Bool, param: Param, ctx: Context) -> tuple[Any, Widget]:
 
 @field_for.register
 def _(kind: f.Choice, param: Param, ctx: Context) -> tuple[Any, Widget]:
-    del ctx
-    options = [Option(option, option or "None") for option in kind.options]
+    options = [Option(option, option or none_of(param, ctx)) for option in kind.options]
     return StringField(_label(param)), Widget(param, "choice", options)
 
 
