@@ -22,8 +22,9 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import find, named
 from portal.kernel.operations import refuse_unless_ready, run
 from portal.kernel.outbound import problem_of
-from portal.kernel.resource import Column, ResourceType, Shareable, Stateful
+from portal.kernel.resource import Column, ResourceType, ShareableByName, Stateful
 from portal.kernel.runner import StepRun
+from portal.kernel.sharing import LIST_OF_IDS, share_operation, shared_accounts, veil_shares, visibility
 from portal.settings import Settings
 
 GIB = 1 << 30
@@ -47,7 +48,7 @@ LIFECYCLE = Lifecycle(
 )
 
 
-class Image(Shareable, Stateful, Base):
+class Image(ShareableByName, Stateful, Base):
     """A disk that instances are made from; in state `catalogue` it is fetched from its publisher on first use."""
 
     __tablename__ = "images"
@@ -293,16 +294,25 @@ def image_delete(ctx: Context, image: Image) -> None:
         raise Conflict(f"{image.name} is what {what} began with. Delete them first, or make the image inactive.", details={"volumes": number})
 
 
+def _refuse_platforms_own(image: Image) -> None:
+    if image.project_id is None:
+        raise Conflict(f"{image.name} is the platform's own, which everybody has.")
+
+
+image_share = share_operation(Image, when=("available",), refuse=_refuse_platforms_own)
+
+
 IMAGE = ResourceType(
     Image, service="compute", name="image", collection="images", prefix="ami", label="Image", plural="Images", icon="image",
     summary="Disks that instances are made from.",
-    operations=[image_create, image_upload, image_delete, update_operation(Image)],
+    operations=[image_create, image_upload, image_share, image_delete, update_operation(Image)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("system", "System", css="md"),
              Column("size", "Smallest disk", css="num lo"),
              Column("visibility", "Visible to", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"images": 1}, aliases={"status": "state"},
     show={"system": lambda v: f"{v.os_name} {v.os_version}".strip(), "size": lambda v: f"{v.size_gb} GiB",
-          "visibility": lambda v: "Everybody" if v.is_public else "This project"},
+          "visibility": visibility, "shared_with_accounts": shared_accounts},
+    shapes={"shared_with_accounts": LIST_OF_IDS}, veil=veil_shares,
     usable=lambda v: v.is_active and v.state in {"available", "catalogue"},
     describe=lambda v: (f"{v.os_name} {v.os_version}".strip() or v.os_type, f"{v.size_gb} GiB or more", "Fetched on first use" if v.state == "catalogue" else ""),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from portal.compute.images import compute_engine, ensure_image
-from portal.engines.ports import MachineInterface, MachineSpec, MachineVolume
+from portal.engines.ports import MachineInterface, MachineSpec, MachineState, MachineVolume
 from portal.kernel.db import now
 from portal.kernel.declare import Step
 from portal.kernel.ids import hostname
@@ -51,9 +51,12 @@ class Machines:
         """Make the network cards of a machine those that it should have, or all but one."""
         compute_engine(run).ensure_interfaces(_with_devices(run, self._row(run, instance_id), without=without))
 
-    def refit_volumes(self, run: StepRun, instance_id: str, *, without: str = "") -> None:
-        """Make the volumes of a machine those that it should have, or all but one."""
-        compute_engine(run).ensure_volumes(_with_devices(run, self._row(run, instance_id), without=without))
+    def refit_volumes(self, run: StepRun, instance_id: str, *, without: str = "", is_forced: bool = False) -> bool:
+        """Make the volumes of a machine those that it should have, or all but one; by force also of one that does not answer or is gone."""
+        engine = compute_engine(run)
+        if is_forced and engine.machine_state(instance_id) is MachineState.ABSENT:
+            return False
+        return engine.ensure_volumes(_with_devices(run, self._row(run, instance_id), without=without), is_forced=is_forced)
 
     def ensure_image(self, run: StepRun, image_id: str) -> None:
         """Have an image on the host."""

@@ -50,7 +50,7 @@ COUNTERS = {
 
 
 def sample_metrics(task: TaskRun) -> None:
-    """Measure every running instance that wants it, and forget what is too old."""
+    """Measure every running instance that wants it and the volumes that machines have, and forget what is too old."""
     if task.engines.compute is None:
         return
     samples = task.engines.compute.samples()
@@ -66,6 +66,8 @@ def sample_metrics(task: TaskRun) -> None:
                 _store(ctx, sample, before.get(sample.machine_id))
         oldest = now() - timedelta(days=ctx.settings.metrics_retention_days)
         ctx.db.execute(delete(InstanceMetric).where(InstanceMetric.at < oldest))
+    if ctx.registry.volumes is not None:
+        ctx.registry.volumes.measured(ctx, samples)
 
 
 def _store(ctx: Context, sample: MachineSample, before: InstanceCounters | None) -> None:

@@ -24,6 +24,7 @@ from portal.engines.ports import (
     MachineSample,
     MachineSpec,
     MachineState,
+    VolumeSample,
 )
 
 GIB = 1 << 30
@@ -54,6 +55,11 @@ class FakeCompute:
             machine = self._store.machine(machine_id)
             if machine.state is MachineState.RUNNING:
                 self._store.save_machine(replace(machine, power=MachineState.CRASHED))
+
+    def deafen(self, machine_id: str) -> None:
+        """Let a guest answer nothing more until it is booted anew."""
+        with self._store.locked():
+            self._store.save_machine(replace(self._store.machine(machine_id), is_deaf=True))
 
     def taps_of(self, machine_id: str) -> Sequence[str]:
         """The taps that a machine's network cards are connected to."""
@@ -162,13 +168,20 @@ class FakeCompute:
                 raise EngineRefused("The machine was started outside any network. Stop it first.")
             self._store.save_machine(replace(machine, taps=tuple(card.tap for card in spec.interfaces)))
 
-    def ensure_volumes(self, spec: MachineSpec) -> None:
+    def ensure_volumes(self, spec: MachineSpec, *, is_forced: bool = False) -> bool:
         """Remember the volumes of a machine that was defined."""
         with self._store.call("ensure_volumes", spec.machine_id):
             machine = self._store.machine(spec.machine_id)
             if not machine.is_defined:
                 raise EngineRefused("The machine is not defined on this host.")
-            self._store.save_machine(replace(machine, volumes=self._volumes(spec)))
+            volumes = self._volumes(spec)
+            holds_on = machine.is_deaf and machine.state is MachineState.RUNNING and not set(machine.volumes) <= set(volumes)
+            if holds_on and not is_forced:
+                raise EngineError("The guest has not let go of the volume yet. Unmount it there first.")
+            if holds_on:
+                machine = replace(machine, is_deaf=False, booted_at_s=time.time())
+            self._store.save_machine(replace(machine, volumes=volumes))
+            return holds_on
 
     def _volumes(self, spec: MachineSpec) -> Sequence[str]:
         there = {each.volume_id for each in spec.volumes if self._store.content(VOLUMES, each.volume_id) is not None}
@@ -189,7 +202,7 @@ class FakeCompute:
                 raise EngineRefused(f"The machine has no {'first-boot data' if has_disk else 'root disk'}.")
             if any(self._store.content(VOLUMES, each) is None for each in machine.volumes):
                 raise EngineRefused("The volume is not on this host.")
-            self._store.save_machine(replace(machine, power=MachineState.RUNNING, booted_at_s=time.time()))
+            self._store.save_machine(replace(machine, power=MachineState.RUNNING, booted_at_s=time.time(), is_deaf=False))
             self._print(machine_id, f"Booting {machine_id}\r\natonix-init: READY hostname={machine.hostname}\r\n")
 
     def ensure_stopped(self, machine_id: str, *, graceful_timeout_s: float) -> None:
@@ -268,6 +281,10 @@ class FakeCompute:
             log.write(text.encode())
 
 
+def _volume_sample(volume_id: str, up_s: float) -> VolumeSample:
+    return VolumeSample(volume_id, int(up_s), int(2 * up_s), int(4096 * up_s), int(8192 * up_s), int(up_s * 4e5), int(up_s * 2e6))
+
+
 def _sample(machine: FakeMachine, taken_at_s: float) -> MachineSample:
     up_s = taken_at_s - machine.booted_at_s
     memory = machine.memory_mib * MIB
@@ -276,4 +293,5 @@ def _sample(machine: FakeMachine, taken_at_s: float) -> MachineSample:
         memory_total_bytes=memory, memory_used_bytes=memory // 3, disk_capacity_bytes=machine.disk_gib * GIB,
         disk_allocated_bytes=int(min(machine.disk_gib * GIB, 16 * MIB + up_s * 1024)), disk_read_bytes=int(4 * MIB + up_s * 4096),
         disk_write_bytes=int(up_s * 8192), net_in_bytes=int(up_s * 2048), net_out_bytes=int(up_s * 1024),
+        volumes=[_volume_sample(each, up_s) for each in machine.volumes],
     )  # fmt: skip

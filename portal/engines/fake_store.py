@@ -35,6 +35,7 @@ class FakeMachine:
     taps: Sequence[str] = ()
     volumes: Sequence[str] = ()
     root: str = ""
+    is_deaf: bool = False
 
     @property
     def is_defined(self) -> bool:

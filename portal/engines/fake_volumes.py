@@ -182,7 +182,7 @@ class FakeVolumes:
         """Everything that is remembered."""
         with self._store.call("kept"):
             return [
-                KeptContent(each.content_id, kind, each.pool, each.size_gib * GIB, len(each.written) * 4096)
+                KeptContent(each.content_id, kind, each.pool, each.size_gib * GIB, len(each.written) * 4096, len(each.written) * 4096)
                 for folder, kind in ((VOLUMES, Kept.VOLUME), (SNAPSHOTS, Kept.SNAPSHOT))
                 for each in self._store.contents(folder)
             ]

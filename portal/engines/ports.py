@@ -132,6 +132,19 @@ class MachineSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeSample:
+    """Cumulative counters of a volume that a running machine has: since its boot, or since it was given the volume."""
+
+    volume_id: str
+    read_ops: int
+    write_ops: int
+    read_bytes: int
+    write_bytes: int
+    read_ns: int
+    write_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSample:
     """Cumulative counters of a running machine since its boot; rates are the difference of two samples."""
 
@@ -147,6 +160,7 @@ class MachineSample:
     disk_write_bytes: int
     net_in_bytes: int
     net_out_bytes: int
+    volumes: Sequence[VolumeSample] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +224,11 @@ class ComputeEngine(Protocol):
         """Make the network cards of a machine those of the spec, of a running one as well. Raises EngineRefused if it was never defined."""
         ...
 
-    def ensure_volumes(self, spec: MachineSpec) -> None:
-        """Make the volumes of a machine those of the spec, of a running one as well. Raises EngineRefused if it or a volume is not there."""
+    def ensure_volumes(self, spec: MachineSpec, *, is_forced: bool = False) -> bool:
+        """Make the volumes of a machine those of the spec, of a running one as well. Raises EngineRefused if it or a volume is not there.
+
+        If it `is_forced`, a running machine whose guest does not let go of a volume loses its power and is booted without; True if that was needed.
+        """
         ...
 
     def ensure_running(self, machine_id: str) -> None:

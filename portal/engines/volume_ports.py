@@ -53,13 +53,17 @@ class Kept(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeptContent:
-    """One piece of what a driver keeps: `used_bytes` is what it takes by itself on the host."""
+    """One piece of what a driver keeps: `used_bytes` is what it takes by itself on the host, `chain_bytes` with all that it is built on.
+
+    What was overwritten since a snapshot counts in both; no more than its size is told.
+    """
 
     content_id: str
     kind: Kept
     pool: str
     size_bytes: int
     used_bytes: int
+    chain_bytes: int = 0
 
 
 class VolumeEngine(Protocol):

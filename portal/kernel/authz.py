@@ -113,6 +113,7 @@ class Access:
     def __init__(self, grants: Sequence[Grant], limits: Sequence[Limit]) -> None:
         """`limits` must all allow what a grant allows."""
         self.grants, self.limits = grants, limits
+        self.projects = frozenset(grant.project_id for grant in grants if grant.project_id is not None)
         self._parts = [[Rule(statement, grant) for grant in part for statement in statements_of(grant)] for part in (
             grants, *([Grant(limit.label, None, statements=limit.statements)] for limit in limits)
         )]  # fmt: skip
@@ -175,7 +176,8 @@ def asked_of(ctx: Context) -> Asked:
     """What is known of the request."""
     who = ctx.principal
     return Asked(
-        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, ctx.at or now(), _tags(ctx.inputs.get("tags")), ctx.inputs
+        who.user_id, who.username, who.mfa, who.credential.partition(":")[0], ctx.source_ip, ctx.at or now(), _tags(ctx.inputs.get("tags")), ctx.inputs,
+        access_of(who).projects,
     )  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def _tags(given: object) -> Mapping[str, str]:
 
 def target_of(row: Resource) -> Target:
     """A row as the target of an action."""
-    return Target(row.project_of(), row.owner_id, row.is_shared(), f"{row.name} ({row.id})", row.id, row.name, row.tags or {})
+    return Target(row.project_of(), row.owner_id, row.is_shared(), f"{row.name} ({row.id})", row.id, row.name, row.tags or {}, row.shared_projects())
 
 
 def decide(ctx: Context, action: str, target: Target) -> Decision:

@@ -72,6 +72,16 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf:
+    """Inputs of which at most one is given: a form asks once. Each has words for what it is; `none` says what it means to give none of them."""
+
+    label: str
+    none: str
+    params: Mapping[str, str]
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """What a creating operation made, with what is shown once and never again (a private key); `queue` says if its steps are to run now."""
 
@@ -115,7 +125,9 @@ class Operation:
     `along` writes what goes with the row, in the same transaction, given the input; `follow` acts in the transaction in which the job
     succeeded, once it has ended. `unless` names a yes-or-no field that forbids the operation while it is set. An `internal` operation is the
     portal's own: no page and no endpoint offers it. The jobs of an `urgent` one are brief, and go before all others. `by_job` says whether an
-    installation needs the steps at all; where it does not, the operation is done at once.
+    installation needs the steps at all; where it does not, the operation is done at once. `present` gives the input that would leave a row as it is:
+    its form begins with that. Inputs that are `one_of` several are one field of a form; `among` says which rows it offers for an input, by filters of their
+    lists.
     """
 
     model: type[Any]
@@ -147,6 +159,9 @@ class Operation:
     internal: bool = False
     urgent: bool = False
     by_job: Callable[[Settings], bool] | None = None
+    present: Callable[[Any], Mapping[str, Any]] | None = None
+    one_of: OneOf | None = None
+    among: Callable[[Any], Mapping[str, Mapping[str, Sequence[str]]]] | None = None
 
     def needs_job(self, settings: Settings) -> bool:
         """Whether steps follow the change of the row."""

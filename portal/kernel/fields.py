@@ -323,6 +323,8 @@ class FieldInfo:
     aliases: tuple[str, ...] = ()
     show: Callable[[Any], str] | None = None
     example: Any = None
+    # What it means to choose nothing, in words; or what tells, given a context.
+    none: str | Callable[[Any], str] = "None"
 
 
 def field(

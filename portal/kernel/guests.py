@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from portal.engines.ports import MachineInterface, MachineVolume
+from portal.engines.ports import MachineInterface, MachineSample, MachineVolume
 from portal.kernel.context import Context
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class GuestVolumes(Protocol):
         """Write what a snapshot holds as an image. Raises EngineError."""
         ...
 
+    def measured(self, ctx: Context, samples: Sequence[MachineSample]) -> None:
+        """Keep what machines have done to their volumes, in a transaction of its own."""
+        ...
+
     def users_of_image(self, ctx: Context, image_id: str) -> int:
         """How many volumes and snapshots are built on an image."""
         ...
@@ -117,8 +121,11 @@ class Machines(Protocol):
         """Make the network cards of a machine those that it should have, or all but one. Raises EngineError."""
         ...
 
-    def refit_volumes(self, run: "StepRun", instance_id: str, *, without: str = "") -> None:
-        """Make the volumes of a machine those that it should have, or all but one. Raises EngineError."""
+    def refit_volumes(self, run: "StepRun", instance_id: str, *, without: str = "", is_forced: bool = False) -> bool:
+        """Make the volumes of a machine those that it should have, or all but one. Raises EngineError.
+
+        If it `is_forced`, it matters neither if the guest lets go nor if the machine is still there; True if it had to lose its power.
+        """
         ...
 
     def ensure_image(self, run: "StepRun", image_id: str) -> None:

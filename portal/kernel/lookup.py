@@ -78,7 +78,7 @@ def _named(ctx: Context, rtype: ResourceType, value: str, project_id: str | None
     if rtype.tenancy is Tenancy.PROJECT:
         query = query.where(model.project_id == project_id)
     elif rtype.tenancy is Tenancy.SHARED:
-        query = query.where(or_(model.project_id == project_id, model.is_public.is_(True)))
+        query = query.where(or_(model.project_id == project_id, model.offered_to(project_id)))
     # Ids before names: however many are named like an id, the one that has it is among the first.
     return query.order_by(case((or_(model.id == value, model.resource_id == value), 0), else_=1), model.id).limit(3)
 
@@ -200,7 +200,7 @@ def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnEle
     if not query.all_projects and rtype.tenancy is Tenancy.PROJECT:
         parts.append(model.project_id == ctx.project_id)
     elif not query.all_projects and rtype.tenancy is Tenancy.SHARED:
-        parts.append(or_(model.project_id == ctx.project_id, model.is_public.is_(True)))
+        parts.append(or_(model.project_id == ctx.project_id, model.offered_to(ctx.project_id)))
     ended = rtype.lifecycle.ended if rtype.lifecycle else frozenset[str]()
     if not ended & set(query.filters.get("state", ())):
         parts.append(model.deleted_at.is_(None))

@@ -18,7 +18,7 @@ KEYS = {
     "resource.name": "Its name.",
     "resource.project": "Id of the project it belongs to.",
     "resource.owner": "Id of the user who owns it.",
-    "resource.shared": "`true` for what every signed-in user may use.",
+    "resource.shared": "`true` for what every signed-in user, or a project of theirs, may use.",
     "resource.tag/<key>": "Value of one of its tags.",
     "request.tag/<key>": "Value of a tag in the request.",
     "request.input/<field>": "Value of a field of the request.",
@@ -45,6 +45,8 @@ class Target:
     id: str = ""
     name: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    # Projects that it is shared with.
+    shared_with: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +61,20 @@ class Asked:
     at: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    # Where the principal has a role or a policy.
+    projects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """SQL expressions for what is known of rows; None for what rows of a table do not have."""
+    """SQL expressions for what is known of rows; None for what rows of a table do not have. `shares` are ids of projects, each between blanks."""
 
     project: Any = None
     owner: Any = None
     shared: Any = None
     id: Any = None
     name: Any = None
+    shares: Any = None
 
 
 # -- patterns --------------------------------------------------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ LOOKUPS: Mapping[str, Callable[[Target, Asked], Any]] = {
     "resource.name": lambda target, _asked: target.name or None,
     "resource.project": lambda target, _asked: target.project_id,
     "resource.owner": lambda target, _asked: target.owner_id,
-    "resource.shared": lambda target, _asked: target.shared,
+    "resource.shared": lambda target, asked: target.shared or not target.shared_with.isdisjoint(asked.projects),
     "request.ip": lambda _target, asked: asked.ip or None,
     "request.time": lambda _target, asked: asked.at,
     "principal.id": lambda _target, asked: asked.principal_id,

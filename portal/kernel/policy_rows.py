@@ -208,7 +208,7 @@ def _rows(need: Condition, columns: Columns, asked: Asked) -> ColumnElement[bool
         "resource.owner": columns.owner, "resource.shared": columns.shared,
     }[kind]  # fmt: skip
     if kind == "resource.shared":
-        return _bool_rows(need, column)
+        return _bool_rows(need, _shared(columns, asked))
     if column is None:
         return true() if test_of(need)("" if kind == TARGET_ID else None, asked) else false()
     if need.operator == "Null":
@@ -216,6 +216,14 @@ def _rows(need: Condition, columns: Columns, asked: Asked) -> ColumnElement[bool
         return is_absent if need.values[0] == "true" else not_(is_absent)
     found = and_(column.is_not(None), _any_wanted(need, column, asked))
     return not_(found) if OPERATORS[need.operator].negated else found
+
+
+def _shared(columns: Columns, asked: Asked) -> Any:
+    """Whether a row is everybody's or shared with a project of whoever asks."""
+    if columns.shares is None or not asked.projects:
+        return columns.shared
+    patterns = tuple(f"* {project_id} *" for project_id in sorted(asked.projects))
+    return or_(columns.shared, _IsLikeOne(columns.shares, bindparam(None, patterns, _Patterns())))
 
 
 def _any_wanted(need: Condition, column: Any, asked: Asked) -> ColumnElement[bool]:

@@ -69,7 +69,8 @@ class RuleSet:
             return true()
         held = tuple(test(known_of(need.key)(NOBODY, asked), asked) for need, test in self._of_request.items())
         who = (asked.principal_id, asked.principal_name) if self._is_personal else ()
-        key = (*(id(each) for each in (columns.project, columns.owner, columns.shared, columns.id, columns.name)), who, held)
+        shares = (id(columns.shares), asked.projects) if columns.shares is not None else ()
+        key = (*(id(each) for each in (columns.project, columns.owner, columns.shared, columns.id, columns.name)), who, held, shares)
         kept = self._kept.get(key)
         if kept is None:
             # With the columns, so that their ids stay theirs.

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import ColumnElement, Index, String, text, true
+from sqlalchemy import ColumnElement, Index, String, Text, false, or_, text, true
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.orm.interfaces import ORMOption
@@ -72,6 +72,10 @@ class Resource:
         """Whether every signed-in user may read and use the row."""
         return False
 
+    def shared_projects(self) -> frozenset[str]:
+        """The projects whose people may read and use the row."""
+        return frozenset()
+
 
 class ProjectOwned(Resource):
     """A resource inside one project."""
@@ -114,6 +118,12 @@ class Shareable(Resource):
         """With project and owner, and whether everybody may read it."""
         return Columns(cls.project_id, cls.owner_id, cls.is_public, cls.id, cls.name)
 
+    @classmethod
+    def offered_to(cls, project_id: str | None) -> ColumnElement[bool]:
+        """The rows of others that a project may use."""
+        del project_id
+        return cls.is_public.is_(True)
+
     def project_of(self) -> str | None:
         """The owning project, None for the platform's own."""
         return self.project_id
@@ -121,6 +131,28 @@ class Shareable(Resource):
     def is_shared(self) -> bool:
         """Public rows are."""
         return self.is_public
+
+
+class ShareableByName(Shareable):
+    """A resource that may be shared with everybody, or with projects that are named."""
+
+    # Their ids, each between blanks, so that one can be looked for.
+    shared_with: Mapped[str] = mapped_column(Text, default="", server_default="")
+
+    @classmethod
+    def facts(cls) -> Columns:
+        """With project and owner, and who may read it."""
+        return Columns(cls.project_id, cls.owner_id, cls.is_public, cls.id, cls.name, cls.shared_with)
+
+    @classmethod
+    def offered_to(cls, project_id: str | None) -> ColumnElement[bool]:
+        """The rows of others that a project may use."""
+        named = cls.shared_with.contains(f" {project_id} ", autoescape=True) if project_id is not None else false()
+        return or_(cls.is_public.is_(True), named)
+
+    def shared_projects(self) -> frozenset[str]:
+        """Those that it is shared with."""
+        return frozenset((self.shared_with or "").split())
 
 
 class PlatformOwned(Resource):
@@ -161,6 +193,10 @@ def _nothing_to_say(_row: Any) -> Sequence[str]:
     return ()
 
 
+def _no_detail(_row: Any) -> str:
+    return ""
+
+
 def _always(_row: Any) -> bool:
     return True
 
@@ -185,13 +221,13 @@ def _nothing_hidden(_ctx: "Context", _rows: Sequence[Any]) -> Mapping[str, Mappi
 class ResourceType:
     """Everything about a type that its columns do not say.
 
-    `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is
-    no column (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in
-    `shapes` where it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it
-    can be chosen at all; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row, in the transaction in
-    which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some rows cannot be
-    deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to go: a
-    deletion of everything comes to them after it. `also_at` are other whole paths of the API.
+    `quota` maps a dimension to what one row takes of it: a number, an attribute's name or a function of the row. `show` maps a key that is no column
+    (or is to be shown otherwise) to a function of the row; it appears in tables and in the API under that key, with the JSON Schema in `shapes` where
+    it is no plain value. Where a row is offered as a choice, `describe` gives short lines about it and `usable` says whether it can be chosen at all;
+    `state_detail` is what stands beside its state; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row,
+    in the transaction in which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some
+    rows cannot be deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to
+    go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
     `veil` says what is shown of rows in place of values that tell of things the caller may not see: row id → field or shown key → value.
     """
 
@@ -217,6 +253,7 @@ class ResourceType:
     in_navigation: bool = True
     describe: Callable[[Any], Sequence[str]] = _nothing_to_say
     usable: Callable[[Any], bool] = _always
+    state_detail: Callable[[Any], str] = _no_detail
     hourly_cost_usd: Callable[[Any], float | None] = _free
     goes_with: str = ""
     also_at: Sequence[str] = ()

@@ -7,13 +7,14 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
-from portal.engines.ports import EngineError, MachineVolume
+from portal.engines.ports import EngineError, MachineSample, MachineVolume
 from portal.engines.volume_ports import VolumeSpec
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.rows import end_along, insert_along, set_state
 from portal.kernel.runner import StepRun
 from portal.storage.volume_keys import encrypt, locked_among, refuse_locked
+from portal.storage.volume_metrics import volumes_measured
 from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volume_steps import let_go, machine_volume, volume_engine
 from portal.storage.volumes import VOLUME, reader_of, refuse_full, refuse_read, root_volume
@@ -94,6 +95,10 @@ class GuestVolumes:
     def export(self, run: StepRun, snapshot_id: str, path: Path) -> None:
         """Write a snapshot as an image."""
         volume_engine(run).export(snapshot_id, path)
+
+    def measured(self, ctx: Context, samples: Sequence[MachineSample]) -> None:
+        """Keep what machines have done to their volumes."""
+        volumes_measured(ctx, samples)
 
     def users_of_image(self, ctx: Context, image_id: str) -> int:
         """How many volumes and snapshots are built on an image."""

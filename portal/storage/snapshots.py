@@ -1,5 +1,6 @@
 """Snapshots: what volumes held, kept without copying and without stopping anybody."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from portal.kernel.declare import Effect, lock_operations, operation, update_ope
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.kernel.sharing import LIST_OF_IDS, share_operation, shared_accounts, veil_shares, visibility
 from portal.storage import volume_steps as steps
+from portal.storage.schedules import Due, Reason, due_of, schedule_of, scheduled_name, tell_problem
 from portal.storage.volume_keys import inherit
 from portal.storage.volume_models import Snapshot, Volume, VolumeType
 from portal.storage.volumes import AT_REST, TYPE_FIELD, check_origin, refuse_without_room
@@ -36,6 +39,7 @@ MOST_SNAPSHOTS = 100
 # States of what is being made from a snapshot.
 MAKING = ("creating", "pending", "restoring", "importing")
 VOLUME_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "What it holds now is kept.", aliases=("volume_id",))
+SCHEDULED_FIELD = f.FieldInfo(f.Ref("storage.volume", exclusive=True), "Volume")
 COPY_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Copy this one instead; the copy shares nothing with it.", aliases=("snapshot_id",))
 
 
@@ -86,6 +90,47 @@ def _of_volume(ctx: Context, volume: Any, given: dict[str, Any]) -> Snapshot:
     return row
 
 
+def _volume_first(ctx: Context, snapshot: Snapshot, _inputs: Mapping[str, Any]) -> None:
+    """Lock the volume before its snapshot."""
+    ctx.db.get(Volume, snapshot.volume_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def _works_again(ctx: Context, snapshot: Snapshot) -> None:
+    volume = ctx.db.get(Volume, snapshot.volume_id)
+    if volume is not None:
+        volume.snapshot_problem = ""
+
+
+@operation(Snapshot, "take_scheduled", label="Take by schedule", needs="platform", effect=Effect.CREATE, steps=steps.SNAPSHOT, holds="pending",
+           settles="completed", fails="error", cancelled="cancelled", internal=True, ahead=_volume_first, follow=_works_again)  # fmt: skip
+def snapshot_take_scheduled(ctx: Context, *, volume: Annotated[Volume, SCHEDULED_FIELD], due: Due) -> Snapshot:
+    """Take the snapshot that the schedule of a volume wants; what is due next changes in the same transaction, so that none is taken twice."""
+    schedule = schedule_of(volume)
+    if schedule is None or volume.next_snapshot_at != due_of(due):
+        raise Conflict(f"No snapshot of {volume.name} was due at {due}.")
+    moment = schedule.last_before(now(), due_of(due))
+    volume.next_snapshot_at = schedule.next_after(max(now(), moment))
+    given: dict[str, Any] = {
+        "name": scheduled_name(volume, moment), "description": "Taken by the schedule of its volume.", "tags": {}, "owner_id": volume.owner_id,
+        "scheduled_at": moment, "retention_days": schedule.retention_days,
+        "expires_at": now() + timedelta(days=schedule.retention_days) if schedule.retention_days else None,
+    }  # fmt: skip
+    return _of_volume(ctx, volume, given)
+
+
+def _say_failed(ctx: Context, snapshot: Snapshot, inputs: Mapping[str, Any]) -> None:
+    volume = ctx.db.get(Volume, snapshot.volume_id)
+    if volume is not None and volume.deleted_at is None and volume.snapshot_schedule:
+        tell_problem(ctx, volume, inputs["reason"])
+
+
+@operation(Snapshot, "discard", label="Discard", needs="platform", effect=Effect.REMOVE, steps=steps.FORGET, when={"error"}, holds="deleting",
+           settles="deleted", fails="error", internal=True, ahead=_volume_first, along=_say_failed)  # fmt: skip
+def snapshot_discard(ctx: Context, snapshot: Snapshot, *, reason: Reason) -> None:
+    """Remove what is left of a snapshot that a schedule wanted and that could not be taken."""
+    del ctx, snapshot, reason
+
+
 @operation(Snapshot, "delete", label="Delete", needs="delete", effect=Effect.REMOVE, icon="trash", danger=True, bulk=True, steps=steps.FORGET,
            when={"completed", "error"}, holds="deleting", settles="deleted", fails="error")  # fmt: skip
 def snapshot_delete(ctx: Context, snapshot: Snapshot) -> None:
@@ -107,8 +152,7 @@ def _shared(ctx: Context) -> None:
 def snapshot_make_public(ctx: Context, snapshot: Snapshot) -> None:
     """Let every project make volumes from it."""
     _shared(ctx)
-    if snapshot.encryption_enabled:
-        raise Conflict(f"{snapshot.name} is encrypted with a key of its project, which nobody else may use.")
+    _refuse_encrypted(snapshot)
     snapshot.is_public = True
 
 
@@ -117,6 +161,14 @@ def snapshot_make_private(ctx: Context, snapshot: Snapshot) -> None:
     """Keep it to its project; volumes that were made from it stay."""
     del ctx
     snapshot.is_public = False
+
+
+def _refuse_encrypted(snapshot: Snapshot) -> None:
+    if snapshot.encryption_enabled:
+        raise Conflict(f"{snapshot.name} is encrypted with a key of its project, which nobody else may use.")
+
+
+snapshot_share = share_operation(Snapshot, when=("completed",), refuse=_refuse_encrypted)
 
 
 def _expiry(ctx: Context, snapshot: Snapshot, changes: dict[str, Any]) -> None:
@@ -132,12 +184,15 @@ def _eager() -> list[ORMOption]:
 SNAPSHOT = ResourceType(
     Snapshot, service="storage", name="snapshot", collection="snapshots", prefix="snap", label="Snapshot", plural="Snapshots", icon="cam",
     summary="What volumes held at a moment.",
-    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_delete, update_operation(Snapshot, before=_expiry),
-                *lock_operations(Snapshot)],
+    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete, update_operation(Snapshot, before=_expiry),
+                snapshot_take_scheduled, snapshot_discard, *lock_operations(Snapshot)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("volume_name", "Volume", css="md"),
              Column("size_gb", "Size, GiB", sort="size_gb", css="num"), Column("volume_type_name", "Type", css="lo"),
+             Column("visibility", "Shared with", css="lo", hidden=True),
              Column("created_at", "Created", sort="created_at"), Column("expires_at", "Deleted", css="lo", hidden=True)],
     lifecycle=LIFECYCLE, quota={"snapshots": 1, "snapshot_gb": "size_gb"}, eager=_eager, aliases={"status": "state", "volume": "volume_id"},
-    show={"volume_type_name": lambda v: v.volume_type.name, "progress_percent": lambda v: 100 if v.state == "completed" else 0},
+    show={"volume_type_name": lambda v: v.volume_type.name, "progress_percent": lambda v: 100 if v.state == "completed" else 0,
+          "shared_with_accounts": shared_accounts, "visibility": visibility},
+    shapes={"shared_with_accounts": LIST_OF_IDS}, veil=veil_shares,
     usable=lambda v: v.is_usable, describe=lambda v: (f"{v.size_gb} GiB of {v.volume_name}", f"{v.created_at:%Y-%m-%d %H:%M} UTC"),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from portal.kernel.operations import run
 from portal.kernel.quota import usage
 from portal.kernel.runner import TaskRun
 from portal.storage.snapshots import snapshot_delete
+from portal.storage.volume_metrics import usage_noted
 from portal.storage.volume_models import Snapshot, Volume
 from portal.storage.volumes import volume_adopt, volume_delete, volume_refit
 
@@ -30,6 +31,7 @@ def tend_volumes(task: TaskRun) -> None:
     adopt(task.ctx)
     if task.engines.volumes is not None:
         refit(task.ctx, task.engines.volumes)
+        usage_noted(task.ctx, task.engines.volumes.kept())
         sweep(task.ctx, task.engines.volumes)
         task.engines.volumes.compact()
 

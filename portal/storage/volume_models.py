@@ -7,9 +7,9 @@ from sqlalchemy import LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from portal.kernel import fields as f
-from portal.kernel.db import Base
+from portal.kernel.db import Base, JsonColumn
 from portal.kernel.quota import Dimension, declare
-from portal.kernel.resource import PlatformOwned, ProjectOwned, Shareable, Stateful
+from portal.kernel.resource import PlatformOwned, ProjectOwned, ShareableByName, Stateful
 
 MOST_GIB = 65_536
 MOST_IOPS = 1_000_000
@@ -73,11 +73,15 @@ class Volume(Encrypted, ProjectOwned, Stateful, Base):
     image_id: Mapped[str | None] = f.field(f.Ref("compute.image"), label="Image", references="images.id", nullable=True)
     restoring_id: Mapped[str | None] = f.field(f.Ref("storage.snapshot"), label="Restoring", nullable=True, exposed=False)
     trash_until: Mapped[datetime | None] = f.field(f.Moment(), label="Deleted for good", nullable=True)
+    # How a `Schedule` is kept: frequency, time, weekday, retention_days, retention_count, is_enabled.
+    snapshot_schedule: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    next_snapshot_at: Mapped[datetime | None] = f.field(f.Moment(), label="Next snapshot", nullable=True, index=True)
+    snapshot_problem: Mapped[str] = f.field(f.LongText(2000), label="Snapshot that failed", default="")
 
     volume_type: Mapped[VolumeType] = relationship()
 
 
-class Snapshot(Encrypted, Shareable, Stateful, Base):
+class Snapshot(Encrypted, ShareableByName, Stateful, Base):
     """What a volume held at a moment."""
 
     __tablename__ = "snapshots"
@@ -93,6 +97,8 @@ class Snapshot(Encrypted, Shareable, Stateful, Base):
         f.Int(1, 3650), label="Kept for", unit="days", nullable=True, editable=True, help="It is deleted after so many days; never if left empty."
     )
     expires_at: Mapped[datetime | None] = f.field(f.Moment(), label="Deleted", nullable=True, index=True)
+    # When the schedule of its volume wanted it; none that somebody took has this.
+    scheduled_at: Mapped[datetime | None] = f.field(f.Moment(), label="By schedule, due", nullable=True)
 
     volume_type: Mapped[VolumeType] = relationship()
 

@@ -63,13 +63,15 @@ def plug(run: StepRun) -> None:
 
 
 def unplug(run: StepRun) -> None:
-    """Take this volume out of the machine."""
-    _refit(run, without=run.row.id)
+    """Take this volume out of the machine, if need be by force."""
+    if _refit(run, without=run.row.id, is_forced=bool(run.input.get("force"))):
+        run.detail = "The guest did not let go: its machine lost its power and was booted without the volume."
 
 
-def _refit(run: StepRun, *, without: str = "") -> None:
-    if run.registry.machines is not None and run.row.instance_id:
-        run.registry.machines.refit_volumes(run, run.row.instance_id, without=without)
+def _refit(run: StepRun, *, without: str = "", is_forced: bool = False) -> bool:
+    if run.registry.machines is None or not run.row.instance_id:
+        return False
+    return run.registry.machines.refit_volumes(run, run.row.instance_id, without=without, is_forced=is_forced)
 
 
 def grow(run: StepRun) -> None:

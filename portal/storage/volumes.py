@@ -13,7 +13,7 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.db import now
-from portal.kernel.declare import Effect, lock_operations, operation, update_operation
+from portal.kernel.declare import Effect, OneOf, lock_operations, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, Unavailable
 from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
@@ -23,7 +23,8 @@ from portal.kernel.operations import enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
-from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, refuse_locked
+from portal.storage.schedules import schedule_shown, volume_miss_snapshot, volume_set_snapshot_schedule
+from portal.storage.volume_keys import check_encryption, check_use, encrypt, inherit, locked_among, refuse_locked
 from portal.storage.volume_models import Snapshot, Volume, VolumeType, size_in_quota
 from portal.storage.volume_types import DEFAULT_TYPE, limits_within
 
@@ -47,30 +48,48 @@ LIFECYCLE = Lifecycle(
     tones={"error": "bad", "trashed": "off"},
 )
 AT_REST = frozenset({"available", "in-use"})
-TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",))
+
+
+def _default_type(ctx: Context) -> str:
+    """What a volume is of whose type nobody says, in words."""
+    vtype = ctx.db.get_one(VolumeType, DEFAULT_TYPE)
+    return f"{vtype.name}: {vtype.default_iops:,} IOPS, up to {vtype.max_iops:,}; or as what it begins with"
+
+
+TYPE_FIELD = f.FieldInfo(f.Ref("storage.volume_type"), "Type", "The pool that it lives in.", aliases=("volume_type_id",), none=_default_type)
 SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with what it holds.", aliases=("snapshot_id",))
+RESTORE_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "One of this volume.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
-KEY_FIELD = f.FieldInfo(f.Ref("security.key"), "Encryption key", "The project's default key if left empty.", aliases=("kms_key_id",))
+KEY_FIELD = f.FieldInfo(
+    f.Ref("security.key"), "Encryption key", "Names what it is encrypted with.", aliases=("kms_key_id",), none="The project's default key"
+)
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
+Force = Annotated[
+    bool, f.FieldInfo(f.Bool(), "Force", "For a guest that does not answer. If it does not let go within seconds, its instance loses its power and is booted "
+                      "without the volume: what it has not written out is lost, on its other disks as well.")
+]  # fmt: skip
 Because = Annotated[str, f.FieldInfo(f.LongText(500), "Reason")]
 MachineId = Annotated[str, f.FieldInfo(f.Line(64), "Instance")]
-SizeGb = Annotated[int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "In GiB; as large as what it begins with if left empty.", "GiB", example=10)]
+SizeGb = Annotated[
+    int | None, f.FieldInfo(f.Int(1, 65_536), "Size", "Needed for an empty disk; otherwise as large as what it begins with if left empty.", "GiB",
+                            example=10, none="such as 20")
+]  # fmt: skip
 NewSize = Annotated[int, f.FieldInfo(f.Int(1, 65_536), "New size", "In GiB; a volume only grows.", "GiB")]
-Iops = Annotated[int | None, f.FieldInfo(f.Int(100, 1_000_000), "IOPS", "The most operations per second; the type's if left empty.")]
-Throughput = Annotated[
-    int | None, f.FieldInfo(f.Int(1, 100_000), "Throughput", "The most that is moved per second; the type's if left empty.", "MiB/s")
-]
+Iops = Annotated[int | None, f.FieldInfo(f.Int(100, 1_000_000), "IOPS", "The most operations per second.", none="the type's")]
+Throughput = Annotated[int | None, f.FieldInfo(f.Int(1, 100_000), "Throughput", "The most that is moved per second.", "MiB/s", none="the type's")]
 
 
 @operation(
     Volume, "create", label="Create", needs="write", effect=Effect.CREATE, icon="plus", steps=steps.CREATE, holds="creating", settles="available",
     fails="error",
     cancelled="cancelled",
+    one_of=OneOf("Begin with", "Nothing: an empty disk", {"snapshot": "A snapshot", "source_volume": "A copy of a volume", "image": "An image"}),
 )  # fmt: skip
 def volume_create(
-    ctx: Context, *, name: str, size_gb: SizeGb = None, volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
-    snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None, source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None,
+    ctx: Context, *, name: str, snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None,
+    source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None, size_gb: SizeGb = None,
+    volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
     iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool = False,
     kms_key: Annotated[EncryptionKey | None, KEY_FIELD] = None, description: str = "",
     tags: dict[str, str] | None = None,
@@ -149,7 +168,8 @@ def refuse_full(ctx: Context, vtype: VolumeType) -> None:
 
 
 @operation(Volume, "attach", label="Attach", needs="write", icon="plus", steps=steps.ATTACH, when={"available"}, holds="attaching", settles="in-use",
-           fails="available", rests=steps.at_rest, finish=steps.attached, restore=steps.let_go)  # fmt: skip
+           fails="available", rests=steps.at_rest, finish=steps.attached, restore=steps.let_go,
+           among=lambda _volume: {"instance": {"state": ("running", "stopped")}})  # fmt: skip
 def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None:
     """Give the volume to an instance of its project, also while that runs; the guest finds it by its id."""
     found = named(ctx, "compute.instance", instance, field="instance", project_id=volume.project_id)
@@ -168,7 +188,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
 
 @operation(Volume, "detach", label="Detach", needs="write", icon="x", steps=steps.DETACH, when={"in-use"}, holds="detaching",
            settles="available", fails="in-use", rests=steps.at_rest, finish=steps.let_go)  # fmt: skip
-def volume_detach(ctx: Context, volume: Volume) -> None:
+def volume_detach(ctx: Context, volume: Volume, *, force: Force = False) -> None:
     """Take the volume from its instance. Unmount it in the guest first: what was not written out is lost."""
     if volume.is_root:
         raise Conflict(
@@ -179,6 +199,18 @@ def volume_detach(ctx: Context, volume: Volume) -> None:
     if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
         # It is a change of the instance as well.
         authorize(ctx, "compute.instance.update", target_of(instance))
+        if force:
+            _check_power_cut(ctx, volume, instance)
+
+
+def _check_power_cut(ctx: Context, volume: Volume, instance: Any) -> None:
+    """Raise Forbidden or Conflict where the instance must not lose its power, or could not be booted again."""
+    authorize(ctx, "compute.instance.reboot", target_of(instance))
+    if instance.locked:
+        raise Conflict(f"{instance.name} is locked against changes. Unlock it first.", details={"locked": True})
+    if (job := active_for(ctx.db, instance.id)) is not None:
+        raise Conflict(f"{instance.name} is busy: {job.label}. Wait until the job ends.", details={"job_id": job.id})
+    refuse_locked(ctx, *(each for each in locked_among(ctx, instance.id) if each.id != volume.id))
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:
@@ -189,7 +221,8 @@ def _tell_instance(ctx: Context, volume: Volume) -> None:
 
 
 @operation(Volume, "resize", label="Grow", needs="write", icon="sliders", steps=steps.RESIZE, when=AT_REST, holds="resizing", settles="available",
-           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown, follow=_tell_instance)  # fmt: skip
+           fails="available", rests=steps.at_rest, finish=steps.grown, restore=steps.not_grown, follow=_tell_instance,
+           present=lambda row: {"size_gb": row.size_gb})  # fmt: skip
 def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
     """Make the volume larger, also while a guest uses it; it never shrinks."""
     if size_gb <= volume.size_gb:
@@ -201,8 +234,9 @@ def volume_resize(ctx: Context, volume: Volume, *, size_gb: NewSize) -> None:
 
 
 @operation(Volume, "restore", label="Restore", needs="write", icon="redo", danger=True, steps=steps.RESTORE, when=AT_REST, holds="restoring",
-           settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored)  # fmt: skip
-def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, SNAPSHOT_FIELD]) -> None:
+           settles="available", fails="available", rests=steps.at_rest, finish=steps.restored, restore=steps.restored,
+           among=lambda volume: {"snapshot": {"volume_id": (volume.id,), "state": ("completed",)}})  # fmt: skip
+def volume_restore(ctx: Context, volume: Volume, *, snapshot: Annotated[Snapshot, RESTORE_FIELD]) -> None:
     """Bring back what the volume held when a snapshot was taken; what was written since is lost. Its instance must be stopped."""
     check_origin(snapshot, None, None)
     if snapshot.volume_id != volume.id or snapshot.volume_type_id != volume.volume_type_id:
@@ -318,6 +352,15 @@ def _veil(ctx: Context, rows: Sequence[Volume]) -> Mapping[str, Mapping[str, Any
     return {row.id: {"instance_id": None} for row in rows if row.instance_id in hidden}
 
 
+def _time_left(volume: Volume) -> str:
+    """How long a volume stays in the trash."""
+    if volume.state != "trashed" or volume.trash_until is None:
+        return ""
+    left = max(volume.trash_until - now(), timedelta())
+    hours = int(left.total_seconds() // 3600)
+    return f"{left.days} day{'s' if left.days != 1 else ''} left" if left.days else f"{hours} h left" if hours else "goes within the hour"
+
+
 def _hourly_cost(volume: Volume) -> float | None:
     return volume.size_gb * volume.volume_type.hourly_cost_usd or None
 
@@ -326,13 +369,16 @@ VOLUME = ResourceType(
     Volume, service="storage", name="volume", collection="volumes", prefix="vol", label="Volume", plural="Volumes", icon="storage",
     summary="Disks that exist by themselves; instances are given them.",
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
-                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_apply_limits, volume_adopt, volume_refit],
+                update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_set_snapshot_schedule,
+                volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
-             Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="mono md"), Column("iops", "IOPS", css="num lo"),
+             Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",
-    show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}"},
+    show={"volume_type_name": lambda v: v.volume_type.name, "device": lambda v: f"/dev/disk/by-id/virtio-{v.id}",
+          "snapshot_schedule": schedule_shown},
+    shapes={"snapshot_schedule": {"type": ["object", "null"]}},
     aliases={"status": "state", "volume_type": "volume_type_id", "attached_to_instance": "instance_id", "attached_to": "instance_id"},
-    hourly_cost_usd=_hourly_cost, usable=lambda v: v.state in AT_REST, veil=_veil,
+    hourly_cost_usd=_hourly_cost, state_detail=_time_left, usable=lambda v: v.state in AT_REST, veil=_veil,
     describe=lambda v: (f"{v.size_gb} GiB, {v.volume_type.name}", v.state),
 )  # fmt: skip

@@ -44,7 +44,8 @@ class Chart:
     summary: str
 
 
-def _hours() -> int:
+def hours_asked() -> int:
+    """How far back the page is to look, of a few periods. Raises InvalidRequest."""
     text = request.args.get("hours", "1")
     hours = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0  # noqa: PLR2004 - a week has 168
     if hours not in PERIODS:
@@ -53,7 +54,7 @@ def _hours() -> int:
 
 
 def _load_metrics(ctx: Context, row: Any) -> Mapping[str, Any]:
-    hours = _hours()
+    hours = hours_asked()
     found = series(ctx, row.id, hours=hours)
     return {"hours": hours, "periods": PERIODS, "series": found, "charts": charts(found) if found.points else []}
 

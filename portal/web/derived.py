@@ -6,12 +6,15 @@ from typing import Any
 
 from flask import current_app
 from jinja2 import TemplateNotFound
+from sqlalchemy import select
 
 from portal.http.request import context, signed_in
 from portal.kernel.authz import Target, decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound
+from portal.kernel.fields import Ref
+from portal.kernel.lookup import seen
 from portal.kernel.operations import protection, state_reason
 from portal.kernel.resource import Column, ResourceType
 
@@ -76,6 +79,27 @@ def cells(ctx: Context, rtype: ResourceType, rows: Sequence[Any]) -> Callable[[R
         return rtype.show[key](row) if key in rtype.show else getattr(row, key)
 
     return cell
+
+
+def links(ctx: Context, rtype: ResourceType, rows: Sequence[Any], columns: Sequence[Column]) -> Mapping[tuple[str, str], tuple[str, str]]:
+    """(Row, column) → name and address of what a column refers to and the user may see: one query for each type that is referred to."""
+    kinds = {name: info.kind for name, info in rtype.fields().items() if isinstance(info.kind, Ref)}
+    wanted: dict[str, set[str]] = {}
+    for column in columns:
+        if (kind := kinds.get(column.key)) is not None:
+            wanted.setdefault(kind.type_key, set()).update(value for row in rows if (value := getattr(row, column.key)))
+    known: dict[str, tuple[str, str]] = {}
+    for type_key, ids in wanted.items():
+        target = ctx.registry.get(type_key)
+        if target is not None and ids:
+            found = ctx.db.execute(select(target.model.id, target.model.name).where(target.model.id.in_(ids), seen(ctx, target.model)))
+            known.update({row_id: (name, f"{base_of(target)}/{row_id}") for row_id, name in found})
+    return {
+        (row.id, column.key): known[value]
+        for row in rows
+        for column in columns
+        if column.key in kinds and (value := getattr(row, column.key)) in known
+    }
 
 
 def shown_columns(rtype: ResourceType) -> list[Column]:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
 from flask import request
+from werkzeug.datastructures import MultiDict
 from wtforms import BooleanField, Field, Form, StringField, TextAreaField
 
 from portal.kernel import fields as f
@@ -19,6 +20,8 @@ from portal.kernel.resource import ResourceType
 MAX_CHOICES = 100
 MAX_DAYS = 3650
 AS_CARDS = 16
+# The field that stands for several inputs of which one is given.
+ONE = "one_of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Widget:
     param: Param
     style: str
     options: Sequence[Option] = ()
+    # Options under headings, where it stands for several inputs.
+    groups: Sequence[tuple[str, Sequence[Option]]] = ()
     # Waits behind "More options" unless something is typed in it.
     is_quiet: bool = False
 
@@ -47,8 +52,14 @@ class Widget:
 
     @property
     def is_optional(self) -> bool:
-        """Whether it may be left empty and says so."""
-        return not self.param.required and not isinstance(self.param.info.kind, f.Name)
+        """Whether it may be left empty and does not say what that means."""
+        says_itself = isinstance(self.param.info.kind, f.Name) or self.param.info.none != "None" or self.param.default not in (None, "")
+        return not self.param.required and not says_itself
+
+    @property
+    def empty(self) -> str:
+        """What it means to leave it empty, where that is a word."""
+        return self.param.info.none if isinstance(self.param.info.none, str) and self.param.info.none != "None" else ""
 
     @property
     def unit(self) -> str:
@@ -61,6 +72,22 @@ class Widget:
         return self.param.info.help
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a field is called."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """A field that stands for several inputs of which one is given: its value is `input:row`."""
+
+    name: str
+    label: Label
+    data: str
+
+
 class OperationForm:
     """The form of one operation, bound to what was typed or to the row that it changes."""
 
@@ -68,6 +95,12 @@ class OperationForm:
         self.ctx, self.op, self.row = ctx, op, row
         made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items()}
         self.widgets = {name: widget for name, (_, widget) in made.items()}
+        for name, filters in (op.among(row) if op.among is not None and row is not None else {}).items():
+            rtype = ctx.registry.get(op.params[name].info.kind.type_key)  # type: ignore[attr-defined] # a reference
+            if rtype is not None:
+                made[name] = (made[name][0], replace(self.widgets[name], options=_options(ctx, rtype, filters), style="select"))
+        self.widgets = {name: widget for name, (_, widget) in made.items()}
+        typed = _apart(op, typed)
         form_class = type("Bound", (Form,), {name: field for name, (field, _) in made.items()})
         self.form: Form = form_class(formdata=typed, data=_present(op, row))
         self.errors: dict[str, list[str]] = {}
@@ -77,8 +110,25 @@ class OperationForm:
 
     def fields(self, *, quiet: bool) -> list[tuple[Field, Widget]]:
         """Fields of the one or the other part of the form."""
-        pairs = [(self.form[name], widget) for name, widget in self.widgets.items()]
+        single = self._single() if self.op.one_of is not None else {}
+        pairs = [single.get(name) or (self.form[name], widget) for name, widget in self.widgets.items() if name not in single or single[name]]
         return [(field, widget) for field, widget in pairs if widget.is_quiet == quiet]
+
+    def _single(self) -> dict[str, tuple[Any, Widget] | None]:
+        """In place of the first of several inputs, one field that stands for all of them; None in place of the others."""
+        one = self.op.one_of
+        assert one is not None  # noqa: S101  # nosec B101 - asked by the caller
+        first, *others = one.params
+        chosen = next((f"{name}:{self.form[name].data}" for name in one.params if self.form[name].data), "")
+        groups = [(words, [replace(each, value=f"{name}:{each.value}") for each in self.widgets[name].options if each.value])
+                  for name, words in one.params.items()]  # fmt: skip
+        info = f.FieldInfo(f.Line(300), one.label, one.help, none=one.none)
+        widget = Widget(Param(ONE, info, required=False, default=None, nullable=True), "grouped", [Option("", one.none)], groups)
+        for name in one.params:
+            self.errors.setdefault(ONE, []).extend(each for each in self.errors.pop(name, []) if each not in self.errors.get(ONE, []))
+        if not self.errors[ONE]:
+            del self.errors[ONE]
+        return {first: (Single(ONE, Label(one.label), chosen), widget), **dict.fromkeys(others)}
 
     def typed(self) -> dict[str, list[str]]:
         """What a browser would send if nobody touched the form."""
@@ -113,6 +163,15 @@ class OperationForm:
         return {name: value for name, value in found.items() if value != getattr(self.row, name)}
 
 
+def _apart(op: Operation, typed: Any) -> Any:
+    """What was typed, with the inputs in place of the one field that stands for them."""
+    if typed is None or op.one_of is None or ONE not in typed:
+        return typed
+    name, _, value = str(typed[ONE]).partition(":")
+    others = [(key, each) for key in typed for each in typed.getlist(key) if key != ONE and key not in op.one_of.params]
+    return MultiDict([*others, *([(name, value)] if name in op.one_of.params else [])])
+
+
 def as_json(document: Any) -> str:
     """A document as text, for people."""
     return json.dumps(document, indent=2, ensure_ascii=False)
@@ -132,8 +191,10 @@ def from_json(text: str) -> Any:
 
 def _present(op: Operation, row: Any) -> dict[str, Any]:
     shown = {}
+    present = op.present(row) if row is not None and op.present is not None else {}
     for name, param in op.params.items():
         value = getattr(row, name) if row is not None and op.partial else param.info.example if param.required else param.default
+        value = present.get(name, value)
         if isinstance(param.info.kind, f.Tags | f.TextMap):
             value = as_lines(value or {})
         elif isinstance(param.info.kind, f.Names):
@@ -204,6 +265,12 @@ def _one_line(param: Param, text: str) -> Any:
     return text
 
 
+def none_of(param: Param, ctx: Context) -> str:
+    """What it means to choose nothing."""
+    said = param.info.none
+    return said if isinstance(said, str) else said(ctx)
+
+
 def _label(param: Param) -> str:
     return param.info.label or param.name.replace("_", " ").capitalize()
 
@@ -260,8 +327,7 @@ def _(kind: f.Bool, param: Param, ctx: Context) -> tuple[Any, Widget]:
 
 @field_for.register
 def _(kind: f.Choice, param: Param, ctx: Context) -> tuple[Any, Widget]:
-    del ctx
-    options = [Option(option, option or "None") for option in kind.options]
+    options = [Option(option, option or none_of(param, ctx)) for option in kind.options]
     return StringField(_label(param)), Widget(param, "choice", options)
 
 
@@ -275,7 +341,7 @@ def _(kind: f.Ref, param: Param, ctx: Context) -> tuple[Any, Widget]:
         return StringField(_label(param)), Widget(param, "name", options[:MAX_CHOICES])
     style = "cards" if param.required and len(options) <= AS_CARDS else "select"
     if not param.required:
-        options = [Option("", "None"), *options]
+        options = [Option("", none_of(param, ctx)), *options]
     return StringField(_label(param)), Widget(param, style, options)
 
 
@@ -285,8 +351,8 @@ def _(kind: f.RefList, param: Param, ctx: Context) -> tuple[Any, Widget]:
     return StringField(_label(param)), Widget(param, "name", _options(ctx, rtype)[:MAX_CHOICES] if rtype is not None else [])
 
 
-def _options(ctx: Context, rtype: ResourceType) -> list[Option]:
-    rows = found_rows(ctx, rtype, ListQuery(), limit=MAX_CHOICES + 1, order=rtype.default_order)
+def _options(ctx: Context, rtype: ResourceType, filters: Mapping[str, Sequence[str]] | None = None) -> list[Option]:
+    rows = found_rows(ctx, rtype, ListQuery(filters=filters or {}), limit=MAX_CHOICES + 1, order=rtype.default_order)
     return [Option(row.id, row.name, [line for line in rtype.describe(row) if line]) for row in rows if rtype.usable(row)]
 
 

@@ -22,7 +22,7 @@ from portal.kernel.lookup import ListQuery, Page, find, list_rows
 from portal.kernel.operations import run
 from portal.kernel.resource import Column, ResourceType
 from portal.kernel.wording import within
-from portal.web.derived import actions_of, base_of, cells, create_action, shown_columns, template, type_of, why_not
+from portal.web.derived import actions_of, base_of, cells, create_action, links, shown_columns, template, type_of, why_not
 from portal.web.page import go, is_fragment, render
 
 pages = Blueprint("lists", __name__)
@@ -51,7 +51,8 @@ def index(service: str, collection: str) -> ResponseReturnValue:
         "rtype": rtype, "base": base_of(rtype), "page": page, "columns": shown_columns(rtype), "filters": _filters(rtype), "args": request.args,
         "create": create_action(ctx, rtype), "bulk": [op for op in rtype.operations if op.bulk and not op.internal], "sort": page.order,
         "here": _with({}), "older": _with({"cursor": page.next_cursor}), "newer": _with({"cursor": page.previous_cursor}), "with_args": _with,
-        "cell": cells(ctx, rtype, page.rows), "actions": lambda row: actions_of(ctx, rtype, row), "states": rtype.states(), "is_filtered": bool(_filters(rtype)),
+        "cell": cells(ctx, rtype, page.rows), "links": links(ctx, rtype, page.rows, shown_columns(rtype)),
+        "actions": lambda row: actions_of(ctx, rtype, row), "states": rtype.states(), "is_filtered": bool(_filters(rtype)),
     }  # fmt: skip
     return render(template(rtype, "rows.html" if _wants_rows() else "list.html"), **values)
 
@@ -103,6 +104,7 @@ def one_row(service: str, collection: str, row_id: str) -> ResponseReturnValue:
     row = find(ctx, rtype, row_id)
     return render(
         "resource/row.html", rtype=rtype, base=base_of(rtype), row=row, columns=shown_columns(rtype), cell=cells(ctx, rtype, [row]),
+        links=links(ctx, rtype, [row], shown_columns(rtype)),
         bulk=any(op.bulk for op in rtype.operations), actions=lambda each: actions_of(ctx, rtype, each),
     )  # fmt: skip
 

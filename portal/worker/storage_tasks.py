@@ -1,4 +1,4 @@
-"""Periodic work of object storage."""
+"""Periodic work of storage."""
 
 from portal.engines.object_ports import BlobStore
 from portal.kernel.db import now
@@ -10,6 +10,7 @@ from portal.storage.lifecycle import lifecycle_follow
 from portal.storage.metrics import metrics_sample, traffic_take_up
 from portal.storage.notices import notices_send
 from portal.storage.replicating import replication_run
+from portal.storage.schedule_tending import schedules_follow
 from portal.storage.tiers import transitions_follow
 from portal.storage.traffic import traffic_files
 
@@ -18,6 +19,7 @@ LOOK_S = 600.0
 TRAFFIC_S = 60.0
 NOTICES_S = 5.0
 REPLICATION_S = 5.0
+SCHEDULES_S = 30.0
 DAY_S = 24 * 3600.0
 
 
@@ -67,7 +69,13 @@ def replicate_buckets(task: TaskRun) -> None:
     replication_run(task.ctx, _blobs(task))
 
 
+def follow_schedules(task: TaskRun) -> None:
+    """Take and delete snapshots as schedules of volumes say."""
+    schedules_follow(task.ctx)
+
+
 STORAGE_TASKS = (
+    SystemTask("snapshot-schedules", "Take snapshots by schedule", lambda _: SCHEDULES_S, follow_schedules),
     SystemTask("replication", "Replicate buckets", lambda _: REPLICATION_S, replicate_buckets),
     SystemTask("notices", "Send notifications of buckets", lambda _: NOTICES_S, send_notices),
     SystemTask("traffic", "Write access logs and measure buckets", lambda _: TRAFFIC_S, take_up_traffic),

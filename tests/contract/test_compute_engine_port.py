@@ -276,6 +276,7 @@ def test_measures_running_machines(host: Host, engine: ComputeEngine) -> None:
     until(lambda: engine.samples()[0].cpu_time_ns > first.cpu_time_ns, within_s=20, what="the guest to use its CPU")
     later = engine.samples()[0]
     assert later.taken_at_s > first.taken_at_s
+    assert list(later.volumes) == []
     assert later.disk_write_bytes >= first.disk_write_bytes
 
 

@@ -214,6 +214,43 @@ def test_a_guest_that_does_not_listen_keeps_its_volume(host: Host) -> None:
     host.volumes.remove_volume(data)
 
 
+def test_a_guest_that_does_not_listen_loses_its_volume_by_force(host: Host) -> None:
+    data, other = host.volume().volume_id, host.volume().volume_id
+    spec = host.booted()
+    spec = replace(spec, volumes=[MachineVolume(data), MachineVolume(other)])
+    name = given(host, spec, *spec.volumes)
+    host.run(spec, f"printf kept | dd of={name} bs=1 conv=notrunc,fsync")
+    # Its kernel stands still: it hears of nothing that is asked.
+    host.engine.host.hypervisor().find(spec.machine_id).suspend()  # type: ignore[attr-defined] # the local engine
+    less = replace(spec, volumes=[MachineVolume(other)])
+    with pytest.raises(EngineError, match="not let go"):
+        host.engine.ensure_volumes(less)
+    assert host.engine.ensure_volumes(less, is_forced=True)
+    host.wait_for(spec, "READY", times=2)
+    assert host.volumes.attached() == {other: spec.machine_id}
+    assert not host.engine.ensure_volumes(less, is_forced=True)
+    host.volumes.ensure_snapshot(SNAP, data)
+    assert host.read(data, 0) == "k"
+
+
+def test_what_a_guest_writes_is_measured(host: Host) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    ((before,),) = (machine.volumes for machine in host.engine.samples())
+    host.run(spec, f"dd if=/dev/urandom of={name} bs=1M count=4 conv=fsync; dd if={name} of=/dev/null bs=1M count=2 iflag=direct")
+    ((after,),) = (machine.volumes for machine in host.engine.samples())
+    assert before.volume_id == after.volume_id == data
+    assert after.write_bytes - before.write_bytes >= 4 << 20
+    assert after.read_bytes - before.read_bytes >= 2 << 20
+    assert after.write_ops > before.write_ops
+    assert after.write_ns > before.write_ns
+    for _ in range(2):
+        (kept,) = (each for each in host.volumes.kept() if each.kind is Kept.VOLUME)
+        assert 4 << 20 <= kept.chain_bytes <= kept.size_bytes
+        host.volumes.ensure_snapshot(SNAP, data)
+
+
 def _detached(host: Host, spec: MachineSpec) -> bool:
     try:
         host.engine.ensure_volumes(spec)

@@ -6,6 +6,7 @@ An operation without a scenario fails the contract tests: whoever adds one adds 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,11 @@ from sqlalchemy import select
 
 from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
-from portal.engines.ports import MachineState
+from portal.engines.ports import EngineRefused, MachineState
 from portal.engines.volume_ports import VolumeEngine
 from portal.kernel.audit_verify import verify
 from portal.kernel.context import SYSTEM, Context
-from portal.kernel.db import transaction
+from portal.kernel.db import now, transaction
 from portal.kernel.declare import Operation, Outcome
 from portal.kernel.jobs import ACTIVE, Job
 from portal.kernel.operations import run
@@ -203,6 +204,25 @@ def snapshot(stage: Stage) -> Any:
     return stage.do(_operation(stage, "storage.snapshot.create"), name=stage.name(), volume=volume(stage).id)
 
 
+def due_volume(stage: Stage) -> Any:
+    """A volume whose schedule wants a snapshot now."""
+    row = stage.do(_operation(stage, "storage.volume.set_snapshot_schedule"), volume(stage).id, frequency="hourly", retention_count=2)
+    with transaction(stage.ctx.db):
+        row.next_snapshot_at = now() - timedelta(seconds=1)
+    return stage.ctx.db.get_one(type(row), row.id)
+
+
+def _take_scheduled(stage: Stage) -> Play:
+    row = due_volume(stage)
+    return Play(None, {"volume": row.id, "due": row.next_snapshot_at.isoformat()})
+
+
+def failed_snapshot(stage: Stage) -> Any:
+    """A snapshot that could not be taken."""
+    stage.volumes.fail_next("ensure_snapshot", EngineRefused("The pool is full."))  # type: ignore[attr-defined] # the fake
+    return snapshot(stage)
+
+
 def encryption_key(stage: Stage) -> Any:
     """A key of the project."""
     return stage.do(_operation(stage, "security.key.create"), name=stage.name())
@@ -244,6 +264,8 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "storage.volume.refit": partial(_with, attached_volume, reason="it has others"),
     "storage.volume.delete": partial(_with, volume),
     "storage.snapshot.create": lambda stage: Play(None, {"name": stage.name(), "volume": volume(stage).id}),
+    "storage.snapshot.take_scheduled": _take_scheduled,
+    "storage.snapshot.discard": partial(_with, failed_snapshot, reason="The pool is full."),
     "storage.snapshot.delete": partial(_with, snapshot),
     "security.key.rotate": partial(_with, encryption_key),
 }

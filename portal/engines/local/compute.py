@@ -15,7 +15,7 @@ import psutil
 
 from portal.engines.confinement import checked_id
 from portal.engines.local import logs, qemu_img
-from portal.engines.local.definition import ROOT_DISK, MachineDisk, definition
+from portal.engines.local.definition import ROOT_DISK, MachineDisk, definition, disks_of, taps_of
 from portal.engines.local.host import LocalHost
 from portal.engines.local.image_store import DiskOrigin, StoredImage, read_origin, write_origin
 from portal.engines.local.network.listing import listed
@@ -30,6 +30,7 @@ from portal.engines.ports import (
     Capability,
     EngineError,
     EngineRefused,
+    EngineUnavailable,
     HostCapacity,
     ImageInfo,
     MachineInterface,
@@ -213,8 +214,8 @@ class LocalCompute:
             if tap not in had or tap in lost:
                 hypervisor.plug(domain, card)
 
-    def ensure_volumes(self, spec: MachineSpec) -> None:
-        """Make the volumes those of the spec: of a machine that is off by its definition, of one that runs by plugging."""
+    def ensure_volumes(self, spec: MachineSpec, *, is_forced: bool = False) -> bool:
+        """Make the volumes those of the spec: of a machine that is off by its definition, of one that runs by plugging, or by force."""
         with self._locks.of(checked_id(spec.machine_id)):
             hypervisor = self.host.hypervisor()
             domain = hypervisor.find(spec.machine_id)
@@ -224,8 +225,18 @@ class LocalCompute:
             is_active = hypervisor.is_active(domain)
             if is_active:
                 disks = self.host.disks()
-                for volume_id in disks.volumes_of(domain).keys() - set(wanted):
-                    disks.unplug(domain, volume_id)
+                try:
+                    for volume_id in disks.volumes_of(domain).keys() - set(wanted):
+                        disks.unplug(domain, volume_id)
+                except EngineUnavailable:
+                    raise
+                except EngineError:
+                    if not is_forced:
+                        raise
+                    # Its definition is without the volume already. Whoever dies here leaves a machine that has crashed, and is booted again.
+                    hypervisor.pull_plug(domain)
+                    self._boot(hypervisor, domain, self._paths.machine(spec.machine_id))
+                    return True
                 with self.host.holding(wanted):
                     had = disks.volumes_of(domain)
                     for each in self._disks_of(spec):
@@ -234,6 +245,7 @@ class LocalCompute:
                                 disks.plug(domain, each)
         if not is_active:
             self.ensure_defined(spec)
+        return False
 
     def _image_of(self, spec: MachineSpec, root: MachineDisk, files: MachineFiles) -> StoredImage:
         """The image that the machine's disk is laid over, or will be."""
@@ -360,7 +372,7 @@ class LocalCompute:
 
     def cut_off(self) -> Collection[str]:
         """Running machines whose cards' taps are gone, or were made anew without them."""
-        taps = {machine_id: taps for machine_id, (_, taps) in self.host.hypervisor().statistics().items()}
+        taps = {machine_id: taps_of(xml) for machine_id, (_, xml) in self.host.hypervisor().statistics().items()}
         lost = self._lost({tap for each in taps.values() for tap in each})
         return [machine_id for machine_id, each in taps.items() if lost.intersection(each)]
 
@@ -374,12 +386,17 @@ class LocalCompute:
         """Counters of all running machines."""
         taken_at_s = time.time()
         measured = self.host.hypervisor().statistics()
+        taps = {machine_id: taps_of(xml) for machine_id, (_, xml) in measured.items()}
         fabric = Installation(self._paths.installation).fabric
-        links = listed(fabric) if any(taps for _, taps in measured.values()) else {}
+        links = listed(fabric) if any(taps.values()) else {}
         return [
-            sample(machine_id, taken_at_s, counters, through(taps, links) if taps else self._traffic(self._paths.machine(machine_id)))
-            for machine_id, (counters, taps) in measured.items()
-        ]
+            sample(
+                machine_id, taken_at_s, counters,
+                through(taps[machine_id], links) if taps[machine_id] else self._traffic(self._paths.machine(machine_id)),
+                {disk.target: disk.serial for disk in disks_of(xml)},
+            )
+            for machine_id, (counters, xml) in measured.items()
+        ]  # fmt: skip
 
     def _traffic(self, files: MachineFiles) -> Traffic:
         with self._counting(files):

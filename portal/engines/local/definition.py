@@ -18,6 +18,8 @@ QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 DEVICES = 5
 SPARE_PORTS = 16
 ROOT_DISK, SEED_DISK = "vda", "vdb"
+# How the serial numbers of volumes begin: their ids.
+VOLUME_ID = "vol-"
 VOLUME_TARGETS = [f"vd{letter}" for letter in "cdefghijklmnopqrstuvwxyz"]
 ET.register_namespace("atonix", NAMESPACE)
 # libvirt knows this namespace by this prefix only.

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from portal.engines.local.definition import (
+    VOLUME_ID,
     VOLUME_TARGETS,
     MachineDisk,
     PluggedDisk,
@@ -33,7 +34,6 @@ SNAPSHOT = (
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
 )
-VOLUME_ID = "vol-"
 PULL_LIMIT_S = 6 * 3600.0
 
 
@@ -77,6 +77,7 @@ class Disks:
     def unplug(self, domain: Any, volume_id: str) -> None:
         """Take a volume from a running domain, also for its next start. Raises EngineError while its guest holds on to it."""
         with in_words("The volume cannot be detached"):
+            # First for its next start: whatever becomes of it now, it comes back without.
             for flags, disk in ((LATER, self.volumes_of(domain, later=True).get(volume_id)), (LIVE, self.volumes_of(domain).get(volume_id))):
                 if disk is not None:
                     domain.detachDeviceFlags(disk.xml, flags)

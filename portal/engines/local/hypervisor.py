@@ -299,11 +299,11 @@ class Hypervisor:
             _, memory_kib, _, vcpus, _ = domain.info()
             return int(vcpus), int(memory_kib) // 1024
 
-    def statistics(self) -> dict[str, tuple[dict[str, Any], Collection[str]]]:
-        """Counters of every running domain of ours, as libvirt names them, and its taps."""
+    def statistics(self) -> dict[str, tuple[dict[str, Any], str]]:
+        """Counters of every running domain of ours, as libvirt names them, and its description."""
         with in_words("Machines cannot be measured"):
             found = self._connection.getAllDomainStats(STATISTICS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING)
-            return {domain.name(): (counters, taps_of(domain.XMLDesc(0))) for domain, counters in found if self._is_ours(domain)}
+            return {domain.name(): (counters, domain.XMLDesc(0)) for domain, counters in found if self._is_ours(domain)}
 
 
 def _configure(paths: LocalPaths) -> str:

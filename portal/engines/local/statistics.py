@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from portal.engines.local.definition import ROOT_DISK
+from portal.engines.local.definition import ROOT_DISK, VOLUME_ID
 from portal.engines.local.traffic import Traffic
-from portal.engines.ports import MachineSample
+from portal.engines.ports import MachineSample, VolumeSample
 
 KIB = 1024
 
 
-def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any], moved: Traffic) -> MachineSample:
-    """One machine's measurement; what the guest has not told yet (memory, before its driver is up) is what QEMU uses."""
+def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any], moved: Traffic, serials: Mapping[str, str]) -> MachineSample:
+    """One machine's measurement; what the guest has not told yet (memory, before its driver is up) is what QEMU uses.
+
+    `serials` are those of its disks, by target.
+    """
     vcpus = int(counters.get("vcpu.current", 1))
     disk = _block(counters, ROOT_DISK)
     total_kib = int(counters.get("balloon.current", 0))
@@ -28,7 +31,13 @@ def sample(machine_id: str, taken_at_s: float, counters: Mapping[str, Any], move
         disk_write_bytes=disk.get("wr.bytes", 0),
         net_in_bytes=moved.received_bytes,
         net_out_bytes=moved.sent_bytes,
+        volumes=[_volume(serial, _block(counters, target)) for target, serial in serials.items() if serial.startswith(VOLUME_ID)],
     )
+
+
+def _volume(volume_id: str, block: Mapping[str, int]) -> VolumeSample:
+    names = ("rd.reqs", "wr.reqs", "rd.bytes", "wr.bytes", "rd.times", "wr.times")
+    return VolumeSample(volume_id, *(block.get(name, 0) for name in names))
 
 
 def _used_kib(counters: Mapping[str, Any]) -> int:

@@ -284,6 +284,11 @@ def base_format_of(base: Path) -> ImageFormat:
     return ImageFormat(base.suffix.removeprefix("."))
 
 
+def chain_bytes(path: Path) -> int:
+    """What a file and all that it is built on take on the host's disk, images among them; at most the size of the disk."""
+    return min(read_header(path).size_bytes, used_bytes(path) + sum(used_bytes(each.file) for each in below(path)))
+
+
 def used_bytes(path: Path) -> int:
     """What a file takes on the host's disk."""
     return path.stat().st_blocks * BLOCK_BYTES

@@ -24,6 +24,7 @@ from portal.engines.local.volume_store import (
     Pool,
     active,
     base_format_of,
+    chain_bytes,
     full_disk,
     lock_of,
     make_folder,
@@ -256,8 +257,8 @@ class LocalVolumes:
         with self._building:
             for pool, folder in self._store.volumes():
                 disk = active(folder) if (folder / "disk.qcow2").is_symlink() else None
-                size, used = (read_header(disk).size_bytes, used_bytes(disk)) if disk else (0, 0)
-                found.append(KeptContent(folder.name, Kept.VOLUME, pool.name, size, used))
+                size, used, chain = (read_header(disk).size_bytes, used_bytes(disk), chain_bytes(disk)) if disk else (0, 0, 0)
+                found.append(KeptContent(folder.name, Kept.VOLUME, pool.name, size, used, chain))
             for pool, layer in self._store.layers():
                 kind = Kept.SHARED if self._store.unwanted(layer).exists() else Kept.SNAPSHOT
                 found.append(KeptContent(layer.stem, kind, pool.name, read_header(layer).size_bytes, used_bytes(layer)))
