@@ -8,28 +8,22 @@ from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound, PortalError
-from portal.storage.buckets import BUCKET, bucket_set_versioning
+from portal.storage.buckets import BUCKET
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.emptying import EMPTY
-from portal.storage.grants import ENFORCED, FLAGS
+from portal.storage.grants import ENFORCED
 from portal.storage.lifecycle import bucket_set_lifecycle
-from portal.storage.locks import MODES, bucket_set_object_lock
+from portal.storage.locks import MODES
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
-from portal.storage.public_access import bucket_set_acl, bucket_set_public_access
 from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
+from portal.web.bucket_switches import FORMS, switches
 from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
 from portal.web.object_listing import ACL_WORDS
-
-FLAG_WORDS = dict(zip(FLAGS, (
-    "Refuse lists of access that let everybody in", "Ignore those that are there", "Refuse policies that let everybody in",
-    "Let only people of the project in by such policies",
-), strict=True))  # fmt: skip
-SWITCHES = (bucket_set_versioning, bucket_set_acl, bucket_set_public_access, bucket_set_object_lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +82,7 @@ def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
         "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "others": _others(ctx, bucket), "why_not_empty": _why_not_empty(ctx, bucket),
-        "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in SWITCHES}, "acl_words": ACL_WORDS, "flags": FLAG_WORDS, "modes": MODES,
-        "lists_count": bucket.ownership != ENFORCED,
+        "switches": switches(ctx, bucket), "acl_words": ACL_WORDS, "modes": MODES, "lists_count": bucket.ownership != ENFORCED,
     }  # fmt: skip
 
 
@@ -108,7 +101,7 @@ def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None)
 
 def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
     """What else of the bucket can be set now; each has a form of its own."""
-    here = {*(each.verb for each in SWITCHES), *(each.op.verb for each in editors(bucket))}
+    here = {*(op.verb for op, _ in FORMS.values()), *(each.op.verb for each in editors(bucket))}
     found = [op for op in BUCKET.operations if not op.internal and not op.in_menu and op.effect is not Effect.CREATE and op.verb not in here]
     return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
 

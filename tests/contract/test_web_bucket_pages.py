@@ -118,6 +118,51 @@ def test_switches(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -
     assert (page[0], "kept for 2 years (compliance)" in page[1]) == (409, True)
 
 
+def test_encryption_is_chosen_on_the_page(bucket: str, send: Callable[..., tuple[int, str]], api: Api, browser: FlaskClient) -> None:
+    key = api.post("/security/keys", {"name": "of-reports"}).json["key_id"]
+    page = browser.get(f"{bucket}/settings").text
+    assert '<option value="none" selected>Not encrypted' in page
+    assert "Objects that are there stay as they are until" in page
+    assert send(f"{bucket}/settings", encryption="sse-kms", kms_key=key)[0] == 303
+    assert (api.get(bucket).json["encryption_type"], api.get(bucket).json["kms_key_id"]) == ("sse-kms", key)
+    page = browser.get(f"{bucket}/settings").text
+    assert ('<option value="sse-kms" selected>' in page, f'<option value="{key}" selected>of-reports' in page) == (True, True)
+    # A key that cannot be chosen any more is still shown as the one that is set, and what was typed stays with the refusal.
+    api.post(f"/security/keys/{key}/disable", {})
+    assert f'<option value="{key}" selected>of-reports' in browser.get(f"{bucket}/settings").text
+    status, text = send(f"{bucket}/settings", encryption="sse-kms", kms_key=key)
+    assert (status, text.count("of-reports is disabled"), '<option value="sse-kms" selected>' in text) == (409, 1, True), text
+    assert send(f"{bucket}/settings", encryption="rot13")[0] == 422
+    assert send(f"{bucket}/settings", encryption="sse-s3", kms_key=key)[0] == 303
+    assert api.get(bucket).json["kms_key_id"] is None
+    assert send(f"{bucket}/settings", encryption="none")[0] == 303
+    assert api.get(bucket).json["encryption_enabled"] is False
+
+
+def test_log_and_ownership_show_what_is_set(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, browser: FlaskClient, client_for: Callable[..., FlaskClient]
+) -> None:
+    api.post("/storage/buckets", {"name": "logs"})
+    assert '<option value="logs">' in browser.get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", log_target="logs", log_prefix="of-a/")[0] == 303
+    page = browser.get(f"{bucket}/settings").text
+    assert ('value="logs" list' in page, 'value="of-a/"' in page, "Set access log" in page) == (True, True, False)
+    status, text = send(f"{bucket}/settings", log_target="nobodys", log_prefix="x/")
+    assert (status, "must be a bucket of the same project" in text, 'value="x/"' in text) == (422, True, True)
+    assert "Requests are written down in logs, under of-a/." in client_for("viewer").get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", log_target="", log_prefix="of-a/")[0] == 303
+    assert api.get(bucket).json["logging_enabled"] is False
+    assert '<option value="ObjectWriter" selected>' in browser.get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", ownership="BucketOwnerEnforced")[0] == 303
+    assert (api.get(bucket).json["ownership"], "lists of access do not count" in browser.get(f"{bucket}/settings").text) == (
+        "BucketOwnerEnforced",
+        True,
+    )
+    assert send(f"{bucket}/settings", ownership="Nobody")[0] == 422
+    assert send(f"{bucket}/settings", nothing="x")[0] == 400
+    assert 'name="encryption_type"' not in browser.get(f"{bucket}/actions/update").text
+
+
 def test_usage_is_drawn(bucket: str, api: Api, people: People, browser: FlaskClient) -> None:
     api("PUT", f"{bucket}/objects/k", data=b"x" * 5000)
     metrics_sample(people.context(None))
@@ -176,8 +221,8 @@ def test_who_may_not_change_settings_reads_why(bucket: str, client_for: Callable
     viewer = client_for("viewer")
     page = viewer.get(f"{bucket}/settings").text
     assert (page.count("<textarea"), "Empty the bucket" in page) == (0, False)
-    # Five documents, four switches; and the actions in the page's head.
-    assert page.count("no statement of it allows this") == 11
+    # Five documents, seven switches; and the actions in the page's head.
+    assert page.count("no statement of it allows this") == 14
     for path, form in (
         ("/settings", {"versioning": "false"}),
         ("/settings", {"acl": "public-read"}),
