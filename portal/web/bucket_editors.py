@@ -6,7 +6,7 @@ from typing import Any
 
 from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
-from portal.kernel.declare import Effect, Operation
+from portal.kernel.declare import Operation
 from portal.kernel.errors import NotFound, PortalError
 from portal.storage.buckets import BUCKET
 from portal.storage.configurations import bucket_set_cors
@@ -17,10 +17,21 @@ from portal.storage.locks import MODES
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
+from portal.storage.replication import bucket_set_replication, replication_state
+from portal.storage.replication import shown as rules_shown
 from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
-from portal.web.bucket_switches import FORMS, switches
-from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
+from portal.web.bucket_switches import switches
+from portal.web.bucket_words import (
+    Reading,
+    cors_in_words,
+    lifecycle_in_words,
+    notifications_in_words,
+    policy_in_words,
+    problems_of,
+    replication_in_words,
+    website_in_words,
+)
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
 from portal.web.object_listing import ACL_WORDS
@@ -64,6 +75,9 @@ def editors(bucket: Bucket) -> Sequence[Editor]:
                lambda row: [{name: value for name, value in each.items() if name != "webhook_id"} for each in row.notifications or ()],
                lambda given: {"configuration": {"rules": given or []}}, notifications_in_words,
                [{"arn": f"{WEBHOOK}<project>:<webhook>", "events": ["s3:ObjectCreated:*"], "prefix": "incoming/"}]),
+        Editor("replication", "Replication", "What is written here is written into other buckets of the project as well; all of them keep versions.",
+               bucket_set_replication, lambda row: rules_shown(row.replication), lambda given: {"configuration": {"rules": given or []}},
+               replication_in_words, [{"destination_bucket": "backup", "prefix": "reports/", "delete_markers": True, "existing": True}]),
     )  # fmt: skip
 
 
@@ -81,7 +95,8 @@ class Shown:
 def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
-        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "others": _others(ctx, bucket), "why_not_empty": _why_not_empty(ctx, bucket),
+        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "replication": replication_state(ctx, bucket) if bucket.replication else None,
+        "why_not_empty": _why_not_empty(ctx, bucket),
         "switches": switches(ctx, bucket), "acl_words": ACL_WORDS, "modes": MODES, "lists_count": bucket.ownership != ENFORCED,
     }  # fmt: skip
 
@@ -97,13 +112,6 @@ def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None)
     present = editor.present(bucket)
     text = (as_json(present) if present else "") if text is None else text
     return Shown(editor, text, read(ctx, bucket, editor, text), why_not(ctx, BUCKET, editor.op, bucket), as_json(editor.example))
-
-
-def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
-    """What else of the bucket can be set now; each has a form of its own."""
-    here = {*(op.verb for op, _ in FORMS.values()), *(each.op.verb for each in editors(bucket))}
-    found = [op for op in BUCKET.operations if not op.internal and not op.in_menu and op.effect is not Effect.CREATE and op.verb not in here]
-    return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
 
 
 def read(ctx: Context, bucket: Bucket, editor: Editor, text: str) -> Reading:
