@@ -8,12 +8,15 @@ from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Operation
 from portal.kernel.errors import NotFound, PortalError
+from portal.storage.access_logs import bucket_set_logging
+from portal.storage.bucket_encryption import bucket_set_encryption
 from portal.storage.buckets import BUCKET
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.emptying import EMPTY
+from portal.storage.engine_steps import on_engine
 from portal.storage.grants import ENFORCED
 from portal.storage.lifecycle import bucket_set_lifecycle
-from portal.storage.locks import MODES
+from portal.storage.locks import MODES, bucket_set_object_lock
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
@@ -21,7 +24,7 @@ from portal.storage.replication import bucket_set_replication, replication_state
 from portal.storage.replication import shown as rules_shown
 from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
-from portal.web.bucket_switches import switches
+from portal.web.bucket_switches import FORMS, switches
 from portal.web.bucket_words import (
     Reading,
     cors_in_words,
@@ -35,6 +38,14 @@ from portal.web.bucket_words import (
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
 from portal.web.object_listing import ACL_WORDS
+
+NOT_ON_ENGINE = (
+    bucket_set_website, bucket_set_notifications, bucket_set_replication, bucket_set_object_lock, bucket_set_encryption, bucket_set_logging,
+)  # fmt: skip
+NOT_HERE = (
+    "The objects are on an external engine, on which the portal manages no encryption, access log, object lock, website, notifications or replication, "
+    "and empties no bucket: use an S3 client for that, as far as the engine has it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +67,12 @@ def _example_policy(bucket: str) -> Any:
     return {"Version": VERSIONS[0], "Statement": [statement]}
 
 
-def editors(bucket: Bucket) -> Sequence[Editor]:
-    """All of a bucket."""
+def editors(ctx: Context, bucket: Bucket) -> Sequence[Editor]:
+    """Those of a bucket; an external engine is not asked to do what the portal does with objects that it keeps itself."""
+    return [each for each in _all(bucket) if not (on_engine(ctx.settings) and each.op in NOT_ON_ENGINE)]
+
+
+def _all(bucket: Bucket) -> Sequence[Editor]:
     return (
         Editor("policy", "Policy", "Lets people of other projects in, or everybody, or keeps somebody out. What it denies, nothing else allows.", bucket_set_policy,
                lambda row: row.policy["document"] if row.policy else None, lambda given: {"document": given or {}}, policy_in_words,
@@ -95,15 +110,19 @@ class Shown:
 def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
-        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "replication": replication_state(ctx, bucket) if bucket.replication else None,
+        "editors": [shown(ctx, bucket, each) for each in editors(ctx, bucket)], "replication": replication_state(ctx, bucket) if bucket.replication else None,
         "why_not_empty": _why_not_empty(ctx, bucket),
         "switches": switches(ctx, bucket), "acl_words": ACL_WORDS, "modes": MODES, "lists_count": bucket.ownership != ENFORCED,
+        "not_here": NOT_HERE if on_engine(ctx.settings) else "",
+        "offered": {op.verb for op, _ in FORMS.values() if not (on_engine(ctx.settings) and op in NOT_ON_ENGINE)},
     }  # fmt: skip
 
 
 def _why_not_empty(ctx: Context, bucket: Bucket) -> str:
     """Why the caller cannot have the bucket emptied now; empty if they can."""
     found = decide(ctx, EMPTY, target_of(bucket))
+    if on_engine(ctx.settings):
+        return NOT_HERE
     return "" if found.allowed and not bucket.locked else found.because or "The bucket is locked against changes."
 
 
@@ -127,9 +146,9 @@ def document_of(text: str) -> Any:
     return from_json(text) if text.strip() else None
 
 
-def editor_of(bucket: Bucket, name: str) -> Editor:
+def editor_of(ctx: Context, bucket: Bucket, name: str) -> Editor:
     """The editor of this name. Raises NotFound."""
-    found = next((each for each in editors(bucket) if each.name == name), None)
+    found = next((each for each in editors(ctx, bucket) if each.name == name), None)
     if found is None:
         raise NotFound("There is nothing at this address.")
     return found

@@ -29,7 +29,7 @@ def check(bucket_id: str, editor: str) -> ResponseReturnValue:
     """What the document means as it is now."""
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    return render("storage/bucket/_reading.html", reading=read(ctx, bucket, editor_of(bucket, editor), request.form.get("document", "")))
+    return render("storage/bucket/_reading.html", reading=read(ctx, bucket, editor_of(ctx, bucket, editor), request.form.get("document", "")))
 
 
 @pages.post(f"{BASE}/settings/<editor>/document")
@@ -38,7 +38,7 @@ def document(bucket_id: str, editor: str) -> ResponseReturnValue:
     """Save a document."""
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    chosen, text = editor_of(bucket, editor), request.form.get("document", "")
+    chosen, text = editor_of(ctx, bucket, editor), request.form.get("document", "")
     try:
         given = document_of(text)
     except ValueError as error:
@@ -56,7 +56,7 @@ def document(bucket_id: str, editor: str) -> ResponseReturnValue:
 
 
 def _again(ctx: Context, bucket: Bucket, editor: Editor, text: str, error: PortalError) -> ResponseReturnValue:
-    listed = [shown(ctx, bucket, each, text if each.name == editor.name else None) for each in editors(bucket)]
+    listed = [shown(ctx, bucket, each, text if each.name == editor.name else None) for each in editors(ctx, bucket)]
     return detail(ctx, BUCKET, bucket, "settings", form_status(error), editors=listed, message=error.message)
 
 
