@@ -15,7 +15,9 @@ from portal.api.resources import aliases, only
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, YES, Input, read, thing
 from portal.http.listing import whole
 from portal.http.request import context
+from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest
+from portal.kernel.ids import new_id
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.storage.access_logs import bucket_set_logging
@@ -27,6 +29,7 @@ from portal.storage.notifications import bucket_set_notifications, shown
 from portal.storage.object_models import Bucket
 from portal.storage.replicating import replication_ask
 from portal.storage.replication import bucket_set_replication, replication_state
+from portal.storage.replication import shown as rules_shown
 from portal.storage.tiers import classes_of, tiering_report
 from portal.storage.webhooks import WEBHOOK, notices_of
 
@@ -54,13 +57,20 @@ class NotificationsInput(Input):
     rules: list[dict[str, Any]]
 
 
+class ReplicationRules(Input):
+    """Rules, in place of those there are."""
+
+    rules: list[dict[str, Any]]
+
+
 class ReplicationInput(Input):
-    """Where to, and what."""
+    """One rule more, or again, for what goes to a bucket already: where to, and what."""
 
     destination_bucket: str = Field(max_length=64, description="Name or id; of the same project, with versions.")
     destination_region: str = Field("local", pattern="^local$", description="There is one region.")
     delete_markers: bool = False
     prefix: str = Field("", max_length=1024)
+    tags: dict[str, str] = Field({}, description="Only objects that have all of these.")
 
 
 class EmptyInput(Input):
@@ -90,12 +100,16 @@ def endpoints() -> Iterator[Endpoint]:
     period = [Query("period", "How many days back moves are counted.", {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30})]
     yield _on("GET tiering-report", tiering, "By class: what there is, what it costs a month, what was moved",
               {200: thing(period=NUMBER, classes={"type": "array", "items": line})}, query=period)  # fmt: skip
-    rule = thing(replication_id=TEXT, destination_bucket=TEXT, prefix=TEXT, delete_markers=YES, status=TEXT, copied=NUMBER)
+    rule = thing(replication_id=TEXT, id=TEXT, priority=NUMBER, enabled=YES, destination_bucket=TEXT, prefix=TEXT, tags={"type": "object"},
+                 delete_markers=YES, existing=YES, status=TEXT, copied=NUMBER, last_error=TEXT)  # fmt: skip
     begun = thing(replication_id=TEXT, status=TEXT, destination_bucket=TEXT, job_id=TEXT)
     state = thing(rules={"type": "array", "items": rule}, lag_seconds={"type": ["integer", "null"]}, last_synced_at=MAYBE_TEXT, waiting=NUMBER,
                   last_error=TEXT)  # fmt: skip
     yield _on("GET replication", replication, "Where the bucket is replicated to, and how far behind that is", {200: state})
-    yield _on("POST replication", replication_begin, "Replicate the bucket to another one of the project", {202: begun}, ReplicationInput)
+    yield _on("PUT replication", replication_set, "Say by rules what of the bucket is replicated to which others", {200: state}, ReplicationRules)
+    yield _on(
+        "POST replication", replication_begin, "Replicate the bucket to another one of the project, by one rule more", {202: begun}, ReplicationInput
+    )
     yield _on("DELETE replication", replication_end, "End the replication; what was carried over stays", {204: None})
     yield Endpoint("POST", f"{ITEM}/empty", "storage.buckets.empty", empty, "Delete everything in the bucket, or under a prefix, all versions of it",
                    "Buckets", {202: JOB}, (403, 404, 409), body=EmptyInput.model_json_schema(), body_required=False,
@@ -165,24 +179,41 @@ def replication(bucket_id: str) -> ResponseReturnValue:
     """How it is doing."""
     only()
     ctx = context()
-    found = replication_state(ctx, find(ctx, BUCKET, bucket_id))
-    return io.answer({**found, "last_synced_at": io.moment(found["last_synced_at"])})
+    return io.answer(_replication(ctx, find(ctx, BUCKET, bucket_id)))
+
+
+def _replication(ctx: Context, row: Bucket) -> dict[str, Any]:
+    found = replication_state(ctx, row)
+    return {**found, "last_synced_at": io.moment(found["last_synced_at"])}
+
+
+def replication_set(bucket_id: str) -> ResponseReturnValue:
+    """Other rules."""
+    ctx = context()
+    given: ReplicationRules = read(ReplicationRules)
+    row: Bucket = run(ctx, bucket_set_replication, bucket_id, {"configuration": given.model_dump()}).row
+    return io.answer(_replication(ctx, row), headers={"ETag": io.etag(row)})
 
 
 def replication_begin(bucket_id: str) -> ResponseReturnValue:
-    """Begin with what is there."""
+    """One rule more, which counts most; a job begins with what is there."""
     ctx = context()
-    given: ReplicationInput = read(ReplicationInput)
-    row: Bucket = run(ctx, bucket_set_replication, bucket_id, given.model_dump(exclude={"destination_region"})).row
-    kept = row.replication or {}
-    job = replication_ask(ctx, row)
+    given = read(ReplicationInput).model_dump(exclude={"destination_region"})
+    seen: Bucket = find(ctx, BUCKET, bucket_id)
+    places = ("destination_bucket", "prefix", "tags")
+    others = [each for each in rules_shown(seen.replication) if [each[name] for name in places] != [given[name] for name in places]]
+    given |= {"id": new_id("rule"), "priority": max((each["priority"] for each in others), default=0) + 1}
+    # Somebody else's rule that came meanwhile is not to be lost.
+    row: Bucket = run(ctx, bucket_set_replication, bucket_id, {"configuration": {"rules": [*others, given]}}, expected_version=seen.version).row
+    kept = next(each for each in row.replication or () if each["id"] == given["id"])
+    job = replication_ask(ctx, row, kept)
     shown = {"replication_id": kept["id"], "status": "copying", "destination_bucket": kept["bucket_name"], "job_id": job.id}
     return io.answer(shown, 202, headers={"Link": f'<{PREFIX}/jobs/{job.id}>; rel="monitor"'})
 
 
 def replication_end(bucket_id: str) -> ResponseReturnValue:
     """No more."""
-    run(context(), bucket_set_replication, bucket_id, {})
+    run(context(), bucket_set_replication, bucket_id, {"configuration": {"rules": []}})
     return io.empty()
 
 

@@ -45,7 +45,7 @@ from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_name
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing
 from portal.storage.object_service import ObjectService, object_service
-from portal.storage.objects import About
+from portal.storage.objects import About, Wanted
 from portal.storage.presigning import presign
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
@@ -365,7 +365,7 @@ def delete_many(bucket_id: str) -> ResponseReturnValue:
         keys, is_truncated = [row.key for row in found.rows], found.is_truncated
     elif not keys:
         raise InvalidRequest.fields({"keys": ["name at least one key, or a prefix."]})
-    done = _objects().delete_many(ctx, bucket, list(dict.fromkeys(keys)))
+    done = _objects().delete_many(ctx, bucket, [Wanted(key) for key in dict.fromkeys(keys)])
     errors = [
         {"key": key, "error": each.code, "message": each.message}
         for key, each in zip(dict.fromkeys(keys), done, strict=True)
@@ -380,7 +380,7 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     given: PresignInput = read(PresignInput)
     bucket = _bucket(ctx, bucket_id)
-    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
+    url, ends = presign(ctx, _objects(), s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 

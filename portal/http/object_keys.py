@@ -6,6 +6,7 @@ from portal.engines.object_engine_ports import ObjectEngine
 from portal.identity.models import S3AccessKey, User
 from portal.identity.s3_keys import s3_key_create, s3_key_revoke
 from portal.kernel.context import Context
+from portal.kernel.errors import Conflict
 from portal.storage.engine_tending import keys_follow, refuse_keys
 
 
@@ -17,6 +18,15 @@ def key_make(ctx: Context, owner: User, name: str, *, project_id: str | None) ->
     if engine is not None:
         keys_follow(ctx, engine, owner_id)
     return secret, key
+
+
+def why_no_keys() -> str:
+    """Why no keys can be made here; empty where they can."""
+    try:
+        refuse_keys(_engine())
+    except Conflict as error:
+        return error.message
+    return ""
 
 
 def key_end(ctx: Context, key_id: str, *, owner: User | None = None) -> None:

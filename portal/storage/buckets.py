@@ -17,7 +17,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage.access_logs import bucket_set_logging
-from portal.storage.bucket_encryption import KEY, KIND, apply, bucket_set_encryption
+from portal.storage.bucket_encryption import FIELDS, KEY, KIND, apply, bucket_set_encryption, encryption_change
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.encryption import NAMED, PORTAL
 from portal.storage.engine_steps import MAKE, ON_ENGINE, REMOVE, on_engine, refuse_on_engine
@@ -181,7 +181,7 @@ def bucket_refit(ctx: Context, bucket: Bucket, *, reason: Annotated[str, REASON]
     del ctx, bucket, reason
 
 
-bucket_update = update_operation(Bucket)
+bucket_update = update_operation(Bucket, also=FIELDS, before=encryption_change)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",

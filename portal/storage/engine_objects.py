@@ -26,7 +26,7 @@ from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuc
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
-from portal.storage.objects import About, Deleted, Found
+from portal.storage.objects import About, Deleted, Found, Wanted
 from portal.storage.receiving import MAX_OBJECT
 from portal.storage.uploads import Named, PartNamed
 from portal.storage.usage import DIMENSION, refuse_beyond_quota
@@ -131,6 +131,13 @@ class EngineObjects:
                 note_refusal(ctx, bucket, action, key, error)
                 raise
 
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By what the engine says of it. Whose it is nobody knows: what one may do with one's own is to write it for the first time."""
+        check_key(key)
+        present, _ = self._look(ctx, bucket, key)
+        owner_id = ctx.principal.user_id if present is None and action == WRITE else None
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
+
     def receive(
         self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
     ) -> Version:  # fmt: skip
@@ -179,12 +186,12 @@ class EngineObjects:
         self._told(ctx, bucket, DELETE, gone)
         return Deleted(key, gone.version_id, gone.is_marker)
 
-    def delete_many(self, ctx: Context, bucket: BucketFacts, keys: Sequence[str]) -> list[Deleted | PortalError]:
+    def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """One after the other."""
         done: list[Deleted | PortalError] = []
-        for key in keys:
+        for each in wanted:
             try:
-                done.append(self.delete(ctx, bucket, key))
+                done.append(self.delete(ctx, bucket, each.key, each.version_id))
             except PortalError as error:
                 done.append(error)
         return done

@@ -36,7 +36,7 @@ class BucketFacts:
     public_access_block: Mapping[str, bool] | None
     ownership: str
     notifications: Sequence[Mapping[str, Any]] | None
-    replication: Mapping[str, Any] | None
+    replication: Sequence[Mapping[str, Any]] | None
 
     def project_of(self) -> str:
         """The project that is charged."""

@@ -65,8 +65,8 @@ class Bucket(ProjectOwned, Stateful, Base):
     website: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
     # Who is told of what: id, kind, arn, webhook_id, events, prefix, suffix.
     notifications: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
-    # Where to: id, bucket_id, bucket_name, prefix, delete_markers, existing.
-    replication: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
+    # What goes where, by priority: id, priority, enabled, prefix, tags, bucket_id, bucket_name, delete_markers, existing.
+    replication: Mapped[list[Any] | None] = mapped_column(JsonColumn, nullable=True)
     # Of the bucket that the access log is written into: bucket_id, bucket_name, prefix, since.
     logging: Mapped[dict[str, Any] | None] = mapped_column(JsonColumn, nullable=True)
 

@@ -7,9 +7,9 @@ from portal.engines.object_ports import BlobStore
 from portal.engines.ports import Engines
 from portal.kernel.context import Context
 from portal.kernel.errors import PortalError, Unavailable
-from portal.storage.access import READ
+from portal.storage.access import READ, authorize_object
 from portal.storage.engine_objects import EngineObjects
-from portal.storage.facts import BucketFacts, Version
+from portal.storage.facts import BucketFacts, Version, newest
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
 from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
 from portal.storage.receiving import object_copy, object_receive, part_receive
@@ -49,8 +49,12 @@ class ObjectService(Protocol):
         """Delete an object or a version; with `bypass` although a retention that gives way keeps it."""
         ...
 
-    def delete_many(self, ctx: Context, bucket: BucketFacts, keys: Sequence[str]) -> list[Deleted | PortalError]:
+    def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Each succeeds or is refused on its own."""
+        ...
+
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """Raise Forbidden unless the caller may do an action on what is under a key now, or would be there for the first time."""
         ...
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
@@ -125,9 +129,15 @@ class LocalObjects:
         """The row; the bytes a little later."""
         return object_delete(ctx, bucket.name, key, version_id, bypass=bypass)
 
-    def delete_many(self, ctx: Context, bucket: BucketFacts, keys: Sequence[str]) -> list[Deleted | PortalError]:
+    def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Some at a time."""
-        return objects_delete(ctx, bucket.name, [Wanted(key) for key in keys])
+        return objects_delete(ctx, bucket.name, wanted)
+
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By its row."""
+        present = newest(ctx.db, bucket.id, key)
+        owner_id = present.owner_id if present is not None else ctx.principal.user_id
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
         """By the index."""

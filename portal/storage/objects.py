@@ -20,7 +20,7 @@ from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
 from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_locked, refuse_without_lock
 from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
-from portal.storage.replication import PENDING, is_replicated, replicate
+from portal.storage.replication import PENDING, destinations_of, replicate
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
 
@@ -139,7 +139,7 @@ def put(writing: Writing, key: str, content: Content, about: About, condition: C
         writing.db, writing.change, latest, writing.bucket.versioning,
         {"bucket_id": writing.bucket.id, "key": key, "size_bytes": content.size_bytes or content.blob.size_bytes, "etag": content.etag,
          "blob": content.blob.id, "seal": content.blob.seal, "upload_id": content.upload_id, "checksum": content.checksum,
-         "replication": PENDING if is_replicated(writing.bucket, key) else "", **about.columns(),
+         "replication": PENDING if destinations_of(writing.bucket, key, about.tags) else "", **about.columns(),
          **acl_columns(writing.db, writing.bucket, about.acl, about.grants, writing.ctx.principal.user_id), **lock_of_new(writing.bucket, about.lock).columns()},
     )  # fmt: skip
     replicate(writing.ctx, writing.bucket, row)
@@ -252,7 +252,7 @@ def remove(
         note(writing.ctx, bucket, f"{event}:Delete", found)
     else:
         marker = {"bucket_id": bucket.id, "key": key, "is_marker": True, "owner_id": writing.ctx.principal.user_id,
-                  "replication": PENDING if is_replicated(bucket, key, is_marker=True) else ""}  # fmt: skip
+                  "replication": PENDING if destinations_of(bucket, key, {}, is_marker=True) else ""}  # fmt: skip
         marked = versions.add(writing.db, writing.change, latest, bucket.versioning, marker)
         gone = Deleted(key, marked.version_id, is_marker=True)
         replicate(writing.ctx, bucket, marked)

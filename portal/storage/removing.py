@@ -7,13 +7,21 @@ from typing import Self
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
 from portal.storage.access import LIST, authorize_object, check_key
-from portal.storage.facts import BucketFacts, newest, version_of
-from portal.storage.listing import Listing, objects_listed
-from portal.storage.objects import Wanted, objects_delete
+from portal.storage.engine_steps import on_engine
+from portal.storage.facts import BucketFacts, version_of
+from portal.storage.listing import Listing
+from portal.storage.object_service import ObjectService
+from portal.storage.objects import Wanted
 
 # So many of a prefix are counted before a deletion and deleted in one go; and so many, of which that is a part, in one request.
-COUNTED, AT_ONCE = 1000, 5000
+# An external engine is asked one by one.
+COUNTED, AT_ONCE, ON_ENGINE = 1000, 5000, 500
 FOLDER, KEY, VERSION = "p", "k", "v"
+
+
+def at_once(ctx: Context) -> int:
+    """How many objects go in one request."""
+    return ON_ENGINE if on_engine(ctx.settings) else AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +57,21 @@ class Concerned:
     is_more: bool = False
 
 
-def concerned(ctx: Context, bucket: BucketFacts, chosen: Sequence[Chosen]) -> list[Concerned]:
+def concerned(ctx: Context, objects: ObjectService, bucket: BucketFacts, chosen: Sequence[Chosen]) -> list[Concerned]:
     """What is there now of what was ticked. Raises Forbidden for a prefix that the caller may not list."""
-    return [_concerned(ctx, bucket, each) for each in chosen]
+    return [_concerned(ctx, objects, bucket, each) for each in chosen]
 
 
-def _concerned(ctx: Context, bucket: BucketFacts, each: Chosen) -> Concerned:
-    if each.kind == FOLDER:
-        authorize_object(ctx, bucket, LIST, each.key)
-        found = objects_listed(ctx, bucket.id, Listing(each.key, limit=COUNTED))
-        return Concerned(each, len(found.rows), sum(row.size_bytes for row in found.rows), found.is_truncated)
+def _concerned(ctx: Context, objects: ObjectService, bucket: BucketFacts, each: Chosen) -> Concerned:
     authorize_object(ctx, bucket, LIST, each.key)
-    row = version_of(ctx.db, bucket.id, each.key, each.version_id) if each.version_id else newest(ctx.db, bucket.id, each.key)
+    if each.kind == FOLDER:
+        found = objects.listed(ctx, bucket, Listing(each.key, limit=COUNTED))
+        return Concerned(each, len(found.rows), sum(row.size_bytes for row in found.rows), found.is_truncated)
+    if each.version_id:
+        row = version_of(ctx.db, bucket.id, each.key, each.version_id)
+    else:
+        # Of keys that begin so this one is the first.
+        row = next((row for row in objects.listed(ctx, bucket, Listing(each.key, limit=1)).rows if row.key == each.key), None)
     return Concerned(each, int(row is not None), row.size_bytes if row is not None else 0)
 
 
@@ -73,16 +84,16 @@ class Removed:
     is_more: bool = False
 
 
-def remove_chosen(ctx: Context, bucket: BucketFacts, chosen: Sequence[Chosen]) -> Removed:
+def remove_chosen(ctx: Context, objects: ObjectService, bucket: BucketFacts, chosen: Sequence[Chosen]) -> Removed:
     """Delete what was ticked; each object succeeds or is refused on its own. Raises Forbidden for a prefix that the caller may not list."""
     done = Removed(0, [])
-    left = AT_ONCE
-    for some in _batches(ctx, bucket, chosen):
+    left = at_once(ctx)
+    for some in _batches(ctx, objects, bucket, chosen):
         if left == 0:
             done.is_more = True
             break
         wanted = some[:left]
-        for each, result in zip(wanted, objects_delete(ctx, bucket.name, wanted), strict=True):
+        for each, result in zip(wanted, objects.delete_many(ctx, bucket, wanted), strict=True):
             if isinstance(result, PortalError):
                 done.refused.append((each.key, result.message))
             else:
@@ -91,7 +102,7 @@ def remove_chosen(ctx: Context, bucket: BucketFacts, chosen: Sequence[Chosen]) -
     return done
 
 
-def _batches(ctx: Context, bucket: BucketFacts, chosen: Sequence[Chosen]) -> Iterator[list[Wanted]]:
+def _batches(ctx: Context, objects: ObjectService, bucket: BucketFacts, chosen: Sequence[Chosen]) -> Iterator[list[Wanted]]:
     single = [Wanted(each.key, each.version_id) for each in chosen if each.kind != FOLDER]
     if single:
         yield single
@@ -100,7 +111,7 @@ def _batches(ctx: Context, bucket: BucketFacts, chosen: Sequence[Chosen]) -> Ite
         while is_more:
             authorize_object(ctx, bucket, LIST, each.key)
             # From the last key on: what was refused is not asked for again.
-            found = objects_listed(ctx, bucket.id, Listing(each.key, after=after, limit=COUNTED))
+            found = objects.listed(ctx, bucket, Listing(each.key, after=after, limit=COUNTED))
             after, is_more = found.last, found.is_truncated
             if found.rows:
                 yield [Wanted(row.key) for row in found.rows]

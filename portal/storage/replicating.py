@@ -1,4 +1,4 @@
-"""The carrying over of versions into another bucket: first what changed, then what was there before, some at a time, from where it stopped."""
+"""The carrying over of versions into other buckets: first what changed, then what was there before, some at a time, from where it stopped."""
 
 import logging
 import secrets
@@ -17,7 +17,7 @@ from portal.kernel.authz import target_of
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import PortalError, Unavailable
-from portal.kernel.jobs import Job, JobStep
+from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.operations import acting
 from portal.storage import versions
 from portal.storage.access import WRITE
@@ -25,7 +25,7 @@ from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version
 from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectPart, table_of
 from portal.storage.objects import Found, parts_of
-from portal.storage.replication import CHANGES, COMPLETED, FAILED, REPLICA, REPLICATE, BucketReplication, is_replicated
+from portal.storage.replication import CHANGES, COMPLETED, FAILED, REPLICA, REPLICATE, BucketReplication, Rule, destinations_of
 from portal.storage.writing import Writing, write
 
 BATCH = 100
@@ -37,13 +37,17 @@ PARTS = table_of(ObjectPart)
 log = logging.getLogger("portal.storage")
 
 
-def replication_ask(ctx: Context, bucket: Bucket) -> Job:
+def replication_ask(ctx: Context, bucket: Bucket, rule: Rule) -> Job:
     """Queue the job that carries over what is in a bucket already; the portal does so by itself where nobody waits for it."""
-    kept = bucket.replication or {}
+    mine = (BucketReplication.bucket_id == bucket.id, BucketReplication.destination_id == rule["bucket_id"])
+    replication_id = ctx.db.scalars(select(BucketReplication.id).where(*mine)).one()
+    if (present := active_for(ctx.db, replication_id)) is not None:
+        # It goes on until everything is carried over, whatever was asked for meanwhile.
+        return present
     job = Job(
-        kind=REPLICATE, label=f"Replicate {bucket.name} to {kept['bucket_name']}", resource_type="storage.bucket", resource_id=kept["id"],
+        kind=REPLICATE, label=f"Replicate {bucket.name} to {rule['bucket_name']}", resource_type="storage.bucket", resource_id=replication_id,
         resource_name=bucket.name, project_id=bucket.project_id, user_id=ctx.principal.user_id, username=ctx.principal.username,
-        request_id=ctx.request_id, input={"bucket_id": bucket.id}, steps=[JobStep(position=0, name="copy", label="Carry over what is in it")],
+        request_id=ctx.request_id, input={"replication_id": replication_id}, steps=[JobStep(position=0, name="copy", label="Carry over what is in it")],
     )  # fmt: skip
     subject = Subject("storage.bucket", bucket.id, bucket.name, bucket.project_id)
     with acting(ctx, REPLICATE, subject, target=target_of(bucket), permission="storage.bucket.set_replication"):
@@ -53,9 +57,9 @@ def replication_ask(ctx: Context, bucket: Bucket) -> Job:
     return job
 
 
-def replicate_existing(ctx: Context, blobs: BlobStore, bucket_id: str, report: Callable[[str], None]) -> None:
+def replicate_existing(ctx: Context, blobs: BlobStore, replication_id: str, report: Callable[[str], None]) -> None:
     """The job. Raises EngineError or PortalError for what stands in its way."""
-    while (work := _work_of(ctx, bucket_id)) is not None:
+    while (work := _work_of(ctx, replication_id)) is not None:
         done = work.existing(blobs)
         report(f"{work.copied + done:,} versions carried over.")
         if not done and work.is_done:
@@ -63,19 +67,19 @@ def replicate_existing(ctx: Context, blobs: BlobStore, bucket_id: str, report: C
 
 
 def replication_run(ctx: Context, blobs: BlobStore, *, seconds: float = 30.0) -> int:
-    """Carry over what waits, a while for each bucket; how many versions that were. What goes wrong is its bucket's alone, and tried again later."""
+    """Carry over what waits, a while for each destination; how many versions that were. What goes wrong is of that one alone, and tried again later."""
     _forget_deleted(ctx)
-    waits = exists().where(CHANGES.c.bucket_id == BucketReplication.bucket_id)
-    due = select(BucketReplication.bucket_id).where(BucketReplication.next_try_at <= now(), waits | ~BucketReplication.is_caught_up)
+    waits = exists().where(CHANGES.c.bucket_id == BucketReplication.bucket_id, CHANGES.c.destination_id == BucketReplication.destination_id)
+    due = select(BucketReplication.id).where(BucketReplication.next_try_at <= now(), waits | ~BucketReplication.is_caught_up)
     ids = ctx.db.scalars(due.order_by(BucketReplication.next_try_at, BucketReplication.id)).all()
     ctx.db.rollback()
-    return sum(_run_one(ctx, blobs, bucket_id, time.monotonic() + seconds) for bucket_id in ids)
+    return sum(_run_one(ctx, blobs, replication_id, time.monotonic() + seconds) for replication_id in ids)
 
 
-def _run_one(ctx: Context, blobs: BlobStore, bucket_id: str, end: float) -> int:
+def _run_one(ctx: Context, blobs: BlobStore, replication_id: str, end: float) -> int:
     carried = 0
     try:
-        while time.monotonic() < end and (work := _work_of(ctx, bucket_id)) is not None:
+        while time.monotonic() < end and (work := _work_of(ctx, replication_id)) is not None:
             done = work.changes(blobs)
             carried += done
             if done < BATCH and not work.is_done:
@@ -83,9 +87,9 @@ def _run_one(ctx: Context, blobs: BlobStore, bucket_id: str, end: float) -> int:
             elif done < BATCH:
                 break
     except (PortalError, EngineError) as error:
-        log.warning("replication of %s: %s", bucket_id, error.message)
+        log.warning("replication %s: %s", replication_id, error.message)
         ctx.db.rollback()
-        _failed(ctx, bucket_id, error.message)
+        _failed(ctx, replication_id, error.message)
     return carried
 
 
@@ -96,30 +100,30 @@ def _forget_deleted(ctx: Context) -> None:
             ctx.db.execute(delete(table).where(table.c.bucket_id.in_(gone)))
 
 
-def _failed(ctx: Context, bucket_id: str, problem: str) -> None:
+def _failed(ctx: Context, replication_id: str, problem: str) -> None:
     with transaction(ctx.db):
-        mine = BucketReplication.bucket_id == bucket_id
+        mine = BucketReplication.id == replication_id
         failures = ctx.db.scalar(select(BucketReplication.failures).where(mine)) or 0
         wait = timedelta(seconds=min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures, 16)))
         values = {"failures": failures + 1, "last_error": problem[:2000], "next_try_at": now() + wait}
         ctx.db.execute(update(BucketReplication).where(mine).values(values).execution_options(synchronize_session=False))
 
 
-def _work_of(ctx: Context, bucket_id: str) -> "_Work | None":
-    """The replication of a bucket as it is now; None if it has none any more."""
-    source = bucket_by_id(ctx.db, bucket_id)
-    row = ctx.db.scalars(select(BucketReplication).where(BucketReplication.bucket_id == bucket_id)).first()
+def _work_of(ctx: Context, replication_id: str) -> "_Work | None":
+    """A replication as it is now; None if it has ended."""
+    row = ctx.db.scalars(select(BucketReplication).where(BucketReplication.id == replication_id)).first()
+    source = bucket_by_id(ctx.db, row.bucket_id) if row is not None else None
     if source is None or row is None or source.replication is None:
         ctx.db.rollback()
         return None
-    target = bucket_by_id(ctx.db, str(source.replication["bucket_id"]))
+    target = bucket_by_id(ctx.db, row.destination_id)
     after, is_done, copied = (row.cursor_key, row.cursor_sequence), row.is_caught_up, row.copied
     ctx.db.expunge(row)
     ctx.db.rollback()
     if target is None or target.versioning != "enabled":
         problem = "is gone" if target is None else "keeps no versions any more"
         raise Unavailable(f"The bucket that it is replicated to {problem}.")
-    return _Work(ctx, source, target, after, is_done, copied)
+    return _Work(ctx, replication_id, source, target, after, is_done, copied)
 
 
 @dataclass(slots=True)
@@ -127,6 +131,7 @@ class _Work:
     """What is to be carried over from one bucket into another."""
 
     ctx: Context
+    id: str
     source: BucketFacts
     target: BucketFacts
     after: tuple[str, int]
@@ -135,9 +140,8 @@ class _Work:
 
     def changes(self, blobs: BlobStore) -> int:
         """Carry over what changed, the oldest first; how much that was."""
-        query = (
-            select(CHANGES.c.id, CHANGES.c.key, CHANGES.c.sequence).where(CHANGES.c.bucket_id == self.source.id).order_by(CHANGES.c.id).limit(BATCH)
-        )
+        mine = (CHANGES.c.bucket_id == self.source.id, CHANGES.c.destination_id == self.target.id)
+        query = select(CHANGES.c.id, CHANGES.c.key, CHANGES.c.sequence).where(*mine).order_by(CHANGES.c.id).limit(BATCH)
         rows = self.ctx.db.execute(query).all()
         places = dict.fromkeys((row.key, row.sequence) for row in rows)
         found = [version for place in places if (version := version_at(self.ctx.db, self.source.id, *place)) is not None]
@@ -150,17 +154,19 @@ class _Work:
         key, sequence = self.after
         beyond = (VERSIONS.c.key > key) | ((VERSIONS.c.key == key) & (VERSIONS.c.sequence > sequence))
         rows = [Version(*row) for row in self.ctx.db.execute(mine.where(beyond).order_by(VERSIONS.c.key, VERSIONS.c.sequence).limit(BATCH))]
-        wanted = [row for row in rows if row.replication != REPLICA and is_replicated(self.source, row.key, is_marker=row.is_marker)]
-        self._carry(blobs, wanted, ())
+        self._carry(blobs, [row for row in rows if row.replication != REPLICA and self._is_wanted(row)], ())
         self.is_done = len(rows) < BATCH
         if rows:
             self.after = (rows[-1].key, rows[-1].sequence)
         self._save(cursor_key=self.after[0], cursor_sequence=self.after[1], is_caught_up=self.is_done)
         return len(rows)
 
+    def _is_wanted(self, row: Version) -> bool:
+        return self.target.id in destinations_of(self.source, row.key, row.tags, is_marker=row.is_marker, existing=True)
+
     def _save(self, **values: object) -> None:
         with transaction(self.ctx.db):
-            mine = update(BucketReplication).where(BucketReplication.bucket_id == self.source.id)
+            mine = update(BucketReplication).where(BucketReplication.id == self.id)
             self.ctx.db.execute(mine.values(values).execution_options(synchronize_session=False))
 
     def _carry(self, blobs: BlobStore, found: Sequence[Version], change_ids: Sequence[int]) -> None:
@@ -179,7 +185,7 @@ class _Work:
         # What was there already was copied for nothing.
         _drop(blobs, *(blob for each, is_new in zip(copies, are_new, strict=True) if not is_new for blob in each.pieces))
         done = [each.version for each in copies]
-        write(self.ctx, self.source, WRITE, lambda writing: _note(writing, done, lost, change_ids, sum(are_new)))
+        write(self.ctx, self.source, WRITE, lambda writing: _note(writing, self.id, Carried(done, lost, change_ids, sum(are_new))))
 
     def _copy(self, blobs: BlobStore, version: Version) -> "_Copy | None":
         """A version with bytes of its own; without any where it is there already, None if its bytes are lost."""
@@ -250,12 +256,37 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
     return True
 
 
-def _note(writing: Writing, done: Sequence[Version], lost: Sequence[Version], change_ids: Sequence[int], made: int) -> None:
-    for state, some in ((COMPLETED, done), (FAILED, lost)):
-        for version in some:
-            if version.replication != state:
-                versions.say(writing.db, version, replication=state)
-    writing.db.execute(delete(CHANGES).where(CHANGES.c.id.in_(change_ids)))
-    values: dict[Any, Any] = {"copied": BucketReplication.copied + made, "failures": 0, "last_error": "", "synced_at": now(), "next_try_at": now()}
-    mine = update(BucketReplication).where(BucketReplication.bucket_id == writing.bucket.id)
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What became of a few versions: those that are there now, `made` of them new, those whose bytes are lost, and the changes that are done with."""
+
+    done: Sequence[Version]
+    lost: Sequence[Version]
+    change_ids: Sequence[int]
+    made: int
+
+
+def _note(writing: Writing, replication_id: str, what: Carried) -> None:
+    writing.db.execute(delete(CHANGES).where(CHANGES.c.id.in_(what.change_ids)))
+    waits = _elsewhere(writing, what.done)
+    for version in what.done:
+        if version.replication != COMPLETED and (version.key, version.sequence) not in waits:
+            versions.say(writing.db, version, replication=COMPLETED)
+    for version in what.lost:
+        if version.replication != FAILED:
+            versions.say(writing.db, version, replication=FAILED)
+    values: dict[Any, Any] = {
+        "copied": BucketReplication.copied + what.made,
+        "failures": 0,
+        "last_error": "",
+        "synced_at": now(),
+        "next_try_at": now(),
+    }
+    mine = update(BucketReplication).where(BucketReplication.id == replication_id)
     writing.db.execute(mine.values(values).execution_options(synchronize_session=False))
+
+
+def _elsewhere(writing: Writing, done: Sequence[Version]) -> set[tuple[str, int]]:
+    """Which of them are still to be carried over, into this or another bucket."""
+    places = select(CHANGES.c.key, CHANGES.c.sequence).where(CHANGES.c.bucket_id == writing.bucket.id, CHANGES.c.key.in_({each.key for each in done}))
+    return {(row.key, row.sequence) for row in writing.db.execute(places)}

@@ -6,30 +6,46 @@ from typing import Any
 
 from portal.kernel.authz import decide, target_of
 from portal.kernel.context import Context
-from portal.kernel.declare import Effect, Operation
+from portal.kernel.declare import Operation
 from portal.kernel.errors import NotFound, PortalError
-from portal.storage.buckets import BUCKET, bucket_set_versioning
+from portal.storage.access_logs import bucket_set_logging
+from portal.storage.bucket_encryption import bucket_set_encryption
+from portal.storage.buckets import BUCKET
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.emptying import EMPTY
-from portal.storage.grants import ENFORCED, FLAGS
+from portal.storage.engine_steps import on_engine
+from portal.storage.grants import ENFORCED
 from portal.storage.lifecycle import bucket_set_lifecycle
 from portal.storage.locks import MODES, bucket_set_object_lock
 from portal.storage.notifications import bucket_set_notifications
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, VERSIONS, bucket_set_policy
-from portal.storage.public_access import bucket_set_acl, bucket_set_public_access
+from portal.storage.replication import bucket_set_replication, replication_state
+from portal.storage.replication import shown as rules_shown
 from portal.storage.webhooks import ARN as WEBHOOK
 from portal.storage.websites import bucket_set_website
-from portal.web.bucket_words import Reading, cors_in_words, lifecycle_in_words, notifications_in_words, policy_in_words, problems_of, website_in_words
+from portal.web.bucket_switches import FORMS, switches
+from portal.web.bucket_words import (
+    Reading,
+    cors_in_words,
+    lifecycle_in_words,
+    notifications_in_words,
+    policy_in_words,
+    problems_of,
+    replication_in_words,
+    website_in_words,
+)
 from portal.web.derived import why_not
 from portal.web.forms import as_json, from_json
 from portal.web.object_listing import ACL_WORDS
 
-FLAG_WORDS = dict(zip(FLAGS, (
-    "Refuse lists of access that let everybody in", "Ignore those that are there", "Refuse policies that let everybody in",
-    "Let only people of the project in by such policies",
-), strict=True))  # fmt: skip
-SWITCHES = (bucket_set_versioning, bucket_set_acl, bucket_set_public_access, bucket_set_object_lock)
+NOT_ON_ENGINE = (
+    bucket_set_website, bucket_set_notifications, bucket_set_replication, bucket_set_object_lock, bucket_set_encryption, bucket_set_logging,
+)  # fmt: skip
+NOT_HERE = (
+    "The objects are on an external engine, on which the portal manages no encryption, access log, object lock, website, notifications or replication, "
+    "and empties no bucket: use an S3 client for that, as far as the engine has it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +67,12 @@ def _example_policy(bucket: str) -> Any:
     return {"Version": VERSIONS[0], "Statement": [statement]}
 
 
-def editors(bucket: Bucket) -> Sequence[Editor]:
-    """All of a bucket."""
+def editors(ctx: Context, bucket: Bucket) -> Sequence[Editor]:
+    """Those of a bucket; an external engine is not asked to do what the portal does with objects that it keeps itself."""
+    return [each for each in _all(bucket) if not (on_engine(ctx.settings) and each.op in NOT_ON_ENGINE)]
+
+
+def _all(bucket: Bucket) -> Sequence[Editor]:
     return (
         Editor("policy", "Policy", "Lets people of other projects in, or everybody, or keeps somebody out. What it denies, nothing else allows.", bucket_set_policy,
                lambda row: row.policy["document"] if row.policy else None, lambda given: {"document": given or {}}, policy_in_words,
@@ -70,6 +90,9 @@ def editors(bucket: Bucket) -> Sequence[Editor]:
                lambda row: [{name: value for name, value in each.items() if name != "webhook_id"} for each in row.notifications or ()],
                lambda given: {"configuration": {"rules": given or []}}, notifications_in_words,
                [{"arn": f"{WEBHOOK}<project>:<webhook>", "events": ["s3:ObjectCreated:*"], "prefix": "incoming/"}]),
+        Editor("replication", "Replication", "What is written here is written into other buckets of the project as well; all of them keep versions.",
+               bucket_set_replication, lambda row: rules_shown(row.replication), lambda given: {"configuration": {"rules": given or []}},
+               replication_in_words, [{"destination_bucket": "backup", "prefix": "reports/", "delete_markers": True, "existing": True}]),
     )  # fmt: skip
 
 
@@ -87,15 +110,19 @@ class Shown:
 def settings_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of settings shows."""
     return {
-        "editors": [shown(ctx, bucket, each) for each in editors(bucket)], "others": _others(ctx, bucket), "why_not_empty": _why_not_empty(ctx, bucket),
-        "why_no": {each.verb: why_not(ctx, BUCKET, each, bucket) for each in SWITCHES}, "acl_words": ACL_WORDS, "flags": FLAG_WORDS, "modes": MODES,
-        "lists_count": bucket.ownership != ENFORCED,
+        "editors": [shown(ctx, bucket, each) for each in editors(ctx, bucket)], "replication": replication_state(ctx, bucket) if bucket.replication else None,
+        "why_not_empty": _why_not_empty(ctx, bucket),
+        "switches": switches(ctx, bucket), "acl_words": ACL_WORDS, "modes": MODES, "lists_count": bucket.ownership != ENFORCED,
+        "not_here": NOT_HERE if on_engine(ctx.settings) else "",
+        "offered": {op.verb for op, _ in FORMS.values() if not (on_engine(ctx.settings) and op in NOT_ON_ENGINE)},
     }  # fmt: skip
 
 
 def _why_not_empty(ctx: Context, bucket: Bucket) -> str:
     """Why the caller cannot have the bucket emptied now; empty if they can."""
     found = decide(ctx, EMPTY, target_of(bucket))
+    if on_engine(ctx.settings):
+        return NOT_HERE
     return "" if found.allowed and not bucket.locked else found.because or "The bucket is locked against changes."
 
 
@@ -104,13 +131,6 @@ def shown(ctx: Context, bucket: Bucket, editor: Editor, text: str | None = None)
     present = editor.present(bucket)
     text = (as_json(present) if present else "") if text is None else text
     return Shown(editor, text, read(ctx, bucket, editor, text), why_not(ctx, BUCKET, editor.op, bucket), as_json(editor.example))
-
-
-def _others(ctx: Context, bucket: Bucket) -> list[Operation]:
-    """What else of the bucket can be set now; each has a form of its own."""
-    here = {*(each.verb for each in SWITCHES), *(each.op.verb for each in editors(bucket))}
-    found = [op for op in BUCKET.operations if not op.internal and not op.in_menu and op.effect is not Effect.CREATE and op.verb not in here]
-    return [op for op in found if not why_not(ctx, BUCKET, op, bucket)]
 
 
 def read(ctx: Context, bucket: Bucket, editor: Editor, text: str) -> Reading:
@@ -126,9 +146,9 @@ def document_of(text: str) -> Any:
     return from_json(text) if text.strip() else None
 
 
-def editor_of(bucket: Bucket, name: str) -> Editor:
+def editor_of(ctx: Context, bucket: Bucket, name: str) -> Editor:
     """The editor of this name. Raises NotFound."""
-    found = next((each for each in editors(bucket) if each.name == name), None)
+    found = next((each for each in editors(ctx, bucket) if each.name == name), None)
     if found is None:
         raise NotFound("There is nothing at this address.")
     return found

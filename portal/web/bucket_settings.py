@@ -1,24 +1,19 @@
 """Changing the settings of a bucket from its page. Everything works as plain forms; with scripts a document is looked at while it is typed."""
 
-from typing import Any
-
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.context import Context
-from portal.kernel.declare import Operation
 from portal.kernel.errors import ConfirmationRequired, InvalidRequest, PortalError
 from portal.kernel.lookup import find
 from portal.kernel.operations import run
-from portal.storage.buckets import BUCKET, bucket_set_versioning
+from portal.storage.buckets import BUCKET
 from portal.storage.emptying import bucket_empty
-from portal.storage.grants import FLAGS
-from portal.storage.locks import bucket_set_object_lock
 from portal.storage.object_models import Bucket
-from portal.storage.public_access import bucket_set_acl, bucket_set_public_access
 from portal.web.bucket_editors import Editor, document_of, editor_of, editors, read, shown
+from portal.web.bucket_switches import FORMS, form_in, switches
 from portal.web.forms import check_named
 from portal.web.object_listing import address
 from portal.web.object_pages import BASE
@@ -34,7 +29,7 @@ def check(bucket_id: str, editor: str) -> ResponseReturnValue:
     """What the document means as it is now."""
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    return render("storage/bucket/_reading.html", reading=read(ctx, bucket, editor_of(bucket, editor), request.form.get("document", "")))
+    return render("storage/bucket/_reading.html", reading=read(ctx, bucket, editor_of(ctx, bucket, editor), request.form.get("document", "")))
 
 
 @pages.post(f"{BASE}/settings/<editor>/document")
@@ -43,7 +38,7 @@ def document(bucket_id: str, editor: str) -> ResponseReturnValue:
     """Save a document."""
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    chosen, text = editor_of(bucket, editor), request.form.get("document", "")
+    chosen, text = editor_of(ctx, bucket, editor), request.form.get("document", "")
     try:
         given = document_of(text)
     except ValueError as error:
@@ -61,42 +56,28 @@ def document(bucket_id: str, editor: str) -> ResponseReturnValue:
 
 
 def _again(ctx: Context, bucket: Bucket, editor: Editor, text: str, error: PortalError) -> ResponseReturnValue:
-    listed = [shown(ctx, bucket, each, text if each.name == editor.name else None) for each in editors(bucket)]
+    listed = [shown(ctx, bucket, each, text if each.name == editor.name else None) for each in editors(ctx, bucket)]
     return detail(ctx, BUCKET, bucket, "settings", form_status(error), editors=listed, message=error.message)
 
 
 @pages.post(f"{BASE}/settings")
 @access(Access.SIGNED_IN)
 def switch(bucket_id: str) -> ResponseReturnValue:
-    """Set what has no document: versions, the access of others, what closes the ways to it, or how long new versions are kept."""
-    ctx = context()
+    """Set what has no document."""
+    ctx, name = context(), form_in(request.form)
+    if not name:
+        raise InvalidRequest("The form says nothing that could be set.")
+    asked = FORMS[name][1](find(ctx, BUCKET, bucket_id), request.form)
     try:
-        op, given, said = _asked()
-        run(ctx, op, bucket_id, given)
+        run(ctx, asked.op, bucket_id, asked.inputs)
     except ConfirmationRequired:
         raise
     except PortalError as error:
         ctx.db.rollback()
-        return detail(ctx, BUCKET, find(ctx, BUCKET, bucket_id), "settings", form_status(error), message=error.message)
-    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), said)
-
-
-def _asked() -> tuple[Operation, dict[str, Any], str]:
-    """(operation, its input, what is said once it is done), as the form's button says."""
-    form = request.form
-    if "acl" in form:
-        return bucket_set_acl, {"acl": form["acl"]}, "The access of others is changed."
-    if "public_access" in form:
-        return bucket_set_public_access, {"block": {flag: flag in form for flag in FLAGS}}, "The public-access block is changed."
-    if "lock" in form:
-        count = form.get("count", "")
-        number = int(count) if count.isascii() and count.isdigit() and len(count) < 7 else 0  # noqa: PLR2004 - no retention is longer
-        unit = "years" if form.get("unit") == "years" else "days"
-        rule = {"mode": form.get("mode", ""), unit: number} if form.get("mode") else {}
-        return bucket_set_object_lock, {"rule": rule}, "Object lock is set."
-    keeps = form.get("versioning") == "true"
-    said = "Older versions are kept from now on." if keeps else "Older versions are not kept any more; those that are there stay."
-    return bucket_set_versioning, {"enabled": keeps}, said
+        bucket: Bucket = find(ctx, BUCKET, bucket_id)
+        shown = switches(ctx, bucket, typed=request.form, message=error.message)
+        return detail(ctx, BUCKET, bucket, "settings", form_status(error), switches=shown)
+    return go(address(find(ctx, BUCKET, bucket_id), "/settings"), asked.said)
 
 
 @pages.post(f"{BASE}/empty")

@@ -8,6 +8,7 @@ from typing import Any
 from flask import request
 from sqlalchemy import func, select
 
+from portal.http.object_keys import why_no_keys
 from portal.http.s3_address import s3_endpoint
 from portal.identity.s3_keys import s3_keys_of
 from portal.kernel.context import Context
@@ -88,7 +89,7 @@ def _uploads(ctx: Context, bucket: Bucket) -> list[Unfinished]:
 def keys_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """The caller's own keys: they open every bucket that their user may use."""
     del bucket
-    return {"keys": s3_keys_of(ctx)}
+    return {"keys": s3_keys_of(ctx), "why_no_keys": why_no_keys()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from portal.storage.lifecycle import lifecycle_rules_of
 from portal.storage.notifications import notification_rules_of
 from portal.storage.object_models import Bucket
 from portal.storage.policies import ARN, statements_of
+from portal.storage.replication import replication_rules_of
 from portal.storage.websites import website_of
 
 SHOWN = 20
@@ -128,6 +129,22 @@ def notifications_in_words(ctx: Context, bucket: Bucket, document: Any) -> Readi
         which = f" of keys {' and '.join(about)}" if about else ""
         found.append(f"{each['arn']} is told of {_listed(each['events'])}{which}.")
     return Reading(found or ["Nobody is told of what happens here."], is_set=bool(found))
+
+
+def replication_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
+    """What is replicated to where."""
+    found = []
+    for each in replication_rules_of(ctx, bucket, {"rules": document}):
+        about = [f"under {each['prefix']}"] * bool(each["prefix"])
+        if each["tags"]:
+            about.append("tagged " + _listed([f"{name}={value}" for name, value in each["tags"].items()]))
+        which = " ".join(["objects", *about]) if about else "all objects"
+        besides = ["what is there already"] * each["existing"] + ["marks of deletion"] * each["delete_markers"]
+        text = f"{which} go to {each['bucket_name']}" + (f", with {_listed(besides)}" if besides else "")
+        found.append(f"{each['id']}: {text}." if each["enabled"] else f"{each['id']} is switched off.")
+    several = len(found) > 1
+    order = ["Where several rules for one bucket fit an object, the one that stands first here decides."] * several
+    return Reading([*found, *order] or ["Nothing is written into another bucket as well."], is_set=bool(found))
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
+from io import BytesIO
 from typing import Any
 
 from flask import Blueprint, request
@@ -21,21 +22,21 @@ from portal.storage.access import DELETE, WRITE, authorize_object, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.emptying import EMPTY
-from portal.storage.engine_steps import refuse_on_engine
+from portal.storage.engine_steps import on_engine
 from portal.storage.object_models import Bucket
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say, object_set_acl
 from portal.storage.presigning import presign
-from portal.storage.receiving import object_copy, object_receive
-from portal.storage.removing import AT_ONCE, FOLDER, Chosen, Removed, concerned, remove_chosen
+from portal.storage.receiving import object_copy
+from portal.storage.removing import FOLDER, Chosen, Removed, at_once, concerned, remove_chosen
 from portal.storage.retention import hold_set, retention_set
+from portal.web.engine_pages import ABSENT, object_take
 from portal.web.forms import from_lines
-from portal.web.object_listing import address, facts_of, object_address
-from portal.web.object_pages import BASE, FROM_HERE, HOURS, Named, object_page, place_for_objects
+from portal.web.object_listing import address, facts_of, object_address, objects_here
+from portal.web.object_pages import BASE, HOURS, Named, object_page, place_for_objects
 from portal.web.page import field_errors, form_status, go, render, toast
 from portal.web.resource_pages import detail
 
 pages = Blueprint("object_actions", __name__)
-ABSENT = Condition(none_match="*")
 MOST_TICKED = 1000
 FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination_key", "expires_in", "until")
 
@@ -46,7 +47,6 @@ FIELDS = ("metadata", "tags", "content_type", "destination_bucket", "destination
 def upload(bucket_id: str) -> ResponseReturnValue:
     """Take files as a plain form sends them: small ones, and without a script."""
     ctx, prefix = context(), request.form.get("prefix", "")
-    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     name, files = bucket.name, [each for each in request.files.getlist("files") if each.filename]
     # Where versions are kept nothing is lost by writing over an object; elsewhere only whoever says so does it.
@@ -61,14 +61,17 @@ def upload(bucket_id: str) -> ResponseReturnValue:
             if number:
                 error.message = f"{number} of {len(files)} files are there. The next one, {file.filename}: {error.message}"
             return _list_again(ctx, find(ctx, BUCKET, bucket_id), error)
-    return go(address(bucket, prefix=prefix), f"{files[0].filename} is uploaded." if len(files) == 1 else f"{len(files)} files are uploaded.")
+    return go(
+        address(find(ctx, BUCKET, bucket_id), prefix=prefix),
+        f"{files[0].filename} is uploaded." if len(files) == 1 else f"{len(files)} files are uploaded.",
+    )
 
 
 def _take(ctx: Context, bucket: str, prefix: str, file: FileStorage, condition: Condition) -> None:
     # Browsers may send a path; the last part is the name.
     key = prefix + (file.filename or "").replace("\\", "/").rpartition("/")[2]
     headers = {"content-type": file.mimetype} if file.mimetype else {}
-    object_receive(ctx, place_for_objects(), (bucket, key), About(headers), file.stream.read, length=None, condition=condition)
+    object_take(ctx, (bucket, key), About(headers), file.stream, condition)
 
 
 @pages.post(f"{BASE}/folder")
@@ -76,18 +79,17 @@ def _take(ctx: Context, bucket: str, prefix: str, file: FileStorage, condition: 
 def folder(bucket_id: str) -> ResponseReturnValue:
     """Make an empty folder: an object of no bytes whose key ends with a slash."""
     ctx, prefix, name = context(), request.form.get("prefix", ""), request.form.get("name", "").strip().strip("/")
-    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     key = f"{prefix}{name}/"
     try:
         if not name:
             raise InvalidRequest.fields({"name": ["a folder needs a name."]})
         check_key(key)
-        object_receive(ctx, place_for_objects(), (bucket.name, key), About(), lambda _count: b"", length=0, condition=ABSENT)
+        object_take(ctx, (bucket.name, key), About(), BytesIO(), ABSENT)
     except PortalError as error:
         ctx.db.rollback()
         return _list_again(ctx, find(ctx, BUCKET, bucket_id), error)
-    return go(address(bucket, prefix=key), f"The folder {name} is there.")
+    return go(address(find(ctx, BUCKET, bucket_id), prefix=key), f"The folder {name} is there.")
 
 
 def _list_again(ctx: Context, bucket: Bucket, error: PortalError) -> ResponseReturnValue:
@@ -195,7 +197,7 @@ def share(bucket_id: str) -> ResponseReturnValue:
         chosen = request.form.get("expires_in", "")
         if chosen not in HOURS:
             raise InvalidRequest.fields({"expires_in": ["choose one of the times."]})
-        link, ends = presign(ctx, s3_endpoint(), named.facts, named.key, method="GET", expires_in=int(chosen))
+        link, ends = presign(ctx, objects_here(), s3_endpoint(), named.facts, named.key, method="GET", expires_in=int(chosen))
         return object_page(ctx, named, link=link, ends=ends, typed=request.form)
 
     return _changed(bucket_id, change)
@@ -257,7 +259,6 @@ def _ticked() -> list[Chosen]:
 def removal(bucket_id: str) -> ResponseReturnValue:
     """What would go, before it does."""
     ctx = context()
-    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     return _removal_page(ctx, bucket, _ticked())
 
@@ -267,9 +268,8 @@ def removal(bucket_id: str) -> ResponseReturnValue:
 def remove(bucket_id: str) -> ResponseReturnValue:
     """Delete what was ticked."""
     ctx, chosen = context(), _ticked()
-    refuse_on_engine(ctx, FROM_HERE)
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
-    done = remove_chosen(ctx, facts_of(ctx, bucket), chosen)
+    done = remove_chosen(ctx, objects_here(), facts_of(ctx, bucket), chosen)
     if done.refused or done.is_more:
         return _removal_page(ctx, find(ctx, BUCKET, bucket_id), chosen, done)
     return go(_back(find(ctx, BUCKET, bucket_id)), f"{done.count:,} {'object is' if done.count == 1 else 'objects are'} deleted.")
@@ -280,12 +280,12 @@ def _back(bucket: Bucket) -> str:
 
 
 def _removal_page(ctx: Context, bucket: Bucket, chosen: list[Chosen], done: Removed | None = None) -> ResponseReturnValue:
-    listed = concerned(ctx, facts_of(ctx, bucket), chosen)
+    listed = concerned(ctx, objects_here(), facts_of(ctx, bucket), chosen)
     values = {
-        "rtype": BUCKET, "base": "/storage/buckets", "row": bucket, "listed": listed, "done": done, "back": _back(bucket), "at_once": AT_ONCE,
+        "rtype": BUCKET, "base": "/storage/buckets", "row": bucket, "listed": listed, "done": done, "back": _back(bucket), "at_once": at_once(ctx),
         "objects": sum(each.objects for each in listed), "bytes": sum(each.size_bytes for each in listed), "is_more": any(each.is_more for each in listed),
         "for_good": bucket.versioning == "off" or any(each.version_id for each in chosen), "prefix": request.form.get("prefix", ""),
         "versions": request.form.get("versions", ""), "folder": chosen[0].key if len(chosen) == 1 and chosen[0].kind == FOLDER else "",
-        "may_empty": decide(ctx, EMPTY, target_of(bucket)).allowed and not bucket.locked,
+        "may_empty": decide(ctx, EMPTY, target_of(bucket)).allowed and not bucket.locked and not on_engine(ctx.settings),
     }  # fmt: skip
     return render("storage/bucket/removal.html", 200 if done is None else 409 if done.refused else 200, **values)

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import request
+from flask import current_app, request
 
 from portal.http.listing import flag, whole
 from portal.kernel.context import Context
-from portal.kernel.errors import NotFound
+from portal.kernel.errors import NotFound, PortalError
 from portal.kernel.jobs import active_for
 from portal.storage.access import DELETE, LIST, READ, WRITE, check_key, decide_object
 from portal.storage.engine_steps import on_engine
-from portal.storage.facts import BucketFacts, bucket_by_id
+from portal.storage.facts import BucketFacts, Version, bucket_by_id
 from portal.storage.grants import ENFORCED
-from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
+from portal.storage.listing import Entry, Listed, Listing, versions_listed
 from portal.storage.object_models import Bucket
+from portal.storage.object_service import ObjectService, object_service
 from portal.storage.removing import FOLDER, KEY, VERSION, Chosen
 
 DELIMITER = "/"
@@ -35,7 +36,7 @@ class Line:
     name: str
     url: str
     ticked: str
-    entry: Entry | None = None
+    entry: Entry | Version | None = None
     is_latest: bool = True
     download: str = ""
 
@@ -102,26 +103,41 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
     """What the tab of objects shows."""
     if bucket.deleted_at is not None:
         return {}
-    if on_engine(ctx.settings):
-        return {"elsewhere": ctx.settings.s3_engine_endpoint}
     facts, place = facts_of(ctx, bucket), Place.asked()
     whole_prefix = place.prefix + place.starts
     found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix)
+    problem = ""
     if denied.allowed:
-        listing = Listing(whole_prefix, DELIMITER, place.after, place.after_row, SHOWN)
-        found = (versions_listed if place.with_versions else objects_listed)(ctx, bucket.id, listing)
+        try:
+            found = _listed(ctx, facts, place, Listing(whole_prefix, DELIMITER, place.after, place.after_row, SHOWN))
+        except PortalError as error:
+            # An engine that does not answer is no reason to show nothing of the bucket.
+            problem = error.message
         lines = _lines(ctx, bucket, facts, place, found)
 
     def may(action: str) -> bool:
         return decide_object(ctx, facts, action, place.prefix, owner_id=ctx.principal.user_id).allowed
 
+    said = {"problem": problem} if problem else {}
     sizes = [line.entry.size_bytes for line in lines if line.entry is not None]
     return {
         "place": place, "lines": lines, "denied": "" if denied.allowed else denied.because, "crumbs": crumbs(bucket, place.prefix),
         "folders": len(lines) - len(sizes), "objects": len(sizes), "bytes": sum(sizes), "may_write": may(WRITE), "may_delete": may(DELETE),
         "following": _following(bucket, place, found), "is_later": bool(place.after), "address": address, "user_id": ctx.principal.user_id,
         "others": ACL_WORDS["private"] if bucket.ownership == ENFORCED else ACL_WORDS.get(bucket.acl, "As a list of access says"), "job": active_for(ctx.db, bucket.id),
+        "elsewhere": ctx.settings.s3_engine_endpoint if on_engine(ctx.settings) else "", **said,
     }  # fmt: skip
+
+
+def _listed(ctx: Context, facts: BucketFacts, place: Place, listing: Listing) -> Listed:
+    if place.with_versions and not on_engine(ctx.settings):
+        return versions_listed(ctx, facts.id, listing)
+    return objects_here().listed(ctx, facts, listing)
+
+
+def objects_here() -> ObjectService:
+    """Whoever keeps the objects of this installation."""
+    return object_service(current_app.extensions["portal_engines"])
 
 
 def _lines(ctx: Context, bucket: Bucket, facts: BucketFacts, place: Place, found: Listed) -> list[Line]:
@@ -140,6 +156,9 @@ def _lines(ctx: Context, bucket: Bucket, facts: BucketFacts, place: Place, found
             # What stands for the folder itself.
             continue
         version_id = "" if is_latest and not row.is_marker else row.version_id
+        if on_engine(ctx.settings):
+            lines.append(_line_elsewhere(ctx, bucket, facts, place, row))
+            continue
         may_read = not row.is_marker and decide_object(ctx, facts, READ, row.key, owner_id=row.owner_id).allowed
         chosen = Chosen(VERSION, row.key, row.version_id) if place.with_versions else Chosen(KEY, row.key)
         url = object_address(bucket, row.key, version_id if place.with_versions and not row.is_marker else "")
@@ -154,6 +173,13 @@ def _lines(ctx: Context, bucket: Bucket, facts: BucketFacts, place: Place, found
             )
         )
     return lines
+
+
+def _line_elsewhere(ctx: Context, bucket: Bucket, facts: BucketFacts, place: Place, row: Version) -> Line:
+    """An object on an external engine, which has no page: its name leads to its bytes."""
+    may_read = decide_object(ctx, facts, READ, row.key, grants=row.granted).allowed
+    url = address(bucket, "/engine/object", key=row.key) if may_read else ""
+    return Line(row.key.removeprefix(place.prefix) or row.key, url, str(Chosen(KEY, row.key)), row, download=url)
 
 
 def _following(bucket: Bucket, place: Place, found: Listed) -> str:

@@ -1,13 +1,16 @@
 """Service accounts of the current project, and their keys."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from portal.http.guard import Access, access
+from portal.http.object_keys import key_end, key_make, why_no_keys
 from portal.http.request import context
 from portal.identity import tokens
+from portal.identity.s3_keys import s3_keys_of
 from portal.identity.service_accounts import (
     role_labels,
     service_account_create,
@@ -16,7 +19,7 @@ from portal.identity.service_accounts import (
     service_account_update,
     service_accounts_of,
 )
-from portal.kernel.errors import Conflict, InvalidRequest, PortalError, QuotaExceeded
+from portal.kernel.errors import Conflict, InvalidRequest, PortalError, QuotaExceeded, Unavailable
 from portal.web.forms import check_named, days_of, scopes_of
 from portal.web.page import field_errors, form_status, go, render
 
@@ -109,6 +112,29 @@ def revoke_key(account_id: str, key_id: str) -> ResponseReturnValue:
     return go(f"{BASE}/{account_id}", "The key is revoked.")
 
 
+@pages.post(f"{BASE}/<account_id>/s3-keys")
+@access(Access.SIGNED_IN)
+def create_s3_key(account_id: str) -> ResponseReturnValue:
+    """A new access key for the S3 interface, whose secret is shown once."""
+    ctx, name = context(), request.form.get("s3_name", "").strip()
+    owner = service_account_find(ctx, account_id).user
+    try:
+        secret, key = key_make(ctx, owner, name, project_id=None)
+    except (InvalidRequest, Conflict, QuotaExceeded, Unavailable) as error:
+        ctx.db.rollback()
+        return _one(account_id, form_status(error), typed={"s3_name": name}, s3_message=error.message)
+    return _one(account_id, 201, s3_secret=secret, s3_made=key)
+
+
+@pages.post(f"{BASE}/<account_id>/s3-keys/<key_id>/end")
+@access(Access.SIGNED_IN)
+def end_s3_key(account_id: str, key_id: str) -> ResponseReturnValue:
+    """End an access key."""
+    ctx = context()
+    key_end(ctx, key_id, owner=service_account_find(ctx, account_id).user)
+    return go(f"{BASE}/{account_id}", "The access key has ended.")
+
+
 def _list(status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None) -> ResponseReturnValue:
     ctx = context()
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
@@ -117,12 +143,12 @@ def _list(status: int, *, error: PortalError | None = None, typed: Mapping[str, 
 
 
 def _one(
-    account_id: str, status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None, secret: str = ""
+    account_id: str, status: int, *, error: PortalError | None = None, typed: Mapping[str, str] | None = None, secret: str = "", **more: Any
 ) -> ResponseReturnValue:  # fmt: skip
     ctx = context()
     found = service_account_find(ctx, account_id)
     errors, message = field_errors(error, FIELDS) if error else ({}, "")
     return render(
         "security/service_account.html", status, account=found, keys=tokens.tokens_of(ctx, found.user), errors=errors, message=message, typed=typed or {},
-        secret=secret, roles=role_labels(),
+        secret=secret, roles=role_labels(), s3_keys=s3_keys_of(ctx, found.user_id), why_no_keys=why_no_keys(), **more,
     )  # fmt: skip

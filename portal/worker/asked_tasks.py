@@ -24,11 +24,11 @@ def empty_bucket(run: AskedRun) -> None:
 def replicate_bucket(run: AskedRun) -> None:
     """Carry over what is in a bucket."""
     job = run.ctx.db.get_one(Job, run.claim.job_id)
-    bucket_id = str(job.input["bucket_id"])
+    replication_id = str(job.input["replication_id"])
     run.ctx.db.expunge_all()
     blobs = run.engines.blobs
     if blobs is not None:
-        replicating.replicate_existing(run.ctx, blobs, bucket_id, run.report)
+        replicating.replicate_existing(run.ctx, blobs, replication_id, run.report)
 
 
 TASKS = (

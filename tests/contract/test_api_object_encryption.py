@@ -1,9 +1,11 @@
 """Encryption of buckets and objects through the API: what is set there holds for S3 clients as well, and the other way round."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from portal.kernel.policy_documents import VERSION
 from tests.support.s3 import S3
 from tests.support.web import Api
 
@@ -62,6 +64,35 @@ def test_the_setting_and_what_it_does(api: Api, s3: S3, key: str) -> None:
     # Copies stay encrypted where nothing is said of it.
     copy = api.post(f"{BASE}/{bucket}/objects/k/copy", {"destination_key": "copy"}).json
     assert (copy["encryption"], api.get(f"{BASE}/{bucket}/objects/copy").data) == ("sse-s3", b"a sentence that nobody finds")
+
+
+def test_a_change_of_the_bucket_may_say_it(api: Api, api_for: Callable[..., Api], key: str) -> None:
+    bucket = f"{BASE}/{made(api)['bucket_id']}"
+
+    def said(answer: Any) -> tuple[int, str, str | None]:
+        return answer.status_code, answer.json.get("encryption_type", ""), answer.json.get("kms_key_id")
+
+    assert said(api("PATCH", bucket, {"encryption_type": "sse-s3", "description": "d"})) == (200, "sse-s3", None)
+    assert said(api("PATCH", bucket, {"kms_key_id": key})) == (200, "sse-kms", key)
+    # What is not said stays: of the key as well.
+    assert said(api("PATCH", bucket, {"encryption_type": "sse-kms"})) == (200, "sse-kms", key)
+    assert said(api("PATCH", bucket, {"description": "e"})) == (200, "sse-kms", key)
+    assert put(api, bucket.rpartition("/")[2], "k", b"x").json["kms_key_id"] == key
+    for wrong in (
+        {"encryption_type": "sse-s3", "kms_key_id": key},
+        {"encryption_type": "aes"},
+        {"kms_key_id": "kms-none"},
+        {"encryption_type": None},
+    ):
+        assert api("PATCH", bucket, wrong).status_code in {400, 404}, wrong
+    assert said(api.get(bucket)) == (200, "sse-kms", key)
+    # Who may change the bucket, and not its encryption, does not change it in passing.
+    developer = api_for("developer")
+    document = {"Version": VERSION, "Statement": [{"Sid": "One", "Effect": "Deny", "Action": "storage.bucket.set_encryption", "Resource": "*"}]}
+    policy = api.post("/security/policies", {"name": "as-it-is", "document": document}).json["policy_id"]
+    api.post(f"/security/policies/{policy}/attach", {"principal_type": "user", "principal_id": developer.user.id})
+    assert developer("PATCH", bucket, {"description": "f", "encryption_type": "none"}).status_code == 403
+    assert (developer("PATCH", bucket, {"description": "f"}).status_code, said(api.get(bucket))[1]) == (200, "sse-kms")
 
 
 def test_uploads_in_parts(api: Api, s3: S3, key: str) -> None:

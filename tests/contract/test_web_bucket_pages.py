@@ -64,6 +64,9 @@ def test_documents_say_what_they_mean_before_they_are_saved(bucket: str, send: C
         ("website", '{"index": 1}', "It cannot be saved like this"),
         ("notifications", '[{"arn": "arn:nothing", "events": ["s3:ObjectCreated:*"]}]', "is no webhook of this project"),
         ("notifications", "", "Nobody is told of what happens here."),
+        ("replication", "", "Nothing is written into another bucket as well."),
+        ("replication", '[{"destination_bucket": "nobodys"}]', "must be another bucket of the same project"),
+        ("replication", '[{"destination": 1}]', "It cannot be saved like this"),
     ):
         status, text = send(f"{bucket}/settings/{name}/check", document=document)
         assert (status, says in text) == (200, True), (name, document, text)
@@ -116,6 +119,69 @@ def test_switches(bucket: str, send: Callable[..., tuple[int, str]], api: Api) -
     assert send(f"{bucket}/settings", lock="true", mode="COMPLIANCE", count="2", unit="years")[0] == 303
     page = send(f"{bucket}/settings", versioning="false")
     assert (page[0], "kept for 2 years (compliance)" in page[1]) == (409, True)
+
+
+def test_encryption_is_chosen_on_the_page(bucket: str, send: Callable[..., tuple[int, str]], api: Api, browser: FlaskClient) -> None:
+    key = api.post("/security/keys", {"name": "of-reports"}).json["key_id"]
+    page = browser.get(f"{bucket}/settings").text
+    assert '<option value="none" selected>Not encrypted' in page
+    assert "Objects that are there stay as they are until" in page
+    assert send(f"{bucket}/settings", encryption="sse-kms", kms_key=key)[0] == 303
+    assert (api.get(bucket).json["encryption_type"], api.get(bucket).json["kms_key_id"]) == ("sse-kms", key)
+    page = browser.get(f"{bucket}/settings").text
+    assert ('<option value="sse-kms" selected>' in page, f'<option value="{key}" selected>of-reports' in page) == (True, True)
+    # A key that cannot be chosen any more is still shown as the one that is set, and what was typed stays with the refusal.
+    api.post(f"/security/keys/{key}/disable", {})
+    assert f'<option value="{key}" selected>of-reports' in browser.get(f"{bucket}/settings").text
+    status, text = send(f"{bucket}/settings", encryption="sse-kms", kms_key=key)
+    assert (status, text.count("of-reports is disabled"), '<option value="sse-kms" selected>' in text) == (409, 1, True), text
+    assert send(f"{bucket}/settings", encryption="rot13")[0] == 422
+    assert send(f"{bucket}/settings", encryption="sse-s3", kms_key=key)[0] == 303
+    assert api.get(bucket).json["kms_key_id"] is None
+    assert send(f"{bucket}/settings", encryption="none")[0] == 303
+    assert api.get(bucket).json["encryption_enabled"] is False
+
+
+def test_log_and_ownership_show_what_is_set(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, browser: FlaskClient, client_for: Callable[..., FlaskClient]
+) -> None:
+    api.post("/storage/buckets", {"name": "logs"})
+    assert '<option value="logs">' in browser.get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", log_target="logs", log_prefix="of-a/")[0] == 303
+    page = browser.get(f"{bucket}/settings").text
+    assert ('value="logs" list' in page, 'value="of-a/"' in page, "More settings" in page) == (True, True, False)
+    status, text = send(f"{bucket}/settings", log_target="nobodys", log_prefix="x/")
+    assert (status, "must be a bucket of the same project" in text, 'value="x/"' in text) == (422, True, True)
+    assert "Requests are written down in logs, under of-a/." in client_for("viewer").get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", log_target="", log_prefix="of-a/")[0] == 303
+    assert api.get(bucket).json["logging_enabled"] is False
+    assert '<option value="ObjectWriter" selected>' in browser.get(f"{bucket}/settings").text
+    assert send(f"{bucket}/settings", ownership="BucketOwnerEnforced")[0] == 303
+    assert (api.get(bucket).json["ownership"], "lists of access do not count" in browser.get(f"{bucket}/settings").text) == (
+        "BucketOwnerEnforced",
+        True,
+    )
+    assert send(f"{bucket}/settings", ownership="Nobody")[0] == 422
+    assert send(f"{bucket}/settings", nothing="x")[0] == 400
+    assert 'name="encryption_type"' not in browser.get(f"{bucket}/actions/update").text
+
+
+def test_replication_shows_its_rules_and_how_far_they_are(
+    bucket: str, send: Callable[..., tuple[int, str]], api: Api, browser: FlaskClient, client_for: Callable[..., FlaskClient]
+) -> None:
+    api.post("/storage/buckets", {"name": "backup"})
+    rules = '[{"destination_bucket": "backup", "prefix": "a/", "existing": false}, {"destination_bucket": "backup", "tags": {"x": "1"}}]'
+    status, text = send(f"{bucket}/settings/replication/check", document=rules)
+    assert (status, "rule-1: objects under a/ go to backup." in text) == (200, True)
+    assert "rule-2: objects tagged x=1 go to backup, with what is there already." in text
+    assert send(f"{bucket}/settings/replication/document", document=rules)[0] == 303
+    page = unescape(browser.get(f"{bucket}/settings").text)
+    assert ('"destination_bucket": "backup"' in page, "How far the rules are" in page, "Copying" in page) == (True, True, True)
+    # Who may not write there may read what is said.
+    page = client_for("viewer").get(f"{bucket}/settings").text
+    assert ("objects under a/ go to backup." in page, "cannot be saved" in page) == (True, False)
+    assert send(f"{bucket}/settings/replication/document", document="")[0] == 303
+    assert api.get(f"{bucket}/replication").json["rules"] == []
 
 
 def test_usage_is_drawn(bucket: str, api: Api, people: People, browser: FlaskClient) -> None:
@@ -176,8 +242,8 @@ def test_who_may_not_change_settings_reads_why(bucket: str, client_for: Callable
     viewer = client_for("viewer")
     page = viewer.get(f"{bucket}/settings").text
     assert (page.count("<textarea"), "Empty the bucket" in page) == (0, False)
-    # Five documents, four switches; and the actions in the page's head.
-    assert page.count("no statement of it allows this") == 11
+    # Six documents, seven switches; and the actions in the page's head.
+    assert page.count("no statement of it allows this") == 15
     for path, form in (
         ("/settings", {"versioning": "false"}),
         ("/settings", {"acl": "public-read"}),

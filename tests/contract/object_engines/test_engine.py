@@ -166,7 +166,7 @@ def test_the_console_says_where_the_objects_are(place: Place) -> None:
     bucket = place.bucket("seen-in-console")
     console = browser(place.app, place.people, place.people.user("project_admin"))
     page = console.get(f"/storage/buckets/{bucket}")
-    assert (page.status_code, place.url in page.text, "does not list them" in page.text) == (200, True, True)
+    assert (page.status_code, place.url in page.text, "gives them out itself" in page.text) == (200, True, True)
     assert place.url in console.get(f"/storage/buckets/{bucket}/connect").text
     assert console.get(f"/storage/buckets/{bucket}/object?key=k").status_code == 503
     for tab in ("settings", "usage", "keys"):
