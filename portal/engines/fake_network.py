@@ -4,7 +4,7 @@ Its host is a directory; every process that opens it sees the same networks. Tes
 was asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 from portal.engines.confinement import checked_id
 from portal.engines.fake_store import FakeCall, FakeStore
 from portal.engines.network_checks import EXTERNAL, checked, checked_peering
-from portal.engines.network_ports import Drift, Flow, NetworkEngine, PeeringSpec, VpcSpec, tap_name
+from portal.engines.network_ports import Drift, Flow, NetworkEngine, PeeringSpec, VpcSpec, no_beat, tap_name
 from portal.engines.network_store import Store, VpcRecord
 from portal.engines.ports import Capability, EngineError
 
@@ -103,8 +103,9 @@ class FakeNetwork:
         """The name that the real engine gives as well."""
         return tap_name(port_id)
 
-    def drift(self) -> Sequence[Drift]:
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
         """What was changed from outside and not yet made anew."""
+        beat()
         with self._call("drift"):
             return _read(self._changed, list[Drift])
 

@@ -5,7 +5,7 @@ not name (a subnet, a port, a route) is to be gone after `ensure_vpc`. Addresses
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -191,6 +191,10 @@ def tap_name(port_id: str) -> str:
     return "t" + hashlib.sha256(port_id.encode()).hexdigest()[:12]
 
 
+def no_beat() -> None:
+    """Nobody waits for signs of life."""
+
+
 class NetworkEngine(Protocol):
     """Makes networks on one host. Called by workers only; safe to call from several threads."""
 
@@ -222,8 +226,11 @@ class NetworkEngine(Protocol):
         """Name of the tap device of a port, to which the hypervisor connects the guest; the same for the same id."""
         ...
 
-    def drift(self) -> Sequence[Drift]:
-        """What is missing or different on the host from what was ensured last: bridges, rules, addresses, name servers. `ensure_vpc` heals it."""
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
+        """What is missing or different on the host from what was ensured last: bridges, rules, addresses, name servers. `ensure_vpc` heals it.
+
+        Before each VPC that is looked at, `beat` is called.
+        """
         ...
 
     def vpcs(self) -> Sequence[str]:

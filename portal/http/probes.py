@@ -17,7 +17,7 @@ from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_keys import trust_of
 from portal.kernel.audit_streams import streams
 from portal.kernel.audit_verifications import standing
-from portal.kernel.capabilities import capabilities
+from portal.kernel.capabilities import capabilities, hangs
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
 from portal.settings import ROOT
@@ -45,6 +45,7 @@ AUDIT_WHOLE = Gauge(
     multiprocess_mode="mostrecent",
 )
 AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
+HANGS = Gauge("portal_worker_hangs", "Workers that ended themselves because this did not come on in them", ["what"], multiprocess_mode="mostrecent")
 AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN, AUDIT_WHOLE)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
@@ -132,6 +133,8 @@ def metrics() -> ResponseReturnValue:
     counts = {state: number for state, number in db.session.execute(waiting)}  # noqa: C416 - rows are no tuples for the type checker
     for state in ACTIVE:
         JOBS_WAITING.labels(state).set(counts.get(state, 0))
+    for what, count in hangs(db.session()).items():
+        HANGS.labels(what).set(count)
     _measure_audit()
     return exposition()
 

@@ -6,7 +6,7 @@ before anything is changed, so that whoever is killed in between is finished by 
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -28,7 +28,7 @@ from portal.engines.local.network.requirements import REMEDY, missing_piece
 from portal.engines.local.network.router import Router, linked
 from portal.engines.local.paths import LocalPaths
 from portal.engines.network_checks import EXTERNAL, checked, checked_peering
-from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, tap_name
+from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, no_beat, tap_name
 from portal.engines.network_store import Store, VpcRecord, same
 from portal.engines.ports import Capability, EngineError, EngineUnavailable
 
@@ -251,7 +251,7 @@ class LocalNetwork:
 
     # -- looking -----------------------------------------------------------------------------------------------------------------------------
 
-    def drift(self) -> Sequence[Drift]:
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
         """What is not as it was last made."""
         with self._guard:
             vpc_ids = self._store.vpcs()
@@ -262,6 +262,7 @@ class LocalNetwork:
             self._is_external_right = self._uses_external(vpc_ids) and self._external.is_right()
         found = []
         for vpc_id in vpc_ids:
+            beat()
             with self._guard:
                 # The list is a moment old: what it says of a VPC that was changed since is looked up anew.
                 different = self._drift_of(vpc_id, fabric) and self._drift_of(vpc_id, self._fabric_links())
