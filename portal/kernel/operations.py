@@ -196,6 +196,7 @@ class _Attempt:
         complete(ctx, rtype, row, project_id, state=self.op.state_at_first(ctx.settings))
         self.subject = self._about(row)
         write(ctx, rtype, row)
+        _refuse_locked(rtype, row)
         if self.op.along is not None:
             self.op.along(ctx, row, inputs)
             # What was chosen for whoever left it out is judged as well.
@@ -333,10 +334,32 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
 
 
 def _refuse_protected(ctx: Context, op: Operation, row: Any) -> None:
-    if row.locked and not op.while_locked:
-        raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
-    if reason := protection(ctx.registry.of(op.model), op, row):
+    rtype = ctx.registry.of(op.model)
+    if not op.while_locked:
+        _refuse_locked(rtype, row)
+    if reason := protection(rtype, op, row):
         raise Conflict(reason, details={op.unless: True})
+
+
+def lock_reason(rtype: ResourceType, row: Any, *, called: str = "") -> str:
+    """Which lock forbids changes of a row, its own or that of what it is part of; empty where none does."""
+    if row.locked:
+        return f"{called or row.name} is locked against changes. Unlock it first."
+    whole = next((each for each in rtype.part_of(row) if each.locked), None)
+    return f"{whole.name} is locked against changes, and so is what is part of it. Unlock it first." if whole is not None else ""
+
+
+def _refuse_locked(rtype: ResourceType, row: Any, *, called: str = "") -> None:
+    if reason := lock_reason(rtype, row, called=called):
+        raise Conflict(reason, details={"locked": True})
+
+
+def also_changes(ctx: Context, action: str, row: Any) -> None:
+    """Refuse an operation that changes this row as well, for who may not do that, and while a lock forbids it. What nobody shows the caller is not named."""
+    rtype, target = ctx.registry.of(type(row)), authz.target_of(row)
+    is_seen = authz.decide(ctx, f"{rtype.key}.read", target).allowed
+    authz.authorize(ctx, action, target if is_seen else replace(target, label="something that you may not see"))
+    _refuse_locked(rtype, row, called=row.name if is_seen else "Something that you may not see")
 
 
 def protection(rtype: ResourceType, op: Operation, row: Any) -> str:

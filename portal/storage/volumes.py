@@ -9,7 +9,6 @@ from sqlalchemy.orm import joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.db import now
@@ -19,7 +18,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import named, unseen
-from portal.kernel.operations import enqueue
+from portal.kernel.operations import also_changes, enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
@@ -154,7 +153,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     """Give the volume to an instance of its project, also while that runs; the guest finds it by its id."""
     found = named(ctx, "compute.instance", instance, field="instance", project_id=volume.project_id)
     # It is a change of the instance as well.
-    authorize(ctx, "compute.instance.update", target_of(found))
+    also_changes(ctx, "compute.instance.update", found)
     if found.state not in {"running", "stopped"}:
         raise Conflict(f"{found.name} is {found.state}; it has to be running or stopped.", details={"state": found.state})
     if (job := active_for(ctx.db, found.id)) is not None:
@@ -178,7 +177,7 @@ def volume_detach(ctx: Context, volume: Volume) -> None:
         )
     if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
         # It is a change of the instance as well.
-        authorize(ctx, "compute.instance.update", target_of(instance))
+        also_changes(ctx, "compute.instance.update", instance)
 
 
 def _tell_instance(ctx: Context, volume: Volume) -> None:
