@@ -191,6 +191,26 @@ def tap_name(port_id: str) -> str:
     return "t" + hashlib.sha256(port_id.encode()).hexdigest()[:12]
 
 
+class Bound(StrEnum):
+    """A bound of connections at a time: those that a guest begins, those of one caller to a guest, those of all callers to a guest."""
+
+    BEGUN = "begun"
+    CALLER = "caller"
+    CALLED = "called"
+
+
+# How many connections there may be.
+LIMITS: Mapping[Bound, int] = {Bound.BEGUN: 8192, Bound.CALLER: 1024, Bound.CALLED: 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What bounds of connections have refused in a VPC: packets by bound since its router is there, and the guests' addresses concerned lately."""
+
+    packets: Mapping[Bound, int] = field(default_factory=dict)
+    addresses: Mapping[Bound, Sequence[str]] = field(default_factory=dict)
+
+
 def no_beat() -> None:
     """Nobody waits for signs of life."""
 
@@ -220,6 +240,10 @@ class NetworkEngine(Protocol):
 
     def rule_hits(self, vpc_id: str) -> Mapping[str, int]:
         """How many connections each rule has let through since it was first made; empty for a VPC that is not there."""
+        ...
+
+    def refusals(self, vpc_id: str) -> Refusals:
+        """What bounds of connections have refused; nothing for a VPC that is not there."""
         ...
 
     def tap_of(self, port_id: str) -> str:

@@ -20,6 +20,7 @@ from portal.kernel.audit_verifications import standing
 from portal.kernel.capabilities import capabilities, hangs
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
+from portal.networking.bounds import refused_packets
 from portal.settings import ROOT
 
 SERVICE = "atonix-portal"
@@ -46,6 +47,12 @@ AUDIT_WHOLE = Gauge(
 )
 AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
 HANGS = Gauge("portal_worker_hangs", "Workers that ended themselves because this did not come on in them", ["what"], multiprocess_mode="mostrecent")
+REFUSED = Gauge(
+    "portal_network_bound_refusals",
+    "Packets that bounds of connections have refused in the VPCs that are there",
+    ["bound"],
+    multiprocess_mode="mostrecent",
+)
 AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN, AUDIT_WHOLE)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
@@ -135,6 +142,8 @@ def metrics() -> ResponseReturnValue:
         JOBS_WAITING.labels(state).set(counts.get(state, 0))
     for what, count in hangs(db.session()).items():
         HANGS.labels(what).set(count)
+    for bound, count in refused_packets(db.session()).items():
+        REFUSED.labels(bound).set(count)
     _measure_audit()
     return exposition()
 

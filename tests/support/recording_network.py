@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, no_beat
+from portal.engines.network_ports import Drift, Flow, PeeringSpec, Refusals, VpcSpec, no_beat
 from portal.engines.ports import Capability, EngineError, EngineRefused
 
 
@@ -19,6 +19,7 @@ class RecordingNetwork:
         self.lost: list[Drift] = []
         self.seen: list[Flow] = []
         self.hits: dict[str, int] = {}
+        self.refused = Refusals()
         self._lock = threading.Lock()
 
     def _call(self) -> None:
@@ -60,6 +61,10 @@ class RecordingNetwork:
         self._call()
         spec = self.specs.get(vpc_id)
         return {rule.rule_id: self.hits.get(rule.rule_id, 0) for group in spec.groups for rule in group.rules} if spec is not None else {}
+
+    def refusals(self, vpc_id: str) -> Refusals:
+        self._call()
+        return self.refused if vpc_id in self.specs else Refusals()
 
     def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
         beat()
