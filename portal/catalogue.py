@@ -81,6 +81,8 @@ PERMISSIONS = {
 # Events that belong to no resource type → when they are written.
 EVENTS = {
     "networking.vpc.drifted": "Something of a network was missing on the host, as the payload says; it is being brought back.",
+    "networking.vpc.bound_reached": "A guest had as many connections as a bound lets it have, and more were refused; told once an hour for each address.",
+    "core.worker.hung": "Something that has to come on hung in a worker, which ended itself so that another begins; the resource is what hung.",
     "core.quota.warning": "The use of a quota rose to its warning threshold; the resource is the project, or the user whose own limit it is.",
     "core.quota.exhausted": "The use of a quota rose to its limit: what needs more is refused from now on.",
     "core.quota.request.requested": "Somebody asked for a higher limit.",

@@ -95,7 +95,16 @@ def events_page() -> str:
 
 def metrics_page() -> str:
     """Every metric of the portal's own."""
-    known = [probes.REQUESTS, probes.DURATION, probes.ACTIVE_REQUESTS, probes.ERRORS, probes.JOBS_WAITING, *probes.AUDIT]
+    known = [
+        probes.REQUESTS,
+        probes.DURATION,
+        probes.ACTIVE_REQUESTS,
+        probes.ERRORS,
+        probes.JOBS_WAITING,
+        probes.HANGS,
+        probes.REFUSED,
+        *probes.AUDIT,
+    ]
     families = [family for metric in known for family in metric.collect()] + list(exporter.ProcessTree(os.getpid()).collect())
     rows = [(f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation) for family in families]
     return _page("Metrics", "Served at `/metrics`, on the main port and on `METRICS_PORT`.", _table(("Name", "Type", "Meaning"), rows))

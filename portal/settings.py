@@ -352,6 +352,12 @@ class Settings(BaseSettings):
     )
     job_max_attempts: int = Field(3, ge=1, le=20, description="Tries of one step before the job is undone.")
     reconcile_interval_s: int = Field(10, ge=1, le=3600, description="How often desired and actual state are compared.")
+    worker_hang_s: int = Field(
+        300,
+        ge=1,
+        le=86_400,
+        description="A worker whose comparison of desired and actual state has not come on for this long ends itself, so that another begins afresh.",
+    )
     metrics_interval_s: int = Field(15, ge=1, le=3600, description="How often instances are measured.")
     metrics_retention_days: int = Field(7, ge=1, le=3650, description="How long measurements of instances are kept.")
     terminated_retention_days: int = Field(30, ge=0, le=3650, description="How long records of terminated instances and deleted networks are kept.")

@@ -28,6 +28,7 @@ from portal.kernel.rows import set_state
 DEFAULT_VPC = "vpc-12345678"
 MAX_COUNT = 20
 NAME_MAX = 255
+LOCKED = "Refuse every change until it is unlocked, attaching and detaching included."
 HEAL_WINDOW = timedelta(minutes=10)
 
 LIFECYCLE = Lifecycle(
@@ -317,7 +318,7 @@ INSTANCE = ResourceType(
     Instance, service="compute", name="instance", collection="instances", prefix="i", label="Instance", plural="Instances", icon="compute",
     summary="Virtual machines.",
     operations=[instance_create, instance_start, instance_stop, instance_reboot, instance_resize, instance_rebuild, instance_terminate,
-                update_operation(Instance, along=_renamed), *lock_operations(Instance), instance_heal, instance_replug, instance_halt,
+                update_operation(Instance, along=_renamed), *lock_operations(Instance, LOCKED), instance_heal, instance_replug, instance_halt,
                 instance_settle],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("flavor_name", "Flavor", css="md"),
              Column("private_ip", "Address", css="mono lo"), Column("public_ip", "Public address", css="mono lo", hidden=True),

@@ -40,6 +40,7 @@ def reconcile_instances(task: TaskRun) -> None:
     ctx.db.rollback()
     machines, cut_off = engine.machines(), engine.cut_off()
     for row in rows:
+        task.beat()
         # A machine without a row is left alone: the database may be an old copy.
         difference = compare(row, machines.get(row.id, MachineState.ABSENT), is_cut_off=row.id in cut_off)
         if difference is not None:

@@ -4,7 +4,7 @@ Its host is a directory; every process that opens it sees the same networks. Tes
 was asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 from portal.engines.confinement import checked_id
 from portal.engines.fake_store import FakeCall, FakeStore
 from portal.engines.network_checks import EXTERNAL, checked, checked_peering
-from portal.engines.network_ports import Drift, Flow, NetworkEngine, PeeringSpec, VpcSpec, tap_name
+from portal.engines.network_ports import Drift, Flow, NetworkEngine, PeeringSpec, Refusals, VpcSpec, no_beat, tap_name
 from portal.engines.network_store import Store, VpcRecord
 from portal.engines.ports import Capability, EngineError
 
@@ -103,8 +103,9 @@ class FakeNetwork:
         """The name that the real engine gives as well."""
         return tap_name(port_id)
 
-    def drift(self) -> Sequence[Drift]:
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
         """What was changed from outside and not yet made anew."""
+        beat()
         with self._call("drift"):
             return _read(self._changed, list[Drift])
 
@@ -118,6 +119,11 @@ class FakeNetwork:
         with self._call("rule_hits", checked_id(vpc_id)):
             spec = self.spec(vpc_id)
             return {rule.rule_id: 0 for group in spec.groups for rule in group.rules} if spec is not None else {}
+
+    def refusals(self, vpc_id: str) -> Refusals:
+        """Nothing was refused."""
+        with self._call("refusals", checked_id(vpc_id)):
+            return Refusals()
 
     def flows(self) -> Sequence[Flow]:
         """What tests let be seen, of VPCs whose flow log is on."""

@@ -5,7 +5,7 @@ not name (a subnet, a port, a route) is to be gone after `ensure_vpc`. Addresses
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -191,6 +191,30 @@ def tap_name(port_id: str) -> str:
     return "t" + hashlib.sha256(port_id.encode()).hexdigest()[:12]
 
 
+class Bound(StrEnum):
+    """A bound of connections at a time: those that a guest begins, those of one caller to a guest, those of all callers to a guest."""
+
+    BEGUN = "begun"
+    CALLER = "caller"
+    CALLED = "called"
+
+
+# How many connections there may be.
+LIMITS: Mapping[Bound, int] = {Bound.BEGUN: 8192, Bound.CALLER: 1024, Bound.CALLED: 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What bounds of connections have refused in a VPC: packets by bound since its router is there, and the guests' addresses concerned lately."""
+
+    packets: Mapping[Bound, int] = field(default_factory=dict)
+    addresses: Mapping[Bound, Sequence[str]] = field(default_factory=dict)
+
+
+def no_beat() -> None:
+    """Nobody waits for signs of life."""
+
+
 class NetworkEngine(Protocol):
     """Makes networks on one host. Called by workers only; safe to call from several threads."""
 
@@ -218,12 +242,19 @@ class NetworkEngine(Protocol):
         """How many connections each rule has let through since it was first made; empty for a VPC that is not there."""
         ...
 
+    def refusals(self, vpc_id: str) -> Refusals:
+        """What bounds of connections have refused; nothing for a VPC that is not there."""
+        ...
+
     def tap_of(self, port_id: str) -> str:
         """Name of the tap device of a port, to which the hypervisor connects the guest; the same for the same id."""
         ...
 
-    def drift(self) -> Sequence[Drift]:
-        """What is missing or different on the host from what was ensured last: bridges, rules, addresses, name servers. `ensure_vpc` heals it."""
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
+        """What is missing or different on the host from what was ensured last: bridges, rules, addresses, name servers. `ensure_vpc` heals it.
+
+        Before each VPC that is looked at, `beat` is called.
+        """
         ...
 
     def vpcs(self) -> Sequence[str]:

@@ -15,11 +15,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Formerly:
+    """A range that a subnet's table led over a peering; without `peering_id`, over one that is gone."""
+
+    subnet_id: str
+    cidr: str
+    peering_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class VpcRecord:
     """States of a VPC of which something may be on the host, the last one being wanted; and marks by which a change from outside is seen.
 
     `namespace` and `generation` are the kernel's numbers of the router's namespace and of its rules, `epoch` counts how often the fabric's guard was
-    found changed. While more than one state is noted, a change has not been finished; until `is_purged`, connections of a former state may go on.
+    found changed. While more than one state is noted, a change has not been finished; until `is_purged`, connections of a former state may go on,
+    among them those over peerings that `formerly` names.
     """
 
     states: Sequence[VpcSpec]
@@ -27,6 +37,7 @@ class VpcRecord:
     generation: int = 0
     epoch: int = -1
     is_purged: bool = True
+    formerly: Sequence[Formerly] = ()
 
     @property
     def spec(self) -> VpcSpec:

@@ -17,9 +17,10 @@ from portal.kernel.audit_checkpoints import newest_checkpoint
 from portal.kernel.audit_keys import trust_of
 from portal.kernel.audit_streams import streams
 from portal.kernel.audit_verifications import standing
-from portal.kernel.capabilities import capabilities
+from portal.kernel.capabilities import capabilities, hangs
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
+from portal.networking.bounds import refused_packets
 from portal.settings import ROOT
 
 SERVICE = "atonix-portal"
@@ -45,6 +46,13 @@ AUDIT_WHOLE = Gauge(
     multiprocess_mode="mostrecent",
 )
 AUDIT_LAG = Gauge("portal_audit_stream_lag", "Entries of the audit log that a receiver does not have yet", ["name"], multiprocess_mode="mostrecent")
+HANGS = Gauge("portal_worker_hangs", "Workers that ended themselves because this did not come on in them", ["what"], multiprocess_mode="mostrecent")
+REFUSED = Gauge(
+    "portal_network_bound_refusals",
+    "Packets that bounds of connections have refused in the VPCs that are there",
+    ["bound"],
+    multiprocess_mode="mostrecent",
+)
 AUDIT = (AUDIT_LAG, AUDIT_ENTRIES, AUDIT_VERIFIED, AUDIT_SIGNED, AUDIT_BROKEN, AUDIT_WHOLE)
 JOBS_WAITING = Gauge("portal_jobs", "Jobs that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
 
@@ -132,6 +140,10 @@ def metrics() -> ResponseReturnValue:
     counts = {state: number for state, number in db.session.execute(waiting)}  # noqa: C416 - rows are no tuples for the type checker
     for state in ACTIVE:
         JOBS_WAITING.labels(state).set(counts.get(state, 0))
+    for what, count in hangs(db.session()).items():
+        HANGS.labels(what).set(count)
+    for bound, count in refused_packets(db.session()).items():
+        REFUSED.labels(bound).set(count)
     _measure_audit()
     return exposition()
 

@@ -15,6 +15,7 @@ from portal.engines.ports import Capability, HostCapacity
 from portal.kernel.db import Base, JsonColumn, UtcDateTime, insert_of, now, transaction
 
 STALE_AFTER = timedelta(seconds=60)
+HANGS = "hangs"
 
 
 class CapabilityStatus(Base):
@@ -45,6 +46,29 @@ def capability(session: Session, name: str) -> CapabilityStatus | None:
 def capabilities(session: Session) -> list[CapabilityStatus]:
     """All reports, by name."""
     return list(session.scalars(select(CapabilityStatus).order_by(CapabilityStatus.name)))
+
+
+def hangs(session: Session) -> dict[str, int]:
+    """How many workers have ended themselves because something did not come on in them, by what is watched."""
+    return {row.name: int(row.facts[HANGS]) for row in capabilities(session) if HANGS in row.facts}
+
+
+def report_watched(session: Session, found: Capability, *, worker: str) -> None:
+    """Say whether something that is watched comes on; each time that it does not is counted."""
+    said = {
+        "available": found.available,
+        "detail": found.detail,
+        "reason": found.reason,
+        "remedy": found.remedy,
+        "worker": worker,
+        "reported_at": now(),
+    }
+    more = 0 if found.available else 1
+    with transaction(session):
+        session.execute(insert_of(session)(CapabilityStatus).values(name=found.name, facts={}, **said).on_conflict_do_nothing())
+        row = session.get_one(CapabilityStatus, found.name, with_for_update=True, populate_existing=True)
+        for name, value in (said | {"facts": {HANGS: int(row.facts.get(HANGS, 0)) + more}}).items():
+            setattr(row, name, value)
 
 
 def report(session: Session, found: Capability, *, worker: str, capacity: HostCapacity | None = None, facts: Mapping[str, Any] | None = None) -> None:

@@ -238,13 +238,14 @@ def update_operation(
                      along=along)  # fmt: skip
 
 
-def lock_operations(model: type[Any]) -> tuple[Operation, Operation]:
-    """Lock a row against every change, and unlock it."""
+def lock_operations(model: type[Any], meaning: str = "Refuse every change until it is unlocked.") -> tuple[Operation, Operation]:
+    """Lock a row against every change, and unlock it; `meaning` says what is a change of it."""
 
     def lock(ctx: Context, row: Any) -> None:
-        """Refuse every change until it is unlocked."""
         del ctx
         row.locked = True
+
+    lock.__doc__ = meaning
 
     def unlock(ctx: Context, row: Any) -> None:
         """Allow changes again."""

@@ -5,6 +5,7 @@ No two transactions wait for each other, since all lock in one order: references
 quota rows of projects, then of users (each sorted by holder and dimension), the head of the audit log.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,6 +41,8 @@ REFUSALS = (403, 409, 412, 429)
 # What a restricted token may do to its own user: make and replace tokens that may do no more than it.
 WITH_ANY_SCOPE = "identity.api_token."
 OF_APPLICATION = "oauth:"
+# How long a change waits for a brief job on its target (the jobs of urgent operations are), and how often it looks.
+BRIEF_S, LOOK_S = 5.0, 0.05
 
 
 def run(
@@ -49,16 +52,24 @@ def run(
     """Do it: the row is changed, the job queued, the entry written, or nothing happened and a PortalError says why."""
     rtype = ctx.registry.of(op.model)
     attempt = _Attempt(ctx, op, rtype, dict(data or {}), expected_version=expected_version, strict=strict)
-    forget_along(ctx)
-    with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt), transaction(ctx.db):
-        outcome = idempotency.replay(ctx, attempt.fingerprint(target))
-        if outcome is None:
-            outcome = attempt.execute(target)
-        else:
-            attempt.authorize_again(outcome.rows[0])
+    with refusals_audited(ctx, f"{rtype.key}.{op.verb}", attempt):
+        outcome = _after_brief_jobs(attempt, target)
     if (jobs := [*outcome.jobs, *ctx.also_queued]) and not outcome.replayed:
         ctx.deliver(jobs)
     return outcome
+
+
+def _after_brief_jobs(attempt: "_Attempt", target: str | None) -> Outcome:
+    """Try in a transaction, and again while a brief job is at work on the target: it ends in a moment."""
+    deadline = time.monotonic() + BRIEF_S
+    while True:
+        try:
+            with transaction(attempt.ctx.db):
+                return attempt.once(target)
+        except _BusyBriefly:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_S)
 
 
 @contextmanager
@@ -126,11 +137,16 @@ def refusals_audited(ctx: Context, action: str, about: "audit.Subject | _Attempt
         raise
 
 
+class _BusyBriefly(StateConflict):
+    """A job that will not take long is at work on the target."""
+
+
 class _Attempt:
     """One run of one operation, from the loaded target to the written entry."""
 
     def __init__(self, ctx: Context, op: Operation, rtype: ResourceType, data: dict[str, Any], *, expected_version: int | None, strict: bool) -> None:
-        self.ctx, self.op, self.rtype, self.data, self.strict = ctx, op, rtype, canonical(op, data), strict
+        self.ctx, self.op, self.rtype, self.strict = ctx, op, rtype, strict
+        self.given = self.data = canonical(op, data)
         self.expected_version = expected_version
         self.action = f"{rtype.key}.{op.verb}"
         ctx.inputs = self.data
@@ -138,6 +154,16 @@ class _Attempt:
         self.decided: dict[str, object] = {}
         # What conditions were shown; an operation that finds out more sets the context's anew.
         self.authorized: Mapping[str, Any] = ctx.inputs
+
+    def once(self, target: str | None) -> Outcome:
+        """Do it within the caller's transaction, or give what was done before under the same key."""
+        forget_along(self.ctx)
+        self.ctx.inputs = self.data = self.given
+        outcome = idempotency.replay(self.ctx, self.fingerprint(target))
+        if outcome is None:
+            return self.execute(target)
+        self.authorize_again(outcome.rows[0])
+        return outcome
 
     def fingerprint(self, target: str | None) -> idempotency.Fingerprint:
         return idempotency.Fingerprint(self.action, self.ctx.project_id, target or "", self.data)
@@ -196,6 +222,7 @@ class _Attempt:
         complete(ctx, rtype, row, project_id, state=self.op.state_at_first(ctx.settings))
         self.subject = self._about(row)
         write(ctx, rtype, row)
+        _refuse_locked(rtype, row)
         if self.op.along is not None:
             self.op.along(ctx, row, inputs)
             # What was chosen for whoever left it out is judged as well.
@@ -329,14 +356,37 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
     if op.needs_job(ctx.settings) and (job := active_for(ctx.db, row.id)) is not None:
-        raise StateConflict(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
+        busy = _BusyBriefly if job.kind in ctx.registry.urgent() else StateConflict
+        raise busy(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
 
 
 def _refuse_protected(ctx: Context, op: Operation, row: Any) -> None:
-    if row.locked and not op.while_locked:
-        raise Conflict(f"{row.name} is locked against changes. Unlock it first.", details={"locked": True})
-    if reason := protection(ctx.registry.of(op.model), op, row):
+    rtype = ctx.registry.of(op.model)
+    if not op.while_locked:
+        _refuse_locked(rtype, row)
+    if reason := protection(rtype, op, row):
         raise Conflict(reason, details={op.unless: True})
+
+
+def lock_reason(rtype: ResourceType, row: Any, *, called: str = "") -> str:
+    """Which lock forbids changes of a row, its own or that of what it is part of; empty where none does."""
+    if row.locked:
+        return f"{called or row.name} is locked against changes. Unlock it first."
+    whole = next((each for each in rtype.part_of(row) if each.locked), None)
+    return f"{whole.name} is locked against changes, and so is what is part of it. Unlock it first." if whole is not None else ""
+
+
+def _refuse_locked(rtype: ResourceType, row: Any, *, called: str = "") -> None:
+    if reason := lock_reason(rtype, row, called=called):
+        raise Conflict(reason, details={"locked": True})
+
+
+def also_changes(ctx: Context, action: str, row: Any) -> None:
+    """Refuse an operation that changes this row as well, for who may not do that, and while a lock forbids it. What nobody shows the caller is not named."""
+    rtype, target = ctx.registry.of(type(row)), authz.target_of(row)
+    is_seen = authz.decide(ctx, f"{rtype.key}.read", target).allowed
+    authz.authorize(ctx, action, target if is_seen else replace(target, label="something that you may not see"))
+    _refuse_locked(rtype, row, called=row.name if is_seen else "Something that you may not see")
 
 
 def protection(rtype: ResourceType, op: Operation, row: Any) -> str:

@@ -213,6 +213,10 @@ def _nothing_in_the_way(_ctx: "Context", _rtype: "ResourceType", _where: Sequenc
     return ()
 
 
+def _nothing_more(_row: Any) -> Sequence[Any]:
+    return ()
+
+
 def _nothing_hidden(_ctx: "Context", _rows: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
     return {}
 
@@ -227,7 +231,8 @@ class ResourceType:
     `state_detail` is what stands beside its state; `hourly_cost_usd` is its list price, None where it has none. `at_end` ends what goes with a row,
     in the transaction in which it goes; `leaving` says what that is where somebody may delete a row with all that is in it, `in_the_way` why some
     rows cannot be deleted, besides what is in the way of any type's. `goes_with` is the type with whose row the rows of this one go, or are free to
-    go: a deletion of everything comes to them after it. `also_at` are other whole paths of the API.
+    go: a deletion of everything comes to them after it. `part_of` gives the rows whose lock holds for a row as well. `also_at` are other whole
+    paths of the API.
     `veil` says what is shown of rows in place of values that tell of things the caller may not see: row id → field or shown key → value.
     """
 
@@ -256,6 +261,7 @@ class ResourceType:
     state_detail: Callable[[Any], str] = _no_detail
     hourly_cost_usd: Callable[[Any], float | None] = _free
     goes_with: str = ""
+    part_of: Callable[[Any], Sequence[Any]] = _nothing_more
     also_at: Sequence[str] = ()
     veil: "Callable[[Context, Sequence[Any]], Mapping[str, Mapping[str, Any]]]" = _nothing_hidden
     at_end: "Callable[[Context, Any], None]" = _alone

@@ -6,6 +6,7 @@ between any two lines here: the next one repeats at most the step that was runni
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from portal.kernel.declare import AskedWork, Effect, Operation, Step
 from portal.kernel.errors import PortalError
 from portal.kernel.jobs import MAX_CRASHES, Claim, Job, JobStep, LeaseLost, give_back, held
 from portal.kernel.resource import Registry, ResourceType
+from portal.kernel.rounds import Rounds
 from portal.kernel.rows import end, set_state
 from portal.settings import Settings
 
@@ -61,20 +63,29 @@ class StepRun:
 
 @dataclass(frozen=True, slots=True)
 class SystemTask:
-    """Periodic work that belongs to no resource; `interval_s` gives its period from the settings."""
+    """Periodic work that belongs to no resource; `interval_s` gives its period from the settings.
+
+    What is `watched_as` a capability ends the worker in which it hangs.
+    """
 
     name: str
     label: str
     interval_s: Callable[[Settings], float]
     do: Callable[["TaskRun"], None]
+    watched_as: str = ""
+
+
+def _nothing() -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """What periodic work gets: a context of its own, and the engines."""
+    """What periodic work gets: a context of its own, the engines, and `beat`, which it calls whenever it has come a little further."""
 
     ctx: Context
     engines: Engines
+    beat: Callable[[], None] = _nothing
 
 
 class Cancelled(Exception):
@@ -117,6 +128,7 @@ class Runner:
     tasks: Mapping[str, SystemTask]
     stopping: Callable[[], bool] = _never
     asked: Mapping[str, AskedTask] = field(default_factory=dict)
+    rounds: Rounds = field(default_factory=Rounds)
 
     def run(self, claim: Claim) -> None:
         """Work on a job until it ends, waits for another try, or belongs to somebody else."""
@@ -288,8 +300,8 @@ class Runner:
         problem = job.error if job.phase != "do" else "" if task else "This version of the portal knows no such work."
         if task is not None and not problem:
             try:
-                with self.sessions() as own:
-                    task.do(TaskRun(self.context(own, job), self.engines))
+                with self.rounds.of(task.watched_as) if task.watched_as else nullcontext(_nothing) as beat, self.sessions() as own:
+                    task.do(TaskRun(self.context(own, job), self.engines, beat))
             except EngineError as error:
                 problem = error.message
             except Exception:

@@ -5,6 +5,7 @@ the next instance that names no other place.
 """
 
 import logging
+from collections.abc import Callable
 
 from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
@@ -93,8 +94,9 @@ def projects_without(session: Session) -> list[str]:
     return list(session.scalars(select(PROJECTS.c.id).where(PROJECTS.c.deleted_at.is_(None), ~had).order_by(PROJECTS.c.id)))
 
 
-def bring_defaults(ctx: Context) -> None:
-    """Give every project that never had a default network one: a transaction each."""
+def bring_defaults(ctx: Context, beat: Callable[[], None]) -> None:
+    """Give every project that never had a default network one: a transaction each, with a `beat` before it."""
     for project_id in projects_without(ctx.db):
+        beat()
         with transaction(ctx.db):
             default_begin(ctx, project_id)

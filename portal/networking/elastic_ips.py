@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from sqlalchemy import select
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lookup import seen, seen_by_name
+from portal.kernel.operations import also_changes
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import ipam
 from portal.networking.changes import refuse_without_networks, vpc_locked, vpc_touch, wrong
@@ -64,7 +64,7 @@ def elastic_ip_associate(ctx: Context, row: ElasticIp, *, target_type: TargetTyp
         return
     target = interface_locked(ctx, _interface(ctx, row, target_type, target_id).id)
     # It is a change of the interface as well.
-    authorize(ctx, "networking.network_interface.update", target_of(target))
+    also_changes(ctx, "networking.network_interface.update", target)
     vpc = vpc_locked(ctx, target.vpc_id)
     if not vpc.uplink_address:
         raise Conflict(f"{vpc.name} has no internet gateway, so no public address leads into it. Attach one first.", details={"vpc_id": vpc.id})
@@ -97,7 +97,7 @@ def _nat(ctx: Context, row: ElasticIp, target_id: str) -> NatGateway:
 
 def _to_nat(ctx: Context, row: ElasticIp, target_id: str) -> None:
     nat = _nat(ctx, row, target_id)
-    authorize(ctx, "networking.nat_gateway.update", target_of(nat))
+    also_changes(ctx, "networking.nat_gateway.update", nat)
     if nat.elastic_ip_id is not None:
         raise Conflict(f"{nat.name} has the elastic IP {nat.public_ip} already. Disassociate that first.")
     vpc_locked(ctx, nat.vpc_id)
@@ -113,7 +113,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         raise Conflict(f"{row.public_ip} leads nowhere as it is.", details={"status": "allocated"})
     if row.nat_gateway_id is not None:
         nat = _lock_nat(ctx, row.nat_gateway_id)
-        authorize(ctx, "networking.nat_gateway.update", target_of(nat))
+        also_changes(ctx, "networking.nat_gateway.update", nat)
         vpc_locked(ctx, nat.vpc_id)
         # It may not be without one: what is behind it would be cut off.
         nat.elastic_ip_id, nat.public_ip = None, ipam.take_public(ctx, ("networking.nat_gateway", nat.id))
@@ -121,7 +121,7 @@ def elastic_ip_disassociate(ctx: Context, row: ElasticIp) -> None:
         vpc_touch(ctx, nat.vpc_id)
         return
     target = interface_locked(ctx, row.interface_id or "")
-    authorize(ctx, "networking.network_interface.update", target_of(target))
+    also_changes(ctx, "networking.network_interface.update", target)
     row.interface_id = None
     set_public(ctx, target, "")
     vpc_touch(ctx, target.vpc_id)

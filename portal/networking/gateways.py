@@ -7,11 +7,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
+from portal.kernel.operations import also_changes
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.changes import named_rows, refuse_without_networks, vpc_locked, vpc_touch, wrong
@@ -73,7 +73,7 @@ def _join(ctx: Context, gateway: InternetGateway, vpc_id: str | None) -> None:
         return
     vpc = vpc_locked(ctx, vpc_id)
     # It is a change of the VPC as well.
-    authorize(ctx, "networking.vpc.update", target_of(vpc))
+    also_changes(ctx, "networking.vpc.update", vpc)
     gateway.vpc_id = vpc_id
     vpc.uplink_address = ipam.take_public(ctx, ("networking.vpc", vpc.id))
     vpc_touch(ctx, vpc_id)
@@ -84,7 +84,7 @@ def _leave(ctx: Context, gateway: InternetGateway) -> None:
         return
     vpc = ctx.db.scalars(select(Vpc).where(Vpc.id == gateway.vpc_id).with_for_update(key_share=True)).one()
     if not _goes(vpc):
-        authorize(ctx, "networking.vpc.update", target_of(vpc))
+        also_changes(ctx, "networking.vpc.update", vpc)
     ipam.release_of(ctx.db, vpc.id)
     vpc.uplink_address = ""
     gateway.vpc_id = None
@@ -146,7 +146,7 @@ INTERNET_GATEWAY = ResourceType(
     operations=[internet_gateway_create, internet_gateway_attach, internet_gateway_detach, internet_gateway_delete, update_operation(InternetGateway)],
     columns=[Column("name", "Name", sort="name"), Column("vpc_name", "VPC", css="md"), Column("status", "State"),
              Column("created_at", "Created", sort="created_at", css="lo")],
-    eager=_eager_gateway, aliases={"vpc": "vpc_id", "ig_id": "id"}, at_end=_leave, goes_with="networking.vpc",
+    eager=_eager_gateway, aliases={"vpc": "vpc_id", "ig_id": "id"}, at_end=_leave, goes_with="networking.vpc", part_of=lambda v: (v.vpc,) if v.vpc else (),
     show={"vpc_name": lambda v: v.vpc.name if v.vpc else None, "status": lambda v: applied(v.vpc if v.vpc_id else None)},
 )  # fmt: skip
 
@@ -177,7 +177,7 @@ def nat_gateway_create(
     refuse_private(ctx, subnet)
     if elastic_ip is not None:
         # It is a change of the address as well.
-        authorize(ctx, "networking.elastic_ip.associate", target_of(elastic_ip))
+        also_changes(ctx, "networking.elastic_ip.associate", elastic_ip)
     if elastic_ip is not None and (elastic_ip.interface_id or elastic_ip.nat_gateway_id):
         raise Conflict(f"{elastic_ip.public_ip} leads to {elastic_ip.interface_id or elastic_ip.nat_gateway_id} already. Disassociate it first.")
     return NatGateway(
@@ -249,6 +249,6 @@ NAT_GATEWAY = ResourceType(
     operations=[nat_gateway_create, nat_gateway_failover, nat_gateway_delete, update_operation(NatGateway)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("public_ip", "Public address", css="mono"),
              Column("vpc_name", "VPC", css="md"), Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"nat_gateways": 1}, eager=_eager_nat, at_end=nat_at_end, goes_with="networking.vpc",
+    lifecycle=LIFECYCLE, quota={"nat_gateways": 1}, eager=_eager_nat, at_end=nat_at_end, goes_with="networking.vpc", part_of=lambda v: (v.vpc,),
     aliases={"vpc": "vpc_id", "subnet": "subnet_id", "status": "state", "nat_gw_id": "id"}, show={"vpc_name": lambda v: v.vpc.name},
 )  # fmt: skip

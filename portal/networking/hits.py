@@ -1,4 +1,7 @@
-"""What the host counts: how many connections each rule has let through. The worker reads it now and then; pages and the API say when it did."""
+"""What the host counts: how many connections each rule has let through, and what bounds have refused.
+
+The worker reads it now and then; pages and the API say when it did.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -11,6 +14,7 @@ from sqlalchemy.orm import Session
 from portal.engines.ports import EngineError
 from portal.kernel.db import insert_of, now, transaction
 from portal.kernel.runner import TaskRun
+from portal.networking.bounds import bounds_told
 from portal.networking.models import RuleHits, Vpc
 
 log = logging.getLogger(__name__)
@@ -40,13 +44,14 @@ def read_rule_hits(task: TaskRun) -> None:
     session.rollback()
     for vpc_id in ids:
         try:
-            counted = dict(engine.rule_hits(vpc_id))
+            counted, refused = dict(engine.rule_hits(vpc_id)), engine.refusals(vpc_id)
         except EngineError as error:
             # The last reading stays, and its age tells.
             log.warning("rules of %s could not be counted: %s", vpc_id, error.message)
             continue
-        said = {"read_at": now(), "connections": counted}
+        said = {"read_at": now(), "connections": counted, "refused": {bound.value: count for bound, count in refused.packets.items()}}
         with transaction(session):
             session.execute(insert_of(session)(RuleHits).values(vpc_id=vpc_id, **said).on_conflict_do_update(index_elements=["vpc_id"], set_=said))
+        bounds_told(task.ctx, vpc_id, refused)
     with transaction(session):
         session.execute(delete(RuleHits).where(RuleHits.vpc_id.not_in(live)).execution_options(synchronize_session=False))

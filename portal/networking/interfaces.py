@@ -9,12 +9,12 @@ from sqlalchemy.orm import joinedload, selectinload
 
 from portal.engines.ports import mac_address
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import seen_by_name, unseen
+from portal.kernel.operations import also_changes
 from portal.kernel.resource import Column, ResourceType
 from portal.networking import apply, ipam
 from portal.networking.addresses import check_address
@@ -154,7 +154,7 @@ def network_interface_attach(ctx: Context, row: NetworkInterface, *, instance: I
         raise wrong("instance", f"There is no instance {instance[:80]} here.")
     _lock_instance(ctx, found.id)
     # It is a change of the instance as well.
-    authorize(ctx, "compute.instance.update", target_of(found))
+    also_changes(ctx, "compute.instance.update", found)
     others = select(NetworkInterface.id).where(NetworkInterface.instance_id == found.id, NetworkInterface.deleted_at.is_(None))
     if ctx.db.scalar(others.limit(1)) is None:
         _be_first(row, found)
@@ -184,7 +184,7 @@ def network_interface_detach(ctx: Context, row: NetworkInterface) -> None:
         raise Conflict(f"{row.name} is the first interface of its instance and goes with it.", details={"is_primary": True})
     if (instance := ctx.db.get(ctx.registry.model("compute.instance"), row.instance_id)) is not None:
         # It is a change of the instance as well.
-        authorize(ctx, "compute.instance.update", target_of(instance))
+        also_changes(ctx, "compute.instance.update", instance)
     vpc_touch(ctx, row.vpc_id, queue=False)
 
 
@@ -255,7 +255,7 @@ NETWORK_INTERFACE = ResourceType(
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state", css="md"), Column("private_ip", "Address", css="mono"),
              Column("public_ip", "Public address", css="mono md"), Column("subnet_name", "Subnet", css="md"),
              Column("security_group_names", "Security groups", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
-    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, veil=_veil, goes_with="networking.vpc",
+    lifecycle=LIFECYCLE, quota={"network_interfaces": 1}, eager=_eager, at_end=interface_at_end, veil=_veil, goes_with="networking.vpc", part_of=lambda v: (v.vpc,),
     search=("name", "id", "private_ip"),
     aliases={"vpc": "vpc_id", "subnet": "subnet_id", "instance": "instance_id", "status": "state", "eni_id": "id"},
     show={"vpc_name": lambda v: v.vpc.name, "subnet_name": lambda v: v.subnet.name, "security_group_names": _groups_of,

@@ -306,10 +306,14 @@ class FlowRecord(Base):
 
 
 class RuleHits(Base):
-    """How many connections each rule of a VPC has let through, as the worker last read it from the host: rule → count."""
+    """How many connections each rule of a VPC has let through, as the worker last read it from the host: rule → count.
+
+    `refused` are packets that bounds of connections have refused: bound → count.
+    """
 
     __tablename__ = "vpc_rule_hits"
 
     vpc_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     read_at: Mapped[datetime] = mapped_column(UtcDateTime)
     connections: Mapped[dict[str, int]] = mapped_column(JsonColumn)
+    refused: Mapped[dict[str, int]] = mapped_column(JsonColumn, server_default="{}", default=dict)

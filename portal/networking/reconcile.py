@@ -29,15 +29,16 @@ def reconcile_networks(task: TaskRun) -> None:
         return
     ctx = task.ctx
     ctx.db.rollback()
-    bring_defaults(ctx)
+    bring_defaults(ctx, task.beat)
     begun = now()
     found: dict[str, list[str]] = {}
-    for each in engine.drift():
+    for each in engine.drift(task.beat):
         found.setdefault(each.vpc_id, []).append(each.what)
     missing = set(ctx.db.scalars(select(Vpc.id).where(Vpc.deleted_at.is_(None), Vpc.applied_revision > 0))) - set(engine.vpcs())
     found.update({vpc_id: ["the whole network"] for vpc_id in missing})
     behind = select(Vpc.id).where(Vpc.deleted_at.is_(None), (Vpc.state == "failed") | (Vpc.desired_revision > Vpc.applied_revision))
     for vpc_id in sorted({*found, *ctx.db.scalars(behind)}):
+        task.beat()
         _heal(ctx, vpc_id, found, begun)
     flows_kept(ctx.db, engine.flows())
 

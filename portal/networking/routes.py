@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload, selectinload
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import Conflict, InvalidRequest, NotFound
 from portal.kernel.lookup import seen, unseen
+from portal.kernel.operations import also_changes
 from portal.kernel.resource import Column, ResourceType
 from portal.networking.addresses import ANYWHERE, parse_destination
 from portal.networking.changes import NAMED, UNSEEN, named_rows, vpc_touch, wrong
@@ -157,7 +157,7 @@ def route_table_associate(ctx: Context, table: RouteTable, *, subnet: Annotated[
     if subnet.vpc_id != table.vpc_id:
         raise wrong("subnet", f"{subnet.name} is a subnet of another VPC.")
     # It is a change of the subnet as well.
-    authorize(ctx, "networking.subnet.update", target_of(subnet))
+    also_changes(ctx, "networking.subnet.update", subnet)
     vpc_touch(ctx, table.vpc_id)
     subnet.route_table_id = table.id
 
@@ -167,7 +167,7 @@ def route_table_disassociate(ctx: Context, table: RouteTable, *, subnet: Annotat
     """Let a subnet use the main table again."""
     if subnet.route_table_id != table.id:
         raise Conflict(f"{subnet.name} does not use {table.name}.", details={"route_table_id": subnet.route_table_id or "main"})
-    authorize(ctx, "networking.subnet.update", target_of(subnet))
+    also_changes(ctx, "networking.subnet.update", subnet)
     vpc_touch(ctx, table.vpc_id)
     subnet.route_table_id = None
 
@@ -230,7 +230,7 @@ ROUTE_TABLE = ResourceType(
                 route_table_disassociate, route_table_delete, update_operation(RouteTable)],
     columns=[Column("name", "Name", sort="name"), Column("vpc_name", "VPC", css="md"), Column("route_count", "Routes", css="num"),
              Column("is_main", "Main", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
-    eager=_eager, aliases={"vpc": "vpc_id", "rt_id": "id"}, at_end=table_at_end, goes_with="networking.vpc",
+    eager=_eager, aliases={"vpc": "vpc_id", "rt_id": "id"}, at_end=table_at_end, goes_with="networking.vpc", part_of=lambda v: (v.vpc,),
     show={"vpc_name": lambda v: v.vpc.name, "route_count": lambda v: len(v.routes) + 1,
           "routes": lambda v: [_shown(each) for each in v.routes],
           "associated_subnets": lambda v: [each.id for each in v.subnets], "status": lambda v: applied(v.vpc)},

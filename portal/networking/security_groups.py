@@ -249,7 +249,7 @@ SECURITY_GROUP = ResourceType(
                 security_group_delete, update_operation(SecurityGroup)],
     columns=[Column("name", "Name", sort="name"), Column("vpc_name", "VPC", css="md"), Column("rule_count", "Rules", css="num"),
              Column("status", "In force", css="lo"), Column("created_at", "Created", sort="created_at", css="lo")],
-    quota={"security_groups": 1}, eager=_eager, aliases={"vpc": "vpc_id", "sg_id": "id"}, at_end=group_at_end, goes_with="networking.vpc",
+    quota={"security_groups": 1}, eager=_eager, aliases={"vpc": "vpc_id", "sg_id": "id"}, at_end=group_at_end, goes_with="networking.vpc", part_of=lambda v: (v.vpc,),
     show={"vpc_name": lambda v: v.vpc.name, "rule_count": lambda v: len(v.rules), "status": lambda v: applied(v.vpc),
           "rules": lambda v: [rule_shown(rule) for rule in v.rules],
           "warning": lambda v: " ".join(dict.fromkeys(warnings(v)))},

@@ -105,6 +105,7 @@ SUBNET = ResourceType(
              Column("available_ip_count", "Free addresses", css="num md"), Column("tier", "Tier", css="lo"),
              Column("created_at", "Created", sort="created_at", css="lo")],
     quota={"subnets": 1}, search=("name", "id", "cidr_block"), eager=_eager, aliases={"vpc": "vpc_id"}, at_end=subnet_at_end, goes_with="networking.vpc",
+    part_of=lambda v: (v.vpc,),
     show={"vpc_name": lambda v: v.vpc.name, "status": lambda v: applied(v.vpc),
           "available_ip_count": lambda v: usage(v.cidr_block, v.taken or 0).free, "address_count": lambda v: usage(v.cidr_block, 0).usable},
     describe=lambda v: (v.vpc.name, v.cidr_block),

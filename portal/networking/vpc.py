@@ -38,6 +38,10 @@ LIFECYCLE = Lifecycle(
     ended=frozenset({"deleted"}),
     tones={"failed": "bad"},
 )
+LOCKED = (
+    "Refuse every change until it is unlocked: of the VPC, and of its subnets, addresses kept, groups and rules, tables and routes, gateways, "
+    "interfaces and peerings. Instances come and go, with the interface that is theirs."
+)
 # Where flow logs go.
 PORTAL = "portal"
 Force = Annotated[bool, f.FieldInfo(f.Bool(), "Delete all of it", "With subnets, groups, route tables, gateways, interfaces and peerings in it.")]
@@ -168,7 +172,7 @@ def _touch(ctx: Context, vpc: Vpc, _: Mapping[str, Any]) -> None:
 VPC = ResourceType(
     Vpc, service="networking", name="vpc", collection="vpcs", prefix="vpc", label="VPC", plural="VPCs", icon="net",
     summary="Private networks.",
-    operations=[vpc_create, vpc_configure_flow_logs, vpc_delete, update_operation(Vpc, before=_check_update, along=_touch), *lock_operations(Vpc), vpc_apply],
+    operations=[vpc_create, vpc_configure_flow_logs, vpc_delete, update_operation(Vpc, before=_check_update, along=_touch), *lock_operations(Vpc, LOCKED), vpc_apply],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("cidr_block", "Range", css="mono", sort="cidr_block"),
              Column("applied", "In force", css="md"), Column("uplink_address", "Outbound address", css="mono lo", hidden=True),
              Column("created_at", "Created", sort="created_at", css="lo")],

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.db import now
@@ -19,7 +18,7 @@ from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import named, unseen
-from portal.kernel.operations import enqueue
+from portal.kernel.operations import also_changes, enqueue
 from portal.kernel.resource import Column, ResourceType
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
@@ -174,7 +173,7 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     """Give the volume to an instance of its project, also while that runs; the guest finds it by its id."""
     found = named(ctx, "compute.instance", instance, field="instance", project_id=volume.project_id)
     # It is a change of the instance as well.
-    authorize(ctx, "compute.instance.update", target_of(found))
+    also_changes(ctx, "compute.instance.update", found)
     if found.state not in {"running", "stopped"}:
         raise Conflict(f"{found.name} is {found.state}; it has to be running or stopped.", details={"state": found.state})
     if (job := active_for(ctx.db, found.id)) is not None:
@@ -198,16 +197,14 @@ def volume_detach(ctx: Context, volume: Volume, *, force: Force = False) -> None
         )
     if (instance := ctx.db.get(ctx.registry.model("compute.instance"), volume.instance_id)) is not None:
         # It is a change of the instance as well.
-        authorize(ctx, "compute.instance.update", target_of(instance))
+        also_changes(ctx, "compute.instance.update", instance)
         if force:
             _check_power_cut(ctx, volume, instance)
 
 
 def _check_power_cut(ctx: Context, volume: Volume, instance: Any) -> None:
     """Raise Forbidden or Conflict where the instance must not lose its power, or could not be booted again."""
-    authorize(ctx, "compute.instance.reboot", target_of(instance))
-    if instance.locked:
-        raise Conflict(f"{instance.name} is locked against changes. Unlock it first.", details={"locked": True})
+    also_changes(ctx, "compute.instance.reboot", instance)
     if (job := active_for(ctx.db, instance.id)) is not None:
         raise Conflict(f"{instance.name} is busy: {job.label}. Wait until the job ends.", details={"job_id": job.id})
     refuse_locked(ctx, *(each for each in locked_among(ctx, instance.id) if each.id != volume.id))

@@ -15,7 +15,7 @@ from portal.kernel.declare import Effect, Operation
 from portal.kernel.errors import NotFound
 from portal.kernel.fields import Ref
 from portal.kernel.lookup import seen
-from portal.kernel.operations import protection, state_reason
+from portal.kernel.operations import lock_reason, protection, state_reason
 from portal.kernel.resource import Column, ResourceType
 
 
@@ -136,6 +136,5 @@ def why_not(ctx: Context, rtype: ResourceType, op: Operation, row: Any) -> str:
     decision = decide(ctx, f"{rtype.key}.{op.verb}", target_of(row))
     if not decision.allowed:
         return decision.because
-    if row.locked and not op.while_locked:
-        return "Locked against changes."
-    return protection(rtype, op, row) or state_reason(op, row)
+    locked = "" if op.while_locked else lock_reason(rtype, row)
+    return locked or protection(rtype, op, row) or state_reason(op, row)

@@ -24,6 +24,7 @@ from portal.kernel import capabilities
 from portal.kernel.db import open_database
 from portal.kernel.jobs import Claim, claim, claim_next, reap, release, renew
 from portal.kernel.resource import Registry
+from portal.kernel.rounds import Rounds
 from portal.kernel.runner import Runner, SystemTask
 from portal.logging import setup_logging
 from portal.settings import Settings
@@ -33,6 +34,7 @@ from portal.worker.delivery import Consumer
 from portal.worker.names import is_gone, own_name
 from portal.worker.signals import Signals
 from portal.worker.tasks import TASKS
+from portal.worker.watchdog import came_round_told, watchdog_of
 
 REPORT_EVERY_S = 10.0
 STOP_LIMIT_S = 20.0
@@ -61,7 +63,8 @@ class Worker:
         """`name` says in the ledger who holds a lease."""
         self.name, self._sessions, self._settings, self._engines = name, sessions, settings, engines
         self._stop, self._closed = threading.Event(), threading.Event()
-        self._runner = Runner(sessions, registry, settings, engines, tasks, stopping=self._stop.is_set, asked=ASKED)
+        self.rounds = Rounds()
+        self._runner = Runner(sessions, registry, settings, engines, tasks, stopping=self._stop.is_set, asked=ASKED, rounds=self.rounds)
         # With a broker, the table is only swept for what the broker lost or never carried (another try of a job).
         self._poll_s = SWEEP_S if settings.queue_url else settings.job_poll_ms / 1000
         self._older_than_s = BROKER_LEAD_S if settings.queue_url else 0.0
@@ -237,6 +240,7 @@ class Worker:
             capabilities.report(session, found, worker=self.name, capacity=capacity)
             capabilities.report(session, networks, worker=self.name)
             capabilities.report(session, volumes, worker=self.name, facts={name: asdict(room) for name, room in pools.items()})
+        came_round_told(self._sessions, self.rounds, self.name)
         return found.available
 
     def _prepare(self) -> bool:
@@ -272,7 +276,9 @@ def run_worker(settings: Settings) -> int:
     engines = open_engines(settings, owner=True)
     if engines.volumes is not None:
         engines.volumes.use_keys(keyring(sessions, settings))
-    worker = Worker(sessions, settings, build_registry(), engines, tasks=TASKS, name=own_name())
+    registry = build_registry()
+    worker = Worker(sessions, settings, registry, engines, tasks=TASKS, name=own_name())
+    watchdog_of(sessions, settings, registry, worker.rounds, worker.name).start()
     worker.start()
     consumer = Consumer(settings, worker.offer) if settings.queue_url else None
     if consumer is not None:

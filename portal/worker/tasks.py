@@ -139,8 +139,16 @@ def write_quota_history(task: TaskRun) -> None:
 TASKS = {
     task.name: task
     for task in (
-        SystemTask("reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances),
-        SystemTask("reconcile-networks", "Compare networks with the host", lambda settings: settings.reconcile_interval_s, reconcile_networks),
+        SystemTask(
+            "reconcile", "Compare instances with the host", lambda settings: settings.reconcile_interval_s, reconcile_instances, "instance_reconciler"
+        ),
+        SystemTask(
+            "reconcile-networks",
+            "Compare networks with the host",
+            lambda settings: settings.reconcile_interval_s,
+            reconcile_networks,
+            "network_reconciler",
+        ),
         SystemTask("volumes", "Look after volumes", lambda _: MINUTE_S, tend_volumes),
         SystemTask("metrics", "Measure instances", lambda settings: settings.metrics_interval_s, sample_metrics),
         SystemTask("rule-hits", "Count what rules let through", lambda settings: settings.metrics_interval_s, read_rule_hits),

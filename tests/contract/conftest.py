@@ -65,7 +65,7 @@ def stage(people: People, worker: TestWorker, image_url: str) -> Stage:
 @pytest.fixture
 def networked(people: People, worker: TestWorker) -> None:
     """The default network is there: its job is none of those that a test looks at."""
-    bring_defaults(people.context(None))
+    bring_defaults(people.context(None), lambda: None)
     worker.drain()
     with worker.sessions() as session, transaction(session):
         for job in session.scalars(select(Job)):

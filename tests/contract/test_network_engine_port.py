@@ -12,6 +12,7 @@ from portal.engines.network_ports import (
     NatSpec,
     NetworkEngine,
     PeeringSpec,
+    Refusals,
     RouteSpec,
     SubnetSpec,
     Via,
@@ -72,6 +73,7 @@ def test_what_is_not_there_is_removed_already(engine: NetworkEngine) -> None:
     assert engine.drift() == []
     assert engine.flows() == []
     assert engine.rule_hits("vpc-absent0") == {}
+    assert engine.refusals("vpc-absent0") == Refusals()
 
 
 def test_taps_have_short_names_that_stay(host: NetworkHost) -> None:
@@ -208,6 +210,7 @@ def test_refuses_ids_that_could_lead_elsewhere(host: NetworkHost, engine: Networ
         lambda: engine.remove_vpc(name),
         lambda: engine.remove_peering(name),
         lambda: engine.rule_hits(name),
+        lambda: engine.refusals(name),
     ]
     for call in calls:
         with pytest.raises(EngineRefused, match="not one of the portal's"):

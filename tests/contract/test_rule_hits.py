@@ -1,14 +1,18 @@
 """What rules have let through: the worker reads it, the API tells it with its time, and nobody tells what was not counted."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from portal.engines.network_ports import Bound, Refusals
 from portal.engines.ports import EngineError
-from portal.kernel.db import now
+from portal.kernel.audit import AuditEntry
+from portal.kernel.db import now, transaction
+from portal.kernel.events import Event
 from portal.kernel.runner import TaskRun
+from portal.networking.bounds import REACHED
 from portal.networking.hits import read_rule_hits
 from portal.networking.models import RuleHits
 from tests.support.draining import TestWorker
@@ -66,3 +70,26 @@ def test_readings_of_a_vpc_go_with_it(api: Api, vpc: dict[str, Any], task: TaskR
     worker.drain()
     read_rule_hits(task)
     assert task.ctx.db.scalars(select(RuleHits.vpc_id)).all() == []
+
+
+def reached(task: TaskRun) -> list[dict[str, Any]]:
+    task.ctx.db.rollback()
+    return [dict(payload) for payload in task.ctx.db.scalars(select(Event.payload).where(Event.type == REACHED).order_by(Event.id))]
+
+
+def test_a_bound_that_is_reached_is_counted_and_told_once_an_hour(api: Api, vpc: dict[str, Any], network: RecordingNetwork, task: TaskRun) -> None:
+    network.refused = Refusals({Bound.CALLER: 7, Bound.CALLED: 0}, {Bound.CALLER: ["10.0.1.5"]})
+    for _ in range(2):
+        read_rule_hits(task)
+    assert reached(task) == [{"address": "10.0.1.5", "bound": "caller", "limit": 1024}]
+    assert len(task.ctx.db.scalars(select(AuditEntry).where(AuditEntry.action == REACHED, AuditEntry.resource_id == vpc["id"])).all()) == 1
+    text = api.client.get("/metrics").get_data(as_text=True)
+    assert 'portal_network_bound_refusals{bound="caller"} 7.0' in text
+    assert 'portal_network_bound_refusals{bound="begun"} 0.0' in text
+    network.refused = Refusals({Bound.CALLER: 9, Bound.BEGUN: 2}, {Bound.CALLER: ["10.0.1.5"], Bound.BEGUN: ["10.0.1.6"]})
+    read_rule_hits(task)
+    assert [each["address"] for each in reached(task)] == ["10.0.1.5", "10.0.1.6"], "each address is told of"
+    with transaction(task.ctx.db):
+        task.ctx.db.execute(update(Event).where(Event.type == REACHED).values(at=now() - timedelta(hours=2)))
+    read_rule_hits(task)
+    assert [each["address"] for each in reached(task)] == ["10.0.1.5", "10.0.1.6"] * 2, "after an hour, once more"

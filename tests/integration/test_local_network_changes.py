@@ -1,5 +1,6 @@
 """What becomes of networks and of connections when something changes, breaks or is restarted; names, metadata and the flow log."""
 
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from portal.engines.local.network import engine
-from portal.engines.network_ports import Flow, GroupSpec, VpcSpec
+from portal.engines.network_ports import Flow, GroupSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.engines.ports import EngineError
 from tests.support.network import (
     OUT,
@@ -56,6 +57,71 @@ def test_connections_survive_other_changes_and_end_with_their_rule(host: Network
         link.settimeout(1)
         assert not echoes()
     assert host.engine.rule_hits(spec.vpc_id)["rule-ssh"] == 1, "counted before the change"
+
+
+def peered(host: NetworkHost) -> tuple[VpcSpec, VpcSpec]:
+    """Two VPCs with a guest each, and a peering that both lead to."""
+    one, other = host.vpc(), host.vpc(cidr="10.9.0.0/16", subnets=[SubnetSpec("subnet-far", "10.9.1.0/24")])
+    one = with_ports(one, port(one, "10.0.1.5"))
+    other = with_ports(other, PortSpec("eni-far", "subnet-far", "52:54:00:09:01:05", "10.9.1.5", ("sg-web",)))
+    one, other = led(one, "10.9.0.0/16", "pcx-1"), led(other, "10.0.0.0/16", "pcx-1")
+    for spec in (one, other):
+        host.engine.ensure_vpc(spec)
+    host.engine.ensure_peering(PeeringSpec("pcx-1", (one.vpc_id, other.vpc_id)))
+    return one, other
+
+
+def led(spec: VpcSpec, cidr: str, peering_id: str) -> VpcSpec:
+    first = spec.subnets[0]
+    others = [route for route in first.routes if route.destination != cidr]
+    return replace(spec, subnets=[replace(first, routes=[*others, RouteSpec(cidr, Via.PEERING, peering_id)]), *spec.subnets[1:]])
+
+
+@pytest.mark.parametrize("how", ["by another", "by the same again"])
+def test_connections_over_a_peering_end_with_it(host: NetworkHost, guest: Callable[..., Guest], how: str) -> None:
+    one, other = peered(host)
+    a, _ = guest(one, 0), guest(other, 0)
+    stays = with_ports(one, *one.ports, port(one, "10.0.1.6"))
+    host.engine.ensure_vpc(stays)
+    b = guest(stays, 1)
+    with a.connect("10.9.1.5", 80, PATIENTLY_S) as link, b.connect("10.0.1.5", 80, PATIENTLY_S) as near:
+        for each in (link, near):
+            each.recv(100)
+            assert goes_on(each)
+        host.engine.remove_peering("pcx-1")
+        link.settimeout(1)
+        assert goes_on(near)
+        renamed = "pcx-1" if how == "by the same again" else "pcx-2"
+        for spec, cidr in ((stays, "10.9.0.0/16"), (other, "10.0.0.0/16")):
+            host.engine.ensure_vpc(led(spec, cidr, renamed))
+        host.engine.ensure_peering(PeeringSpec(renamed, (one.vpc_id, other.vpc_id)))
+        assert not goes_on(link), "it began over what is gone"
+        assert goes_on(near), "the others have nothing to do with that"
+    assert a.hears("10.9.1.5", 80, PATIENTLY_S)
+    assert host.engine.drift() == []
+
+
+def test_connections_end_whose_peering_is_exchanged_for_another(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    one, other = peered(host)
+    a, _ = guest(one, 0), guest(other, 0)
+    with a.connect("10.9.1.5", 80, PATIENTLY_S) as link:
+        link.recv(100)
+        assert goes_on(link)
+        # A second peering of the same two: what began over the first does not go on over it.
+        host.engine.ensure_peering(PeeringSpec("pcx-2", (one.vpc_id, other.vpc_id)))
+        for spec, cidr in ((one, "10.9.0.0/16"), (other, "10.0.0.0/16")):
+            host.engine.ensure_vpc(led(spec, cidr, "pcx-2"))
+        link.settimeout(1)
+        assert not goes_on(link)
+    assert a.hears("10.9.1.5", 80, PATIENTLY_S)
+    assert host.engine.drift() == []
+
+
+def goes_on(link: socket.socket) -> bool:
+    with suppress(OSError):
+        link.sendall(b"still there?\n")
+        return link.recv(100) != b""
+    return False
 
 
 def test_a_floating_address_that_moves_takes_its_connections_along(
@@ -177,7 +243,7 @@ def test_a_namespace_of_somebody_else_is_never_taken_for_ours(host: NetworkHost)
 
 DAMAGES = (
     "bridge", "router rules", "guard", "name server", "hanging name server", "address", "route", "tap", "metadata", "router's name", "router",
-    "uplink of the host", "forwarding", "proxy", "loose connections", "rules of the host", "somebody's rules",
+    "uplink of the host", "forwarding", "proxy", "loose connections", "rules of the host", "somebody's rules", "somebody's chains",
 )  # fmt: skip
 
 
@@ -215,7 +281,7 @@ def test_others_do_not_wait_while_connections_of_a_vpc_are_gone_through(host: Ne
     long, other = made_vpc(host, "10.0.1.5"), made_vpc(host, "10.0.1.5")
     begun, over = threading.Event(), threading.Event()
 
-    def slowly(_namespace: str, spec: VpcSpec) -> int:
+    def slowly(_namespace: str, spec: VpcSpec, _formerly: object) -> int:
         if spec.vpc_id == long.vpc_id:
             begun.set()
             assert over.wait(30)
@@ -270,5 +336,5 @@ def test_connections_that_were_not_gone_through_are_so_by_the_next_try(
     assert host.engine.drift() == []
 
 
-def fails(_namespace: str, _spec: VpcSpec) -> int:
+def fails(*_given: object) -> int:
     raise EngineError("The kernel does not list its connections.")

@@ -10,7 +10,7 @@ import pytest
 
 from portal.engines.local.network import filter as rules
 from portal.engines.local.network.namespaces import inside
-from portal.engines.network_ports import GroupSpec, IpProtocol, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
+from portal.engines.network_ports import Bound, GroupSpec, IpProtocol, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from tests.support.network import (
     EVERYWHERE,
     OUT,
@@ -147,6 +147,9 @@ def test_whoever_calls_from_outside_leaves_room_for_others(
     until(lambda: connections(host, spec) == 100, within_s=5, what="all that may begin")
     assert not busy.hears(host.public(53), 80)
     assert other.hears(host.public(53), 80, PATIENTLY_S)
+    told = host.engine.refusals(spec.vpc_id)
+    assert told.packets[Bound.CALLER] > 0
+    assert (told.packets[Bound.CALLED], told.packets[Bound.BEGUN], told.addresses) == (0, 0, {Bound.CALLER: ["10.0.1.5"]})
 
 
 def test_a_guest_passes_on_what_is_routed_to_it(host: NetworkHost, guest: Callable[..., Guest], outside: Callable[[], Outside]) -> None:
@@ -178,3 +181,6 @@ def test_a_guest_begins_only_so_many_connections_and_its_neighbour_is_free(
     host.engine.ensure_vpc(replace(spec, groups=[replace(ANYTHING, rules=[*ANYTHING.rules, rule("rule-more", port=80)])]))
     assert not busy.hears("10.0.1.6", 80)
     assert other.hears("10.0.1.5", 80, PATIENTLY_S)
+    told = host.engine.refusals(spec.vpc_id)
+    assert told.packets[Bound.BEGUN] >= 200, "counted on over the change"
+    assert (told.packets[Bound.CALLER], told.addresses) == (0, {Bound.BEGUN: ["10.0.1.5"]})

@@ -173,6 +173,9 @@ def damage(engine: Any, vpc_id: str, what: str) -> None:
         "metadata": [],
         "rules of the host": [("nft", "flush", "table", "inet", engine._installation.host_table)],
         "somebody's rules": [_in(router, "nft", "table inet foreign { chain no { type filter hook forward priority 50; policy drop; }; }")],
+        "somebody's chains": [
+            _in(router, "nft", "table inet atonix { chain other { drop; }; chain no { type filter hook forward priority -50; jump other; }; }"),
+        ],
         "neighbour": [_in(router, "ip", "neigh", "del", PEER_GATEWAY, "dev", names.peering_side("pcx-1"))],
     }
     for command in broken[what]:

@@ -1,10 +1,10 @@
 """A network engine that remembers what it was told, refuses what cannot be, and can be made to fail or to lose something."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec
+from portal.engines.network_ports import Drift, Flow, PeeringSpec, Refusals, VpcSpec, no_beat
 from portal.engines.ports import Capability, EngineError, EngineRefused
 
 
@@ -19,6 +19,7 @@ class RecordingNetwork:
         self.lost: list[Drift] = []
         self.seen: list[Flow] = []
         self.hits: dict[str, int] = {}
+        self.refused = Refusals()
         self._lock = threading.Lock()
 
     def _call(self) -> None:
@@ -61,7 +62,12 @@ class RecordingNetwork:
         spec = self.specs.get(vpc_id)
         return {rule.rule_id: self.hits.get(rule.rule_id, 0) for group in spec.groups for rule in group.rules} if spec is not None else {}
 
-    def drift(self) -> Sequence[Drift]:
+    def refusals(self, vpc_id: str) -> Refusals:
+        self._call()
+        return self.refused if vpc_id in self.specs else Refusals()
+
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
+        beat()
         return list(self.lost)
 
     def vpcs(self) -> Sequence[str]:

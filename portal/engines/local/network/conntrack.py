@@ -3,11 +3,12 @@
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from portal.engines.local.network.netlink import ACKNOWLEDGE, DONE, DUMP, KernelRefused, NetfilterSocket, attribute, attributes
 from portal.engines.local.network.verdict import Connection, Verdicts
 from portal.engines.network_ports import VpcSpec
+from portal.engines.network_store import Formerly
 from portal.engines.ports import EngineError
 
 CONNTRACK = 1 << 8
@@ -19,9 +20,12 @@ SOURCE, DESTINATION = 1, 2
 NUMBER, DESTINATION_PORT, ICMP_TYPE = 1, 3, 5
 
 
-def purge(namespace: str, spec: VpcSpec) -> int:
-    """Forget every connection of a router that its VPC's state does not allow; gives their number. Raises EngineError."""
-    verdicts = Verdicts(spec)
+def purge(namespace: str, spec: VpcSpec, formerly: Sequence[Formerly]) -> int:
+    """Forget every connection of a router that its VPC's state does not allow, or that went over a peering which it does not take any more.
+
+    Gives their number. Raises EngineError.
+    """
+    verdicts = Verdicts(spec, formerly)
     link = NetfilterSocket(namespace)
     try:
         stale = [key for key, connection in _connections(link) if not verdicts.may_go_on(connection)]

@@ -6,7 +6,7 @@ before anything is changed, so that whoever is killed in between is finished by 
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -26,9 +26,10 @@ from portal.engines.local.network.name_server import NameServer, host_resolvers,
 from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
 from portal.engines.local.network.router import Router, linked
+from portal.engines.local.network.routing import over_peerings
 from portal.engines.local.paths import LocalPaths
 from portal.engines.network_checks import EXTERNAL, checked, checked_peering
-from portal.engines.network_ports import Drift, Flow, PeeringSpec, VpcSpec, tap_name
+from portal.engines.network_ports import Bound, Drift, Flow, PeeringSpec, Refusals, VpcSpec, no_beat, tap_name
 from portal.engines.network_store import Store, VpcRecord, same
 from portal.engines.ports import Capability, EngineError, EngineUnavailable
 
@@ -90,16 +91,33 @@ class LocalNetwork:
 
     def _purge(self, record: VpcRecord) -> None:
         """End what may not go on. A guest can have so many connections that the others' networks must not wait for it."""
-        stopped = purge(self._router(record.spec.vpc_id).name, record.spec)
-        log.info("%s changed; %s connections may not go on", record.spec.vpc_id, stopped)
+        vpc_id = record.spec.vpc_id
+        stopped = purge(self._router(vpc_id).name, record.spec, record.formerly)
+        log.info("%s changed; %s connections may not go on", vpc_id, stopped)
         with self._guard:
-            self._store.save_vpc(replace(record, is_purged=True))
+            # Whoever took a peering away meanwhile goes through them once more.
+            if self._store.vpc(vpc_id) == record:
+                self._store.save_vpc(replace(record, is_purged=True, formerly=()))
+
+    def _purge_again(self, vpc_id: str) -> None:
+        """End what went over a peering that is gone; where a change has not been finished, that does it."""
+        with self._locks.of(vpc_id):
+            try:
+                with self._guard:
+                    record = self._store.vpc(vpc_id)
+                    if record is None or record.is_purged or not record.is_finished or not namespaces.exists(self._router(vpc_id).name):
+                        return
+                    self._purging.add(vpc_id)
+                self._purge(record)
+            finally:
+                self._purging.discard(vpc_id)
 
     def _make(self, spec: VpcSpec) -> VpcRecord:
         """Make everything of a VPC but an end of its connections; gives what was noted."""
         metadata, flows = self._open()
         before = self._store.vpc(spec.vpc_id)
-        record = (before or VpcRecord([])).wanting(spec)
+        former = [] if before is None else [*before.formerly, *(each for state in before.states if state != spec for each in over_peerings(state))]
+        record = replace((before or VpcRecord([])).wanting(spec), formerly=list(dict.fromkeys(former)))
         if before is None or before.states != record.states or before.epoch >= 0:
             self._store.save_vpc(record)
         self._fabric.ensure()
@@ -110,16 +128,21 @@ class LocalNetwork:
         if namespace != record.namespace:
             record = replace(record, namespace=namespace)
             self._store.save_vpc(record)
-        if before is not None and nft.generation(router.name) != before.generation:
-            router.remove_foreign_tables()
-        generation = router.ensure_rules(spec, {found for state in record.states for found in rules.objects(state)})
+        known = {found for state in record.states for found in rules.objects(state)}
+        is_foreign = before is not None and nft.generation(router.name) != before.generation
+        generation = router.ensure_rules(spec, known)
+        if is_foreign:
+            # After its own rules, which no longer lead into what goes.
+            router.remove_foreign(rules.chains(known))
+            generation = nft.generation(router.name)
         epoch = self._connect(router, record)
         self._name(spec)
         if before is None or any((state.domain, names_of(state)) != (spec.domain, names_of(spec)) for state in before.states):
             self._name_peers(spec.vpc_id)
         metadata.ensure(router.name, spec)
         flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
-        record = VpcRecord([spec], namespace, generation, epoch, is_purged=before is not None and before.is_purged and before.states == [spec])
+        is_purged = before is not None and before.is_purged and before.states == [spec]
+        record = VpcRecord([spec], namespace, generation, epoch, is_purged=is_purged, formerly=record.formerly)
         self._store.save_vpc(record)
         return record
 
@@ -144,6 +167,14 @@ class LocalNetwork:
 
     def remove_vpc(self, vpc_id: str) -> None:
         """Remove a VPC with everything in it."""
+        peerings = self._peerings_of(vpc_id)
+        try:
+            self._remove(vpc_id)
+        finally:
+            for other in sorted({each for peering in peerings for each in peering.vpc_ids} - {vpc_id}):
+                self._purge_again(other)
+
+    def _remove(self, vpc_id: str) -> None:
         with self._locks.of(vpc_id), self._guard:
             record = self._store.vpc(vpc_id)
             if record is None:
@@ -152,7 +183,7 @@ class LocalNetwork:
             metadata.remove(vpc_id)
             flows.remove(vpc_id)
             for peering in self._peerings_of(vpc_id):
-                self.remove_peering(peering.peering_id)
+                self._unlink(peering)
             # Last: what is taken from its peers is told to it as well.
             self._name_server(vpc_id).remove()
             former = {name for state in record.states for name in names.links_of(state)}
@@ -185,6 +216,16 @@ class LocalNetwork:
             counted = nft.counters(self._router(vpc_id).name, rules.TABLE)
         return {rule.rule_id: counted.get(rules.counter(rule.rule_id), 0) for group in record.spec.groups for rule in group.rules}
 
+    def refusals(self, vpc_id: str) -> Refusals:
+        """What bounds of connections have refused."""
+        with self._guard:
+            record, router = self._store.vpc(vpc_id), self._router(vpc_id)
+            if record is None or not record.is_finished or not namespaces.exists(router.name):
+                return Refusals()
+            counted = nft.counters(router.name, rules.TABLE)
+            packets = {bound: counted.get(rules.over(bound), 0) for bound in Bound}
+            return Refusals(packets, {bound: nft.members(router.name, rules.TABLE, rules.over(bound)) for bound in Bound if packets[bound]})
+
     # -- peerings ----------------------------------------------------------------------------------------------------------------------------
 
     def ensure_peering(self, spec: PeeringSpec) -> None:
@@ -204,17 +245,32 @@ class LocalNetwork:
 
     def remove_peering(self, peering_id: str) -> None:
         """Unlink."""
-        with self._guard:
-            known = {peering.peering_id: peering for peering in self._store.peerings()}
+        peering = {each.peering_id: each for each in self._store.peerings()}.get(peering_id)
+        if peering is None:
             self._store.forget_peering(peering_id)
-            if peering_id not in known:
-                return
-            for vpc_id in known[peering_id].vpc_ids:
-                if namespaces.exists(self._router(vpc_id).name):
-                    with Links(self._router(vpc_id).name) as links:
-                        links.remove(names.peering_side(peering_id))
-                    self._reroute(vpc_id)
-                    self._name_again(vpc_id)
+            return
+        try:
+            with self._guard:
+                # Until its connections are gone through as well, a look is told nothing.
+                self._purging.update(peering.vpc_ids)
+                self._unlink(peering)
+        finally:
+            for vpc_id in peering.vpc_ids:
+                self._purge_again(vpc_id)
+
+    def _unlink(self, peering: PeeringSpec) -> None:
+        for vpc_id in peering.vpc_ids:
+            # Noted first: whoever is killed in between is finished by the next look, which finds connections that were not gone through.
+            if (record := self._store.vpc(vpc_id)) is not None:
+                over = [replace(each, peering_id="") for state in record.states for each in over_peerings(state, peering.peering_id)]
+                self._store.save_vpc(replace(record, is_purged=record.is_purged and not over, formerly=[*record.formerly, *over]))
+        self._store.forget_peering(peering.peering_id)
+        for vpc_id in peering.vpc_ids:
+            if namespaces.exists(self._router(vpc_id).name):
+                with Links(self._router(vpc_id).name) as links:
+                    links.remove(names.peering_side(peering.peering_id))
+                self._reroute(vpc_id)
+                self._name_again(vpc_id)
 
     def _peerings_of(self, vpc_id: str) -> list[PeeringSpec]:
         return [peering for peering in self._store.peerings() if vpc_id in peering.vpc_ids]
@@ -251,7 +307,7 @@ class LocalNetwork:
 
     # -- looking -----------------------------------------------------------------------------------------------------------------------------
 
-    def drift(self) -> Sequence[Drift]:
+    def drift(self, beat: Callable[[], None] = no_beat) -> Sequence[Drift]:
         """What is not as it was last made."""
         with self._guard:
             vpc_ids = self._store.vpcs()
@@ -262,6 +318,7 @@ class LocalNetwork:
             self._is_external_right = self._uses_external(vpc_ids) and self._external.is_right()
         found = []
         for vpc_id in vpc_ids:
+            beat()
             with self._guard:
                 # The list is a moment old: what it says of a VPC that was changed since is looked up anew.
                 different = self._drift_of(vpc_id, fabric) and self._drift_of(vpc_id, self._fabric_links())

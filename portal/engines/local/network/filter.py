@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 from portal.engines.local.network import names
 from portal.engines.local.network.routing import covers, led
 from portal.engines.network_checks import router_address
-from portal.engines.network_ports import Direction, GroupSpec, IpProtocol, RuleSpec, SubnetSpec, Via, VpcSpec
+from portal.engines.network_ports import LIMITS, Bound, Direction, GroupSpec, IpProtocol, RuleSpec, SubnetSpec, Via, VpcSpec
 
 TABLE = "atonix"
 METADATA = "169.254.169.254"
@@ -22,7 +22,9 @@ LOG_RATE = "200/second burst 400 packets"
 LOG_BYTES = 64
 # A guest that has more connections than these begins no further ones: all of a VPC's are gone through after each change. From outside and over
 # peerings one caller has so many to a guest, and all of them together no more than a guest may be called.
-MOST_CONNECTIONS, MOST_OF_A_CALLER, MOST_CALLED = 8192, 1024, 16384
+MOST_CONNECTIONS, MOST_OF_A_CALLER, MOST_CALLED = LIMITS[Bound.BEGUN], LIMITS[Bound.CALLER], LIMITS[Bound.CALLED]
+# Which guests were concerned lately.
+KEPT_MINUTES, MOST_KEPT = 10, 4096
 ANYWHERE = "0.0.0.0/0"
 LINK_LOCAL = "169.254.0.0/16"
 INNER, PEERS, NATS = (f'"{word}*"' for word in (names.SUBNETS, names.PEERINGS, names.NATS))
@@ -52,6 +54,11 @@ def counter(rule_id: str) -> str:
     return f"c_{names.short(rule_id)}"
 
 
+def over(bound: Bound) -> str:
+    """The chain, the counter and the set of a bound of connections: what it refused, and whose."""
+    return f"over_{bound.value}"
+
+
 def members(group_id: str) -> str:
     """The set with the addresses of a group's members."""
     return f"g_{names.short(group_id)}"
@@ -73,21 +80,28 @@ def objects(spec: VpcSpec) -> set[tuple[str, str]]:
     return found | {("chain", _combination(port.group_ids, direction)) for port in spec.ports for direction in Direction}
 
 
+def chains(known: Iterable[tuple[str, str]]) -> set[str]:
+    """The names of all chains of the table, with those among `known` objects."""
+    return {name for kind, name in known if kind == "chain"} | {"refuse", *HOOKS, *map(over, Bound)}
+
+
 def render(spec: VpcSpec, former: Collection[tuple[str, str]], host: str) -> str:
     """The transaction that makes the table so, whatever it was; `former` are objects that may be left, `host` is the host's address outside."""
     wanted = objects(spec)
     stale = sorted(set(former) - wanted, key=lambda each: (ORDER.index(each[0]), each[1]))
     there = {kind: sorted(name for each, name in wanted | set(stale) if each == kind) for kind in ORDER}
-    chains = [*there["chain"], "refuse"]
+    bounds = [over(bound) for bound in Bound]
+    chains = [*there["chain"], "refuse", *bounds]
     return "\n".join(
         [
             f"table inet {TABLE} {{",
-            *(f"  counter {name} {{ }}" for name in (*there["counter"], "refused")),
+            *(f"  counter {name} {{ }}" for name in (*there["counter"], "refused", *bounds)),
             *(f"  set {name} {{ type ipv4_addr; }}" for name in there["set"]),
             *(f"  set {name} {{ type {kind}; }}" for name, kind in SETS.items()),
             *(f"  map {name} {{ type {kind}; }}" for name, kind in MAPS.items()),
             # The kernel counts in it from change to change.
             *(f"  set {name} {{ type {kind}; size 65535; flags dynamic; }}" for name, kind in COUNTED.items()),
+            *(f"  set {name} {{ type ipv4_addr; size {MOST_KEPT}; flags dynamic,timeout; timeout {KEPT_MINUTES}m; }}" for name in bounds),
             *(f"  chain {name} {{\n  }}" for name in chains),
             *(f"  chain {name} {{\n    type {hook};\n  }}" for name, hook in HOOKS.items()),
             "}",
@@ -152,6 +166,9 @@ def _log(word: str) -> str:
 
 def _fixed(spec: VpcSpec, host: str) -> Iterator[str]:
     yield from _block("refuse", [*([_log(REFUSED)] if spec.flow_log else []), 'counter name "refused" drop'])
+    for bound in Bound:
+        whose = "saddr" if bound is Bound.BEGUN else "daddr"
+        yield from _block(over(bound), [f'counter name "{over(bound)}" add @{over(bound)} {{ ip {whose} }} goto refuse'])
     yield from _block("sent", _sent(spec, host))
     yield from _block("received", _received(spec))
     yield from _block("own", [f"meta mark set {OWN}"])
@@ -167,15 +184,15 @@ def _sent(spec: VpcSpec, host: str) -> Iterator[str]:
     # Who is called by a floating address answers by the internet gateway, not with a NAT gateway's address, nor over a peering.
     yield f"oifname {{ {NATS}, {PEERS} }} ct status dnat goto refuse"
     yield ANSWERS
-    yield f"iifname {INNER} add @busy {{ ether saddr ct count over {MOST_CONNECTIONS} }} goto refuse"
+    yield f"iifname {INNER} add @busy {{ ether saddr ct count over {MOST_CONNECTIONS} }} goto {over(Bound.BEGUN)}"
     yield f"iifname {OUTSIDE} ip saddr {spec.cidr} drop"
     for subnet in spec.subnets:
         # From outside comes only whom the subnet would answer by the internet gateway: nobody there sends as a peer, or as what lies behind a guest.
         back = [part for parts in led(spec, subnet, Via.INTERNET).values() for part in parts]
         others = f"ip saddr != {{ {', '.join(map(str, back))} }} " if back else ""
         yield f'iifname {OUTSIDE} oifname "{names.subnet_side(subnet)}" {others}drop'
-    yield f"iifname {{ {OUTER} }} add @callers {{ ip saddr . ip daddr ct count over {MOST_OF_A_CALLER} }} goto refuse"
-    yield f"iifname {{ {OUTER} }} add @called {{ ip daddr ct count over {MOST_CALLED} }} goto refuse"
+    yield f"iifname {{ {OUTER} }} add @callers {{ ip saddr . ip daddr ct count over {MOST_OF_A_CALLER} }} goto {over(Bound.CALLER)}"
+    yield f"iifname {{ {OUTER} }} add @called {{ ip daddr ct count over {MOST_CALLED} }} goto {over(Bound.CALLED)}"
     yield f"iifname {OUTSIDE} ct status dnat accept"
     for subnet in spec.subnets:
         # From a peer comes only who would be answered over the same peering.

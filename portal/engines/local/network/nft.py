@@ -43,10 +43,22 @@ def counters(namespace: str, table: str) -> dict[str, int]:
     return {each["counter"]["name"]: each["counter"]["packets"] for each in listed if "counter" in each}
 
 
+def members(namespace: str, table: str, name: str) -> list[str]:
+    """The elements of a set from which they go by and by. Raises EngineError."""
+    listed = json.loads(run(namespace, ["-j", "list", "set", "inet", table, name]))["nftables"]
+    return [element["elem"]["val"] for each in listed if "set" in each for element in each["set"].get("elem", [])]
+
+
 def tables(namespace: str) -> list[tuple[str, str]]:
     """Family and name of each table in a namespace. Raises EngineError."""
     listed = json.loads(run(namespace, ["-j", "list", "tables"]))["nftables"]
     return [(each["table"]["family"], each["table"]["name"]) for each in listed if "table" in each]
+
+
+def chains(namespace: str, table: str) -> list[str]:
+    """The chains of a table. Raises EngineError."""
+    listed = json.loads(run(namespace, ["-j", "list", "chains", "inet"]))["nftables"]
+    return [each["chain"]["name"] for each in listed if "chain" in each and each["chain"]["table"] == table]
 
 
 def generation(namespace: str) -> int:

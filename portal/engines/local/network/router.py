@@ -12,6 +12,7 @@ from portal.engines.local.network.names import Installation
 from portal.engines.local.network.routing import PEER_GATEWAY, Lookup, Route, tables
 from portal.engines.network_checks import router_address
 from portal.engines.network_ports import PeeringSpec, VpcSpec
+from portal.engines.ports import EngineError
 
 log = logging.getLogger("portal.engines.network")
 
@@ -127,12 +128,26 @@ class Router:
             (other,) = (each for each in peering.vpc_ids if each != spec.vpc_id)
             yield names.peering_side(peering.peering_id), names.mac(peering.peering_id, other)
 
-    def remove_foreign_tables(self) -> None:
-        """Take away tables that somebody else made in the namespace, which is this router's alone."""
+    def remove_foreign(self, own: Collection[str]) -> None:
+        """Take away what somebody else made in the namespace, which is this router's alone: tables, and chains in its table besides its `own`."""
         for family, table in nft.tables(self.name):
             if (family, table) != ("inet", rules.TABLE):
                 log.warning("somebody's table %s %s was in the router %s; it is removed", family, table, self.name)
-                nft.apply(self.name, f"delete table {family} {table}\n")
+                self._try("table", f"delete table {family} {table}")
+        foreign = set(nft.chains(self.name, rules.TABLE)) - set(own)
+        for chain in sorted(foreign):
+            log.warning("somebody's chain %s was in the table of the router %s; it is removed", chain, self.name)
+        # All are emptied before the first goes: one may lead to another.
+        text = "".join(f"{verb} chain inet {rules.TABLE} {chain}\n" for verb in ("flush", "delete") for chain in sorted(foreign))
+        if text:
+            self._try("chains", text)
+
+    def _try(self, what: str, text: str) -> None:
+        try:
+            nft.apply(self.name, text)
+        except EngineError as error:
+            # It has an owner with whom it goes, or is gone meanwhile: that keeps nobody's network from being made.
+            log.warning("somebody's %s in the router %s stays: %s", what, self.name, error.message)
 
     def remove(self) -> None:
         """Take the namespace away."""

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, collapse_addresses
 
 from portal.engines.local.network import names
 from portal.engines.network_ports import RouteSpec, SubnetSpec, Via, VpcSpec
+from portal.engines.network_store import Formerly
 
 # Numbers of tables and of the rules that lead to them; the kernel's own are 0, 253, 254 and 255.
 FIRST_TABLE = 1000
@@ -91,6 +92,17 @@ def led(spec: VpcSpec, subnet: SubnetSpec, via: Via) -> dict[str, list[IPv4Netwo
         if route.via is via:
             found.setdefault(route.target_id, []).extend(_without(whole, [each for each in ranges if each != whole and each.subnet_of(whole)]))
     return {target_id: list(collapse_addresses(parts)) for target_id, parts in found.items()}
+
+
+def over_peerings(spec: VpcSpec, peering_id: str = "") -> list[Formerly]:
+    """What is led over peerings, or over one: as it is noted before that changes."""
+    return [
+        Formerly(subnet.subnet_id, str(part), each)
+        for subnet in spec.subnets
+        for each, parts in led(spec, subnet, Via.PEERING).items()
+        for part in parts
+        if peering_id in {"", each}
+    ]
 
 
 def _known(spec: VpcSpec, subnet: SubnetSpec) -> Sequence[RouteSpec]:

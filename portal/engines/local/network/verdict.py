@@ -9,6 +9,7 @@ from portal.engines.local.network.filter import METADATA
 from portal.engines.local.network.routing import covers
 from portal.engines.network_checks import router_address
 from portal.engines.network_ports import Direction, IpProtocol, PortSpec, RouteSpec, RuleSpec, Via, VpcSpec
+from portal.engines.network_store import Formerly
 
 NUMBERS = {1: IpProtocol.ICMP, 6: IpProtocol.TCP, 17: IpProtocol.UDP}
 
@@ -29,8 +30,8 @@ class Connection:
 class Verdicts:
     """The rules of one VPC, ready to be asked often: what depends on addresses alone is found out once."""
 
-    def __init__(self, spec: VpcSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: VpcSpec, formerly: Sequence[Formerly] = ()) -> None:
+        self._spec, self._formerly = spec, formerly
         self._inner = IPv4Network(spec.cidr)
         self._ports = {port.address: port for port in spec.ports}
         self._rules = {(group.group_id, way): [rule for rule in group.rules if rule.direction is way] for group in spec.groups for way in Direction}
@@ -39,6 +40,7 @@ class Verdicts:
         self._floating = {port.public_address: port.address for port in spec.ports if port.public_address}
         self._is_gone = cache(self._look_whether_gone)
         self._is_expected = cache(self._look_whether_expected)
+        self._was_led_elsewhere = cache(self._look_whether_led_elsewhere)
         self._between = cache(self._find_between)
         self._rules_about = cache(self._find_rules_about)
 
@@ -49,12 +51,7 @@ class Verdicts:
             return sender is not None or receiver is not None
         if self._is_gone(connection.source) or self._is_gone(connection.answered_by):
             return False
-        if (
-            sender is None
-            and receiver is not None
-            and connection.destination == receiver.address
-            and not self._is_expected(receiver.address, connection.source)
-        ):
+        if not self._keeps_its_way(connection, sender, receiver):
             return False
         if connection.destination != connection.answered_by and self._floating.get(connection.destination) != connection.answered_by:
             return False
@@ -67,6 +64,15 @@ class Verdicts:
             and (between is None or all(self._lets(between, way, connection) for way in Direction))
         )
 
+    def _keeps_its_way(self, connection: Connection, sender: PortSpec | None, receiver: PortSpec | None) -> bool:
+        """Whether a guest and a foreign address would still find each other the way that they did."""
+        if sender is None and receiver is not None:
+            is_inner = connection.destination == receiver.address
+            if is_inner and not self._is_expected(receiver.address, connection.source):
+                return False
+            return not self._was_led_elsewhere(receiver.address, connection.source)
+        return sender is None or receiver is not None or not self._was_led_elsewhere(sender.address, connection.answered_by)
+
     def _look_whether_gone(self, address: str) -> bool:
         return address not in self._ports and IPv4Address(address) in self._inner
 
@@ -77,6 +83,15 @@ class Verdicts:
     def _look_whether_expected(self, receiver_address: str, source: str) -> bool:
         """Whether a foreign address that calls a guest by its inner one is where the guest's subnet would answer it."""
         return self._route(self._ports[receiver_address], source).via in {Via.PEERING, Via.INTERFACE}
+
+    def _look_whether_led_elsewhere(self, inner: str, outer: str) -> bool:
+        """Whether packets of a guest to a foreign address went over a peering that they do not take any more."""
+        port, other = self._ports[inner], IPv4Address(outer)
+        former = [each for each in self._formerly if each.subnet_id == port.subnet_id and other in IPv4Network(each.cidr)]
+        if not former:
+            return False
+        route = self._route(port, outer)
+        return any(route.via is not Via.PEERING or route.target_id != each.peering_id for each in former)
 
     def _route(self, port: PortSpec, target: str) -> RouteSpec:
         subnet = next(subnet for subnet in self._spec.subnets if subnet.subnet_id == port.subnet_id)
