@@ -41,6 +41,7 @@ from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.engine_steps import refuse_on_engine
+from portal.storage.errors import ObjectChanged
 from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_named
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing
@@ -219,7 +220,11 @@ def get(bucket_id: str, **path: str) -> ResponseReturnValue:
     }  # fmt: skip
     if asked is not None:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{version.size_bytes}"
-    body = objects.open(ctx, found, first, end - first) if request.method != "HEAD" else ()
+    try:
+        body = objects.open(ctx, found, first, end - first) if request.method != "HEAD" else ()
+    except ObjectChanged:
+        # It was written over a moment ago: begin anew with what is there now.
+        return get(bucket_id, **path)
     ctx.db.rollback()
     # What somebody else uploaded is no page of the portal: it is given out as bytes, to be saved.
     return Response(body, 206 if asked is not None else 200, headers=headers, content_type="application/octet-stream")

@@ -16,7 +16,9 @@ from portal.s3.heads import about_of, check_conditions, condition_of, version_he
 from portal.s3.objects import forget
 from portal.s3.requests import check_key
 from portal.storage.encryption import NOTHING, CustomerKey, customer_check, encryption_for
+from portal.storage.errors import ObjectChanged
 from portal.storage.objects import About, Content, Found, object_find, object_put, refuse_early
+from portal.storage.reading import object_linked
 from portal.storage.receiving import Anew, gather, kept_encrypted
 
 SOURCE = "x-amz-copy-source"
@@ -45,6 +47,14 @@ def source_of(x: Exchange) -> tuple[Found, CustomerKey | None]:
 
 def copy(x: Exchange) -> Answer:
     """Copy an object; headers and tags come with it unless the request says that they are replaced."""
+    try:
+        return _copy(x)
+    except ObjectChanged:
+        # It was written over a moment ago: begin anew with what is there now.
+        return _copy(x)
+
+
+def _copy(x: Exchange) -> Answer:
     condition = condition_of(x.request)
     asked = asked_of(x.request)
     found, customer = source_of(x)
@@ -58,10 +68,9 @@ def copy(x: Exchange) -> Answer:
     is_plain = source.upload_id is None and not source.encryption and not encryption.kind and algorithm == source.checksum_algorithm
     etag, checksum, kind = source.etag, source.checksum, source.checksum_type
     shown = {"x-amz-copy-source-version-id": source.version_id} if source_bucket.versioning != "off" else {}
-    pieces = found.pieces()
     if is_plain:
         x.ctx.db.rollback()
-        blob = x.blobs.copy(pieces[0], about.storage_class)
+        blob = object_linked(x.ctx, x.blobs, found, about.storage_class)
     else:
         anew = Anew(customer, encryption.key, about.storage_class)
         blob, md5, calculated = gathered(x, found, (0, source.size_bytes), algorithm, anew)

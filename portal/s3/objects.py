@@ -1,10 +1,8 @@
 """Objects as S3 clients write, read and delete them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 
-from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged
+from portal.engines.object_ports import Blob
 from portal.kernel.errors import PortalError, Unavailable
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT, Body
@@ -15,8 +13,8 @@ from portal.s3.heads import about_of, check_conditions, checksum_headers, condit
 from portal.s3.lock_heads import may_bypass
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
-from portal.storage.damage import damage_report
 from portal.storage.encryption import NOTHING, encryption_for
+from portal.storage.errors import ObjectChanged
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.locks import Lock
 from portal.storage.objects import (
@@ -29,11 +27,11 @@ from portal.storage.objects import (
     Wanted,
     object_delete,
     object_find,
-    object_open,
     object_put,
     objects_delete,
     refuse_early,
 )
+from portal.storage.reading import object_open
 
 MOST_KEYS = 1000
 
@@ -99,14 +97,10 @@ def get(x: Exchange) -> Answer:
     if x.request.method == "HEAD":
         return Answer(status, headers, iter(()), length)
     try:
-        again, pieces = object_open(x.ctx, x.blobs, found, (first, length), customer)
-        if again is not found:
-            # It was written over a moment ago: begin anew with what is there now.
-            return get(x)
-        return Answer(status, headers, begun(pieces), length)
-    except (BlobAbsent, BlobDamaged) as error:
-        damage_report(x.ctx, found.bucket, version.key, version.version_id, error.message)
-        raise
+        return Answer(status, headers, object_open(x.ctx, x.blobs, found, (first, length), customer), length)
+    except ObjectChanged:
+        # It was written over a moment ago: begin anew with what is there now.
+        return get(x)
 
 
 def _wanted(x: Exchange, found: Found) -> tuple[int, int, dict[str, str]]:
@@ -121,12 +115,6 @@ def _wanted(x: Exchange, found: Found) -> tuple[int, int, dict[str, str]]:
         return first, length, {**content_range(first, length, size), **said} if size else {}
     part = range_of(x.request.header("range"), size) if x.request.header("range") else None
     return (*part, {**content_range(*part, size)}) if part is not None else (0, size, {})
-
-
-def begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same with the first piece read: what is damaged at its beginning is refused in words."""
-    first = next(pieces, None)
-    return iter(()) if first is None else chain((first,), pieces)
 
 
 def delete(x: Exchange) -> Answer:

@@ -16,7 +16,7 @@ CODES: Mapping[type[kernel.PortalError], str] = {
     storage.BucketLocked: "InvalidBucketState", storage.NoObjectLock: "InvalidRequest",
     storage.AclUnsupported: "AccessControlListNotSupported", storage.AclLeft: "InvalidBucketAclWithObjectOwnership",
     storage.AclBlocked: "InvalidBucketAclWithBlockPublicAccessError",
-    storage.IsMarker: "MethodNotAllowed", storage.BucketNotEmpty: "BucketNotEmpty", storage.KeyTooLong: "KeyTooLongError",
+    storage.IsMarker: "MethodNotAllowed", storage.ObjectDamaged: "InternalError", storage.BucketNotEmpty: "BucketNotEmpty", storage.KeyTooLong: "KeyTooLongError",
     storage.InvalidKey: "InvalidURI", storage.InvalidPart: "InvalidPart", storage.InvalidPartOrder: "InvalidPartOrder",
     storage.PartTooSmall: "EntityTooSmall", storage.CustomerKeyMissing: "InvalidRequest", storage.CustomerKeyNotWanted: "InvalidRequest",
     storage.CustomerKeyWrong: "AccessDenied", storage.NoSuchEncryptionKey: "KMS.NotFoundException", key_store.KeyGone: "KMS.NotFoundException",
@@ -37,7 +37,7 @@ def refusal_of(error: kernel.PortalError) -> S3Error:
         return S3Error("BucketAlreadyOwnedByYou" if details["is_own"] else "BucketAlreadyExists")
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), "InternalError")
     # What is not found although it is there is not the caller's to see: nothing is said of it.
-    is_told = code != "InternalError" and type(error) is not kernel.NotFound
+    is_told = (code != "InternalError" or isinstance(error, storage.ObjectDamaged)) and type(error) is not kernel.NotFound
     # A mark of a deletion can be deleted and nothing else.
     allowed = {"Allow": "DELETE"} if isinstance(error, storage.IsMarker) else {}
     return S3Error(code, error.message if is_told else None, headers={**_marker(details), **allowed})
@@ -53,5 +53,5 @@ def _marker(details: Mapping[str, object]) -> dict[str, str]:
 def failure_of(error: EngineError) -> S3Error:
     """The same for a failure of what keeps the bytes."""
     if isinstance(error, BlobDamaged | BlobAbsent):
-        return S3Error("InternalError", f"{error.message} It is not given out; an administrator has been told.")
+        return S3Error("InternalError", f"{error.message} It is not given out.")
     return S3Error("InsufficientStorage" if isinstance(error, EngineRefused) else "ServiceUnavailable", error.message)

@@ -1,6 +1,6 @@
 """Refusals of object storage that clients tell apart."""
 
-from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, MethodNotAllowed, NotFound
+from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, MethodNotAllowed, NotFound, PortalError
 
 
 class NoSuchBucket(NotFound):
@@ -17,6 +17,14 @@ class NoSuchVersion(NotFound):
 
 class NoSuchUpload(NotFound):
     """There is no such multipart upload, or it has ended."""
+
+
+class ObjectChanged(Conflict):
+    """An object was written over or deleted between the look at it and the use of its bytes."""
+
+
+class ObjectDamaged(PortalError):
+    """What is stored of an object is not what was written; those who can help have been told."""
 
 
 class IsMarker(MethodNotAllowed):

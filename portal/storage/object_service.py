@@ -11,7 +11,8 @@ from portal.storage.access import READ, authorize_object
 from portal.storage.engine_objects import EngineObjects
 from portal.storage.facts import BucketFacts, Version, newest
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
+from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_say, object_set_acl, objects_delete
+from portal.storage.reading import object_open
 from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.uploads import Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
@@ -24,7 +25,7 @@ class ObjectService(Protocol):
         ...
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
-        """Some of its bytes."""
+        """Some of its bytes, begun: as many as are asked for, of this version. Raises ObjectChanged and ObjectDamaged."""
         ...
 
     def receive(
@@ -105,7 +106,7 @@ class LocalObjects:
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""
-        return object_open(ctx, self._blobs, found, (first, length))[1]
+        return object_open(ctx, self._blobs, found, (first, length))
 
     def receive(
         self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""

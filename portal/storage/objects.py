@@ -1,6 +1,6 @@
 """Objects: written whole, found, removed. Bytes are in blobs; what is said of them in rows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
+from portal.engines.object_ports import EMPTY, Blob
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
 from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
-from portal.storage.encryption import PLAIN, CustomerKey, Encryption, key_of_row
+from portal.storage.encryption import PLAIN, Encryption
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
@@ -89,6 +89,8 @@ DESCRIPTION = frozenset({"headers", "user_metadata"})
 SMALL = 1 << 20
 # So many are deleted in one transaction.
 TOGETHER = 250
+# So often an object is looked for that is written over again and again meanwhile; whoever reads it then finds that it is not whole.
+LOOKS = 5
 
 
 def refuse_early(
@@ -310,15 +312,20 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
     bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
-    row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
-    try:
-        _authorize_found(ctx, bucket, key, row, action)
-    except Forbidden as error:
-        note_refusal(ctx, bucket, action, key, error)
-        raise
-    if row is None or row.is_marker:
-        raise _not_there(bucket, key, version_id, row)
-    return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
+    for _ in range(LOOKS):
+        row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
+        try:
+            _authorize_found(ctx, bucket, key, row, action)
+        except Forbidden as error:
+            note_refusal(ctx, bucket, action, key, error)
+            raise
+        if row is None or row.is_marker:
+            raise _not_there(bucket, key, version_id, row)
+        found = Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
+        if sum(part.size_bytes for part in found.parts) == (row.size_bytes if row.upload_id is not None else 0):
+            break
+        # Between the two statements it was written over, and its parts went with it.
+    return found
 
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
@@ -333,55 +340,3 @@ def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version |
 def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:
     """The parts of an upload, in order."""
     return session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
-
-
-def read(store: BlobStore, pieces: Sequence[Blob], first: int, length: int) -> Iterator[bytes]:
-    """Some bytes of blobs that follow each other, each of them opened when its turn comes, the first at once. Raises BlobAbsent or BlobDamaged."""
-    wanted = list(_cut(pieces, first, length))
-    opened = store.open(*wanted[0]) if wanted else None
-
-    def give() -> Iterator[bytes]:
-        reader = opened
-        try:
-            for number, (blob, start, count) in enumerate(wanted):
-                reader = reader if number == 0 else store.open(blob, start, count)
-                if reader is not None:
-                    yield from reader
-                    reader.close()
-        finally:
-            if reader is not None:
-                reader.close()
-
-    return give()
-
-
-def _cut(pieces: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob, int, int]]:
-    """(blob, first byte, how many) of each blob that a range touches."""
-    begin, end = first, first + length
-    place = 0
-    for blob in pieces:
-        start, stop = max(begin - place, 0), min(end - place, blob.size_bytes)
-        if start < stop:
-            yield blob, start, stop - start
-        place += blob.size_bytes
-
-
-def object_open(
-    ctx: Context, store: BlobStore, found: Found, span: tuple[int, int], customer: CustomerKey | None = None
-) -> tuple[Found, Iterator[bytes]]:  # fmt: skip
-    """Begin to read (first byte, how many); an object that was written over, or moved, between its row and its bytes is looked for once more.
-
-    Raises what `key_of_row` does.
-    """
-    first, length = span
-    key = key_of_row(ctx, found.bucket, found.version, customer)
-    try:
-        return found, read(store, found.pieces(key), first, length)
-    except BlobAbsent:
-        version_id = found.version.version_id if found.version.version_id != "null" else ""
-        ctx.db.rollback()
-        again = object_find(ctx, found.bucket.name, found.version.key, version_id)
-        if again.pieces() == found.pieces():
-            raise
-        key = key_of_row(ctx, again.bucket, again.version, customer)
-        return again, read(store, again.pieces(key), first, min(length, again.version.size_bytes - first))

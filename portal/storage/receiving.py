@@ -4,16 +4,18 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from portal.engines.object_ports import Blob, BlobStore
 from portal.kernel.context import Context
-from portal.kernel.errors import Conflict, InvalidRequest, PortalError, TooLarge, Unavailable
+from portal.kernel.errors import InvalidRequest, PortalError, TooLarge, Unavailable
 from portal.storage.encryption import NOTHING, PORTAL, Asked, CustomerKey, encryption_for, encryption_of, key_of_row
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.object_models import ObjectPart
-from portal.storage.objects import ANY, About, Condition, Content, Found, object_open, object_put, refuse_early
+from portal.storage.objects import ANY, About, Condition, Content, Found, object_put, refuse_early
+from portal.storage.reading import object_linked, object_open
 from portal.storage.uploads import Named, part_put, upload_find
 
 MAX_OBJECT = 5 << 30
@@ -100,12 +102,10 @@ class Anew:
 
 
 def gather(ctx: Context, blobs: BlobStore, found: Found, span: tuple[int, int], anew: Anew, *hashers: Hasher) -> Blob:
-    """Write a (first byte, length) of an object anew, as one blob. Raises Conflict if the object was changed meanwhile."""
-    again, pieces = object_open(ctx, blobs, found, span, anew.customer)
-    if again is not found:
-        raise Conflict("The object was changed while it was being copied. Try again.")
+    """Write a (first byte, length) of an object anew, as one blob. Raises ObjectChanged and ObjectDamaged."""
+    pieces = object_open(ctx, blobs, found, span, anew.customer)
     ctx.db.rollback()
-    with blobs.writing(anew.storage_class, anew.key) as writer:
+    with closing(pieces), blobs.writing(anew.storage_class, anew.key) as writer:
         for piece in pieces:
             for one in hashers:
                 one.update(piece)
@@ -129,7 +129,7 @@ def object_copy(
                   encryption=encryption)  # fmt: skip
     if source.upload_id is None and not source.encryption and not encryption.kind:
         ctx.db.rollback()
-        content = Content(source.etag, blobs.copy(found.pieces()[0], source.storage_class), checksum=source.checksum, how="Copy")
+        content = Content(source.etag, object_linked(ctx, blobs, found, source.storage_class), checksum=source.checksum, how="Copy")
     else:
         md5 = hashlib.md5(usedforsecurity=False)
         blob = gather(ctx, blobs, found, (0, source.size_bytes), Anew(key=encryption.key, storage_class=source.storage_class), md5)

@@ -3,15 +3,18 @@
 Everything that is kept is read again now and then, so that damage is known before somebody asks for it.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
+from portal.engines.ports import EngineError
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.storage import versions
@@ -29,20 +32,47 @@ YOUNG = timedelta(days=1)
 ANSWERED = timedelta(days=1)
 # In so many days everything has been read once.
 SCRUB_DAYS = 30
+# What could not be removed is left alone for so long.
+LATER = timedelta(hours=1)
+
+log = logging.getLogger("portal.storage")
 
 
 def remove_due(ctx: Context, blobs: BlobStore) -> int:
-    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went."""
+    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went. What does not go is tried again later."""
     removed = 0
     while True:
         ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
-        ctx.db.rollback()
         if not ids:
+            ctx.db.rollback()
             return removed
-        blobs.remove(*ids)
+        if named := _named(ctx, ids):
+            log.error("%d blobs were to be removed that objects consist of, such as %s: they stay", len(named), min(named))
+        ctx.db.rollback()
+        stuck = _remove(blobs, [each for each in ids if each not in named])
         with transaction(ctx.db):
-            ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_(ids)))
-        removed += len(ids)
+            ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_([each for each in ids if each not in stuck])))
+            ctx.db.execute(update(BlobToRemove).where(BlobToRemove.blob.in_(stuck)).values(due_at=now() + LATER))
+        removed += len(ids) - len(named) - len(stuck)
+
+
+def _named(ctx: Context, some: Sequence[str]) -> set[str]:
+    """Which of some blobs objects or parts of uploads consist of."""
+    of_versions = select(VERSIONS.c.blob).where(VERSIONS.c.blob.in_(some), VERSIONS.c.blob != "")
+    return {*ctx.db.scalars(of_versions), *ctx.db.scalars(select(ObjectPart.blob).where(ObjectPart.blob.in_(some)))}
+
+
+def _remove(blobs: BlobStore, some: Sequence[str]) -> list[str]:
+    """Remove blobs one by one; those that could not be."""
+    stuck: dict[str, str] = {}
+    for blob in some:
+        try:
+            blobs.remove(blob)
+        except (EngineError, OSError) as error:
+            stuck[blob] = str(error)
+    if stuck:
+        log.error("%d blobs cannot be removed and wait for another day, such as %s: %s", len(stuck), *next(iter(stuck.items())))
+    return list(stuck)
 
 
 def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) -> int:
@@ -50,13 +80,10 @@ def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) 
     removed, edge = 0, (now() - older).timestamp()
     old = (found.id for found in blobs.stored() if found.written_at < edge)
     while some := _take(old, BATCH):
-        known: set[str] = set()
-        for column in (VERSIONS.c.blob, ObjectPart.blob, BlobToRemove.blob):
-            known.update(ctx.db.scalars(select(column).where(column.in_(some))))
+        known = _named(ctx, some) | set(ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.blob.in_(some))))
         ctx.db.rollback()
         orphans = [blob for blob in some if blob not in known]
-        blobs.remove(*orphans)
-        removed += len(orphans)
+        removed += len(orphans) - len(_remove(blobs, orphans))
     return removed
 
 
@@ -96,7 +123,7 @@ def _end(session: Session, upload_id: str, do: Callable[[ObjectUpload], None]) -
 
 
 def empty_deleted(ctx: Context) -> int:
-    """Take deleted buckets apart, some rows at a time; how many versions went."""
+    """Take deleted buckets apart, some rows at a time; how many versions and uploads went."""
     gone = 0
     deleted = select(BucketUsage.bucket_id).join(Bucket, Bucket.id == BucketUsage.bucket_id).where(Bucket.deleted_at.is_not(None))
     for bucket_id in ctx.db.scalars(deleted.order_by(BucketUsage.bucket_id)).all():
@@ -110,7 +137,8 @@ def empty_deleted(ctx: Context) -> int:
 def _take_apart(ctx: Context, bucket_id: str) -> int:
     session = ctx.db
     with transaction(session):
-        for upload in session.scalars(select(ObjectUpload).where(ObjectUpload.bucket_id == bucket_id).limit(BATCH)).all():
+        uploads = session.scalars(select(ObjectUpload).where(ObjectUpload.bucket_id == bucket_id).limit(BATCH)).all()
+        for upload in uploads:
             versions.discard_parts(session, upload.id)
             session.delete(upload)
         rows = session.execute(
@@ -121,31 +149,41 @@ def _take_apart(ctx: Context, bucket_id: str) -> int:
             if row.upload_id is not None:
                 versions.discard_parts(session, row.upload_id)
             session.execute(delete(VERSIONS).where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.key == row.key, VERSIONS.c.sequence == row.sequence))
-    return len(rows)
+    return len(rows) + len(uploads)
 
 
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
-    """How much was read again, and how many objects are damaged."""
+    """How many blobs were read again, how many of them are damaged, and how many could not be read: nobody knows of these."""
 
     blobs: int
     damaged: int
+    unread: int = 0
 
 
 def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed:
     """Read the blobs whose turn is on a day (None: all), and report what is not what was written."""
     read, damaged = 0, 0
+    unread = Counter[str]()
     for columns, name in ((VERSION_COLUMNS, VERSIONS.c.blob), (tuple(ObjectPart.__table__.columns), ObjectPart.__table__.c.blob)):
         after = ""
         while rows := ctx.db.execute(select(*columns).where(name > after, name != "").order_by(name).limit(BATCH)).all():
             ctx.db.rollback()
             after = rows[-1].blob
             for row in (each for each in rows if day is None or int(each.blob[-2:], 16) % SCRUB_DAYS == day):
+                try:
+                    what = _problem(blobs, Blob(row.blob, row.size_bytes, row.seal, _is_encrypted(row)))
+                except (EngineError, OSError) as error:
+                    # A directory that is not there now says nothing of its blobs, nor of all others.
+                    unread[str(error)] += 1
+                    continue
                 read += 1
-                if (what := _problem(blobs, Blob(row.blob, row.size_bytes, row.seal, _is_encrypted(row)))) and _is_named(ctx, row):
+                if what and _is_named(ctx, row):
                     damaged += 1
                     _report(ctx, row, what)
-    return Scrubbed(read, damaged)
+    for problem, count in unread.items():
+        log.error("%d blobs could not be read again: %s", count, problem)
+    return Scrubbed(read, damaged, unread.total())
 
 
 def _problem(blobs: BlobStore, blob: Blob) -> str:

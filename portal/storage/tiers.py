@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Date, ForeignKey, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobStore
+from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, BlobStore
 from portal.engines.ports import EngineError
 from portal.kernel.context import Context
 from portal.kernel.db import Base, insert_of, now, transaction
@@ -26,6 +26,7 @@ from portal.storage.lifecycle import Following, Rule
 from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart, table_of
 from portal.storage.objects import Found, object_find, parts_of
+from portal.storage.reading import bytes_refused
 from portal.storage.usage import GIB
 from portal.storage.versions import READING
 from portal.storage.writing import Writing, write
@@ -106,6 +107,9 @@ def version_move(ctx: Context, blobs: BlobStore, found: Found, storage_class: st
         _forget(blobs, copies)
         # It was written over or moved a moment ago; if not, whoever reads it is told.
         return None
+    except BlobDamaged as error:
+        _forget(blobs, copies)
+        raise bytes_refused(ctx, ctx.db.get_bind().engine, found, error) from error
     except (PortalError, EngineError) as error:
         if not isinstance(error, Unavailable):
             _forget(blobs, copies)

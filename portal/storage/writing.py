@@ -3,8 +3,9 @@
 Bytes are on the disk before it begins. If it fails, they are an orphan that the sweep finds; if it is committed, the object is there for good.
 
 A database of one file takes one writer at a time, and commits wait for the disk. Those who come while another writes are therefore written together,
-in one transaction; if one of them is refused, each gets a transaction of its own. Nobody waits for the disk while they keep others from writing: the
-next write, and one visit to the disk is for all who have. What is told, is told where the bucket records data events.
+in one transaction; if one of them is refused, each gets a transaction of its own. Once the end of a transaction was asked for, nothing is done again:
+an answer that got lost says nothing of whether it was written. Nobody waits for the disk while they keep others from writing: the next write, and one
+visit to the disk is for all who have. What is told, is told where the bucket records data events.
 """
 
 import fcntl
@@ -24,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from portal.kernel import audit
 from portal.kernel.context import Context
-from portal.kernel.db import force, out_of_service, transaction
+from portal.kernel.db import DISK_IS_FULL, force, out_of_service, transaction
 from portal.kernel.errors import Conflict, Forbidden, Unavailable
 from portal.storage.access import authorize_object, note_refusal, subject_of
 from portal.storage.errors import NoSuchBucket
@@ -35,6 +36,11 @@ from portal.storage.usage import Change, charge, usage_locked
 T = TypeVar("T")
 # So many are written together at most: who comes later waits for the next.
 TOGETHER = 64
+UNDECIDED = "The database did not say whether it has taken the change. Look whether it is there, then try again."
+
+
+class _Undecided(Exception):
+    """The end of a transaction was asked for, and did not answer; its cause is what came instead."""
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class Writing:
             self.told.append(lambda: audit.record(self.ctx, action, subject_of(self.bucket, key), details=details, status=status))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Asked:
     """Work that waits for its transaction, and what came of it."""
 
@@ -89,6 +95,13 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
     ctx.db.rollback()
     queue_of(ctx.db.get_bind().engine).run(asked)
     error = asked.error
+    if not asked.is_done:
+        msg = "a write came back before it was done"
+        raise RuntimeError(msg)
+    if isinstance(error, _Undecided):
+        cause = error.__cause__
+        is_full = isinstance(cause, OperationalError) and out_of_service(cause) == DISK_IS_FULL
+        raise Unavailable(DISK_IS_FULL if is_full else UNDECIDED) from cause
     if isinstance(error, Forbidden):
         note_refusal(ctx, bucket, action, str(error.details.get("key", "")), error)
     if isinstance(error, IntegrityError):
@@ -120,20 +133,36 @@ class _Queue:
         """Return when it is done, or has failed."""
         with self._signal:
             self._waiting.append(asked)
+        try:
+            while batch := self._turn_of(asked):
+                self._lead(batch)
+        finally:
+            with self._signal:
+                # Whoever is interrupted has been refused: nobody may do their work later.
+                if asked in self._waiting:
+                    self._waiting.remove(asked)
+
+    def _turn_of(self, asked: _Asked) -> list[_Asked]:
+        """Whom to write together, once nobody is at work; nobody, once this one is done. Those who came first may be so many that it takes some turns."""
+        with self._signal:
             while not asked.is_done and (asked.is_taken or self._is_busy):
                 self._signal.wait()
             if asked.is_done:
-                return
+                return []
             self._is_busy = True
-            batch = self._next()
+            batch = self._next(asked)
             for each in batch:
                 each.is_taken = True
+        return batch
+
+    def _lead(self, batch: Sequence[_Asked]) -> None:
         try:
             self._write(batch)
         except BaseException as error:
             for each in batch:
-                each.error = error
-            raise
+                each.error = each.error or error
+            if not isinstance(error, Exception):
+                raise
         finally:
             with self._signal:
                 self._is_busy = False
@@ -166,15 +195,12 @@ class _Queue:
             force(self._engine)
             self._forced = covered
 
-    def _next(self) -> list[_Asked]:
-        """Who is written together: of one bucket, where buckets are locked one by one."""
-        if self._turn is not None:
-            return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
-        first = self._waiting[0].bucket_id
-        batch = [each for each in self._waiting if each.bucket_id == first][:TOGETHER]
-        for each in batch:
+    def _next(self, asked: _Asked) -> list[_Asked]:
+        """Who is written together, those first who came first: of one's own bucket, where buckets are locked one by one."""
+        together = [each for each in self._waiting if self._turn is not None or each.bucket_id == asked.bucket_id][:TOGETHER]
+        for each in together:
             self._waiting.remove(each)
-        return batch
+        return together
 
     def _write(self, batch: Sequence[_Asked]) -> None:
         with self._our_turn():
@@ -187,9 +213,10 @@ class _Queue:
         try:
             results = self._commit(batch)
         except Exception as error:  # noqa: BLE001 - whoever asked gets it
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, _Undecided):
                 return False
-            batch[0].error = error
+            for each in batch:
+                each.error = error
             return True
         for each, result in zip(batch, results, strict=True):
             each.result = result
@@ -197,23 +224,17 @@ class _Queue:
         return True
 
     def _commit(self, batch: Sequence[_Asked]) -> list[Any]:
-        # A session of its own: rows go back to other threads, and must not belong to one that somebody uses.
-        with Session(self._engine, expire_on_commit=False) as session, transaction(session, is_forced=False):
-            usages = {bucket_id: usage_locked(session, bucket_id) for bucket_id in sorted({each.bucket_id for each in batch})}
-            changes = {bucket_id: Change() for bucket_id in usages}
-            # Whoever deletes a bucket or changes its versioning holds its lock, too.
-            buckets = {bucket_id: bucket_by_id(session, bucket_id) for bucket_id in usages}
-            results, told = [], list[Callable[[], object]]()
-            for each in batch:
-                bucket = buckets[each.bucket_id]
-                if bucket is None:
-                    raise NoSuchBucket("The bucket was deleted a moment ago.")
-                results.append(each.work(Writing(replace(each.ctx, db=session), bucket, changes[each.bucket_id], told)))
-            for bucket_id, bucket in buckets.items():
-                if bucket is not None:
-                    charge(replace(batch[0].ctx, db=session), bucket, usages[bucket_id], changes[bucket_id])
-            for tell in told:
-                tell()
+        is_asked_for = False
+        try:
+            # A session of its own: rows go back to other threads, and must not belong to one that somebody uses.
+            with Session(self._engine, expire_on_commit=False) as session, transaction(session, is_forced=False):
+                results = _work(session, batch)
+                session.flush()
+                is_asked_for = True
+        except Exception as error:
+            if is_asked_for:
+                raise _Undecided from error
+            raise
         return results
 
     @contextmanager
@@ -227,6 +248,28 @@ class _Queue:
             yield
         finally:
             os.close(handle)
+
+
+def _work(session: Session, batch: Sequence[_Asked]) -> list[Any]:
+    usages = {bucket_id: usage_locked(session, bucket_id) for bucket_id in sorted({each.bucket_id for each in batch})}
+    changes = {bucket_id: Change() for bucket_id in usages}
+    # Whoever deletes a bucket or changes its versioning holds its lock, too.
+    buckets = {bucket_id: bucket_by_id(session, bucket_id) for bucket_id in usages}
+    results, told = [], list[Callable[[], object]]()
+    # Who is told where a write crosses a limit: the last who wrote into the bucket.
+    writers: dict[str, Context] = {}
+    for each in batch:
+        bucket = buckets[each.bucket_id]
+        if bucket is None:
+            raise NoSuchBucket("The bucket was deleted a moment ago.")
+        writers[each.bucket_id] = replace(each.ctx, db=session)
+        results.append(each.work(Writing(writers[each.bucket_id], bucket, changes[each.bucket_id], told)))
+    for bucket_id, bucket in buckets.items():
+        if bucket is not None:
+            charge(writers[bucket_id], bucket, usages[bucket_id], changes[bucket_id])
+    for tell in told:
+        tell()
+    return results
 
 
 _queues: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
 
-from portal.engines.object_ports import BlobAbsent, BlobDamaged, BlobStore
+from portal.engines.object_ports import BlobStore
 from portal.http.guard import Access, access
 from portal.http.request import context
 from portal.kernel.context import Context
@@ -17,7 +17,7 @@ from portal.kernel.lookup import find
 from portal.storage.access import DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, check_key, decide_object
 from portal.storage.buckets import BUCKET
 from portal.storage.engine_steps import refuse_on_engine
-from portal.storage.errors import NoSuchKey
+from portal.storage.errors import NoSuchKey, ObjectDamaged
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.grants import ENFORCED, blocks
 from portal.storage.listing import Entry, Listing, versions_listed
@@ -177,7 +177,7 @@ def image(bucket_id: str) -> ResponseReturnValue:
     found = object_find(ctx, named.facts.name, named.key, named.version_id)
     try:
         kind, pieces = image_of(ctx, place_for_objects(), found)
-    except (BlobAbsent, BlobDamaged):
+    except ObjectDamaged:
         raise NotFound("The picture is damaged.") from None
     ctx.db.rollback()
     disposition = f"inline; filename*=UTF-8''{quote(named.name[:200], safe='')}"

@@ -8,11 +8,12 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portal.engines.object_ports import BlobAbsent, BlobDamaged, BlobStore
+from portal.engines.object_ports import BlobStore
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound, PortalError
-from portal.storage.damage import damage_report
-from portal.storage.objects import Found, object_open
+from portal.storage.errors import ObjectDamaged
+from portal.storage.objects import Found
+from portal.storage.reading import object_open
 
 TEXT_BYTES = 64 << 10
 IMAGE_BYTES = 32 << 20
@@ -40,8 +41,7 @@ def preview_of(ctx: Context, blobs: BlobStore, found: Found) -> Preview:
         return Preview(why_not="It is empty.")
     try:
         begin = b"".join(_bytes(ctx, blobs, found, min(size, TEXT_BYTES)))
-    except (BlobAbsent, BlobDamaged) as error:
-        damage_report(ctx, found.bucket, found.version.key, found.version.version_id, error.message)
+    except ObjectDamaged:
         return Preview(why_not="Its bytes are damaged: what is stored is not what was written.")
     except PortalError as error:
         return Preview(why_not=error.message)
@@ -61,7 +61,7 @@ def image_of(ctx: Context, blobs: BlobStore, found: Found) -> tuple[str, Iterato
 
 
 def _bytes(ctx: Context, blobs: BlobStore, found: Found, count: int) -> Iterator[bytes]:
-    return object_open(ctx, blobs, found, (0, count))[1]
+    return object_open(ctx, blobs, found, (0, count))
 
 
 def image_kind(begin: bytes) -> str:

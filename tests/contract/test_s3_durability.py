@@ -179,3 +179,41 @@ def test_usage_and_quota_are_what_is_there(client: Any, system: Context, people:
     refused(lambda: client.put_object(Bucket=BUCKET, Key="l", Body=b"x" * 3_000_000), "QuotaExceeded")
     client.put_object(Bucket=BUCKET, Key="k", Body=b"x" * 10)
     assert usage()[:2] == (gib, 1)
+
+
+def test_a_deleted_bucket_with_many_uploads_is_taken_apart_as_well(
+    client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sweep, "BATCH", 3)
+    for number in range(8):
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=f"k{number}")["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=f"k{number}", UploadId=upload, PartNumber=1, Body=b"x")
+    client.delete_bucket(Bucket=BUCKET)
+    sweep.empty_deleted(system)
+    for model in (ObjectUpload, ObjectPart, BucketUsage):
+        assert system.db.scalar(select(func.count()).select_from(model)) == 0
+    s3.sweep()
+    assert blob_files(s3) == []
+
+
+def test_what_cannot_be_removed_stops_nothing_else(client: Any, s3: S3, system: Context) -> None:
+    """A class that has no directory any more, a disk that does not work."""
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"x")
+    client.delete_object(Bucket=BUCKET, Key="k")
+    with transaction(system.db):
+        system.db.add(BlobToRemove(blob="glacier.0000aa", due_at=now() - timedelta(days=1)))
+    assert sweep.remove_due(system, s3.blobs) == 1
+    assert blob_files(s3) == []
+    assert [(each.blob, each.due_at > now()) for each in system.db.scalars(select(BlobToRemove))] == [("glacier.0000aa", True)]
+
+
+def test_what_cannot_be_read_again_is_not_taken_for_damaged_and_hides_nothing(client: Any, s3: S3, system: Context) -> None:
+    for key in ("gone", "damaged"):
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"x" * 100)
+    with transaction(system.db):
+        mine = update(ObjectVersion).where(ObjectVersion.key == "gone")
+        system.db.execute(mine.values(blob="glacier.0000aa"))
+    damaged = system.db.scalars(select(ObjectVersion.blob).where(ObjectVersion.key == "damaged")).one()
+    turn_a_bit(s3.blobs.path(damaged), 5)
+    assert sweep.scrub(system, s3.blobs) == sweep.Scrubbed(1, 1, 1)
+    assert system.db.scalars(select(Alert.title).distinct()).all() == [f"{BUCKET}/damaged is damaged"]
