@@ -137,6 +137,24 @@ def test_killed_anywhere(tmp_path: Path, name: str) -> None:
         line += STEP
 
 
+def test_what_a_dead_worker_had_begun_goes_and_what_this_one_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody takes up again what it was for: a copy that was cancelled, a merge into what was deleted meanwhile."""
+    store = begin(tmp_path)
+    store.ensure_copy(LATER, SNAP, "hdd")
+    layers = tmp_path / "hdd" / "layers" / "all"
+    for name in ("snap-00000000dead.part", f"{LATER}.merge"):
+        shutil.copyfile(layers / f"{LATER}.qcow2", layers / name)
+    copied = qemu_img.copy
+
+    def meanwhile(source: Path, target: Path, lock: qemu_img.Lock | None = None) -> None:
+        copied(source, target, lock)
+        store.compact()
+
+    monkeypatch.setattr(qemu_img, "copy", meanwhile)
+    store.ensure_copy("snap-000000000003", SNAP, "hdd")
+    assert sorted(path.name for path in layers.iterdir()) == [f"{LATER}.qcow2", "snap-000000000003.qcow2"]
+
+
 def _removable(store: Unused, root: Path) -> None:
     """Everything can be removed, and leaves nothing."""
     for each in store.kept():
