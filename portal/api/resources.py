@@ -21,6 +21,7 @@ from portal.kernel.errors import InvalidRequest, PortalError
 from portal.kernel.estimate import estimate_create
 from portal.kernel.events import Event
 from portal.kernel.fields import Bool, Choice, Int, State
+from portal.kernel.ids import is_storable
 from portal.kernel.inputs import input_model_of
 from portal.kernel.leaving import leaving_of
 from portal.kernel.lookup import MAX_PAGE_SIZE, find, list_rows
@@ -333,3 +334,5 @@ def only(*names: str) -> None:
     unknown = sorted(set(request.args) - set(names))
     if unknown:
         raise InvalidRequest.fields({name: [f"is no parameter here; there are {', '.join(names) or 'none'}."] for name in unknown})
+    if odd := sorted(name for name, value in request.args.items(multi=True) if not is_storable(value)):
+        raise InvalidRequest.fields({name: ["holds characters that no text here has."] for name in odd})

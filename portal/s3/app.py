@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.object_ports import BlobStore
 from portal.engines.ports import EngineError
 from portal.identity.s3_keys import KeyHolder, s3_key_holder, s3_key_used
+from portal.kernel.addresses import canonical
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
@@ -170,12 +170,7 @@ class Gateway:
         return Exchange(request, signed, ctx, self._blobs, identify)
 
 
-@lru_cache(maxsize=1024)
-def _canonical(address: str) -> str:
-    try:
-        return str(ip_address(address))
-    except ValueError:
-        return ""
+_canonical = lru_cache(maxsize=1024)(canonical)
 
 
 def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:

@@ -28,6 +28,12 @@ MOST_PARTS = 10_000
 SMALLEST_PART = 5 << 20
 
 
+def part_number(text: str) -> int | None:
+    """The number of a part as a client writes it; None for what is none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_PARTS))
+    return number if is_number and 1 <= (number := int(text)) <= MOST_PARTS else None
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """What the checksums of the parts come to of which an object consists; all is empty where nobody knows."""
