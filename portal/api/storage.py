@@ -13,6 +13,7 @@ from portal.api.resources import aliases, list_schema, listed, only, ref
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
 from portal.http.listing import whole
 from portal.http.request import context
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.declare import Operation, Outcome
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.inputs import input_model_of
@@ -106,6 +107,9 @@ def schedule_put(volume_id: str) -> ResponseReturnValue:
     """Another schedule in place of the one there is."""
     given = io.read_object()
     if not given.get("frequency"):
+        # What is wrong is told to who may do it.
+        ctx = context()
+        authorize(ctx, "storage.volume.set_snapshot_schedule", target_of(find(ctx, VOLUME, volume_id)))
         raise InvalidRequest.fields({"frequency": ["is required; DELETE ends a schedule."]})
     row = run(context(), volume_set_snapshot_schedule, volume_id, given, expected_version=io.expected_version()).row
     return io.answer(_schedule(row), headers={"ETag": io.etag(row)})

@@ -32,6 +32,9 @@ class Unused(LocalVolumes):
     def _user(self, volume_id: str) -> None:
         del volume_id
 
+    def _depths(self) -> dict[str, int]:
+        return {}
+
 
 def open_store(root: Path) -> Unused:
     return Unused(LocalHost(root, pools={"ssd": root / "ssd", "hdd": root / "hdd"}))
