@@ -289,12 +289,12 @@ def _one(ctx: Context, op: Operation, row_id: str, inputs: Mapping[str, Any]) ->
     return {"id": outcome.row.id, "status": "success", "job_id": outcome.job_id}
 
 
-def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A page of a type's rows, filtered as the query string says and by what is fixed."""
+def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None, is_own: bool = False) -> dict[str, Any]:
+    """A page of a type's rows, filtered as the query string says and by what is fixed; only those of the project if they are to be its own."""
     args = request.args.copy()
     for name, value in (fixed or {}).items():
         args.setlist(name, [value])
-    query = list_query(rtype, args)
+    query = replace(list_query(rtype, args), is_own=is_own)
     page = list_rows(context(), rtype, query)
     results = represent_all(context(), rtype, page.rows)
     shown = io.page_of(results, count=page.count, following=link(page.next_cursor), previous=link(page.previous_cursor))

@@ -25,6 +25,7 @@ from portal.engines.local.volume_store import (
     Pool,
     active,
     base_format_of,
+    below,
     chain_bytes,
     full_disk,
     lock_of,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from portal.engines.local.definition import PluggedDisk
 
 log = logging.getLogger("portal.engines.local")
+# A running machine's volume that is built on more files than this takes over what they hold: libvirt lets QEMU open 200.
+DEEPEST = 100
 IN_USE = "A running machine has this volume. Stop the machine or detach the volume first."
 
 
@@ -275,6 +278,11 @@ class LocalVolumes:
                 path.unlink(missing_ok=True)
             gone = self._drop_unused()
             mergeable = [(layer, users[0]) for _, layer in self._unwanted() if len(users := self._store.built_on(layer)) == 1]
+        for volume_id in [each for each, depth in self._depths().items() if depth > DEEPEST]:
+            try:
+                gone += self._flatten(volume_id)
+            except EngineError as error:
+                log.warning("%s cannot be made to stand alone now: %s", volume_id, error.message)
         for layer, user in mergeable:
             try:
                 gone += self._merge(layer, user)
@@ -326,6 +334,20 @@ class LocalVolumes:
             part.unlink(missing_ok=True)
             with self._building:
                 self._begun.discard(part)
+
+    def _depths(self) -> Mapping[str, int]:
+        return {} if missing_piece() else self._host.disks().depths()
+
+    def _flatten(self, volume_id: str) -> int:
+        """Have QEMU let a running machine's volume hold all that is above its image: it opens only so many files, whatever is merged on the disk."""
+        with self._volume(volume_id):
+            disk, user = self._store.disk(volume_id), self._caught_up(volume_id)
+            image = next((each.file for each in below(disk) if each.file.is_relative_to(self._host.paths.images)), None)
+            if user is None or not (self._host.disks().pull(*user, image) or (image is not None and self._host.disks().pull(*user, None))):
+                return 0
+            sync(disk)
+            with self._building:
+                return self._drop_unused()
 
     def _merge_live(self, layer: Path, volume_id: str) -> int:
         """Have QEMU do it: the volume of a running machine holds by itself what the layer held."""

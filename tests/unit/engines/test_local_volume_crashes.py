@@ -32,6 +32,9 @@ class Unused(LocalVolumes):
     def _user(self, volume_id: str) -> None:
         del volume_id
 
+    def _depths(self) -> dict[str, int]:
+        return {}
+
 
 def open_store(root: Path) -> Unused:
     return Unused(LocalHost(root, pools={"ssd": root / "ssd", "hdd": root / "hdd"}))
@@ -97,6 +100,22 @@ def removed(store: Unused) -> None:
     store.compact()
 
 
+def cloned(store: Unused) -> None:
+    """What a copy of a volume comes to."""
+    moment = f"copy-{COPY.removeprefix('vol-')}"
+    store.ensure_snapshot(moment, VOLUME)
+    store.ensure_volume(VolumeSpec(COPY, "ssd", 1, snapshot_id=moment))
+    store.remove_snapshot(moment)
+
+
+def exported(store: Unused) -> None:
+    """What an image from a snapshot comes to: it stands alone, and holds what the snapshot does."""
+    path = store._host.paths.root / "image"
+    store.export(SNAP, path)
+    shown = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -v 1M 1", str(path)], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] == "61"
+
+
 # Call → what the volume holds then, and what there is of it: volumes, snapshots.
 CALLS: dict[str, tuple[Call, str, tuple[int, int]]] = {
     "create": (lambda store: store.ensure_volume(VolumeSpec(COPY, "ssd", 1)), "ab", (2, 1)),
@@ -106,6 +125,8 @@ CALLS: dict[str, tuple[Call, str, tuple[int, int]]] = {
     "snapshot": (lambda store: store.ensure_snapshot(LATER, VOLUME), "ab", (1, 2)),
     "copy": (lambda store: store.ensure_copy(LATER, SNAP, "hdd"), "ab", (1, 2)),
     "restore": (lambda store: store.restore(VOLUME, SNAP), "a-", (1, 1)),
+    "clone": (cloned, "ab", (2, 1)),
+    "image": (exported, "ab", (1, 1)),
     "remove-snapshot": (removed, "ab", (1, 0)),
     "remove-volume": (lambda store: store.remove_volume(VOLUME), "", (0, 1)),
 }
