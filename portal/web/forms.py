@@ -66,8 +66,7 @@ class OperationForm:
 
     def __init__(self, ctx: Context, op: Operation, *, typed: Any = None, row: Any = None) -> None:
         self.ctx, self.op, self.row = ctx, op, row
-        # What requests may change besides what is editable has a place of its own in the console.
-        made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items() if not op.partial or param.info.editable}
+        made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items() if name not in op.besides}
         self.widgets = {name: widget for name, (_, widget) in made.items()}
         form_class = type("Bound", (Form,), {name: field for name, (field, _) in made.items()})
         self.form: Form = form_class(formdata=typed, data=_present(op, row))
