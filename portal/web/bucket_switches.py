@@ -31,8 +31,7 @@ ENCRYPTION_WORDS = {
     "none": "Not encrypted", "sse-s3": "SSE-S3: the project's key", NAMED: "SSE-KMS: a key of your choice",
 }  # fmt: skip
 OWNERSHIP_WORDS = dict(zip((*OWNERSHIP, UNSET), (
-    "The bucket's owner owns everything, and lists of access do not count", "The bucket's owner owns what is written with bucket-owner-full-control",
-    "Whoever writes an object owns it", "Nobody said anything: whoever writes an object owns it",
+    "The bucket's owner owns it all", "The bucket's owner, if writers say so", "Whoever writes it owns it", "Not said: whoever writes it owns it",
 ), strict=True))  # fmt: skip
 
 
