@@ -15,7 +15,7 @@ from portal.s3.objects import keep
 from portal.s3.post_policy import verify_form
 from portal.s3.requests import S3Request
 from portal.s3.tagging import tags_in
-from portal.storage.encryption import NOTHING, encryption_for
+from portal.storage.encryption import encryption_for
 from portal.storage.facts import Version
 from portal.storage.objects import ANY, refuse_early
 
@@ -33,7 +33,7 @@ def post(x: Exchange) -> Answer:
     about, asked = about_of(said), asked_of(said)
     if tagging := form.fields.get("tagging"):
         about = replace(about, tags=tags_in(xml.parse(tagging.encode(), "Tagging")))
-    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
+    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, asked=asked)
     about = replace(about, encryption=encryption_for(x.ctx, target, form.key, asked))
     x.ctx.db.rollback()
     found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
