@@ -18,7 +18,7 @@ from portal.storage.access import DELETE, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id
-from portal.storage.listing import successor
+from portal.storage.listing import keys_under
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
 from portal.storage.uploads import give_up
@@ -87,9 +87,7 @@ def empty_bucket(ctx: Context, job: Job, report: Callable[[str], None]) -> None:
 
 
 def _next(ctx: Context, bucket_id: str, prefix: str, after: tuple[str, int]) -> Sequence[Version]:
-    end = successor(prefix)
-    query = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.key >= prefix)
-    query = query.where(VERSIONS.c.key < end) if end else query
+    query = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == bucket_id, *keys_under(VERSIONS.c.key, prefix))
     query = query.where((VERSIONS.c.key > after[0]) | ((VERSIONS.c.key == after[0]) & (VERSIONS.c.sequence > after[1])))
     rows = [Version(*row) for row in ctx.db.execute(query.order_by(VERSIONS.c.key, VERSIONS.c.sequence).limit(BATCH))]
     ctx.db.rollback()
@@ -109,7 +107,7 @@ def _remove(writing: Writing, row: Version) -> str | None:
 
 def _give_up_uploads(ctx: Context, bucket: BucketFacts, prefix: str) -> None:
     """Uploads that nobody has finished go as well."""
-    mine = select(ObjectUpload).where(ObjectUpload.bucket_id == bucket.id, ObjectUpload.key.startswith(prefix, autoescape=True))
+    mine = select(ObjectUpload).where(ObjectUpload.bucket_id == bucket.id, *keys_under(ObjectUpload.key, prefix))
 
     def end(writing: Writing) -> int:
         rows = writing.db.scalars(mine.where(ObjectUpload.completed_at.is_(None)).limit(BATCH)).all()
