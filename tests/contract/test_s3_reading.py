@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 from flask.testing import FlaskClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from portal.engines.blobs import LocalBlobs
+from portal.engines.object_ports import Blob
 from portal.kernel.alerts import Alert
 from portal.kernel.audit import AuditEntry
 from portal.kernel.context import Context
+from portal.kernel.db import transaction
 from portal.storage import objects
+from portal.storage.errors import ObjectDamaged
 from portal.storage.object_models import Bucket, ObjectPart, ObjectVersion
 from tests.support.people import People
 from tests.support.s3 import S3, refused
@@ -175,6 +178,33 @@ def test_damage_far_behind_the_beginning_is_told_when_it_is_met(client: Any, s3:
     with pytest.raises(BotoCoreError):
         client.get_object(Bucket=BUCKET, Key="k")["Body"].read()
     assert told(system) == 1
+
+
+def test_damage_of_a_later_part_is_told_after_the_request_is_done_with_its_session(client: Any, s3: S3, system: Context, base: str, api: Api) -> None:
+    in_parts(client, "k", b"x" * (5 << 20), b"y" * 100)
+    part = system.db.scalars(select(ObjectPart.blob).where(ObjectPart.number == 2)).one()
+    system.db.rollback()
+    s3.blobs.remove(part)
+    with pytest.raises(ObjectDamaged):
+        api.get(f"{base}/objects/k")
+    assert told(system) == 1
+
+
+def test_parts_that_are_moved_meanwhile_are_read_where_they_are(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = b"z" * 1000
+    in_parts(client, "k", whole)
+
+    def move() -> None:
+        part = system.db.scalars(select(ObjectPart)).one()
+        moved = s3.blobs.copy(Blob(part.blob, part.size_bytes, part.seal))
+        old = part.blob
+        with transaction(system.db):
+            system.db.execute(update(ObjectPart).values(blob=moved.id))
+        s3.blobs.remove(old)
+
+    before(monkeypatch, LocalBlobs, "open", move)
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == whole
+    assert told(system) == 0
 
 
 @pytest.mark.parametrize("harm", ["rotten", "gone"])
