@@ -340,5 +340,8 @@ def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version |
 
 
 def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:
-    """The parts of an upload, in order."""
-    return session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
+    """The parts of an upload, in order, as they are now: they stay so, whatever becomes of the session."""
+    parts = session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
+    for part in parts:
+        session.expunge(part)
+    return parts

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, literal, select, update
@@ -17,6 +17,7 @@ from portal.storage.usage import Change
 
 # Sequences fall with time; this is one that no clock reaches.
 FAR = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Parts are opened one after the other while an object is read; so long they stay for whoever has begun.
 READING = timedelta(hours=6)
 DEFAULTS: Mapping[str, Any] = {
@@ -31,6 +32,11 @@ _INSERT = insert(VERSIONS)
 _DELETE = delete(VERSIONS).where(*_THIS)
 _SET_CURRENT = update(VERSIONS).where(*_THIS).values(is_current=bindparam("value"))
 _REMOVE = insert(table_of(BlobToRemove))
+
+
+def place_of(moment: datetime) -> int:
+    """The place that a version has which is written at a moment; those that were written before have greater ones."""
+    return FAR - (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def add(session: Session, change: Change, latest: Version | None, versioning: str, columns: Mapping[str, Any]) -> Version:
