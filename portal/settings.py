@@ -239,6 +239,17 @@ class Settings(BaseSettings):
     s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
+    head_timeout_s: int = Field(
+        10, ge=1, le=600, description="How long a client may take to send the head of a request, to the console, the API and the S3 interface."
+    )
+    body_min_bytes_per_s: int = Field(
+        1024,
+        ge=0,
+        description="How fast a body has to come at least, over 30 seconds; 32 times as fast, over 5 seconds, while others wait for a thread. 0: any pace.",
+    )
+    connections_per_address: int = Field(
+        250, ge=0, description="Connections that one process has with one address; 0 switches the limit off, as TRUSTED_PROXIES does."
+    )
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
         Path("var"), description="Directory for the database, guest disks, images, logs and sockets."
     )

@@ -1,11 +1,14 @@
 """Uploads by forms, as browsers send them: a policy that somebody signed says what may be uploaded."""
 
 from dataclasses import replace
+from functools import cache
+from threading import BoundedSemaphore
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from portal.kernel.db import now
 from portal.s3 import xml
 from portal.s3.encryption import asked_of, encryption_headers
+from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.forms import PostForm, open_form
 from portal.s3.heads import about_of, version_header
@@ -18,11 +21,13 @@ from portal.storage.facts import Version
 from portal.storage.objects import ANY, refuse_early
 
 CREATED, REDIRECTED = 201, 303
+# Who uploads stands within the form: until that is known, forms have no more than this share of the threads.
+SHARE = 4
 
 
 def post(x: Exchange) -> Answer:
     """Write the file of a form as an object."""
-    form = open_form(x.request)
+    form = _opened(x.request, x.ctx.settings.s3_threads)
     x.identify(lambda secret_of: verify_form(form, x.bucket, secret_of, now()))
     said = _as_headers(x.request, form)
     about, asked = about_of(said), asked_of(said)
@@ -33,6 +38,22 @@ def post(x: Exchange) -> Answer:
     x.ctx.db.rollback()
     found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
     return _told(x, form, found, version_header(bucket, found) | encryption_headers(found, asked.customer))
+
+
+def _opened(request: S3Request, threads: int) -> PostForm:
+    """The form, up to its file."""
+    places = _places(threads)
+    if not places.acquire(blocking=False):
+        raise S3Error("SlowDown", "Too many forms are being uploaded at the moment. Try again.", headers={"Retry-After": "5"})
+    try:
+        return open_form(request)
+    finally:
+        places.release()
+
+
+@cache
+def _places(threads: int) -> BoundedSemaphore:
+    return BoundedSemaphore(max(1, threads // SHARE))
 
 
 def _as_headers(request: S3Request, form: PostForm) -> S3Request:
