@@ -343,6 +343,9 @@ class Settings(BaseSettings):
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
+    object_reserved_mib: int = Field(
+        256, ge=0, description="Free disk below which no more objects are taken, so that the database goes on and objects can be deleted."
+    )
     image_max_gib: int = Field(50, ge=1, le=4096, description="Largest image that may be uploaded or fetched.")
     image_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."

@@ -317,7 +317,7 @@ def versions(bucket_id: str, key: str) -> ResponseReturnValue:
     only()
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
-    authorize_object(ctx, bucket, LIST, key)
+    authorize_object(ctx, bucket, LIST, key, called="ListBucketVersions")
     rows = _objects().versions(ctx, bucket, key)
     if not rows:
         raise NotFound(f"There is no {key[:200]} in {bucket.name}.")

@@ -23,7 +23,9 @@ USUAL_TYPE = "binary/octet-stream"
 METADATA_BYTES = 2048
 STORAGE_CLASSES = ("STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE")
 MOST_TAGS, TAG_KEY, TAG_VALUE = 10, 128, 256
-RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+# More digits than these are beyond the end of everything.
+DIGITS = 18
 # What a signed request may have an answer say instead of what is kept.
 OVERRIDES = {
     f"response-{name}": header for name, header in (("content-encoding", "Content-Encoding"), *KEPT.items()) if not name.startswith("x-amz-")
@@ -142,7 +144,8 @@ def range_of(text: str, size_bytes: int) -> tuple[int, int] | None:
     found = RANGE.fullmatch(text.strip())
     if found is None or found.groups() == ("", ""):
         return None
-    first, last = found.groups()
+    first, last = (text.lstrip("0") or text[-1:] for text in found.groups())
+    first, last = (text if len(text) <= DIGITS else "9" * DIGITS for text in (first, last))
     if first and last and int(last) < int(first):
         return None
     begin = int(first) if first else max(0, size_bytes - int(last))

@@ -15,10 +15,10 @@ from portal.storage.listing import Entry, Listed, Listing, objects_listed, versi
 MOST = 1000
 
 
-def listable(x: Exchange) -> BucketFacts:
-    """The bucket, if the caller may list what is under the prefix."""
+def listable(x: Exchange, called: str = "ListBucket") -> BucketFacts:
+    """The bucket, if the caller may list what is under the prefix; `called` is what S3 calls that."""
     bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"))
+    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"), called=called)
     return bucket
 
 
@@ -121,7 +121,7 @@ def _place_of(token: str) -> str:
 
 def versions(x: Exchange) -> Answer:
     """All versions of the objects of a bucket, with the marks of deletion."""
-    bucket, limit, keys = listable(x), limit_of(x, "max-keys"), encoder(x)
+    bucket, limit, keys = listable(x, "ListBucketVersions"), limit_of(x, "max-keys"), encoder(x)
     after, version_id = x.parameter("key-marker"), x.parameter("version-id-marker")
     row = None
     if version_id:

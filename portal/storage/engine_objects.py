@@ -18,15 +18,15 @@ from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, TooLarge, Unavailable
-from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal, subject_of
+from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, check_new_key, decide_object, note_refusal, subject_of
 from portal.storage.access import LIST as LISTS
-from portal.storage.engine_steps import refuse_on_engine
+from portal.storage.engine_steps import refuse_on_engine, refuse_unmade
 from portal.storage.engine_wanted import key_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
-from portal.storage.objects import About, Deleted, Found
+from portal.storage.objects import About, Deleted, Found, called_by
 from portal.storage.receiving import MAX_OBJECT
 from portal.storage.uploads import Named, PartNamed
 from portal.storage.usage import DIMENSION, refuse_beyond_quota
@@ -70,6 +70,7 @@ class EngineObjects:
         self._engine = engine
 
     def _of(self, ctx: Context, bucket: BucketFacts) -> Buckets:
+        refuse_unmade(bucket)
         # Nobody is to wait for the engine with the database in hand.
         ctx.db.rollback()
         with _refusals():
@@ -82,7 +83,7 @@ class EngineObjects:
         check_key(key)
         present, problem = self._look(ctx, bucket, key, version_id)
         try:
-            _authorize_found(ctx, bucket, key, present, action)
+            _authorize_found(ctx, bucket, key, present, action, called=called_by(action, version_id))
         except Forbidden as error:
             note_refusal(ctx, bucket, action, key, error)
             raise
@@ -120,13 +121,15 @@ class EngineObjects:
 
     # -- writing -----------------------------------------------------------------------------------------------------------------------------
 
-    def _authorize(self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None) -> None:
-        check_key(key)
+    def _authorize(
+        self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None, *, called: str = ""
+    ) -> None:  # fmt: skip
+        (check_new_key if WRITE in actions else check_key)(key)
         present, _ = self._look(ctx, bucket, key)
         for action in actions:
             try:
                 owner_id = ctx.principal.user_id if present is None else None
-                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags)
+                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags, called=called)
             except Forbidden as error:
                 note_refusal(ctx, bucket, action, key, error)
                 raise
@@ -173,7 +176,7 @@ class EngineObjects:
         """The object, or a version of it."""
         if bypass:
             refuse_on_engine(ctx, "retention")
-        self._authorize(ctx, bucket, key, [DELETE])
+        self._authorize(ctx, bucket, key, [DELETE], called="DeleteObjectVersion" if version_id else "DeleteObject")
         with _refusals():
             gone = self._of(ctx, bucket).remove(bucket.name, key, version_id)
         self._told(ctx, bucket, DELETE, gone)
@@ -252,12 +255,12 @@ class EngineObjects:
             self._of(ctx, bucket).abort_upload(bucket.name, named.key, named.id)
 
 
-def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str) -> None:
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str, *, called: str) -> None:
     if present is not None:
-        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None))
+        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None), called=called)
     elif not decide_object(ctx, bucket, LISTS, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
-        authorize_object(ctx, bucket, action, key)
+        authorize_object(ctx, bucket, action, key, called=called)
         raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 

@@ -14,8 +14,8 @@ from portal.identity.sealed import unseal
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.storage.access import DELETE, READ, WRITE, authorize_object, check_key
-from portal.storage.engine_steps import on_engine
+from portal.storage.access import DELETE, READ, WRITE, authorize_object, check_key, check_new_key
+from portal.storage.engine_steps import on_engine, refuse_unmade
 from portal.storage.facts import BucketFacts, newest
 
 ACTIONS = {"GET": READ, "HEAD": READ, "PUT": WRITE, "DELETE": DELETE}
@@ -30,9 +30,11 @@ def presign(
 
     `signer` is the key of an external engine whose users have none of their own: then the address is good until it ends.
     """
-    check_key(key)
+    (check_new_key if method == "PUT" else check_key)(key)
     if method not in ACTIONS or not 1 <= expires_in <= LONGEST_S:
         raise InvalidRequest.fields({"method": [f"must be one of {', '.join(ACTIONS)}."], "expires_in": [f"must be 1 to {LONGEST_S:,} seconds."]})
+    if on_engine(ctx.settings):
+        refuse_unmade(bucket)
     present = newest(ctx.db, bucket.id, key)
     owner = present.owner_id if present is not None else ctx.principal.user_id
     authorize_object(ctx, bucket, ACTIONS[method], key, owner_id=owner, tags=present.tags if present is not None else None)

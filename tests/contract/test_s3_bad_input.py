@@ -95,3 +95,13 @@ def test_an_address_of_a_client_is_what_trusted_proxies_say(client: Any, s3: S3)
     s3.trust(1)
     assert fetch(f"{s3.url}/{BUCKET}/k", headers=forwarded)[0] == 200
     assert fetch(f"{s3.url}/{BUCKET}/k", headers={"X-Forwarded-For": "192.0.2.9, 198.51.100.1"})[0] == 403
+
+
+def test_a_range_beyond_the_end_is_refused_however_long_its_number(client: Any) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"0123456789")
+    beyond = "9" * 30
+    refused(lambda: client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes={beyond}-"), "InvalidRange")
+    found = client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes=2-{beyond}")
+    assert (found["ContentRange"], found["Body"].read()) == ("bytes 2-9/10", b"23456789")
+    assert client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes=-{beyond}")["ContentRange"] == "bytes 0-9/10"
+    assert client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes={'0' * 30}5-")["ContentRange"] == "bytes 5-9/10"
