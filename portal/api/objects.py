@@ -45,7 +45,7 @@ from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_name
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing
 from portal.storage.object_service import ObjectService, object_service
-from portal.storage.objects import About
+from portal.storage.objects import About, Condition
 from portal.storage.presigning import presign
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
@@ -153,6 +153,14 @@ def _key(given: Mapping[str, str]) -> str:
     return given.get("key") or request.args.get("key", "")
 
 
+def _condition() -> Condition:
+    """What has to hold of the present object for it to be written over."""
+    match, none_match = (request.headers.get(name, "").strip().strip('"') for name in ("If-Match", "If-None-Match"))
+    if none_match not in {"", "*"}:
+        raise InvalidRequest.fields({"If-None-Match": ["of a write must be *."]})
+    return Condition(match, none_match)
+
+
 def _shown(version: Version) -> dict[str, Any]:
     return {
         "key": version.key, "object_key": version.key, "size_bytes": version.size_bytes, "etag": version.etag, "version_id": version.version_id,
@@ -237,7 +245,7 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
     if about.storage_class != "STANDARD":
         refuse_unknown_class(ctx.settings, about.storage_class)
     md5 = request.headers.get("Content-MD5", "")
-    version = _objects().receive(ctx, bucket, _key(path), about, request.stream.read, length=request.content_length, md5=md5)
+    version = _objects().receive(ctx, bucket, _key(path), about, request.stream.read, length=request.content_length, md5=md5, condition=_condition())
     return io.answer(_shown(version), headers={"ETag": f'"{version.etag}"'})
 
 
@@ -335,7 +343,7 @@ def restore(bucket_id: str, key: str) -> ResponseReturnValue:
     given: RestoreInput = read(RestoreInput)
     bucket = _bucket(ctx, bucket_id)
     found = objects.find(ctx, bucket, key, given.version_id)
-    return io.answer(_shown(objects.copy(ctx, found, bucket, key)))
+    return io.answer(_shown(objects.copy(ctx, found, bucket, key, _condition())))
 
 
 def copy(bucket_id: str, key: str) -> ResponseReturnValue:
@@ -345,7 +353,7 @@ def copy(bucket_id: str, key: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     found = objects.find(ctx, bucket, key)
     target = _target(ctx, given.destination_bucket) if given.destination_bucket else bucket
-    return io.answer(_shown(objects.copy(ctx, found, target, given.destination_key)))
+    return io.answer(_shown(objects.copy(ctx, found, target, given.destination_key, _condition())))
 
 
 def _target(ctx: Context, named: str) -> BucketFacts:
@@ -403,7 +411,7 @@ def _upload(ctx: Context, bucket_id: str, upload_id: str) -> Named:
 
 def part(bucket_id: str, upload_id: str, number: str) -> ResponseReturnValue:
     """Receive one part."""
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= MOST_PARTS:
+    if not number.isascii() or not number.isdigit() or len(number) > len(str(MOST_PARTS)) or not 1 <= int(number) <= MOST_PARTS:
         raise InvalidRequest.fields({"number": [f"must be a number from 1 to {MOST_PARTS:,}."]})
     ctx = context()
     etag = _objects().part(ctx, _upload(ctx, bucket_id, upload_id), int(number), request.stream.read, length=request.content_length)
@@ -416,7 +424,7 @@ def complete(bucket_id: str, upload_id: str) -> ResponseReturnValue:
     given: CompleteInput = read(CompleteInput)
     named = _upload(ctx, bucket_id, upload_id)
     wanted = [PartNamed(each.number, each.etag.strip('"')) for each in given.parts]
-    version = _objects().complete(ctx, named, wanted)
+    version = _objects().complete(ctx, named, wanted, _condition())
     if version is None:
         raise NotFound(f"{named.key[:200]} was written over since.")
     return io.answer(_shown(version))

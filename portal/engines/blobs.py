@@ -28,6 +28,7 @@ IDENTITY_BYTES = 16
 PIECE_SEGMENTS = 4
 # After so many bytes of a blob it is looked again whether there is room.
 LOOK_BYTES = 16 << 20
+SHORT_PERCENT = 10
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
@@ -142,6 +143,12 @@ class LocalBlobs:
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
                     yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime))
+
+    def is_short(self) -> bool:
+        """Whether little room is left where most objects are."""
+        home = self._homes[""]
+        stat = os.statvfs(next(path for path in (home, *home.absolute().parents) if path.exists()))
+        return stat.f_bavail * stat.f_frsize < max(2 * self._reserved_bytes, stat.f_blocks * stat.f_frsize * SHORT_PERCENT // 100)
 
     def refuse_full(self, blob_id: str) -> None:
         """Raise NoRoom where only the reserve is left."""

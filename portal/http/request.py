@@ -1,6 +1,5 @@
 """From an HTTP request to a `Context`: the credential, the project, the request id."""
 
-import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from werkzeug import Response
 from portal.identity import accounts, factors, tokens
 from portal.identity.accounts import ACCESS_PREFIX, SignedIn
 from portal.identity.oauth2.bearer import bearer_user, looks_like_one
+from portal.kernel.addresses import canonical
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import db
 from portal.kernel.errors import InvalidRequest, NotFound, Unavailable
@@ -180,10 +180,7 @@ def session_secret() -> str:
 
 def source_ip() -> str:
     """Address of the client, as the trusted proxies say."""
-    try:
-        return str(ipaddress.ip_address(request.remote_addr or ""))
-    except ValueError:
-        return ""
+    return canonical(request.remote_addr or "")
 
 
 def context() -> Context:

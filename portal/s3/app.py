@@ -8,9 +8,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.object_ports import BlobStore
 from portal.engines.ports import EngineError
 from portal.identity.s3_keys import KeyHolder, s3_key_holder, s3_key_used
+from portal.kernel.addresses import canonical
 from portal.kernel.context import ANONYMOUS, Context
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
@@ -115,7 +115,7 @@ class Gateway:
         proxies = self._settings.trusted_proxies
         told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
         address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
-        return _canonical(address)
+        return canonical(address)
 
     @staticmethod
     def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
@@ -168,14 +168,6 @@ class Gateway:
         # Visitors of websites are nobody in particular.
         signed = None if asked.is_site else identify(lambda secret_of: signatures.verify(request, secret_of, now()))
         return Exchange(request, signed, ctx, self._blobs, identify)
-
-
-@lru_cache(maxsize=1024)
-def _canonical(address: str) -> str:
-    try:
-        return str(ip_address(address))
-    except ValueError:
-        return ""
 
 
 def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:

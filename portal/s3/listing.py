@@ -11,6 +11,7 @@ from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.storage.access import LIST, authorize_object
 from portal.storage.facts import BucketFacts, bucket_named, version_of
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
+from portal.storage.object_models import NULL_VERSION, sequence_of
 
 MOST = 1000
 
@@ -127,8 +128,7 @@ def versions(x: Exchange) -> Answer:
     if version_id:
         if not after:
             raise S3Error("InvalidArgument", "A version-id marker cannot be specified without a key marker.", ArgumentName="version-id-marker")
-        marker = version_of(x.ctx.db, bucket.id, after, version_id)
-        row = marker.sequence if marker is not None else None
+        row = _row_of(x, bucket, after, version_id)
     asked = Listing(x.parameter("prefix"), x.parameter("delimiter"), after, row, limit)
     found = versions_listed(x.ctx, bucket.id, asked)
     owners = _owners(x, found.rows)
@@ -142,6 +142,17 @@ def versions(x: Exchange) -> Answer:
         said += [] if found.last_is_prefix else [xml.leaf("NextVersionIdMarker", found.rows[-1].version_id)]
     said += [xml.leaf("MaxKeys", limit)] + ([keys.leaf("Delimiter", asked.delimiter)] if asked.delimiter else [])
     return document("ListVersionsResult", *said, xml.leaf("IsTruncated", found.is_truncated), keys.said(), *listed, keys.prefixes(found))
+
+
+def _row_of(x: Exchange, bucket: BucketFacts, key: str, version_id: str) -> int:
+    """The place of a version, which its name tells although it may be gone; where the one without a name is gone, its key begins again."""
+    row = sequence_of(version_id)
+    if row is None:
+        if version_id != NULL_VERSION:
+            raise S3Error("InvalidArgument", "Invalid version id specified", ArgumentName="version-id-marker", ArgumentValue=version_id[:64])
+        marker = version_of(x.ctx.db, bucket.id, key, version_id)
+        row = marker.sequence if marker is not None else -1
+    return row
 
 
 def _version(row: Entry, keys: Encoder, owners: Mapping[str | None, str], *, is_latest: bool) -> str:

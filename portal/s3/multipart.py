@@ -54,7 +54,7 @@ def create(x: Exchange) -> Answer:
 def number_of(x: Exchange) -> int:
     """The part that is sent. Raises InvalidArgument."""
     text = x.parameter("partNumber")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_PARTS:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_PARTS)) or not 1 <= int(text) <= MOST_PARTS:
         problem = f"Part number must be an integer between 1 and {MOST_PARTS}, inclusive"
         raise S3Error("InvalidArgument", problem, ArgumentName="partNumber", ArgumentValue=text[:64])
     return int(text)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.heads import MOST_TAGS, checked_tags, version_header
-from portal.storage.access import LIST, WRITE, authorize_object
-from portal.storage.buckets import bucket_update
+from portal.storage.access import WRITE
+from portal.storage.buckets import BUCKET, bucket_update
 from portal.storage.facts import bucket_named
 from portal.storage.objects import object_find, object_say
 
@@ -58,7 +59,7 @@ def _say(x: Exchange, verb: str, tags: Mapping[str, str], status: int) -> Answer
 def get_bucket(x: Exchange) -> Answer:
     """The tags of a bucket."""
     bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, "")
+    find(x.ctx, BUCKET, bucket.id)
     if not bucket.tags:
         raise S3Error("NoSuchTagSet")
     return _document(bucket.tags)

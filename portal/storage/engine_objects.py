@@ -26,7 +26,7 @@ from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuc
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
-from portal.storage.objects import About, Deleted, Found, called_by
+from portal.storage.objects import ANY, About, Condition, Deleted, Found, called_by
 from portal.storage.receiving import MAX_OBJECT
 from portal.storage.uploads import Named, PartNamed
 from portal.storage.usage import DIMENSION, refuse_beyond_quota
@@ -135,9 +135,11 @@ class EngineObjects:
                 raise
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Through to the engine, which needs to know the length beforehand."""
+        _refuse_condition(ctx, condition)
         sent = _sent(read, length, md5)
         self._authorize(ctx, bucket, key, [WRITE, *([PUBLISH] if about.acl != "private" else [])], about.tags)
         refuse_beyond_quota(ctx.db, bucket, sent.size_bytes)
@@ -159,8 +161,9 @@ class EngineObjects:
         refuse_acl(bucket, acl, None)
         return self.say(ctx, bucket, key, PUBLISH, is_public=acl != "private")
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Within the engine; between projects, by the target's account, to whom the source's policy says no."""
+        _refuse_condition(ctx, condition)
         about = replace(object_of(found.version), key=key, is_public=False)
         self._authorize(ctx, to, key, [WRITE], about.tags)
         refuse_beyond_quota(ctx.db, to, about.size_bytes)
@@ -233,8 +236,9 @@ class EngineObjects:
         with _refusals():
             return self._of(ctx, bucket).put_part(bucket.name, named.key, named.id, number, sent)
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """Asked again, it answers like the first time as long as the object is the one that was made."""
+        _refuse_condition(ctx, condition)
         bucket = self._upload(ctx, named)
         buckets = self._of(ctx, bucket)
         try:
@@ -253,6 +257,11 @@ class EngineObjects:
         bucket = self._upload(ctx, named)
         with _refusals():
             self._of(ctx, bucket).abort_upload(bucket.name, named.key, named.id)
+
+
+def _refuse_condition(ctx: Context, condition: Condition) -> None:
+    if condition != ANY:
+        refuse_on_engine(ctx, "conditions of writes")
 
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str, *, called: str) -> None:

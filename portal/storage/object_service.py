@@ -11,7 +11,20 @@ from portal.storage.access import READ
 from portal.storage.engine_objects import EngineObjects
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
+from portal.storage.objects import (
+    ANY,
+    About,
+    Condition,
+    Deleted,
+    Found,
+    Wanted,
+    object_delete,
+    object_find,
+    object_open,
+    object_say,
+    object_set_acl,
+    objects_delete,
+)
 from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.uploads import Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
 
@@ -28,7 +41,8 @@ class ObjectService(Protocol):
         ...
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Write the object that a stream brings."""
         ...
@@ -41,7 +55,7 @@ class ObjectService(Protocol):
         """Say in a word what others may do with the newest version."""
         ...
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Copy it, with what is said of it."""
         ...
 
@@ -73,7 +87,7 @@ class ObjectService(Protocol):
         """Receive a part; its entity tag."""
         ...
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """Make the object; None if it was written over since."""
         ...
 
@@ -104,10 +118,11 @@ class LocalObjects:
         return object_open(ctx, self._blobs, found, (first, length))[1]
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Onto the disk, then into a row."""
-        return object_receive(ctx, self._blobs, (bucket.name, key), about, read, length=length, md5=md5)[0]
+        return object_receive(ctx, self._blobs, (bucket.name, key), about, read, length=length, md5=md5, condition=condition)[0]
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
         """In its row."""
@@ -117,9 +132,9 @@ class LocalObjects:
         """In its row."""
         return object_set_acl(ctx, (bucket.name, key, ""), acl)[1]
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Another row and name for the same bytes."""
-        return object_copy(ctx, self._blobs, found, (to.name, key))[0]
+        return object_copy(ctx, self._blobs, found, (to.name, key), condition=condition)[0]
 
     def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", *, bypass: bool = False) -> Deleted:
         """The row; the bytes a little later."""
@@ -149,9 +164,9 @@ class LocalObjects:
         """Onto the disk, then into a row."""
         return part_receive(ctx, self._blobs, named, number, read, length=length).etag
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """The parts stay what they are."""
-        return upload_complete(ctx, named, parts, lambda _upload, _parts: Whole()).version
+        return upload_complete(ctx, named, parts, lambda _upload, _parts: Whole(), condition=condition).version
 
     def abort(self, ctx: Context, named: Named) -> None:
         """Its rows go."""

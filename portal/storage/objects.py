@@ -293,6 +293,7 @@ class Wanted:
 
     key: str
     version_id: str = ""
+    condition: Condition = ANY
 
 
 def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted], *, bypass: bool = False) -> list[Deleted | PortalError]:
@@ -309,7 +310,7 @@ def _remove_one(writing: Writing, each: Wanted, *, bypass: bool) -> Deleted | Po
     """Whatever refuses does so before anything is written."""
     try:
         check_key(each.key)
-        return remove(writing, each.key, each.version_id, bypass=bypass)
+        return remove(writing, each.key, each.version_id, each.condition, bypass=bypass)
     except PortalError as error:
         if isinstance(error, Forbidden):
             writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")

@@ -32,10 +32,12 @@ SCRUB_DAYS = 30
 
 
 def remove_due(ctx: Context, blobs: BlobStore) -> int:
-    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went."""
+    """Remove the bytes that nobody refers to any more and whose time has come, or comes soon where there is little room; how many blobs went."""
     removed = 0
+    # Parts stay for whoever reads them, unless the room is needed.
+    edge = now() + (versions.READING if blobs.is_short() else timedelta())
     while True:
-        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
+        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= edge).limit(BATCH)).all()
         ctx.db.rollback()
         if not ids:
             return removed
@@ -52,7 +54,7 @@ def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) 
     while some := _take(old, BATCH):
         known: set[str] = set()
         for column in (VERSIONS.c.blob, ObjectPart.blob, BlobToRemove.blob):
-            known.update(ctx.db.scalars(select(column).where(column.in_(some))))
+            known.update(ctx.db.scalars(select(column).where(column.in_(some), column != "")))
         ctx.db.rollback()
         orphans = [blob for blob in some if blob not in known]
         blobs.remove(*orphans)

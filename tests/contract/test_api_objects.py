@@ -215,3 +215,35 @@ def test_a_disk_that_is_full_is_said(api: Api, bucket: str, monkeypatch: pytest.
     assert "no room left where objects are kept" in refused.json["message"]
     monkeypatch.undo()
     assert put(api, bucket, "k", b"x").status_code == 200
+
+
+def test_writes_have_conditions(api: Api, bucket: str) -> None:
+    first, one = {"If-None-Match": "*"}, f"{BASE}/{bucket}/objects/k"
+    made = put(api, bucket, "k", b"first", **first)
+    assert made.status_code == 200
+    begun = api("POST", f"{BASE}/{bucket}/multipart-uploads", {"key": "k"}).json["upload_id"]
+    parts = f"{BASE}/{bucket}/multipart-uploads/{begun}"
+    etag = api("PUT", f"{parts}/parts/1", data=b"x", headers={"Content-Type": "application/octet-stream"}).json["etag"]
+    whole = {"parts": [{"number": 1, "etag": etag}]}
+    put(api, bucket, "other", b"other")
+    refused = (
+        put(api, bucket, "k", b"second", **first), put(api, bucket, "k", b"second", **{"If-Match": '"another"'}),
+        api("POST", f"{BASE}/{bucket}/objects/other/copy", {"destination_key": "k"}, headers=first), api("POST", f"{parts}/complete", whole, headers=first),
+    )  # fmt: skip
+    assert [(each.status_code, each.json["error"]) for each in refused] == [(412, "PRECONDITION_FAILED")] * 4
+    assert put(api, bucket, "k", b"second", **{"If-None-Match": '"tag"'}).status_code == 400
+    assert put(api, bucket, "none", b"x", **{"If-Match": "*"}).status_code == 404
+    assert api.get(one).data == b"first"
+    assert put(api, bucket, "k", b"second", **{"If-Match": f'"{made.json["etag"]}"'}).status_code == 200
+    assert api("POST", f"{parts}/complete", whole).status_code == 200
+
+
+def test_the_number_of_a_part_is_looked_at_whole(api: Api, bucket: str) -> None:
+    begun = api("POST", f"{BASE}/{bucket}/multipart-uploads", {"key": "k"}).json["upload_id"]
+    part = f"{BASE}/{bucket}/multipart-uploads/{begun}/parts/0000000019999999"
+    assert api("PUT", part, data=b"x", headers={"Content-Type": "application/octet-stream"}).status_code == 400
+
+
+@pytest.mark.parametrize("query", ["prefix=a%00", "start_after=a%00"])
+def test_a_listing_of_what_no_key_can_be_is_refused(api: Api, bucket: str, query: str) -> None:
+    assert api.get(f"{BASE}/{bucket}/objects?{query}").status_code == 400
