@@ -239,9 +239,9 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
         return _without_key("put")(bucket_id=bucket_id)
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
-    headers = {"content-type": request.content_type} if request.content_type else {}
+    headers = {"content-type": checked_type(request.content_type)} if request.content_type else {}
     metadata = {name.lower().removeprefix(META): value for name, value in request.headers.items() if name.lower().startswith(META)}
-    about = About(headers, metadata, storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
+    about = About(headers, checked_metadata(metadata), storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
     if about.storage_class != "STANDARD":
         refuse_unknown_class(ctx.settings, about.storage_class)
     md5 = request.headers.get("Content-MD5", "")
@@ -276,7 +276,7 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     if given.tags is not None:
         said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
-        said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
+        said["headers"] = {"content-type": checked_type(given.content_type)}
     version = _objects().say(ctx, bucket, key, WRITE, **said) if said else present
     return io.answer(_shown(version))
 

@@ -19,6 +19,7 @@ KEPT = {
     "content-type": "Content-Type", "cache-control": "Cache-Control", "content-disposition": "Content-Disposition", "content-language": "Content-Language",
     "expires": "Expires", "x-amz-website-redirect-location": "x-amz-website-redirect-location",
 }  # fmt: skip
+BREAKS = frozenset("\r\n\0")
 USUAL_TYPE = "binary/octet-stream"
 METADATA_BYTES = 2048
 STORAGE_CLASSES = ("STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE")
@@ -40,6 +41,9 @@ def about_of(request: S3Request) -> About:
     metadata = {name.removeprefix(META): value for name, value in request.headers_named(META).items()}
     if sum(len(name) + len(value) for name, value in metadata.items()) > METADATA_BYTES:
         raise S3Error("MetadataTooLarge", MaxSizeAllowed=METADATA_BYTES)
+    if any(char in BREAKS for value in (*headers.values(), *metadata.values()) for char in value):
+        # In a form they can stand; in answers they would begin headers of their own.
+        raise S3Error("InvalidArgument", "What is kept as a header of the object has no line break and no NUL.")
     storage_class = request.header("x-amz-storage-class", "STANDARD")
     if storage_class not in STORAGE_CLASSES:
         raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])

@@ -153,6 +153,8 @@ class EngineObjects:
         with _refusals():
             buckets = self._of(ctx, bucket)
             present = buckets.find(bucket.name, key)
+            if "headers" in said:
+                said["headers"] = {**present.headers, **said["headers"]}
             made = buckets.say(bucket.name, present, replace(present, **said))
         return self._told(ctx, bucket, action, made)
 

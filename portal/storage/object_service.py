@@ -48,7 +48,7 @@ class ObjectService(Protocol):
         ...
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
-        """Change what is said of the newest version: headers, user_metadata, tags."""
+        """Change what is said of the newest version: some of its headers, user_metadata, tags."""
         ...
 
     def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
@@ -125,8 +125,11 @@ class LocalObjects:
         return object_receive(ctx, self._blobs, (bucket.name, key), about, read, length=length, md5=md5, condition=condition)[0]
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
-        """In its row."""
-        return object_say(ctx, bucket.name, key, "", action, **said)[1]
+        """In its row; headers that are not named stay."""
+        if "headers" not in said:
+            return object_say(ctx, bucket.name, key, "", action, **said)[1]
+        merged = lambda _writing, row: {**said, "headers": {**row.headers, **said["headers"]}}  # noqa: E731
+        return object_say(ctx, bucket.name, key, "", action, say=merged, **said)[1]
 
     def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
         """In its row."""

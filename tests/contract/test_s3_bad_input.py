@@ -107,7 +107,9 @@ def test_a_range_beyond_the_end_is_refused_however_long_its_number(client: Any) 
     assert client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes={'0' * 30}5-")["ContentRange"] == "bytes 5-9/10"
 
 
-@pytest.mark.parametrize("query", ["prefix=a%00", "marker=a%00", "versions&key-marker=a%00", "uploads&prefix=%00", "uploads&key-marker=k&upload-id-marker=%00"])
+@pytest.mark.parametrize(
+    "query", ["prefix=a%00", "marker=a%00", "versions&key-marker=a%00", "uploads&prefix=%00", "uploads&key-marker=k&upload-id-marker=%00"]
+)
 def test_a_listing_of_what_no_key_can_be_is_refused(client: Any, s3: S3, query: str) -> None:
     open_bucket(client, "an-open-bucket")
     client.put_bucket_acl(Bucket="an-open-bucket", ACL="public-read")
