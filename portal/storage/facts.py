@@ -37,6 +37,7 @@ class BucketFacts:
     ownership: str
     notifications: Sequence[Mapping[str, Any]] | None
     replication: Sequence[Mapping[str, Any]] | None
+    state: str
 
     def project_of(self) -> str:
         """The project that is charged."""

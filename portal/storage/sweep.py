@@ -39,10 +39,15 @@ log = logging.getLogger("portal.storage")
 
 
 def remove_due(ctx: Context, blobs: BlobStore) -> int:
-    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went. What does not go is tried again later."""
+    """Remove the bytes that nobody refers to any more and whose time has come, or comes soon where there is little room; how many blobs went.
+
+    What does not go is tried again later.
+    """
     removed = 0
+    # Parts stay for whoever reads them, unless the room is needed.
+    edge = now() + (versions.READING if blobs.is_short() else timedelta())
     while True:
-        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
+        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= edge).limit(BATCH)).all()
         if not ids:
             ctx.db.rollback()
             return removed
