@@ -380,7 +380,7 @@ def presigned(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     given: PresignInput = read(PresignInput)
     bucket = _bucket(ctx, bucket_id)
-    url, ends = presign(ctx, s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
+    url, ends = presign(ctx, _objects(), s3_endpoint(), bucket, given.key, method=given.method, expires_in=given.expires_in, signer=_signer())
     return io.answer({"url": url, "expires_at": io.moment(ends)})
 
 

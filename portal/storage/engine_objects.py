@@ -21,8 +21,18 @@ from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalErro
 from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal, subject_of
 from portal.storage.access import LIST as LISTS
 from portal.storage.engine_steps import refuse_on_engine
-from portal.storage.engine_wanted import key_of
-from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
+from portal.storage.engine_wanted import key_of, refuse_unmade
+from portal.storage.errors import (
+    InvalidKey,
+    InvalidPart,
+    InvalidPartOrder,
+    IsMarker,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchUpload,
+    NoSuchVersion,
+    PartTooSmall,
+)
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
@@ -36,6 +46,7 @@ KINDS: Mapping[str, type[PortalError]] = {
     "InvalidPart": InvalidPart, "InvalidPartOrder": InvalidPartOrder, "EntityTooSmall": PartTooSmall, "PreconditionFailed": Conflict,
     "EntityTooLarge": TooLarge, "BadDigest": InvalidRequest, "InvalidDigest": InvalidRequest, "IncompleteBody": InvalidRequest,
     "InvalidArgument": InvalidRequest, "InvalidTag": InvalidRequest, "KeyTooLongError": InvalidRequest,
+    "InvalidURI": InvalidKey,
 }  # fmt: skip
 SAID: Mapping[str, str] = {
     "NoSuchBucket": "The engine for objects does not have this bucket yet, or not any more.",
@@ -47,6 +58,7 @@ SAID: Mapping[str, str] = {
     "NoSuchUpload": "There is no such upload; it may be complete, or was given up.",
     "PreconditionFailed": "The object was changed meanwhile. Try again.",
     "MethodNotAllowed": "The version is the mark of a deletion.",
+    "InvalidURI": "The engine for objects takes no such key.",
 }
 
 
@@ -70,6 +82,7 @@ class EngineObjects:
         self._engine = engine
 
     def _of(self, ctx: Context, bucket: BucketFacts) -> Buckets:
+        refuse_unmade(ctx.db, bucket)
         # Nobody is to wait for the engine with the database in hand.
         ctx.db.rollback()
         with _refusals():
@@ -119,6 +132,10 @@ class EngineObjects:
             return [version_of(bucket, each) for each in self._of(ctx, bucket).versions(bucket.name, key).objects if each.key == key]
 
     # -- writing -----------------------------------------------------------------------------------------------------------------------------
+
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By the tags that the engine has; of an object that is there nobody is known to be the owner."""
+        self._authorize(ctx, bucket, key, [action])
 
     def _authorize(self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None) -> None:
         check_key(key)

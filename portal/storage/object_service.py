@@ -7,9 +7,9 @@ from portal.engines.object_ports import BlobStore
 from portal.engines.ports import Engines
 from portal.kernel.context import Context
 from portal.kernel.errors import PortalError, Unavailable
-from portal.storage.access import READ
+from portal.storage.access import READ, authorize_object
 from portal.storage.engine_objects import EngineObjects
-from portal.storage.facts import BucketFacts, Version
+from portal.storage.facts import BucketFacts, Version, newest
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
 from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_open, object_say, object_set_acl, objects_delete
 from portal.storage.receiving import object_copy, object_receive, part_receive
@@ -21,6 +21,10 @@ class ObjectService(Protocol):
 
     def find(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", action: str = READ) -> Found:
         """An object that the caller may read."""
+        ...
+
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """Raise Forbidden unless the caller may do an action on the object under a key as it is now, or on a new one."""
         ...
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
@@ -98,6 +102,12 @@ class LocalObjects:
     def find(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", action: str = READ) -> Found:
         """By its row."""
         return object_find(ctx, bucket.name, key, version_id, action)
+
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By its row."""
+        present = newest(ctx.db, bucket.id, key)
+        owner_id, tags = (present.owner_id, present.tags) if present is not None else (ctx.principal.user_id, None)
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags)
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""

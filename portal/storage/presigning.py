@@ -14,9 +14,10 @@ from portal.identity.sealed import unseal
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.storage.access import DELETE, READ, WRITE, authorize_object, check_key
+from portal.storage.access import DELETE, READ, WRITE, check_key
 from portal.storage.engine_steps import on_engine
-from portal.storage.facts import BucketFacts, newest
+from portal.storage.facts import BucketFacts
+from portal.storage.object_service import ObjectService
 
 ACTIONS = {"GET": READ, "HEAD": READ, "PUT": WRITE, "DELETE": DELETE}
 LONGEST_S = 7 * 86_400
@@ -24,7 +25,7 @@ REGION = "us-east-1"
 
 
 def presign(
-    ctx: Context, endpoint: str, bucket: BucketFacts, key: str, *, method: str, expires_in: int, signer: Key | None = None
+    ctx: Context, objects: ObjectService, endpoint: str, bucket: BucketFacts, key: str, *, method: str, expires_in: int, signer: Key | None = None
 ) -> tuple[str, datetime]:  # fmt: skip
     """(address, when it ends). It is worth what the caller's key is worth when it is used. Raises Forbidden, and Conflict without an access key.
 
@@ -33,9 +34,7 @@ def presign(
     check_key(key)
     if method not in ACTIONS or not 1 <= expires_in <= LONGEST_S:
         raise InvalidRequest.fields({"method": [f"must be one of {', '.join(ACTIONS)}."], "expires_in": [f"must be 1 to {LONGEST_S:,} seconds."]})
-    present = newest(ctx.db, bucket.id, key)
-    owner = present.owner_id if present is not None else ctx.principal.user_id
-    authorize_object(ctx, bucket, ACTIONS[method], key, owner_id=owner, tags=present.tags if present is not None else None)
+    objects.authorize(ctx, bucket, key, ACTIONS[method])
     region = ctx.settings.s3_engine_region if on_engine(ctx.settings) else REGION
     if signer is not None:
         return _signed(endpoint, _path(bucket, key), _Signer(signer.id, signer.secret, region), method, expires_in)

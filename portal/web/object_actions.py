@@ -23,6 +23,7 @@ from portal.storage.described import checked_metadata, checked_tags, checked_typ
 from portal.storage.emptying import EMPTY
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.object_models import Bucket
+from portal.storage.object_service import LocalObjects
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say, object_set_acl
 from portal.storage.presigning import presign
 from portal.storage.receiving import object_copy, object_receive
@@ -195,7 +196,7 @@ def share(bucket_id: str) -> ResponseReturnValue:
         chosen = request.form.get("expires_in", "")
         if chosen not in HOURS:
             raise InvalidRequest.fields({"expires_in": ["choose one of the times."]})
-        link, ends = presign(ctx, s3_endpoint(), named.facts, named.key, method="GET", expires_in=int(chosen))
+        link, ends = presign(ctx, LocalObjects(place_for_objects()), s3_endpoint(), named.facts, named.key, method="GET", expires_in=int(chosen))
         return object_page(ctx, named, link=link, ends=ends, typed=request.form)
 
     return _changed(bucket_id, change)
