@@ -22,9 +22,19 @@ from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object
 from portal.storage.access import LIST as LISTS
 from portal.storage.asked_encryption import show_asked
 from portal.storage.encryption import NOTHING
-from portal.storage.engine_steps import refuse_on_engine, refuse_unmade
-from portal.storage.engine_wanted import key_of
-from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
+from portal.storage.engine_steps import refuse_on_engine
+from portal.storage.engine_wanted import key_of, refuse_unmade
+from portal.storage.errors import (
+    InvalidKey,
+    InvalidPart,
+    InvalidPartOrder,
+    IsMarker,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchUpload,
+    NoSuchVersion,
+    PartTooSmall,
+)
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
@@ -38,6 +48,7 @@ KINDS: Mapping[str, type[PortalError]] = {
     "InvalidPart": InvalidPart, "InvalidPartOrder": InvalidPartOrder, "EntityTooSmall": PartTooSmall, "PreconditionFailed": Conflict,
     "EntityTooLarge": TooLarge, "BadDigest": InvalidRequest, "InvalidDigest": InvalidRequest, "IncompleteBody": InvalidRequest,
     "InvalidArgument": InvalidRequest, "InvalidTag": InvalidRequest, "KeyTooLongError": InvalidRequest,
+    "InvalidURI": InvalidKey,
 }  # fmt: skip
 SAID: Mapping[str, str] = {
     "NoSuchBucket": "The engine for objects does not have this bucket yet, or not any more.",
@@ -49,6 +60,7 @@ SAID: Mapping[str, str] = {
     "NoSuchUpload": "There is no such upload; it may be complete, or was given up.",
     "PreconditionFailed": "The object was changed meanwhile. Try again.",
     "MethodNotAllowed": "The version is the mark of a deletion.",
+    "InvalidURI": "The engine for objects takes no such key.",
 }
 
 
@@ -72,7 +84,7 @@ class EngineObjects:
         self._engine = engine
 
     def _of(self, ctx: Context, bucket: BucketFacts) -> Buckets:
-        refuse_unmade(bucket)
+        refuse_unmade(ctx.db, bucket)
         # Nobody is to wait for the engine with the database in hand.
         ctx.db.rollback()
         with _refusals():

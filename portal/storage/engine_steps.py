@@ -9,10 +9,9 @@ from portal.engines.object_engine_ports import ObjectEngine, ObjectRefused
 from portal.engines.ports import EngineUnavailable
 from portal.kernel.context import Context
 from portal.kernel.declare import Step
-from portal.kernel.errors import StateConflict, Unavailable
+from portal.kernel.errors import Unavailable
 from portal.kernel.runner import StepFailed, StepRun
 from portal.settings import ObjectsDriver, Settings
-from portal.storage.facts import BucketFacts
 
 NOT_EMPTY = "BucketNotEmpty"
 
@@ -28,12 +27,6 @@ def refuse_on_engine(ctx: Context, what: str) -> None:
         raise Unavailable(
             f"The portal does not manage {what} on an external engine for objects (ENGINE_OBJECTS=s3). Use an S3 client, or ask an administrator."
         )
-
-
-def refuse_unmade(bucket: BucketFacts) -> None:
-    """Raise StateConflict for a bucket that the portal has not made at the engine: what the engine has under its name is somebody else's."""
-    if bucket.state != "active":
-        raise StateConflict(f"The bucket {bucket.name} is {bucket.state}: nothing is done with its objects.")
 
 
 def object_engine(run: StepRun) -> ObjectEngine:

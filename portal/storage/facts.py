@@ -37,7 +37,6 @@ class BucketFacts:
     ownership: str
     notifications: Sequence[Mapping[str, Any]] | None
     replication: Sequence[Mapping[str, Any]] | None
-    state: str
 
     def project_of(self) -> str:
         """The project that is charged."""

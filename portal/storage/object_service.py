@@ -36,6 +36,10 @@ class ObjectService(Protocol):
         """An object that the caller may read."""
         ...
 
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """Raise Forbidden unless the caller may do an action on the object under a key as it is now, or on a new one."""
+        ...
+
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """Some of its bytes, begun: as many as are asked for, of this version. Raises ObjectChanged and ObjectDamaged."""
         ...
@@ -65,10 +69,6 @@ class ObjectService(Protocol):
 
     def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Each succeeds or is refused on its own."""
-        ...
-
-    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
-        """Raise Forbidden unless the caller may do an action on what is under a key now, or would be there for the first time."""
         ...
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
@@ -117,6 +117,12 @@ class LocalObjects:
         """By its row."""
         return object_find(ctx, bucket.name, key, version_id, action)
 
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By its row."""
+        present = newest(ctx.db, bucket.id, key)
+        owner_id, tags = (present.owner_id, present.tags) if present is not None else (ctx.principal.user_id, None)
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags)
+
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""
         return object_open(ctx, self._blobs, found, (first, length))
@@ -150,12 +156,6 @@ class LocalObjects:
     def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Some at a time."""
         return objects_delete(ctx, bucket.name, wanted)
-
-    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
-        """By its row."""
-        present = newest(ctx.db, bucket.id, key)
-        owner_id = present.owner_id if present is not None else ctx.principal.user_id
-        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
         """By the index."""

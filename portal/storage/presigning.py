@@ -15,7 +15,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
 from portal.storage.access import DELETE, READ, WRITE, check_key, check_new_key
-from portal.storage.engine_steps import on_engine, refuse_unmade
+from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts
 from portal.storage.object_service import ObjectService
 
@@ -35,8 +35,6 @@ def presign(
     (check_new_key if method == "PUT" else check_key)(key)
     if method not in ACTIONS or not 1 <= expires_in <= LONGEST_S:
         raise InvalidRequest.fields({"method": [f"must be one of {', '.join(ACTIONS)}."], "expires_in": [f"must be 1 to {LONGEST_S:,} seconds."]})
-    if on_engine(ctx.settings):
-        refuse_unmade(bucket)
     objects.authorize(ctx, bucket, key, ACTIONS[method])
     region = ctx.settings.s3_engine_region if on_engine(ctx.settings) else REGION
     if signer is not None:
