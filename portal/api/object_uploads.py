@@ -12,7 +12,7 @@ from portal.api.schemas import NUMBER, TEXT, WHEN, YES, thing
 from portal.http.listing import whole
 from portal.http.request import context
 from portal.kernel.lookup import find
-from portal.storage.access import LIST, authorize_object
+from portal.storage.access import LIST, LIST_UPLOADS, authorize_object
 from portal.storage.buckets import BUCKET
 from portal.storage.facts import bucket_named
 from portal.storage.listing import Listing, uploads_listed
@@ -54,7 +54,7 @@ def uploads(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     prefix, limit = request.args.get("prefix", ""), whole(request.args, "limit", MOST, low=1, high=MOST)
-    authorize_object(ctx, bucket_named(ctx.db, bucket.name), LIST, prefix)
+    authorize_object(ctx, bucket_named(ctx.db, bucket.name), LIST, prefix, asked=LIST_UPLOADS)
     found = uploads_listed(ctx, bucket.id, Listing(prefix, after=request.args.get("start_after", ""), limit=limit))
     rows = [{"upload_id": row.id, "key": row.key, "created_at": io.moment(row.created_at)} for row in found.rows]
     return io.answer({"uploads": rows, "is_truncated": found.is_truncated})

@@ -37,7 +37,7 @@ from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import InvalidRequest, NotFound, PortalError, Unavailable
 from portal.kernel.lookup import find
-from portal.storage.access import LIST, WRITE, authorize_object
+from portal.storage.access import LIST, LIST_VERSIONS, WRITE, authorize_object
 from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.engine_steps import refuse_on_engine
@@ -317,7 +317,7 @@ def versions(bucket_id: str, key: str) -> ResponseReturnValue:
     only()
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
-    authorize_object(ctx, bucket, LIST, key)
+    authorize_object(ctx, bucket, LIST, key, asked=LIST_VERSIONS)
     rows = _objects().versions(ctx, bucket, key)
     if not rows:
         raise NotFound(f"There is no {key[:200]} in {bucket.name}.")

@@ -16,7 +16,7 @@ from portal.s3.heads import about_of, check_conditions, condition_of, version_he
 from portal.s3.objects import forget
 from portal.s3.requests import check_key
 from portal.storage.encryption import NOTHING, CustomerKey, customer_check, encryption_for
-from portal.storage.objects import About, Content, Found, object_find, object_put, refuse_early
+from portal.storage.objects import TAGS_READ, About, Content, Found, object_find, object_put, refuse_early
 from portal.storage.receiving import Anew, gather, kept_encrypted
 
 SOURCE = "x-amz-copy-source"
@@ -92,6 +92,9 @@ def _about(x: Exchange, found: Found) -> About:
             "storage class, website redirect location or encryption attributes.",
         )  # fmt: skip
     kept = given if directive == "REPLACE" else replace(given, headers=dict(source.headers), user_metadata=dict(source.user_metadata))
+    if of_tags == "COPY" and source.tags:
+        # Tags are read by whoever may read tags.
+        object_find(x.ctx, found.bucket.name, source.key, source.version_id if "versionId" in x.request.header(SOURCE) else "", asked=TAGS_READ)
     return kept if of_tags == "REPLACE" else replace(kept, tags=dict(source.tags))
 
 

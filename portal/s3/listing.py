@@ -8,17 +8,17 @@ from urllib.parse import quote
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, people, person
-from portal.storage.access import LIST, authorize_object
+from portal.storage.access import LIST, LIST_VERSIONS, authorize_object
 from portal.storage.facts import BucketFacts, bucket_named, version_of
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
 
 MOST = 1000
 
 
-def listable(x: Exchange) -> BucketFacts:
-    """The bucket, if the caller may list what is under the prefix."""
+def listable(x: Exchange, asked: str = "") -> BucketFacts:
+    """The bucket, if the caller may list what is under the prefix; `asked` is what S3 calls it."""
     bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"))
+    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"), asked=asked)
     return bucket
 
 
@@ -121,7 +121,7 @@ def _place_of(token: str) -> str:
 
 def versions(x: Exchange) -> Answer:
     """All versions of the objects of a bucket, with the marks of deletion."""
-    bucket, limit, keys = listable(x), limit_of(x, "max-keys"), encoder(x)
+    bucket, limit, keys = listable(x, LIST_VERSIONS), limit_of(x, "max-keys"), encoder(x)
     after, version_id = x.parameter("key-marker"), x.parameter("version-id-marker")
     row = None
     if version_id:

@@ -14,6 +14,7 @@ from portal.s3.exchange import Answer, Exchange, document, people, person, quote
 from portal.s3.heads import about_of, condition_of, range_of, version_header
 from portal.s3.listing import Encoder, encoder, limit_of, listable
 from portal.s3.objects import forget, receive, refuse_unprotected
+from portal.storage.access import LIST_UPLOADS
 from portal.storage.encryption import encryption_of, key_of_row
 from portal.storage.facts import BucketFacts
 from portal.storage.listing import Listing, uploads_listed
@@ -219,7 +220,7 @@ def _part(row: ObjectPart) -> str:
 
 def list_uploads(x: Exchange) -> Answer:
     """The uploads of a bucket that have not ended."""
-    bucket, limit, keys = listable(x), limit_of(x, "max-uploads"), encoder(x)
+    bucket, limit, keys = listable(x, LIST_UPLOADS), limit_of(x, "max-uploads"), encoder(x)
     after, marker = x.parameter("key-marker"), x.parameter("upload-id-marker")
     asked = Listing(x.parameter("prefix"), x.parameter("delimiter"), after, marker or None if after else None, limit)
     found = uploads_listed(x.ctx, bucket.id, asked)

@@ -10,7 +10,7 @@ from portal.s3.heads import MOST_TAGS, checked_tags, version_header
 from portal.storage.access import LIST, WRITE, authorize_object
 from portal.storage.buckets import bucket_update
 from portal.storage.facts import bucket_named
-from portal.storage.objects import object_find, object_say
+from portal.storage.objects import TAGS_READ, TAGS_SET, object_find, object_say
 
 MOST_OF_BUCKET = 50
 # What the portal keeps of the tags of a resource.
@@ -32,7 +32,7 @@ def _document(tags: Mapping[str, str], headers: Mapping[str, str] | None = None)
 
 def get(x: Exchange) -> Answer:
     """The tags of an object."""
-    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
+    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"), asked=TAGS_READ)
     return _document(found.version.tags, version_header(found.bucket, found.version))
 
 
@@ -43,11 +43,11 @@ def put(x: Exchange) -> Answer:
 
 def delete(x: Exchange) -> Answer:
     """Take all tags of an object away."""
-    return _say(x, {}, 204)
+    return _say(x, {}, 204, "s3:DeleteObjectTagging")
 
 
-def _say(x: Exchange, tags: Mapping[str, str], status: int) -> Answer:
-    bucket, version = object_say(x.ctx, x.bucket, x.key, x.parameter("versionId"), WRITE, tags=dict(tags))
+def _say(x: Exchange, tags: Mapping[str, str], status: int, asked: str = TAGS_SET) -> Answer:
+    bucket, version = object_say(x.ctx, x.bucket, x.key, x.parameter("versionId"), WRITE, asked=asked, tags=dict(tags))
     return Answer(status, version_header(bucket, version))
 
 

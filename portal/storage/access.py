@@ -13,12 +13,15 @@ from portal.storage.errors import InvalidKey, KeyTooLong
 from portal.storage.facts import BucketFacts
 from portal.storage.grants import Grant, blocks, granting
 from portal.storage.object_models import KEY_BYTES
-from portal.storage.policies import policy_is_public, verdict
+from portal.storage.policies import name_of, policy_is_public, verdict
 
 __all__ = [
-    "BYPASS", "DELETE", "HOLD", "LIST", "PUBLISH", "READ", "READ_ACL", "RETAIN", "WRITE", "authorize_object", "check_key", "decide_object", "note_refusal",
+    "BYPASS", "DELETE", "HOLD", "LIST", "LIST_UPLOADS", "LIST_VERSIONS",
+    "PUBLISH", "READ", "READ_ACL", "RETAIN", "WRITE", "authorize_object", "check_key", "decide_object", "note_refusal",
     "subject_of",
 ]  # fmt: skip
+# What S3 calls listings that are told apart.
+LIST_VERSIONS, LIST_UPLOADS = "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"
 OWN_POLICY = "the bucket's policy"
 
 
@@ -32,11 +35,16 @@ def check_key(key: str) -> None:
 
 def decide_object(
     ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (),
+    asked: str = "",
 ) -> Decision:  # fmt: skip
-    """Whether the caller may do an action on an object, or under a prefix for a listing."""
+    """Whether the caller may do an action on an object, or under a prefix for a listing.
+
+    `asked` is what S3 calls it, where one action stands for several there: the bucket's policy and lists of access tell them apart.
+    """
+    asked = asked or name_of(action, key)
     target = Target(bucket.project_id, owner_id, id=f"{bucket.name}/{key}", name=key, tags=tags or {}, label=f"{bucket.name}/{key}"[:200])
     found = decide(ctx, action, target)
-    own, sid = verdict(bucket.policy, ctx, bucket.name, action, key) if not ctx.principal.is_system else (None, "")
+    own, sid = verdict(bucket.policy, ctx, bucket.name, action, key, asked=asked) if not ctx.principal.is_system else (None, "")
     if own is False:
         return Decision(allowed=False, action=action, policy=OWN_POLICY, statement=sid, because=f"Statement {sid} of {OWN_POLICY} denies it.")
     if found.allowed or found.statement:
@@ -47,7 +55,7 @@ def decide_object(
         return beyond
     if own and not (blocks(bucket, "restrict_public_buckets") and policy_is_public(bucket.policy) and not _is_inside(ctx, bucket)):
         return Decision(allowed=True, action=action, policy=OWN_POLICY, statement=sid)
-    if (granted := granting(ctx, bucket, action, key, (owner_id, grants))) is not None:
+    if (granted := granting(ctx, bucket, action, key, (owner_id, grants), asked=asked)) is not None:
         return Decision(allowed=True, action=action, policy=f"the ACL of the {granted[0]}", statement=granted[1])
     return found
 
@@ -59,9 +67,10 @@ def _is_inside(ctx: Context, bucket: BucketFacts) -> bool:
 
 def authorize_object(
     ctx: Context, bucket: BucketFacts, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (),
+    asked: str = "",
 ) -> Decision:  # fmt: skip
     """Raise Forbidden unless the caller may. A refusal is written down where the bucket records data events."""
-    found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
+    found = decide_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, grants=grants, asked=asked)
     if not found.allowed:
         raise Forbidden(
             f"{action} on {bucket.name}/{key[:200]} is not allowed. {found.because}",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 from portal.engines.object_engine_ports import Buckets, EngineObject, ObjectEngine, ObjectRefused, Sent
@@ -36,7 +37,8 @@ from portal.storage.errors import (
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
-from portal.storage.objects import About, Deleted, Found
+from portal.storage.objects import About, Deleted, Found, names_said
+from portal.storage.policies import name_of
 from portal.storage.receiving import MAX_OBJECT
 from portal.storage.uploads import Named, PartNamed
 from portal.storage.usage import DIMENSION, refuse_beyond_quota
@@ -95,7 +97,7 @@ class EngineObjects:
         check_key(key)
         present, problem = self._look(ctx, bucket, key, version_id)
         try:
-            _authorize_found(ctx, bucket, key, present, action)
+            _authorize_found(ctx, bucket, key, present, action, asked=name_of(action, key, version_id=version_id))
         except Forbidden as error:
             note_refusal(ctx, bucket, action, key, error)
             raise
@@ -137,13 +139,15 @@ class EngineObjects:
         """By the tags that the engine has; of an object that is there nobody is known to be the owner."""
         self._authorize(ctx, bucket, key, [action])
 
-    def _authorize(self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None) -> None:
+    def _authorize(
+        self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None, *, asked: Sequence[str] = ("",)
+    ) -> None:  # fmt: skip
         check_key(key)
         present, _ = self._look(ctx, bucket, key)
-        for action in actions:
+        for action, name in product(actions, asked):
             try:
                 owner_id = ctx.principal.user_id if present is None else None
-                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags)
+                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags, asked=name)
             except Forbidden as error:
                 note_refusal(ctx, bucket, action, key, error)
                 raise
@@ -161,7 +165,7 @@ class EngineObjects:
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
         """Tags and access at once; type and metadata make a version of their own, since an engine changes them only by a copy."""
-        self._authorize(ctx, bucket, key, [action])
+        self._authorize(ctx, bucket, key, [action], asked=names_said(action, said))
         with _refusals():
             buckets = self._of(ctx, bucket)
             present = buckets.find(bucket.name, key)
@@ -190,7 +194,7 @@ class EngineObjects:
         """The object, or a version of it."""
         if bypass:
             refuse_on_engine(ctx, "retention")
-        self._authorize(ctx, bucket, key, [DELETE])
+        self._authorize(ctx, bucket, key, [DELETE], asked=[name_of(DELETE, key, version_id=version_id)])
         with _refusals():
             gone = self._of(ctx, bucket).remove(bucket.name, key, version_id)
         self._told(ctx, bucket, DELETE, gone)
@@ -269,12 +273,12 @@ class EngineObjects:
             self._of(ctx, bucket).abort_upload(bucket.name, named.key, named.id)
 
 
-def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str) -> None:
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str, *, asked: str) -> None:
     if present is not None:
-        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None))
+        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None), asked=asked)
     elif not decide_object(ctx, bucket, LISTS, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
-        authorize_object(ctx, bucket, action, key)
+        authorize_object(ctx, bucket, action, key, asked=asked)
         raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 

@@ -36,6 +36,11 @@ HARMLESS = frozenset({"private", OWNER_READS, OWNER_CONTROLS})
 OF_BUCKET: Mapping[str, frozenset[str]] = {LIST: frozenset({"READ", FULL}), WRITE: frozenset({"WRITE", FULL}), DELETE: frozenset({"WRITE", FULL})}
 OF_OBJECT: Mapping[str, frozenset[str]] = {READ: frozenset({"READ", FULL})}
 OF_LISTS: Mapping[str, frozenset[str]] = {READ_ACL: frozenset({"READ_ACP", FULL}), PUBLISH: frozenset({"WRITE_ACP", FULL})}
+# Of what S3 tells apart, lists give this; other things go by policies alone.
+GIVEN: Mapping[str, frozenset[str]] = {
+    READ: frozenset({"s3:GetObject", "s3:GetObjectVersion"}), WRITE: frozenset({"s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}),
+    DELETE: frozenset({"s3:DeleteObject"}),
+}  # fmt: skip
 MOST = 100
 ENFORCED, PREFERRED = OWNERSHIP[:2]
 FLAGS = ("block_public_acls", "ignore_public_acls", "block_public_policy", "restrict_public_buckets")
@@ -57,9 +62,11 @@ def blocks(bucket: "BucketFacts | Bucket", flag: str) -> bool:
     return bool((bucket.public_access_block or {}).get(flag))
 
 
-def granting(ctx: Context, bucket: "BucketFacts", action: str, key: str, of_object: tuple[str | None, Sequence[Grant]]) -> tuple[str, str] | None:
-    """(whose list, which permission) allows an action; None where none does. `of_object` is its owner and what its list gives."""
-    if bucket.ownership == ENFORCED:
+def granting(
+    ctx: Context, bucket: "BucketFacts", action: str, key: str, of_object: tuple[str | None, Sequence[Grant]], *, asked: str
+) -> tuple[str, str] | None:  # fmt: skip
+    """(whose list, which permission) allows an action, `asked` as S3 calls it; None where none does. `of_object` is its owner and what its list gives."""
+    if bucket.ownership == ENFORCED or (action in GIVEN and asked not in GIVEN[action]):
         return None
     on_bucket = action in OF_BUCKET or (action in OF_LISTS and not key)
     wanted = OF_LISTS.get(action) or (OF_BUCKET if on_bucket else OF_OBJECT).get(action, frozenset())

@@ -20,6 +20,7 @@ from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
 from portal.storage.locks import FREE, Lock, is_retained, lock_of_new, refuse_locked, refuse_without_lock
 from portal.storage.notifications import note
 from portal.storage.object_models import ObjectPart
+from portal.storage.policies import name_of
 from portal.storage.replication import PENDING, is_replicated, replicate
 from portal.storage.usage import refuse_beyond_quota
 from portal.storage.writing import Writing, write
@@ -83,6 +84,8 @@ class Condition:
 
 
 ANY = Condition()
+# What S3 calls giving an object tags, and reading them.
+TAGS_SET, TAGS_READ = "s3:PutObjectTagging", "s3:GetObjectTagging"
 # What is part of an object like its bytes.
 DESCRIPTION = frozenset({"headers", "user_metadata"})
 # Bytes that are taken without a look at who sends them where.
@@ -125,6 +128,8 @@ def authorize_new(writing: Writing, key: str, about: About, latest: Version | No
     owner_id, tags = (latest.owner_id, latest.tags) if latest else (writing.ctx.principal.user_id, about.tags)
     for action in (WRITE, *(action for action, is_needed in also.items() if is_needed)):
         writing.authorize(action, key, owner_id=owner_id, tags=tags)
+    if about.tags:
+        writing.authorize(WRITE, key, owner_id=owner_id, tags=tags, asked=TAGS_SET)
     refuse_acl(writing.bucket, about.acl, about.grants)
     if about.lock.is_said:
         refuse_without_lock(writing.bucket)
@@ -153,16 +158,20 @@ Say = Callable[[Writing, Version], Mapping[str, Any]]
 
 
 def object_say(
-    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, say: Say | None = None, **said: Any
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, say: Say | None = None, asked: str = "", **said: Any
 ) -> tuple[BucketFacts, Version]:  # fmt: skip
-    """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+    """Change what is said of a version (tags, acl), which needs the permission of an action, which S3 may call otherwise (`asked`).
+
+    Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden.
+    """
     check_key(key)
 
     def change(writing: Writing) -> tuple[BucketFacts, Version]:
         bucket = writing.bucket
         row = version_of(writing.db, bucket.id, key, version_id) if version_id else newest(writing.db, bucket.id, key)
         owner_id, tags, grants = (row.owner_id, row.tags, row.granted) if row else (None, None, ())
-        writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants)
+        for name in (asked,) if asked else names_said(action, said):
+            writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants, asked=name_of(action, key, name, version_id))
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
         if DESCRIPTION & said.keys():
@@ -182,6 +191,13 @@ def object_say(
         return bucket, changed
 
     return write(ctx, bucket_named(ctx.db, bucket_name), action, change)
+
+
+def names_said(action: str, said: Mapping[str, Any]) -> tuple[str, ...]:
+    """What S3 calls saying this of an object; tags are a thing of their own there. Empty stands for the action as such."""
+    if action != WRITE or "tags" not in said:
+        return ("",)
+    return (TAGS_SET,) if said.keys() == {"tags"} else (TAGS_SET, "")
 
 
 def object_set_acl(ctx: Context, where: tuple[str, str, str], acl: str, grants: Sequence[Grant] | None = None) -> tuple[BucketFacts, Version]:
@@ -230,7 +246,8 @@ def remove(
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
-    writing.authorize(DELETE, key, owner_id=found.owner_id if found else writing.ctx.principal.user_id, tags=found.tags if found else None)
+    owner_id, tags = (found.owner_id, found.tags) if found else (writing.ctx.principal.user_id, None)
+    writing.authorize(DELETE, key, owner_id=owner_id, tags=tags, asked=name_of(DELETE, key, version_id=version_id))
     if condition.match and latest is not None:
         condition.check(latest)
     if version_id:
@@ -306,13 +323,16 @@ class Found:
         return [Blob(part.blob, part.size_bytes, part.seal, is_encrypted, key) for part in self.parts]
 
 
-def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
-    """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ, *, asked: str = "") -> Found:
+    """The object under a key, or one of its versions, if the caller may read it, or do what S3 calls as `asked` says.
+
+    Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden.
+    """
     bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
     row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
     try:
-        _authorize_found(ctx, bucket, key, row, action)
+        _authorize_found(ctx, bucket, key, row, action, asked=name_of(action, key, asked, version_id))
     except Forbidden as error:
         note_refusal(ctx, bucket, action, key, error)
         raise
@@ -321,12 +341,12 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     return Found(bucket, row, parts_of(ctx.db, row.upload_id) if row.upload_id is not None else ())
 
 
-def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str, *, asked: str) -> None:
     if row is not None:
-        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, grants=row.granted)
+        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, grants=row.granted, asked=asked)
     elif not decide_object(ctx, bucket, LIST, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
-        authorize_object(ctx, bucket, action, key)
+        authorize_object(ctx, bucket, action, key, asked=asked)
         raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 

@@ -25,11 +25,14 @@ WIDEST = {4: 8, 6: 32}
 VERSIONS = ("2012-10-17", "2008-10-17")
 ARN = "arn:aws:s3:::"
 USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
-# The portal's verb → what S3 calls it. The first is what it is; a denial of any of them denies it.
+# The portal's verb → what S3 calls what it stands for. The first is meant where a request is not told apart further.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
-    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
-    "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging", "s3:GetObjectAttributes",
+             "s3:GetObjectVersionAttributes", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
+    "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectVersionTagging", "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging",
+              "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
+    "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
     "read_acl": ("s3:GetObjectAcl", "s3:GetObjectVersionAcl"), "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"), "retain": ("s3:PutObjectRetention",),
     "hold": ("s3:PutObjectLegalHold",),
     "bypass_retention": ("s3:BypassGovernanceRetention",),
@@ -148,20 +151,29 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def verdict(policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action: str, key: str) -> tuple[bool | None, str]:
-    """(whether a bucket's policy allows or denies, None where it says nothing; the statement that decides)."""
+def name_of(action: str, key: str, asked: str = "", version_id: str = "") -> str:
+    """What S3 calls a request: what is `asked`, or else an action as such; of one version that is named, where S3 tells that apart."""
+    verb = action.rpartition(".")[2]
+    name = asked or (NAMES[verb] if key or verb not in OF_BUCKET else OF_BUCKET[verb])[0]
+    of_version = name.replace("Object", "ObjectVersion", 1)
+    return of_version if version_id and of_version in NAMES[verb] else name
+
+
+def verdict(
+    policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action: str, key: str, *, asked: str = ""
+) -> tuple[bool | None, str]:  # fmt: skip
+    """(whether a bucket's policy allows or denies, None where it says nothing; the statement that decides). `asked` is what S3 calls it."""
     allowed = ""
     for each in policy["statements"] if policy else ():
-        if _applies(each, ctx, bucket, action.rpartition(".")[2], key):
+        if _applies(each, ctx, bucket, action.rpartition(".")[2], key, asked=asked or name_of(action, key)):
             if not each["allows"]:
                 return False, each["sid"]
             allowed = allowed or each["sid"]
     return (True, allowed) if allowed else (None, "")
 
 
-def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str) -> bool:
-    known = NAMES[verb] if key or verb not in OF_BUCKET else OF_BUCKET[verb]
-    names = known if not statement["allows"] else known[:1]
+def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str, *, asked: str) -> bool:
+    names = (asked,)
     who = {ctx.principal.user_id, ctx.principal.username if ctx.principal.user_id is not None else None, "*"}
     about = f"{ARN}{bucket}" if verb == "list" or not key else f"{ARN}{bucket}/{key}"
     return (

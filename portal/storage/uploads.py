@@ -26,6 +26,8 @@ from portal.storage.writing import Writing, write
 
 MOST_PARTS = 10_000
 SMALLEST_PART = 5 << 20
+# What S3 calls giving an upload up, and looking at its parts.
+ABORT, PARTS = "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,12 @@ def upload_named(session: Session, bucket_name: str, upload_id: str) -> Named:
     return Named(bucket_name, found.key if found is not None else "", upload_id)
 
 
-def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0) -> tuple[BucketFacts, ObjectUpload]:
+def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0, asked: str = "") -> tuple[BucketFacts, ObjectUpload]:
     """An upload that has not ended, to which the caller may send so many bytes. Raises NoSuchUpload, Forbidden or QuotaExceeded."""
     bucket = bucket_named(ctx.db, named.bucket)
     found = _found(ctx.db, bucket, named)
     try:
-        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags, asked=asked)
     except Forbidden as error:
         note_refusal(ctx, bucket, WRITE, named.key, error)
         raise
@@ -129,9 +131,9 @@ def part_put(ctx: Context, named: Named, number: int, content: Content) -> Objec
     return write(ctx, bucket_named(ctx.db, named.bucket), WRITE, keep)
 
 
-def _writable(writing: Writing, named: Named) -> ObjectUpload:
+def _writable(writing: Writing, named: Named, asked: str = "") -> ObjectUpload:
     found = _found(writing.db, writing.bucket, named)
-    writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+    writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags, asked=asked)
     if found.completed_at is not None:
         raise _no_such(named)
     return found
@@ -219,7 +221,7 @@ def _chosen(parts: Sequence[ObjectPart], wanted: Sequence[PartNamed]) -> list[Ob
 
 def upload_abort(ctx: Context, named: Named) -> None:
     """Give an upload up; its parts go. Raises NoSuchUpload or Forbidden."""
-    write(ctx, bucket_named(ctx.db, named.bucket), WRITE, lambda writing: give_up(writing, _writable(writing, named)))
+    write(ctx, bucket_named(ctx.db, named.bucket), WRITE, lambda writing: give_up(writing, _writable(writing, named, ABORT)))
 
 
 def give_up(writing: Writing, upload: ObjectUpload) -> None:
@@ -233,7 +235,7 @@ def give_up(writing: Writing, upload: ObjectUpload) -> None:
 
 def parts_listed(ctx: Context, named: Named, *, after: int, limit: int) -> tuple[ObjectUpload, Sequence[ObjectPart], bool]:
     """(upload, its parts after a number, whether there are more)."""
-    _, found = upload_find(ctx, named)
+    _, found = upload_find(ctx, named, asked=PARTS)
     query = select(ObjectPart).where(ObjectPart.upload_id == found.id, ObjectPart.number > after).order_by(ObjectPart.number)
     rows = ctx.db.scalars(query.limit(limit + 1)).all()
     return found, rows[:limit], len(rows) > limit

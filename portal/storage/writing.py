@@ -52,11 +52,11 @@ class Writing:
         return self.ctx.db
 
     def authorize(
-        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = ()
+        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (), asked: str = "",
     ) -> None:  # fmt: skip
-        """Raise Forbidden unless the caller may."""
+        """Raise Forbidden unless the caller may; `asked` is what S3 calls it."""
         try:
-            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
+            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants, asked=asked)
         except Forbidden as error:
             error.details["key"] = key[:200]
             raise

@@ -12,7 +12,7 @@ from portal.http.s3_address import s3_endpoint
 from portal.identity.s3_keys import s3_keys_of
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, Unavailable
-from portal.storage.access import LIST, WRITE, decide_object
+from portal.storage.access import LIST, LIST_UPLOADS, WRITE, decide_object
 from portal.storage.listing import Listing, uploads_listed
 from portal.storage.metrics import BucketHour, hours_of
 from portal.storage.object_models import Bucket, ObjectPart, ObjectUpload
@@ -74,7 +74,7 @@ def _uploads(ctx: Context, bucket: Bucket) -> list[Unfinished]:
     if bucket.deleted_at is not None:
         return []
     facts = facts_of(ctx, bucket)
-    if not decide_object(ctx, facts, LIST, "").allowed:
+    if not decide_object(ctx, facts, LIST, "", asked=LIST_UPLOADS).allowed:
         return []
     rows = uploads_listed(ctx, bucket.id, Listing(limit=LISTED)).rows
     arrived = select(ObjectPart.upload_id, func.count(), func.sum(ObjectPart.size_bytes)).where(ObjectPart.upload_id.in_([row.id for row in rows]))

@@ -11,7 +11,7 @@ from portal.http.listing import flag, whole
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound
 from portal.kernel.jobs import active_for
-from portal.storage.access import DELETE, LIST, READ, WRITE, check_key, decide_object
+from portal.storage.access import DELETE, LIST, LIST_VERSIONS, READ, WRITE, check_key, decide_object
 from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts, bucket_by_id
 from portal.storage.grants import ENFORCED
@@ -106,7 +106,7 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
         return {"elsewhere": ctx.settings.s3_engine_endpoint}
     facts, place = facts_of(ctx, bucket), Place.asked()
     whole_prefix = place.prefix + place.starts
-    found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix)
+    found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix, asked=LIST_VERSIONS if place.with_versions else "")
     if denied.allowed:
         listing = Listing(whole_prefix, DELIMITER, place.after, place.after_row, SHOWN)
         found = (versions_listed if place.with_versions else objects_listed)(ctx, bucket.id, listing)

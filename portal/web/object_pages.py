@@ -14,7 +14,7 @@ from portal.http.request import context
 from portal.kernel.context import Context
 from portal.kernel.errors import NotFound, Unavailable
 from portal.kernel.lookup import find
-from portal.storage.access import DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, check_key, decide_object
+from portal.storage.access import DELETE, HOLD, LIST, LIST_VERSIONS, PUBLISH, READ, RETAIN, WRITE, check_key, decide_object
 from portal.storage.buckets import BUCKET
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.errors import NoSuchKey
@@ -162,7 +162,7 @@ def _said(found: Found) -> Mapping[str, Any]:
 
 
 def _versions(ctx: Context, named: Named) -> Sequence[Entry]:
-    if not decide_object(ctx, named.facts, LIST, named.key).allowed:
+    if not decide_object(ctx, named.facts, LIST, named.key, asked=LIST_VERSIONS).allowed:
         return ()
     rows = versions_listed(ctx, named.bucket.id, Listing(named.key, limit=VERSIONS_SHOWN)).rows
     return [row for row in rows if row.key == named.key]
