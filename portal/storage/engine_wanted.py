@@ -70,8 +70,7 @@ def wanted_bucket(ctx: Context, accounts: Accounts | None, row: Bucket, found: H
     if accounts is not None:
         names = {user_id: accounts.arn(HOLDER + user_id) for user_id in found.principals}
         people = {names[user_id]: principal for user_id, principal in found.principals.items()}
-        by_any = names | {found.names[user_id]: arn for user_id, arn in names.items()}
-        policy = document(ctx, facts, accounts.arn(OWNER + row.project_id), people, by_any)
+        policy = document(ctx, facts, accounts.arn(OWNER + row.project_id), people, names)
     return BucketWanted(
         row.name, row.id, row.versioning, [_cors(rule) for rule in row.cors_rules], [_rule(each) for each in row.lifecycle_rules], policy
     )

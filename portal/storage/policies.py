@@ -9,6 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from portal.identity.models import User
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
@@ -63,7 +67,7 @@ def bucket_set_policy(ctx: Context, bucket: Bucket, *, document: Annotated[dict[
     """Let others in by a policy of the bucket's own, or keep somebody out of it; what it denies, nothing else allows."""
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
-    policy = {"document": document, "statements": statements_of(document, bucket.name)} if document else None
+    policy = {"document": document, "statements": identified(ctx.db, statements_of(document, bucket.name))} if document else None
     if blocks(bucket, "block_public_policy") and policy_is_public(policy):
         raise Forbidden(f"{bucket.name} blocks policies that let everybody in: change its public-access block first.")
     bucket.policy = policy
@@ -96,6 +100,16 @@ def statements_of(document: Mapping[str, Any], bucket: str) -> list[dict[str, An
     if not isinstance(given, list) or not given:
         raise _wrong("Statement", "must be a list of at least one statement.")
     return [_statement(f"Statement[{number}]", each, bucket) for number, each in enumerate(given)]
+
+
+def identified(session: Session, statements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the ids of those whom they name: whoever has the name of one of them later is not meant. Raises InvalidRequest for nobody."""
+    named = {each for statement in statements for each in statement["principals"]} - {"*"}
+    rows = session.execute(select(User.id, User.username).where(User.id.in_(named) | User.username.in_(named))).all() if named else []
+    by_name = {row.username: row.id for row in rows} | {row.id: row.id for row in rows} | {"*": "*"}
+    if nobody := next((each for each in sorted(named) if each not in by_name), None):
+        raise _wrong("Principal", f"Invalid principal in policy: nobody here has the id or name {nobody[:80]}.")
+    return [{**each, "principals": [by_name[name] for name in each["principals"]]} for each in statements]
 
 
 def _wrong(where: str, what: str) -> InvalidRequest:
@@ -198,7 +212,8 @@ def verdict(
 def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str, *, called: str) -> bool:
     known = NAMES[verb] if key or verb not in OF_BUCKET else OF_BUCKET[verb]
     names = (f"s3:{called}",) if called else known if not statement["allows"] else known[:1]
-    who = {ctx.principal.user_id, ctx.principal.username if ctx.principal.user_id is not None else None, "*"}
+    # Names may have gone to somebody else since.
+    who = {ctx.principal.user_id, "*"}
     about = f"{ARN}{bucket}" if verb == "list" or not key else f"{ARN}{bucket}/{key}"
     return (
         any(each in who for each in statement["principals"])

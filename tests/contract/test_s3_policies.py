@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from portal.identity.models import User
 from tests.support.s3 import S3, fetch, open_bucket, refused
 
 BUCKET = "a-bucket"
@@ -48,6 +49,26 @@ def test_a_policy_names_users_of_other_projects(client: Any, s3: S3) -> None:
     refused(lambda: s3.client(other).get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
     policy(client, {"Principal": {"AWS": friend.id}, "Condition": {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}})
     refused(lambda: theirs.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+
+
+def test_who_takes_a_name_later_is_not_meant(client: Any, s3: S3) -> None:
+    refused(lambda: policy(client, {"Principal": {"AWS": ["a-name-to-take"]}}), "MalformedPolicy")
+    friend, stranger = (s3.people.user("viewer", s3.people.project()) for _ in range(2))
+    policy(
+        client, {"Principal": {"AWS": [friend.username]}}, {"Effect": "Deny", "Principal": {"AWS": [stranger.username]}, "Resource": f"{ALL}/open/*"}
+    )
+    theirs, others = s3.client(friend), s3.client(stranger)
+    with s3.people.sessions.begin() as session:
+        session.get_one(User, friend.id).username = "went-away"
+        session.flush()
+        session.get_one(User, stranger.id).username = friend.username
+    assert theirs.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"closed"
+    refused(lambda: others.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+    # Whoever was kept out by the name they had still is.
+    policy(client, {}, {"Effect": "Deny", "Principal": {"AWS": ["went-away"]}, "Resource": f"{ALL}/open/*"})
+    with s3.people.sessions.begin() as session:
+        session.get_one(User, friend.id).username = "has-another-name"
+    refused(lambda: theirs.get_object(Bucket=BUCKET, Key="open/k"), "AccessDenied")
 
 
 def test_what_it_denies_nothing_else_allows(client: Any, s3: S3) -> None:
