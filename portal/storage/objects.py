@@ -307,6 +307,11 @@ class Found:
             return [Blob(version.blob, version.size_bytes, version.seal, is_encrypted, key)]
         return [Blob(part.blob, part.size_bytes, part.seal, is_encrypted, key) for part in self.parts]
 
+    @property
+    def first(self) -> str:
+        """The blob that is held by whoever reads them one after the other."""
+        return next((blob.id for blob in self.pieces() if blob.id), "")
+
 
 def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
     """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
@@ -338,5 +343,8 @@ def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version |
 
 
 def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:
-    """The parts of an upload, in order."""
-    return session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
+    """The parts of an upload, in order, as they are now: whatever becomes of the session and of them."""
+    parts = session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
+    for part in parts:
+        session.expunge(part)
+    return parts

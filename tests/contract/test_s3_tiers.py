@@ -104,11 +104,10 @@ def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base:
     assert (head["ETag"], head["StorageClass"], head["Metadata"], sent(client, "k")) == (etag, COLD, {"a": "b"}, BYTES)
     assert sent(client, "parts")[-2:] == b"ab"
     remove_due(system, s3.blobs)
-    # Parts wait for those who are reading.
-    assert places(s3) == {"": 2, COLD: 3}
+    assert places(s3) == {COLD: 3}
     api("PUT", f"{base}/objects/k/storage-class", {"storage_class": "STANDARD"})
     remove_due(system, s3.blobs)
-    assert (places(s3), sent(client, "k")) == ({"": 3, COLD: 2}, BYTES)
+    assert (places(s3), sent(client, "k")) == ({"": 1, COLD: 2}, BYTES)
     wrong = api("PUT", f"{base}/objects/k/storage-class", {"storage_class": "DEEP_ARCHIVE"})
     assert (wrong.status_code, "OBJECT_TIERS" in wrong.json["message"]) == (400, True), wrong.json
     assert api("PUT", f"{base}/objects/none/storage-class", {"storage_class": COLD}).status_code == 404
@@ -204,10 +203,17 @@ def test_what_is_written_over_meanwhile_stays_what_it_is(client: Any, s3: S3, sy
     assert (sent(client, "k"), places(s3)) == (b"new", {"": 1})
 
 
-def test_who_reads_while_an_object_moves_reads_all_of_it(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_who_reads_while_an_object_moves_reads_all_of_it(
+    client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch, in_parts: bool
+) -> None:  # fmt: skip
     rules(client, Transitions=[{"Days": 0, "StorageClass": COLD}])
-    client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
-    opens, moved = LocalBlobs.open, list[int]()
+    if in_parts:
+        parts(client, "k")
+    else:
+        client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
+    name = "hold" if in_parts else "open"
+    plain, moved, before = getattr(LocalBlobs, name), list[int](), sent(client, "k")
 
     def late(store: LocalBlobs, *args: Any) -> Any:
         if not moved:
@@ -215,10 +221,10 @@ def test_who_reads_while_an_object_moves_reads_all_of_it(client: Any, s3: S3, sy
             # The row is read, the bytes are not opened yet.
             transitions_follow(system, s3.blobs)
             remove_due(system, s3.blobs)
-        return opens(store, *args)
+        return plain(store, *args)
 
-    monkeypatch.setattr(LocalBlobs, "open", late)
-    assert (sent(client, "k"), places(s3)) == (BYTES, {COLD: 1})
+    monkeypatch.setattr(LocalBlobs, name, late)
+    assert (sent(client, "k"), places(s3)) == (before, {COLD: 2 if in_parts else 1})
 
 
 def test_a_place_without_room_moves_nothing_and_stops_nobody(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
