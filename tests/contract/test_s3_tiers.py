@@ -1,5 +1,6 @@
 """Storage classes with disks of their own: where bytes are, how they are moved, and what a crash or a change on the way leaves."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -118,6 +119,14 @@ def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base:
 def test_who_may_not_write_moves_nothing(client: Any, api_for: Any, base: str) -> None:
     client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
     assert api_for("viewer")("PUT", f"{base}/objects/k/storage-class", {"storage_class": COLD}).status_code == 403
+
+
+def test_who_may_write_but_not_read_is_told_nothing_by_a_move(client: Any, s3: S3, api: Api, base: str) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=BYTES, Metadata={"a": "secret"})
+    hidden = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [hidden]}))
+    assert api("PUT", f"{base}/objects/k/storage-class", {"storage_class": COLD}).status_code == 403
+    assert places(s3) == {"": 1}
 
 
 def test_rules_move_what_is_old(client: Any, s3: S3, system: Context) -> None:

@@ -42,7 +42,7 @@ class Site:
 
     def names(self, **query: str) -> list[str]:
         """What the list shows."""
-        return re.findall(r"<th scope=\"row\">.*?<bdi>(.*?)</bdi>", self.get(**query).text)
+        return re.findall(r"<th scope=\"row\"[^>]*>.*?<bdi>(.*?)</bdi>", self.get(**query).text)
 
 
 @pytest.fixture
@@ -288,3 +288,10 @@ def test_nobody_sees_what_they_may_not_do(
     for path, query in (("", {}), ("/object", {"key": "k"}), ("/object/image", {"key": "k"})):
         assert stranger.get(path, **query).status_code == 404
     assert stranger.post("/removal", ids="k:k").status_code == 404
+
+
+def test_marks_that_turn_the_direction_of_a_name_are_shown(site: Site, put: Callable[..., None]) -> None:
+    put("u%E2%80%AEgpj.exe")
+    put("x" * 1000)
+    assert site.names() == ["u⟨U+202E⟩gpj.exe", "x" * 1000]
+    assert "u⟨U+202E⟩gpj.exe</bdi></h1>" in site.object("u\u202egpj.exe")
