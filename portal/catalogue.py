@@ -22,6 +22,8 @@ from portal.security.encryption_keys import KEY
 from portal.security.groups import GROUP
 from portal.security.policies import POLICY
 from portal.security.roles import ROLE
+from portal.storage.actions import WRITE
+from portal.storage.asked_encryption import FIELDS
 from portal.storage.buckets import BUCKET
 from portal.storage.emptying import EMPTYING
 from portal.storage.guests import GuestVolumes
@@ -101,4 +103,4 @@ def build_registry() -> Registry:
     storage = [VOLUME, SNAPSHOT, VOLUME_TYPE, BUCKET, WEBHOOK]
     types = [INSTANCE, IMAGE, FLAVOR, KEY_PAIR, *networking, *storage, KEY, POLICY, GROUP, ROLE]
     asked = [EXPORTING, VERIFYING, DELETING, EMPTYING, REPLICATING]
-    return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines())
+    return Registry(types, PERMISSIONS, asked, networks=GuestNetworks(), volumes=GuestVolumes(), machines=Machines(), fields={WRITE: FIELDS})

@@ -259,7 +259,7 @@ def _keys() -> Iterator[Endpoint]:
             "GET", base, f"{name}.s3-keys", keys, "Access keys of the S3 interface, without their secrets", tag, {200: list_schema(KEY)}, refuses
         )
         yield Endpoint("POST", base, f"{name}.s3-keys.create", key_create, "Make an access key; `secret_access_key` is shown this once", tag,
-                       {201: WITH_SECRET}, (*refuses, 409), body=body, body_required=False)  # fmt: skip
+                       {201: WITH_SECRET}, (*refuses, 409), body=body, body_required=False, idempotent=True)  # fmt: skip
         yield Endpoint("DELETE", f"{base}/{{access_key_id}}", f"{name}.s3-keys.delete", key_delete, "End an access key", tag, {204: None}, (403, 404))
 
 

@@ -84,7 +84,7 @@ def public_images() -> ResponseReturnValue:
 
 def my_images() -> ResponseReturnValue:
     """Images of the project."""
-    return io.answer(listed(IMAGE, fixed={"is_public": "false"}))
+    return io.answer(listed(IMAGE, fixed={"is_public": "false"}, is_own=True))
 
 
 def image_file(image_id: str) -> ResponseReturnValue:

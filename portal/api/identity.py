@@ -125,14 +125,14 @@ def _key_endpoints() -> Iterator[Endpoint]:
     yield Endpoint(
         "GET", "/api-keys", "api-keys.list", keys, "My tokens for scripts, without their secrets", answers={200: list_schema(TOKEN)}, **at()
     )
-    yield Endpoint("POST", "/api-keys", "api-keys.create", key_create, "Make a token; `key` is shown this once", refuses=(403, 409),
+    yield Endpoint("POST", "/api-keys", "api-keys.create", key_create, "Make a token; `key` is shown this once", refuses=(403, 409), idempotent=True,
                    answers={201: {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}}, body=NewToken.model_json_schema(), **at())  # fmt: skip
     yield Endpoint(
         "GET", "/api-keys/{api_key_id}", "api-keys.get", key, "One of my tokens", answers={200: TOKEN}, refuses=(404,), **at("/{api_key_id}")
     )
     yield Endpoint("PATCH", "/api-keys/{api_key_id}", "api-keys.patch", key_change, "Rename one of my tokens, restrict it, switch it off or on",
                    answers={200: TOKEN}, refuses=(403, 404), body=TokenChange.model_json_schema(), **at("/{api_key_id}"))  # fmt: skip
-    yield Endpoint("POST", "/api-keys/{api_key_id}/rotate", "api-keys.rotate", key_rotate, "Replace a token's secret; `key` is shown this once",
+    yield Endpoint("POST", "/api-keys/{api_key_id}/rotate", "api-keys.rotate", key_rotate, "Replace a token's secret; `key` is shown this once", idempotent=True,
                    answers={200: {**TOKEN, "properties": {**TOKEN["properties"], "key": TEXT}}}, refuses=(403, 404, 409), body=Rotation.model_json_schema(),
                    body_required=False, **at("/{api_key_id}/rotate"))  # fmt: skip
     yield Endpoint("DELETE", "/api-keys/{api_key_id}", "api-keys.delete", key_delete, "Revoke one of my tokens", answers={204: None}, refuses=(403, 404),

@@ -50,7 +50,7 @@ from portal.storage.objects import About, Wanted
 from portal.storage.presigning import presign
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
-from portal.storage.uploads import MOST_PARTS, Named, PartNamed
+from portal.storage.uploads import MOST_PARTS, Named, PartNamed, part_number
 
 BASE = "/storage/buckets/{bucket_id}"
 ONE = f"{BASE}/objects/{{key}}"
@@ -411,11 +411,11 @@ def _upload(ctx: Context, bucket_id: str, upload_id: str) -> Named:
 
 def part(bucket_id: str, upload_id: str, number: str) -> ResponseReturnValue:
     """Receive one part."""
-    if not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= MOST_PARTS:
+    if (asked := part_number(number)) is None:
         raise InvalidRequest.fields({"number": [f"must be a number from 1 to {MOST_PARTS:,}."]})
     ctx = context()
-    etag = _objects().part(ctx, _upload(ctx, bucket_id, upload_id), int(number), request.stream.read, length=request.content_length)
-    return io.answer({"etag": etag, "number": int(number)})
+    etag = _objects().part(ctx, _upload(ctx, bucket_id, upload_id), asked, request.stream.read, length=request.content_length)
+    return io.answer({"etag": etag, "number": asked})
 
 
 def complete(bucket_id: str, upload_id: str) -> ResponseReturnValue:

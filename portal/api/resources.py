@@ -21,6 +21,7 @@ from portal.kernel.errors import InvalidRequest, PortalError
 from portal.kernel.estimate import estimate_create
 from portal.kernel.events import Event
 from portal.kernel.fields import Bool, Choice, Int, State
+from portal.kernel.ids import is_storable
 from portal.kernel.inputs import input_model_of
 from portal.kernel.leaving import leaving_of
 from portal.kernel.lookup import MAX_PAGE_SIZE, find, list_rows
@@ -288,12 +289,12 @@ def _one(ctx: Context, op: Operation, row_id: str, inputs: Mapping[str, Any]) ->
     return {"id": outcome.row.id, "status": "success", "job_id": outcome.job_id}
 
 
-def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A page of a type's rows, filtered as the query string says and by what is fixed."""
+def listed(rtype: ResourceType, *, fixed: Mapping[str, str] | None = None, is_own: bool = False) -> dict[str, Any]:
+    """A page of a type's rows, filtered as the query string says and by what is fixed; only those of the project if they are to be its own."""
     args = request.args.copy()
     for name, value in (fixed or {}).items():
         args.setlist(name, [value])
-    query = list_query(rtype, args)
+    query = replace(list_query(rtype, args), is_own=is_own)
     page = list_rows(context(), rtype, query)
     results = represent_all(context(), rtype, page.rows)
     shown = io.page_of(results, count=page.count, following=link(page.next_cursor), previous=link(page.previous_cursor))
@@ -333,3 +334,5 @@ def only(*names: str) -> None:
     unknown = sorted(set(request.args) - set(names))
     if unknown:
         raise InvalidRequest.fields({name: [f"is no parameter here; there are {', '.join(names) or 'none'}."] for name in unknown})
+    if odd := sorted(name for name, value in request.args.items(multi=True) if not is_storable(value)):
+        raise InvalidRequest.fields({name: ["holds characters that no text here has."] for name in odd})

@@ -58,10 +58,10 @@ def endpoints() -> Iterator[Endpoint]:
                    (403, 404, 409))  # fmt: skip
     yield Endpoint("GET", f"{ONE}/keys", "service-accounts.keys", keys, "Its keys, without their secrets", TAG, {200: list_schema(TOKEN)}, (404,))
     yield Endpoint("POST", f"{ONE}/keys", "service-accounts.keys.create", key_create, "Make a key for it; `key` is shown this once", TAG, {201: WITH_KEY},
-                   (403, 404, 409), body=NewToken.model_json_schema())  # fmt: skip
+                   (403, 404, 409), body=NewToken.model_json_schema(), idempotent=True)  # fmt: skip
     yield Endpoint("POST", f"{ONE}/keys/{{api_key_id}}/rotate", "service-accounts.keys.rotate", key_rotate,
                    "Replace a key's secret; `key` is shown this once", TAG, {200: WITH_KEY}, (403, 404, 409), body=Rotation.model_json_schema(),
-                   body_required=False)  # fmt: skip
+                   body_required=False, idempotent=True)  # fmt: skip
     yield Endpoint("DELETE", f"{ONE}/keys/{{api_key_id}}", "service-accounts.keys.delete", key_delete, "Revoke a key", TAG, {204: None}, (403, 404))
 
 

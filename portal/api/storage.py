@@ -13,6 +13,7 @@ from portal.api.resources import aliases, list_schema, listed, only, ref
 from portal.api.schemas import MAYBE_TEXT, NUMBER, TEXT, WHEN, thing
 from portal.http.listing import whole
 from portal.http.request import context
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.declare import Operation, Outcome
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.inputs import input_model_of
@@ -21,6 +22,7 @@ from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.storage.schedules import schedule_shown, volume_set_snapshot_schedule
 from portal.storage.snapshots import SNAPSHOT, snapshot_create
+from portal.storage.summary import storage_summary
 from portal.storage.volume_metrics import volume_series
 from portal.storage.volume_models import Volume
 from portal.storage.volumes import VOLUME, volume_create
@@ -57,6 +59,10 @@ def endpoints() -> Iterator[Endpoint]:
     hours = Query("hours", "How far back, up to 168.", {"type": "integer", "minimum": 1, "maximum": 168, "default": 24})
     yield Endpoint("GET", "/storage/volumes/{volume_id}/metrics", "storage.volumes.metrics", metrics, "Measurements of a volume, oldest first", "Volumes",
                    {200: answer_schema}, (403, 404), query=[hours], aliases=aliases(VOLUME, "/{volume_id}/metrics"))  # fmt: skip
+    figures = dict.fromkeys(("buckets", "objects", "object_bytes", "volumes", "volume_gb", "volume_used_bytes", "snapshots", "snapshot_gb"), NUMBER)
+    yield Endpoint("GET", "/storage/summary", "storage.summary", summary_of, "How much the project keeps, by kind of storage", "Storage",
+                   {200: thing(**figures, used_gb=FIGURE, monthly_cost_usd={"type": ["number", "null"]})},
+                   aliases=("/api/storage/summary",))  # fmt: skip
     for verb, make, op, summary, answer in (
         ("restore", restore, volume_create, "Make a volume from a snapshot", "Volume"),
         ("copy", copy, snapshot_create, "Copy a snapshot, so that it shares nothing with its source", "Snapshot"),
@@ -101,6 +107,9 @@ def schedule_put(volume_id: str) -> ResponseReturnValue:
     """Another schedule in place of the one there is."""
     given = io.read_object()
     if not given.get("frequency"):
+        # What is wrong is told to who may do it.
+        ctx = context()
+        authorize(ctx, "storage.volume.set_snapshot_schedule", target_of(find(ctx, VOLUME, volume_id)))
         raise InvalidRequest.fields({"frequency": ["is required; DELETE ends a schedule."]})
     row = run(context(), volume_set_snapshot_schedule, volume_id, given, expected_version=io.expected_version()).row
     return io.answer(_schedule(row), headers={"ETag": io.etag(row)})
@@ -129,6 +138,12 @@ def metrics(volume_id: str) -> ResponseReturnValue:
         for each in found.points
     ]
     return io.answer({"volume_id": row.id, "hours": hours, "sample_count": found.sample_count, "used_bytes": found.used_bytes, "points": points})
+
+
+def summary_of() -> ResponseReturnValue:
+    """Of the current project."""
+    only()
+    return io.answer(storage_summary(context()))
 
 
 def restore(snapshot_id: str) -> ResponseReturnValue:

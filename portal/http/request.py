@@ -1,6 +1,5 @@
 """From an HTTP request to a `Context`: the credential, the project, the request id."""
 
-import ipaddress
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -15,7 +14,8 @@ from werkzeug import Response
 from portal.identity import accounts, factors, tokens
 from portal.identity.accounts import ACCESS_PREFIX, SignedIn
 from portal.identity.oauth2.bearer import bearer_user, looks_like_one
-from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.addresses import canonical
+from portal.kernel.context import ANONYMOUS, Context, Principal
 from portal.kernel.db import db
 from portal.kernel.errors import InvalidRequest, NotFound, Unavailable
 from portal.kernel.resource import Registry
@@ -170,10 +170,7 @@ def session_secret() -> str:
 
 def source_ip() -> str:
     """Address of the client, as the trusted proxies say."""
-    try:
-        return str(ipaddress.ip_address(request.remote_addr or ""))
-    except ValueError:
-        return ""
+    return canonical(request.remote_addr or "")
 
 
 def context() -> Context:
@@ -185,11 +182,19 @@ def context() -> Context:
         g.context = Context(
             db.session(), settings, registry, found.principal if found else ANONYMOUS, request_id=g.get("request_id", ""),
             source="api" if is_api else "console", source_ip=source_ip(), user_agent=request.headers.get("User-Agent", "")[:255],
-            idempotency_key=request.headers.get("Idempotency-Key", "")[:255], deliver=deliver,
+            idempotency_key=request.headers.get("Idempotency-Key", "")[:255], deliver=deliver, identify_again=_identify_again if found else None,
         )  # fmt: skip
         g.context.project_id = _project(g.context, found)
     ctx: Context = g.context
     return ctx
+
+
+def _identify_again() -> Principal | None:
+    """Who is behind the request's credential by now."""
+    db.session().rollback()
+    g.pop("signed_in", None)
+    found = signed_in()
+    return found.principal if found is not None else None
 
 
 def _project(ctx: Context, found: SignedIn | None) -> str | None:

@@ -90,7 +90,9 @@ def note_failure(ctx: Context, user: User | None, shown: str, *, counts: bool, e
             wait = passwords.delay_after(row.failed_sign_ins)
             row.locked_until = now() + wait if wait else None
         subject = audit.Subject("identity.user", user.id if user else "", shown)
-        audit.record(ctx, SIGN_IN, subject, status="failure", error=error)
+        # What was tried in somebody's name is found with all else of theirs; that nobody was signed in, the credential says.
+        claimed = ctx.principal if user is None or ctx.principal.user_id else replace(ctx.principal, user_id=user.id, username=user.username)
+        audit.record(replace(ctx, principal=claimed), SIGN_IN, subject, status="failure", error=error)
 
 
 def home_project(user: User) -> str | None:

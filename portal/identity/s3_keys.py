@@ -23,6 +23,7 @@ from portal.kernel.authz import Target
 from portal.kernel.context import Context, Grant, Principal
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, NotFound, QuotaExceeded, Unauthorized
+from portal.kernel.idempotency import Fingerprint, refuse_repeat, remember_secret
 from portal.kernel.ids import is_storable, storable
 from portal.kernel.operations import acting, refuse_application
 from portal.kernel.proof import require_proof
@@ -52,6 +53,7 @@ def s3_key_create(ctx: Context, owner: User, name: str = "", *, project_id: str 
     key_id, secret = PREFIX + _random(LETTERS, ID_LENGTH - len(PREFIX)), _random(SECRET_LETTERS, SECRET_LENGTH)
     action, subject, target = _act(ctx, "create", owner)
     with acting(ctx, action, subject, target=target, details={"name": name, "access_key_id": key_id}):
+        refuse_repeat(ctx, Fingerprint(action, None, "", {"owner": owner.id, "name": name, "project_id": project_id}))
         refuse_application(ctx)
         if ctx.principal.assumed is not None:
             raise Forbidden("A session of a role makes no keys: they would outlive it.")
@@ -68,6 +70,7 @@ def s3_key_create(ctx: Context, owner: User, name: str = "", *, project_id: str 
         )  # fmt: skip
         ctx.db.add(made)
         ctx.db.flush()
+        remember_secret(ctx, made.id)
     return secret, made
 
 

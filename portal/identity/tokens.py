@@ -28,6 +28,7 @@ from portal.kernel.authz import Target
 from portal.kernel.context import Context, Limit
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, NotFound, QuotaExceeded, Unauthorized
+from portal.kernel.idempotency import Fingerprint, refuse_repeat, remember_secret
 from portal.kernel.ids import storable
 from portal.kernel.operations import acting, refuse_application
 from portal.kernel.policy import LEVELS, Statement
@@ -67,6 +68,8 @@ def token_create(
     check_scopes(ctx, scopes)
     act = _act(ctx, "create", user)
     with acting(ctx, act.action, act.subject, target=act.target, details={"name": name, "scopes": list(scopes)}):
+        asked = {"owner": user.id, "name": name, "scopes": list(scopes), "days": days}
+        refuse_repeat(ctx, Fingerprint(act.action, None, "", asked))
         _refuse_stronger(ctx, scopes)
         # The user, not the tokens: two at once would each count those that were there before.
         owner = _lock_owner(ctx, user)
@@ -91,6 +94,7 @@ def token_create(
         )  # fmt: skip
         ctx.db.add(token)
         ctx.db.flush()
+        remember_secret(ctx, token.id)
     return secret, token
 
 
@@ -318,6 +322,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     act = _act(ctx, "rotate", owner)
     with acting(ctx, act.action, act.subject, target=act.target, details={"key_id": token_id[:64], "overlap_hours": overlap_hours}):
+        refuse_repeat(ctx, Fingerprint(act.action, None, token_id, {"overlap_hours": overlap_hours}))
         if owner is not None:
             _lock_owner(ctx, owner)
         token = _own(ctx, token_id, owner)
@@ -335,6 +340,7 @@ def token_rotate(ctx: Context, token_id: str, *, overlap_hours: int = OVERLAP_H,
         if not overlap_hours:
             # The old secret may be in wrong hands, and so is what was assumed with it.
             end_assumed_by(ctx.db, token.id)
+        remember_secret(ctx, token.id)
     return secret, token
 
 

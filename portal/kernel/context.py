@@ -1,5 +1,6 @@
 """Who asks, from where, in which project: handed explicitly to everything that decides or changes."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -102,6 +103,9 @@ class Context:
     source_ip: str = ""
     user_agent: str = ""
     idempotency_key: str = ""
+    # When the principal was asked for (seconds of the monotonic clock), and how to ask again who is behind the credential: None for nobody any more.
+    identified_at: float = field(default_factory=time.monotonic)
+    identify_again: Callable[[], Principal | None] | None = None
     deliver: Callable[[Sequence[str]], None] = _nobody_waits
     # Jobs of other rows that the transaction under way has queued.
     also_queued: list[str] = field(default_factory=list)

@@ -162,6 +162,8 @@ class Operation:
     present: Callable[[Any], Mapping[str, Any]] | None = None
     one_of: OneOf | None = None
     among: Callable[[Any], Mapping[str, Mapping[str, Sequence[str]]]] | None = None
+    # Inputs that no form has.
+    besides: frozenset[str] = frozenset()
 
     def needs_job(self, settings: Settings) -> bool:
         """Whether steps follow the change of the row."""
@@ -217,14 +219,14 @@ def operation(
 
 
 def update_operation(
-    model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (),
+    model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (), besides: Sequence[str] = (),
     before: Callable[[Context, Any, dict[str, Any]], None] | None = None, along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None,
 ) -> Operation:  # fmt: skip
     """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes, `along` writes what goes with them.
 
-    Requests may change the fields of `also` as well, which have a place of their own in the console.
+    The fields of `besides` have a place of their own in the console, and are in no form.
     """
-    infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in also}
+    infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in {*also, *besides}}
     params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
 
     def update(ctx: Context, row: Any, **changes: Any) -> None:
@@ -235,7 +237,7 @@ def update_operation(
             setattr(row, name, value)
 
     return Operation(model=model, verb="update", func=update, label=label, needs=needs, effect=Effect.CHANGE, params=params, partial=True, icon=icon,
-                     along=along)  # fmt: skip
+                     along=along, besides=frozenset(besides))  # fmt: skip
 
 
 def lock_operations(model: type[Any], meaning: str = "Refuse every change until it is unlocked.") -> tuple[Operation, Operation]:

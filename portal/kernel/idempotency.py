@@ -47,6 +47,22 @@ class Fingerprint:
 
 def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
     """What the same request gave before; None if the key is new or there is none. Raises Conflict if it was used otherwise."""
+    found = _claimed_before(ctx, fingerprint)
+    if found is None:
+        return None
+    rtype = next(t for t in ctx.registry if t.key == found.type_key)
+    visible = select(rtype.model).where(rtype.model.id.in_(found.resource_ids), reach(ctx, f"{rtype.key}.read").rows(rtype.model))
+    made = {row.id: row for row in ctx.db.scalars(visible.options(*rtype.eager()).execution_options(populate_existing=True))}
+    rows = [made[rid] for rid in found.resource_ids if rid in made]
+    if not rows:
+        raise NotFound("What this Idempotency-Key gave is not here any more.")
+    # A change concerns one row; what else was kept is the part that it made.
+    part = next(iter(found.resource_ids[1:]), "") if fingerprint.target else ""
+    return Outcome(rows, found.job_ids, replayed=True, part=part)
+
+
+def _claimed_before(ctx: Context, fingerprint: Fingerprint) -> IdempotencyKey | None:
+    """What an earlier request kept under the key; None where there is no key, or it is this request's now. Raises Conflict if it was used otherwise."""
     if not ctx.idempotency_key:
         return None
     mine = (ctx.principal.user_id or "", ctx.idempotency_key)
@@ -64,15 +80,25 @@ def replay(ctx: Context, fingerprint: Fingerprint) -> Outcome | None:
             "This Idempotency-Key was used for another request. Use a fresh key for each new request.",
             details={"idempotency_key": ctx.idempotency_key},
         )
-    rtype = next(t for t in ctx.registry if t.key == found.type_key)
-    visible = select(rtype.model).where(rtype.model.id.in_(found.resource_ids), reach(ctx, f"{rtype.key}.read").rows(rtype.model))
-    made = {row.id: row for row in ctx.db.scalars(visible.options(*rtype.eager()).execution_options(populate_existing=True))}
-    rows = [made[rid] for rid in found.resource_ids if rid in made]
-    if not rows:
-        raise NotFound("What this Idempotency-Key gave is not here any more.")
-    # A change concerns one row; what else was kept is the part that it made.
-    part = next(iter(found.resource_ids[1:]), "") if fingerprint.target else ""
-    return Outcome(rows, found.job_ids, replayed=True, part=part)
+    return found
+
+
+def refuse_repeat(ctx: Context, fingerprint: Fingerprint) -> None:
+    """Refuse what the key gave already, where that held a secret which was shown then and is kept nowhere. Raises Conflict."""
+    found = _claimed_before(ctx, fingerprint)
+    if found is not None:
+        made = ", ".join(found.resource_ids)
+        raise Conflict(
+            f"This request was done before under its Idempotency-Key: it concerned {made}. The secret was shown then and is kept nowhere. "
+            "Use it, or ask for a new one under a fresh Idempotency-Key.",
+            details={"idempotency_key": ctx.idempotency_key, "made": made},
+        )
+
+
+def remember_secret(ctx: Context, row_id: str) -> None:
+    """Keep what a secret was given for, in the transaction that claimed the key; the secret itself is not kept."""
+    if ctx.idempotency_key:
+        ctx.db.get_one(IdempotencyKey, (ctx.principal.user_id or "", ctx.idempotency_key), populate_existing=True).resource_ids = [row_id]
 
 
 def remember(ctx: Context, outcome: Outcome) -> None:

@@ -131,8 +131,8 @@ def fields_of(op: Operation) -> Mapping[str, str]:
 
 
 def fields_by_action(registry: Registry) -> dict[str, Mapping[str, str]]:
-    """Action → what its requests may hold, of every operation; other actions show conditions no fields."""
-    return {action: fields_of(op) for action, op in registry.operations().items()}
+    """Action → what its requests may hold, of every operation and of what is declared besides; other actions show conditions no fields."""
+    return dict(registry.fields) | {action: fields_of(op) for action, op in registry.operations().items()}
 
 
 def says_something(value: Any) -> bool:

@@ -142,6 +142,8 @@ class ListQuery:
     limit: int = 20
     offset: int = 0
     all_projects: bool = False
+    # Without what is shared with the project.
+    is_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,9 @@ def conditions(ctx: Context, rtype: ResourceType, query: ListQuery) -> ColumnEle
     if not query.all_projects and rtype.tenancy is Tenancy.PROJECT:
         parts.append(model.project_id == ctx.project_id)
     elif not query.all_projects and rtype.tenancy is Tenancy.SHARED:
-        parts.append(or_(model.project_id == ctx.project_id, model.offered_to(ctx.project_id)))
+        parts.append(
+            model.project_id == ctx.project_id if query.is_own else or_(model.project_id == ctx.project_id, model.offered_to(ctx.project_id))
+        )
     ended = rtype.lifecycle.ended if rtype.lifecycle else frozenset[str]()
     if not ended & set(query.filters.get("state", ())):
         parts.append(model.deleted_at.is_(None))

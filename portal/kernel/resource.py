@@ -327,12 +327,16 @@ class Registry:
         networks: "GuestNetworks | None" = None,
         volumes: "GuestVolumes | None" = None,
         machines: "Machines | None" = None,
+        fields: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """`permissions` are those that belong to no type: name → access level; `asked` is the work that is no operation of one.
+
+        `fields` are what requests for such permissions hold: permission → name in the request → name for conditions.
 
         `networks`, `volumes` and `machines` are what services ask of each other.
         """
         self.asked: Mapping[str, AskedWork] = {work.kind: work for work in asked}
+        self.fields: Mapping[str, Mapping[str, str]] = fields or {}
         self.networks, self.volumes, self.machines = networks, volumes, machines
         self._types = {rtype.key: rtype for rtype in types}
         if len(self._types) != len(types):

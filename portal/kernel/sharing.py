@@ -15,7 +15,7 @@ from portal.kernel.resource import ShareableByName
 MOST_PROJECTS = 50
 LIST_OF_IDS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}}
 Accounts = Annotated[
-    list[str], f.FieldInfo(f.Names(MOST_PROJECTS), "Projects", "Ids of projects, one per line, in place of those it is shared with now; none ends it.", aliases=("account_ids",))
+    list[str], f.FieldInfo(f.Names(MOST_PROJECTS), "Projects", "Their ids, one per line, in place of those there are; none ends it.", aliases=("account_ids",))
 ]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -19,7 +18,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from portal.engines.object_ports import BlobStore
 from portal.engines.ports import EngineError
 from portal.identity.s3_keys import KeyHolder, s3_key_holder, s3_key_used
-from portal.kernel.context import ANONYMOUS, Context
+from portal.kernel.addresses import canonical
+from portal.kernel.context import ANONYMOUS, Context, Principal
 from portal.kernel.db import now, out_of_service
 from portal.kernel.errors import PortalError
 from portal.kernel.resource import Registry
@@ -161,6 +161,7 @@ class Gateway:
             else:
                 self._limits.count_key(signed.access_key)
                 holder = holders[signed.access_key]
+                ctx.identify_again = partial(_principal_of, session, self._settings, signed.access_key)
                 ctx.principal, ctx.project_id, asked.user_id = holder.principal, holder.project_id, holder.principal.user_id
                 s3_key_used(session, holder, ctx.source_ip)
             return signed
@@ -170,12 +171,14 @@ class Gateway:
         return Exchange(request, signed, ctx, self._blobs, identify)
 
 
-@lru_cache(maxsize=1024)
-def _canonical(address: str) -> str:
-    try:
-        return str(ip_address(address))
-    except ValueError:
-        return ""
+def _principal_of(session: Session, settings: Settings, key_id: str) -> Principal | None:
+    """Who is behind a key by now; None if it counts no more."""
+    session.rollback()
+    holder = s3_key_holder(session, settings, key_id)
+    return holder.principal if holder is not None else None
+
+
+_canonical = lru_cache(maxsize=1024)(canonical)
 
 
 def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:

@@ -9,13 +9,14 @@ from portal.kernel.errors import PortalError
 from portal.s3 import xml
 from portal.s3.bodies import MAX_OBJECT
 from portal.s3.checksums import DEFAULT, Algorithm, Checksum, algorithm_named, hasher
-from portal.s3.encryption import CUSTOMER_HEADER, HEADER, SOURCE_HEADER, asked_of, customer_of, encryption_headers
+from portal.s3.encryption import CUSTOMER_HEADER, SOURCE_HEADER, asked_of, customer_of, encryption_headers
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.heads import about_of, check_conditions, condition_of, version_header
 from portal.s3.objects import forget
 from portal.s3.requests import check_key
-from portal.storage.encryption import NOTHING, CustomerKey, customer_check, encryption_for
+from portal.storage.asked_encryption import HEADER
+from portal.storage.encryption import CustomerKey, customer_check, encryption_for
 from portal.storage.errors import ObjectChanged
 from portal.storage.objects import About, Content, Found, object_find, object_put, refuse_early
 from portal.storage.reading import object_linked
@@ -62,7 +63,7 @@ def _copy(x: Exchange) -> Answer:
     if source.size_bytes > MAX_OBJECT:
         raise S3Error("InvalidRequest", f"The specified copy source is larger than the maximum allowable size for a copy source: {MAX_OBJECT}")
     about = _about(x, found)
-    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=source.size_bytes, encrypts=asked != NOTHING or bool(source.encryption))
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=source.size_bytes, asked=asked, encrypts=bool(source.encryption))
     encryption = encryption_for(x.ctx, target, x.key, kept_encrypted(target, source, asked))
     algorithm = _algorithm(x, source.checksum_algorithm)
     is_plain = source.upload_id is None and not source.encryption and not encryption.kind and algorithm == source.checksum_algorithm

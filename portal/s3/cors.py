@@ -8,13 +8,14 @@ from sqlalchemy.orm import Session
 
 from portal.kernel.errors import InvalidRequest
 from portal.kernel.ids import is_storable
+from portal.kernel.lookup import find
 from portal.kernel.operations import run
 from portal.kernel.policy import is_like
 from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.requests import S3Request
-from portal.storage.access import LIST, authorize_object
+from portal.storage.buckets import BUCKET
 from portal.storage.configurations import bucket_set_cors
 from portal.storage.facts import bucket_named
 from portal.storage.object_models import Bucket
@@ -68,8 +69,7 @@ def preflight(x: Exchange) -> Answer:
 
 def get(x: Exchange) -> Answer:
     """The rules of a bucket."""
-    bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, "")
+    bucket: Bucket = find(x.ctx, BUCKET, bucket_named(x.ctx.db, x.bucket).id)
     rules = rules_of(x.ctx.db, bucket.name)
     if not rules:
         raise S3Error("NoSuchCORSConfiguration")

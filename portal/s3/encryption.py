@@ -14,20 +14,18 @@ from portal.s3 import xml
 from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document
 from portal.s3.requests import S3Request
+from portal.storage.asked_encryption import ALGORITHMS, CUSTOMER_ALGORITHM, HEADER, KEY_HEADER
 from portal.storage.bucket_encryption import bucket_set_encryption
 from portal.storage.buckets import BUCKET
-from portal.storage.encryption import CUSTOMER, NAMED, PORTAL, Asked, CustomerKey, customer_check, key_named
+from portal.storage.encryption import CUSTOMER, NAMED, Asked, CustomerKey, customer_check, key_named
 from portal.storage.errors import CustomerKeyMissing, CustomerKeyNotWanted, CustomerKeyWrong
 from portal.storage.facts import bucket_named
 
-HEADER = "x-amz-server-side-encryption"
-KEY_ID, CONTEXT, BUCKET_KEY = f"{HEADER}-aws-kms-key-id", f"{HEADER}-context", f"{HEADER}-bucket-key-enabled"
+KEY_ID, CONTEXT, BUCKET_KEY = KEY_HEADER, f"{HEADER}-context", f"{HEADER}-bucket-key-enabled"
 CUSTOMER_HEADER = f"{HEADER}-customer"
 SOURCE_HEADER = f"x-amz-copy-source{HEADER.removeprefix('x-amz')}-customer"
-# Kind of encryption → what S3 calls its algorithm.
-ALGORITHMS = {PORTAL: "AES256", NAMED: "aws:kms"}
 KINDS = {name: kind for kind, name in ALGORITHMS.items()}
-KEY_BYTES, CUSTOMER_ALGORITHM = 32, "AES256"
+KEY_BYTES = 32
 BY_CUSTOMER = "Requests specifying Server Side Encryption with Customer provided keys must"
 
 

@@ -26,6 +26,7 @@ from portal.storage.uploads import (
     Named,
     PartNamed,
     Whole,
+    part_number,
     part_put,
     parts_listed,
     upload_abort,
@@ -54,10 +55,10 @@ def create(x: Exchange) -> Answer:
 def number_of(x: Exchange) -> int:
     """The part that is sent. Raises InvalidArgument."""
     text = x.parameter("partNumber")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST_PARTS:
+    if (number := part_number(text)) is None:
         problem = f"Part number must be an integer between 1 and {MOST_PARTS}, inclusive"
         raise S3Error("InvalidArgument", problem, ArgumentName="partNumber", ArgumentValue=text[:64])
-    return int(text)
+    return number
 
 
 def part(x: Exchange) -> Answer:

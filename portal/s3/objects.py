@@ -13,7 +13,7 @@ from portal.s3.heads import about_of, check_conditions, checksum_headers, condit
 from portal.s3.lock_heads import may_bypass
 from portal.s3.refusals import refusal_of
 from portal.s3.requests import check_key
-from portal.storage.encryption import NOTHING, encryption_for
+from portal.storage.encryption import encryption_for
 from portal.storage.errors import ObjectChanged
 from portal.storage.facts import BucketFacts, Version
 from portal.storage.locks import Lock
@@ -39,7 +39,7 @@ MOST_KEYS = 1000
 def put(x: Exchange) -> Answer:
     """Write an object; it is there for good when this answers."""
     about, condition, asked = about_of(x.request), condition_of(x.request), asked_of(x.request)
-    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
+    target = refuse_early(x.ctx, x.bucket, x.key, condition, size_bytes=x.request.content_length, asked=asked)
     body = x.open_body(limit_bytes=MAX_OBJECT)
     refuse_unprotected(body, target, about.lock, "Put Object")
     about = replace(about, encryption=encryption_for(x.ctx, target, x.key, asked))

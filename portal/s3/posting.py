@@ -1,11 +1,13 @@
 """Uploads by forms, as browsers send them: a policy that somebody signed says what may be uploaded."""
 
+import re
 from dataclasses import replace
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from portal.kernel.db import now
 from portal.s3 import xml
 from portal.s3.encryption import asked_of, encryption_headers
+from portal.s3.errors import S3Error
 from portal.s3.exchange import Answer, Exchange, document, quoted
 from portal.s3.forms import PostForm, open_form
 from portal.s3.heads import about_of, version_header
@@ -13,11 +15,14 @@ from portal.s3.objects import keep
 from portal.s3.post_policy import verify_form
 from portal.s3.requests import S3Request
 from portal.s3.tagging import tags_in
-from portal.storage.encryption import NOTHING, encryption_for
+from portal.storage.encryption import encryption_for
 from portal.storage.facts import Version
 from portal.storage.objects import ANY, refuse_early
 
 CREATED, REDIRECTED = 201, 303
+CONTROL = re.compile("[\x00-\x1f\x7f]")
+# Fields that become headers of every answer with the object.
+KEPT = ("content-", "cache-control", "expires", "x-amz-meta-")
 
 
 def post(x: Exchange) -> Answer:
@@ -28,7 +33,7 @@ def post(x: Exchange) -> Answer:
     about, asked = about_of(said), asked_of(said)
     if tagging := form.fields.get("tagging"):
         about = replace(about, tags=tags_in(xml.parse(tagging.encode(), "Tagging")))
-    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, encrypts=asked != NOTHING)
+    target = refuse_early(x.ctx, x.bucket, form.key, ANY, size_bytes=x.request.content_length, asked=asked)
     about = replace(about, encryption=encryption_for(x.ctx, target, form.key, asked))
     x.ctx.db.rollback()
     found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
@@ -36,7 +41,9 @@ def post(x: Exchange) -> Answer:
 
 
 def _as_headers(request: S3Request, form: PostForm) -> S3Request:
-    """A request whose headers say what the fields of the form say."""
+    """A request whose headers say what the fields of the form say. Raises InvalidArgument for what no header can say."""
+    if odd := [name for name, value in form.fields.items() if name.startswith(KEPT) and CONTROL.search(value)]:
+        raise S3Error("InvalidArgument", "The field holds characters that no header can have.", ArgumentName=odd[0][:64])
     fields = {name: value.encode().decode("latin-1") for name, value in form.fields.items()}
     renamed = {"x-amz-acl": fields["acl"]} if "acl" in fields else {}
     return replace(request, headers={**fields, **renamed}, raw_query="")

@@ -45,8 +45,12 @@ class S3Request:
 
     @cached_property
     def query(self) -> tuple[tuple[str, str], ...]:
-        """Names and values in the order they were sent, repetitions included. Raises InvalidURI."""
-        return tuple((_decoded(name, plus=True), _decoded(value, plus=True)) for name, value in self.query_pairs())
+        """Names and values in the order they were sent, repetitions included. Raises InvalidURI and InvalidArgument."""
+        query = tuple((_decoded(name, plus=True), _decoded(value, plus=True)) for name, value in self.query_pairs())
+        if any("\x00" in text for pair in query for text in pair):
+            # No name here has one, and PostgreSQL would not even look for it.
+            raise S3Error("InvalidArgument", "Parameters have no null characters.")
+        return query
 
     def query_pairs(self) -> Iterator[tuple[str, str]]:
         """The parameters undecoded."""

@@ -163,12 +163,17 @@ def key_cancel_deletion(ctx: Context, key: EncryptionKey) -> None:
 @operation(EncryptionKey, "delete", label="Delete for good", needs="manage", effect=Effect.REMOVE, icon="trash", danger=True, in_menu=False,
            holds="deleted")  # fmt: skip
 def key_delete(ctx: Context, key: EncryptionKey) -> None:
-    """Delete the key for good: once its waiting period is over, or with its project when nothing is encrypted with it any more."""
+    """Delete a key whose waiting period is over, or with its project; any other is refused (409): schedule its deletion, which can be cancelled.
+
+    With its project it goes when nothing is encrypted with it any more.
+    """
     is_over = key.deletion_date is not None and key.deletion_date <= now()
     is_leaving = active_for(ctx.db, key.project_id) is not None
     if not is_over and not is_leaving:
         raise Conflict(
-            f"{key.name} is deleted after a waiting period only: schedule its deletion.", details={"deletion_date": str(key.deletion_date or "")}
+            f"{key.name} is deleted after a waiting period only, in which that can be cancelled: "
+            + (f"it ends at {key.deletion_date.isoformat()}." if key.deletion_date else "ask for it with schedule-deletion, in place of DELETE."),
+            details={"deletion_date": str(key.deletion_date or ""), "schedule": f"/api/v1/security/keys/{key.id}/schedule-deletion"},
         )
     if is_leaving and not is_over and (users := uses_of(ctx, key, unseen=True)):
         raise Conflict(f"{users[0].name} is encrypted with {key.name}.")

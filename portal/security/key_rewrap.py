@@ -37,8 +37,10 @@ def _rewrap_of(sessions: Callable[[], Session], settings: Settings, holder: Hold
 def _round(session: Session, settings: Settings, holder: Holder, key_id: str) -> int:
     columns = holder.table.c
     newest = select(KeyVersion.number).where(KeyVersion.key_id == key_id).order_by(KeyVersion.number.desc()).limit(1).scalar_subquery()
-    older = select(holder.table).where(columns[holder.key_id] == key_id, columns[holder.version] < newest).limit(ROUND)
-    rows = session.execute(older).all()
+    older = select(holder.table).where(columns[holder.key_id] == key_id, columns[holder.version] < newest).order_by(*holder.table.primary_key)
+    rows = session.execute(older.limit(ROUND).with_for_update(of=holder.table, skip_locked=True)).all()
+    # Those that others are at work on are taken one by one: who waits with nothing in hand is in nobody's way.
+    rows = rows or session.execute(older.limit(1)).all()
     for row in rows:
         wrapped = getattr(row, holder.wrapped)
         made = rewrap(session, settings, wrapped, context=holder.context(row))

@@ -181,7 +181,7 @@ def bucket_refit(ctx: Context, bucket: Bucket, *, reason: Annotated[str, REASON]
     del ctx, bucket, reason
 
 
-bucket_update = update_operation(Bucket, also=FIELDS, before=encryption_change)
+bucket_update = update_operation(Bucket, besides=FIELDS, before=encryption_change)
 BUCKET = ResourceType(
     Bucket, service="storage", name="bucket", collection="buckets", prefix="bkt", label="Bucket", plural="Buckets", icon="folder",
     summary="Places for objects, which S3 clients, the API and the console read and write.",

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from portal.identity.askers import as_asker
 from portal.kernel.audit import Subject
@@ -18,10 +19,11 @@ from portal.storage.access import DELETE, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id
-from portal.storage.listing import successor
+from portal.storage.listing import keys_under
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
 from portal.storage.uploads import give_up
+from portal.storage.versions import place_of
 from portal.storage.writing import Writing, write
 
 EMPTY = "storage.bucket.empty"
@@ -67,17 +69,24 @@ class _Done:
 
 
 def empty_bucket(ctx: Context, job: Job, report: Callable[[str], None]) -> None:
-    """The job. What may not be deleted stays, and is told. Raises Forbidden if the asker may not any more, Conflict if something stays."""
-    asker = as_asker(ctx, job.user_id, job.id, job.project_id)
-    bucket = bucket_by_id(asker.db, job.resource_id)
+    """The job: what was there when it was asked for goes. What may not be deleted stays, and is told.
+
+    Raises Forbidden once the asker may not any more, Conflict if something stays.
+    """
+
+    def asker() -> Context:
+        ctx.db.rollback()
+        return as_asker(ctx, job.user_id, job.id, job.project_id)
+
+    bucket = bucket_by_id(asker().db, job.resource_id)
     if bucket is None:
         raise NotFound("The bucket is gone.")
     prefix, done = str(job.input.get("prefix", "")), _Done()
-    _give_up_uploads(asker, bucket, prefix)
-    after = (prefix, -1)
-    while rows := _next(asker, bucket.id, prefix, after):
+    _give_up_uploads(asker, bucket, prefix, job.created_at)
+    after, newest = (prefix, -1), place_of(job.created_at)
+    while rows := _next(ctx, bucket.id, prefix, after, newest):
         after = (rows[-1].key, rows[-1].sequence)
-        results = write(asker, bucket, DELETE, lambda writing, rows=rows: [_remove(writing, row) for row in rows])  # type: ignore[misc]
+        results = write(asker(), bucket, DELETE, lambda writing, rows=rows: [_remove(writing, row) for row in rows])  # type: ignore[misc]
         for refused in results:
             done.deleted, done.kept = done.deleted + (refused is None), done.kept + (refused is not None)
             done.reason = refused or done.reason
@@ -86,10 +95,9 @@ def empty_bucket(ctx: Context, job: Job, report: Callable[[str], None]) -> None:
         raise Conflict(done.text())
 
 
-def _next(ctx: Context, bucket_id: str, prefix: str, after: tuple[str, int]) -> Sequence[Version]:
-    end = successor(prefix)
-    query = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.key >= prefix)
-    query = query.where(VERSIONS.c.key < end) if end else query
+def _next(ctx: Context, bucket_id: str, prefix: str, after: tuple[str, int], newest: int) -> Sequence[Version]:
+    query = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == bucket_id, *keys_under(VERSIONS.c.key, prefix))
+    query = query.where(VERSIONS.c.sequence >= newest)
     query = query.where((VERSIONS.c.key > after[0]) | ((VERSIONS.c.key == after[0]) & (VERSIONS.c.sequence > after[1])))
     rows = [Version(*row) for row in ctx.db.execute(query.order_by(VERSIONS.c.key, VERSIONS.c.sequence).limit(BATCH))]
     ctx.db.rollback()
@@ -107,18 +115,18 @@ def _remove(writing: Writing, row: Version) -> str | None:
     return None
 
 
-def _give_up_uploads(ctx: Context, bucket: BucketFacts, prefix: str) -> None:
-    """Uploads that nobody has finished go as well."""
-    mine = select(ObjectUpload).where(ObjectUpload.bucket_id == bucket.id, ObjectUpload.key.startswith(prefix, autoescape=True))
+def _give_up_uploads(asker: Callable[[], Context], bucket: BucketFacts, prefix: str, asked_at: datetime) -> None:
+    """Uploads that nobody had finished by then go as well."""
+    mine = select(ObjectUpload).where(
+        ObjectUpload.bucket_id == bucket.id, *keys_under(ObjectUpload.key, prefix), ObjectUpload.completed_at.is_(None), ObjectUpload.created_at <= asked_at,
+    )  # fmt: skip
 
     def end(writing: Writing) -> int:
-        rows = writing.db.scalars(mine.where(ObjectUpload.completed_at.is_(None)).limit(BATCH)).all()
+        rows = writing.db.scalars(mine.limit(BATCH)).all()
         for upload in rows:
             writing.authorize(DELETE, upload.key, owner_id=upload.owner_id, tags=upload.tags)
             give_up(writing, upload)
         return len(rows)
 
-    waiting = select(func.count()).select_from(mine.where(ObjectUpload.completed_at.is_(None)).subquery())
-    while ctx.db.scalar(waiting):
-        if not write(ctx, bucket, DELETE, end):
-            return
+    while (ctx := asker()).db.scalar(mine.with_only_columns(ObjectUpload.id).limit(1)) is not None:
+        write(ctx, bucket, DELETE, end)

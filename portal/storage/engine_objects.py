@@ -20,6 +20,8 @@ from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, TooLarge, Unavailable
 from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal, subject_of
 from portal.storage.access import LIST as LISTS
+from portal.storage.asked_encryption import show_asked
+from portal.storage.encryption import NOTHING
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.engine_wanted import key_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
@@ -122,6 +124,8 @@ class EngineObjects:
 
     def _authorize(self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None) -> None:
         check_key(key)
+        # The portal's keys encrypt nothing there.
+        show_asked(ctx, bucket, NOTHING)
         present, _ = self._look(ctx, bucket, key)
         for action in actions:
             try:

@@ -3,24 +3,26 @@
 A day lasts as long as `S3_LIFECYCLE_DAY_S` says. Expiry counts from the writing of a version, of older ones from the moment they were replaced.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Annotated, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import InvalidRequest, PortalError
 from portal.storage.access import DELETE
 from portal.storage.configurations import RULES, checked_rules
 from portal.storage.engine_steps import ON_ENGINE, on_engine
-from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, newest, version_at
-from portal.storage.listing import successor
+from portal.storage.facts import VERSION_COLUMNS, VERSIONS, Version, bucket_by_id, version_at
+from portal.storage.listing import keys_under
 from portal.storage.locks import is_retained
 from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectUpload
@@ -36,10 +38,14 @@ FIELDS = {
 ACTIONS = FIELDS - {"id", "enabled", "prefix", "tags", "larger_than", "smaller_than", "noncurrent_keep"}
 LOCAL_ONLY = {"larger_than", "smaller_than", "noncurrent_keep", "transitions", "noncurrent_transitions"}
 BATCH = 500
+# So many are deleted in one transaction: others want to write into the bucket meanwhile.
+TOGETHER = 200
 EXPIRED = "LifecycleExpiration"
 LONGEST_DAYS = 36_500
 MOST_TRANSITIONS = 10
 Rule = Mapping[str, Any]
+
+log = logging.getLogger("portal.storage")
 
 
 def lifecycle_rules_of(ctx: Context, configuration: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,8 +140,21 @@ class Followed:
 
 
 def lifecycle_follow(ctx: Context) -> Followed:
-    """Do what the rules of all buckets ask for now."""
-    return sum((_Follow(ctx, bucket_id, rule).run() for bucket_id, rule in Following.rules(ctx)), Followed())
+    """Do what the rules of all buckets ask for now. What goes wrong with one of them is written into the log, and stops no other."""
+    done = Followed()
+    for bucket_id, rule in Following.rules(ctx):
+        followed = _Follow(ctx, bucket_id, rule)
+        try:
+            followed.run()
+        except PortalError as error:
+            log.warning("the rule %s of %s is not followed to its end today: %s", rule["id"], bucket_id, error.message)
+            ctx.db.rollback()
+        done += followed.done
+    return done
+
+
+def _expire(writing: Writing, row: Version) -> None:
+    remove(writing, row.key, "", event=EXPIRED)
 
 
 def _take_away(writing: Writing, row: Version) -> None:
@@ -168,9 +187,8 @@ class Following:
         """All versions of each key that the rule speaks of, the newest first; none if it says nothing by these names."""
         if not any(self.rule.get(name) for name in names):
             return
-        after, end = ("", -1), successor(self.rule["prefix"])
-        base = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == self._bucket_id, VERSIONS.c.key >= self.rule["prefix"])
-        base = base.where(VERSIONS.c.key < end) if end else base
+        after = ("", -1)
+        base = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == self._bucket_id, *keys_under(VERSIONS.c.key, self.rule["prefix"]))
         held: list[Version] = []
         while True:
             from_here = base.where((VERSIONS.c.key > after[0]) | ((VERSIONS.c.key == after[0]) & (VERSIONS.c.sequence > after[1])))
@@ -184,6 +202,11 @@ class Following:
             held = groups.pop()
             yield from groups
 
+    @property
+    def is_choosy(self) -> bool:
+        """Whether the rule is about some objects only, by their size or tags."""
+        return bool(self.rule["tags"]) or any(self.rule.get(name) is not None for name in ("larger_than", "smaller_than"))
+
     def fits(self, version: Version) -> bool:
         """Whether the rule is about a version, as far as its size and tags go."""
         larger, smaller = self.rule.get("larger_than"), self.rule.get("smaller_than")
@@ -191,69 +214,113 @@ class Following:
         return fits and all(version.tags.get(name) == value for name, value in self.rule["tags"].items())
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A version that a rule deletes, if it is still what it was when it was looked at: somebody may have written, or restored it, meanwhile."""
+
+    version: Version
+    still: Callable[[Session, Version], bool]
+    do: Callable[[Writing, Version], None]
+    counted: Followed
+
+
 class _Follow(Following):
     """What a rule deletes."""
+
+    def __init__(self, ctx: Context, bucket_id: str, rule: Rule) -> None:
+        super().__init__(ctx, bucket_id, rule)
+        self.done = Followed()
+        self._edge = self._before("expire_days")
+        if rule.get("expire_at") and datetime.fromisoformat(rule["expire_at"]) <= self.now:
+            self._edge = self.now
+        self._replaced = self._before("noncurrent_days")
+        self._keep: int = rule.get("noncurrent_keep") or 0
 
     def _before(self, name: str) -> datetime | None:
         days = self.rule.get(name)
         return self.before(days) if days else None
 
-    def run(self) -> Followed:
-        """All that it asks for."""
-        edge = self._before("expire_days")
-        if self.rule.get("expire_at") and datetime.fromisoformat(self.rule["expire_at"]) <= self.now:
-            edge = self.now
-        done = Followed()
-        for versions in self.keys("expire_days", "expire_at", "expire_markers", "noncurrent_days"):
-            done += self._of_key(versions, edge)
-        return done + Followed(uploads=self._give_up(self._before("abort_days")))
+    def run(self) -> None:
+        """All that it asks for; `done` says how much that was."""
+        keys = self.keys("expire_days", "expire_at", "expire_markers", "noncurrent_days")
+        due = (each for versions in keys for each in self._of_key(versions))
+        while some := list(islice(due, TOGETHER)):
+            self._write(some)
+        self._give_up(self._before("abort_days"))
 
-    def _of_key(self, versions: Sequence[Version], edge: datetime | None) -> Followed:
+    def _of_key(self, versions: Sequence[Version]) -> Iterator[_Due]:
         latest, *older = versions
-        expired = gone = 0
-        if edge is not None and not latest.is_marker and latest.modified_at <= edge and self.fits(latest):
-            expired = self._write(latest, lambda writing, row: remove(writing, row.key, "", event=EXPIRED))
-        if latest.is_marker and not older and (self.rule.get("expire_markers") or edge is not None):
-            expired += self._write(latest, _take_away)
-        replaced = self._before("noncurrent_days")
-        if replaced is not None:
-            keep = self.rule.get("noncurrent_keep") or 0
+        if self._expires(latest):
+            yield _Due(latest, self._still_expires, _expire, Followed(expired=1))
+        if not older and self._is_spent(latest):
+            yield _Due(latest, self._still_spent, _take_away, Followed(expired=1))
+        if self._replaced is not None:
             # An older version became one when the next newer was written.
             for number, (newer, version) in enumerate(zip(versions, older, strict=False)):
-                if number >= keep and newer.modified_at <= replaced and self.fits(version):
-                    gone += self._write(version, _take_away, is_latest=False)
-        return Followed(expired, gone)
+                if number >= self._keep and newer.modified_at <= self._replaced and self.fits(version):
+                    yield _Due(version, self._still_old, _take_away, Followed(versions=1))
 
-    def _write(self, version: Version, do: Callable[[Writing, Version], object], *, is_latest: bool = True) -> int:
-        """Do it if the version is still there, and still the newest where it has to be: somebody may have written meanwhile."""
+    def _expires(self, latest: Version) -> bool:
+        return self._edge is not None and not latest.is_marker and latest.modified_at <= self._edge and self.fits(latest)
+
+    def _is_spent(self, latest: Version) -> bool:
+        """Whether a mark of deletion that stands alone goes: a rule for some objects only says nothing of it."""
+        is_old = self._edge is not None and latest.modified_at <= self._edge and not self.is_choosy
+        return latest.is_marker and bool(self.rule.get("expire_markers") or is_old)
+
+    def _still_expires(self, session: Session, row: Version) -> bool:
+        return not self._newer(session, row, 1) and self._expires(row)
+
+    def _still_spent(self, session: Session, row: Version) -> bool:
+        count = select(func.count()).where(VERSIONS.c.bucket_id == row.bucket_id, VERSIONS.c.key == row.key)
+        return session.scalar(count) == 1 and self._is_spent(row)
+
+    def _still_old(self, session: Session, row: Version) -> bool:
+        newer = self._newer(session, row, self._keep + 1)
+        is_old = self._replaced is not None and len(newer) > self._keep and newer[0] <= self._replaced
+        return is_old and self.fits(row) and not row.legal_hold and not is_retained(row)
+
+    @staticmethod
+    def _newer(session: Session, row: Version, most: int) -> Sequence[datetime]:
+        """When the versions that replaced one were written, the nearest first."""
+        newer = select(VERSIONS.c.modified_at).where(
+            VERSIONS.c.bucket_id == row.bucket_id, VERSIONS.c.key == row.key, VERSIONS.c.sequence < row.sequence
+        )
+        return session.scalars(newer.order_by(VERSIONS.c.sequence.desc()).limit(most)).all()
+
+    def _write(self, some: Sequence[_Due]) -> None:
+        """Delete some together."""
         bucket = bucket_by_id(self.ctx.db, self._bucket_id)
-        if bucket is None:
-            return 0
+        if bucket is not None:
+            self.done += write(self.ctx, bucket, DELETE, lambda writing: sum((self._delete(writing, due) for due in some), Followed()))
 
-        def work(writing: Writing) -> int:
-            row = version_at(writing.db, version.bucket_id, version.key, version.sequence)
-            present = newest(writing.db, version.bucket_id, version.key) if is_latest else row
-            if row is None or present is None or present.sequence != row.sequence or (not is_latest and (row.legal_hold or is_retained(row))):
-                return 0
-            do(writing, row)
-            return 1
+    def _delete(self, writing: Writing, due: _Due) -> Followed:
+        row = version_at(writing.db, due.version.bucket_id, due.version.key, due.version.sequence)
+        if row is None or not due.still(writing.db, row):
+            return Followed()
+        try:
+            due.do(writing, row)
+        except PortalError as error:
+            # Whatever refuses does so before anything is written.
+            log.warning("%s/%s stays: %s", writing.bucket.name, row.key, error.message)
+            return Followed()
+        return due.counted
 
-        return write(self.ctx, bucket, DELETE, work)
-
-    def _give_up(self, edge: datetime | None) -> int:
+    def _give_up(self, edge: datetime | None) -> None:
         bucket = bucket_by_id(self.ctx.db, self._bucket_id)
         if edge is None or bucket is None:
-            return 0
-        old = select(ObjectUpload.id).where(
-            ObjectUpload.bucket_id == self._bucket_id, ObjectUpload.key.startswith(self.rule["prefix"], autoescape=True),
-            ObjectUpload.completed_at.is_(None), ObjectUpload.created_at <= edge,
+            return
+        old = select(ObjectUpload).where(
+            ObjectUpload.bucket_id == self._bucket_id, *keys_under(ObjectUpload.key, self.rule["prefix"]), ObjectUpload.completed_at.is_(None),
+            ObjectUpload.created_at <= edge,
         )  # fmt: skip
-        ids = self.ctx.db.scalars(old).all()
 
         def end(writing: Writing) -> int:
-            rows = writing.db.scalars(select(ObjectUpload).where(ObjectUpload.id.in_(ids), ObjectUpload.completed_at.is_(None))).all()
+            rows = writing.db.scalars(old.limit(TOGETHER)).all()
             for upload in rows:
                 give_up(writing, upload)
             return len(rows)
 
-        return sum(1 for _ in ids) and write(self.ctx, bucket, DELETE, end)
+        # Most of the time there is none, and nobody has to wait.
+        while self.ctx.db.scalar(old.with_only_columns(ObjectUpload.id).limit(1)) is not None:
+            self.done += Followed(uploads=write(self.ctx, bucket, DELETE, end))

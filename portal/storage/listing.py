@@ -9,7 +9,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, select, tuple_
 
 from portal.kernel.context import Context
 from portal.storage.facts import VERSIONS
@@ -59,6 +59,12 @@ def successor(prefix: str) -> str:
         if code <= LAST_CHARACTER:
             return prefix + chr(SURROGATES[1] if code == SURROGATES[0] else code)
     return ""
+
+
+def keys_under(column: Any, prefix: str) -> list[ColumnElement[bool]]:
+    """Which keys begin with a prefix, letter for letter, as every database says it alike and finds it by an index."""
+    end = successor(prefix)
+    return [column >= prefix, column < end] if end else [column >= prefix]
 
 
 @dataclass(frozen=True, slots=True)

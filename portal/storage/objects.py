@@ -13,7 +13,8 @@ from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
 from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
-from portal.storage.encryption import PLAIN, Encryption
+from portal.storage.asked_encryption import KIND, show_asked
+from portal.storage.encryption import NOTHING, PLAIN, Asked, Encryption
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
 from portal.storage.facts import BucketFacts, Version, bucket_named, newest, version_of
 from portal.storage.grants import HARMLESS, Grant, acl_columns, refuse_acl
@@ -94,12 +95,13 @@ LOOKS = 5
 
 
 def refuse_early(
-    ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None, encrypts: bool = False
+    ctx: Context, bucket_name: str, key: str, condition: Condition, *, size_bytes: int | None, asked: Asked = NOTHING, encrypts: bool = False
 ) -> BucketFacts:  # fmt: skip
     """Raise what a write would be refused with, as far as that is known before the bytes arrive; the write itself asks again."""
     bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
-    if size_bytes is not None and size_bytes <= SMALL and not encrypts and bucket.encryption_type == "none":
+    show_asked(ctx, bucket, asked, encrypts=encrypts)
+    if size_bytes is not None and size_bytes <= SMALL and ctx.inputs[KIND] == "none":
         # So little is received sooner than it is refused. A key is used for nobody who may not write.
         return bucket
     latest = newest(ctx.db, bucket.id, key)
@@ -343,7 +345,7 @@ def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version |
 
 
 def parts_of(session: Session, upload_id: str) -> Sequence[ObjectPart]:
-    """The parts of an upload, in order, as they are now: whatever becomes of the session and of them."""
+    """The parts of an upload, in order, as they are now: they stay so, whatever becomes of the session."""
     parts = session.scalars(select(ObjectPart).where(ObjectPart.upload_id == upload_id).order_by(ObjectPart.number)).all()
     for part in parts:
         session.expunge(part)

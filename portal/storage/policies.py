@@ -14,6 +14,7 @@ from portal.kernel.context import Context
 from portal.kernel.declare import operation
 from portal.kernel.errors import Forbidden, InvalidRequest
 from portal.kernel.policy import is_like
+from portal.storage.asked_encryption import BY_CUSTOMER, BY_KEY, BY_NAME, SENT, is_upload
 from portal.storage.engine_steps import ON_ENGINE
 from portal.storage.grants import blocks
 from portal.storage.object_models import Bucket
@@ -36,9 +37,20 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 # The same of the bucket itself.
 OF_BUCKET: Mapping[str, tuple[str, ...]] = {"read_acl": ("s3:GetBucketAcl",), "publish": ("s3:PutBucketAcl",)}
-CONDITIONS = {
-    "StringEquals": "s3:prefix", "StringLike": "s3:prefix", "StringNotEquals": "s3:prefix", "StringNotLike": "s3:prefix",
-    "IpAddress": "aws:SourceIp", "NotIpAddress": "aws:SourceIp",
+PREFIX, SOURCE_IP = "s3:prefix", "aws:SourceIp"
+TEXTS = ("StringEquals", "StringLike", "StringNotEquals", "StringNotLike")
+ARNS = ("ArnEquals", "ArnLike", "ArnNotEquals", "ArnNotLike")
+IF_EXISTS = "IfExists"
+
+
+def _and_if_exists(*names: str) -> frozenset[str]:
+    return frozenset({*names, *(f"{name}{IF_EXISTS}" for name in names)})
+
+
+# What is known of a request → how it can be compared. Of encryption it is what the request itself says, as S3 has it.
+CONDITIONS: Mapping[str, frozenset[str]] = {
+    PREFIX: frozenset(TEXTS), SOURCE_IP: frozenset({"IpAddress", "NotIpAddress"}), BY_NAME: _and_if_exists(*TEXTS) | {"Null"},
+    BY_KEY: _and_if_exists(*TEXTS, *ARNS) | {"Null"}, BY_CUSTOMER: _and_if_exists(*TEXTS) | {"Null"},
 }  # fmt: skip
 DOCUMENT = f.FieldInfo(f.Document(), "Policy", "Version and Statement, as S3 has it; an empty object takes the policy away.")
 
@@ -62,7 +74,7 @@ def policy_is_public(policy: Mapping[str, Any] | None) -> bool:
 
 
 def _is_narrow(conditions: Sequence[Sequence[Any]]) -> bool:
-    return any(operator == "IpAddress" and all(map(_is_small, values)) for operator, values in conditions)
+    return any(operator == "IpAddress" and all(map(_is_small, values)) for operator, values, *_ in conditions)
 
 
 def _is_small(network: str) -> bool:
@@ -103,7 +115,7 @@ def _statement(where: str, given: Any, bucket: str) -> dict[str, Any]:
         raise _wrong(f"{where}.Resource", f"{foreign[0][:80]} is not in this bucket; {ARN}{bucket} and {ARN}{bucket}/* are.")
     return {
         "sid": str(given.get("Sid", where))[:255], "allows": given["Effect"] == "Allow", "principals": _principals(where, given.get("Principal")),
-        "actions": actions, "resources": resources, "conditions": _conditions(where, given.get("Condition", {})),
+        "actions": actions, "resources": resources, "conditions": _conditions(where, given.get("Condition", {}), actions),
     }  # fmt: skip
 
 
@@ -125,19 +137,28 @@ def _principals(where: str, given: Any) -> list[str]:
     return names
 
 
-def _conditions(where: str, given: Any) -> list[list[Any]]:
-    if not isinstance(given, dict):
-        raise _wrong(f"{where}.Condition", "must be an object.")
+def _conditions(where: str, given: Any, actions: Sequence[str]) -> list[list[Any]]:
+    if not isinstance(given, dict) or not all(isinstance(pairs, dict) and pairs for pairs in given.values()):
+        raise _wrong(f"{where}.Condition", "must be an object of objects.")
     found = []
     for operator, pairs in given.items():
-        if operator not in CONDITIONS or not isinstance(pairs, dict) or set(pairs) != {CONDITIONS[operator]}:
-            known = ", ".join(f"{name} of {key}" for name, key in CONDITIONS.items())
-            raise _wrong(f"{where}.Condition", f"{str(operator)[:80]} is not understood here; there are {known}.")
-        values = _texts(f"{where}.Condition.{operator}", pairs[CONDITIONS[operator]])
-        if "Ip" in operator and not all(map(_is_network, values)):
-            raise _wrong(f"{where}.Condition.{operator}", "must be addresses or networks such as 192.0.2.0/24.")
-        found.append([operator, values])
+        for key, value in pairs.items():
+            if operator not in CONDITIONS.get(key, ()):
+                known = "; ".join(f"{name} by {', '.join(sorted(operators))}" for name, operators in CONDITIONS.items())
+                raise _wrong(f"{where}.Condition", f"{str(operator)[:80]} of {str(key)[:80]} is not understood here; there are {known}.")
+            values = _texts(f"{where}.Condition.{operator}", ("true" if value else "false") if isinstance(value, bool) else value)
+            _check_values(f"{where}.Condition.{operator}", operator, values)
+            if key in SENT and not any(is_like(NAMES["write"][0], each) for each in actions):
+                raise _wrong(f"{where}.Condition", f"{key} is known of {NAMES['write'][0]} only.")
+            found.append([operator, values, key])
     return found
+
+
+def _check_values(where: str, operator: str, values: Sequence[str]) -> None:
+    if "Ip" in operator and not all(map(_is_network, values)):
+        raise _wrong(where, "must be addresses or networks such as 192.0.2.0/24.")
+    if operator == "Null" and values not in (["true"], ["false"]):
+        raise _wrong(where, "must be true or false.")
 
 
 def _is_network(text: str) -> bool:
@@ -168,18 +189,33 @@ def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str,
         any(each in who for each in statement["principals"])
         and any(is_like(name, each) for name in names for each in statement["actions"])
         and any(is_like(about, each) for each in statement["resources"])
-        and all(_holds(operator, values, ctx, key if verb == "list" else None) for operator, values in statement["conditions"])
+        and all(_holds(*condition, ctx=ctx, prefix=key if verb == "list" else None, verb=verb) for condition in statement["conditions"])
     )
 
 
-def _holds(operator: str, values: Sequence[str], ctx: Context, prefix: str | None) -> bool:
+def _holds(operator: str, values: Sequence[str], about: str = "", *, ctx: Context, prefix: str | None, verb: str) -> bool:
+    """Whether a condition holds; what is kept from before there were several says nothing of what it is `about`."""
     negated = "Not" in operator
     if "Ip" in operator:
         return (bool(ctx.source_ip) and any(_is_in(ctx.source_ip, each) for each in values)) is not negated
+    if about in SENT:
+        return verb == "write" and is_upload(ctx) and _is_sent_so(operator, values, about, ctx.inputs.get(about))
     if prefix is None:
         return negated
     like = operator.endswith("Like")
     return any(is_like(prefix, each) if like else prefix == each for each in values) is not negated
+
+
+def _is_sent_so(operator: str, values: Sequence[str], about: str, known: str | None) -> bool:
+    """What an upload says of its encryption; a statement with such a condition is about nothing else."""
+    if operator == "Null":
+        return (known is None) is (values[0] == "true")
+    if known is None:
+        return operator.endswith(IF_EXISTS) or "Not" in operator
+    # A key is known by its id, and named in policies as in requests: by an address that ends with it as well.
+    wanted = [each.rpartition("/")[2] for each in values] if about == BY_KEY else values
+    like = "Like" in operator or operator.startswith("Arn")
+    return any(is_like(known, each) if like else known == each for each in wanted) is not ("Not" in operator)
 
 
 def _is_in(address: str, network: str) -> bool:

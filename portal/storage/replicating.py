@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, update
 
-from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
+from portal.engines.object_ports import Blob, BlobStore
 from portal.engines.ports import EngineError
 from portal.kernel.audit import Subject
 from portal.kernel.authz import target_of
@@ -21,17 +21,18 @@ from portal.kernel.jobs import Job, JobStep, active_for
 from portal.kernel.operations import acting
 from portal.storage import versions
 from portal.storage.access import WRITE
+from portal.storage.errors import ObjectChanged, ObjectDamaged
 from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id, version_at
+from portal.storage.locks import COMPLIANCE, FREE, Lock, is_retained, lock_of_new
 from portal.storage.notifications import note
 from portal.storage.object_models import Bucket, ObjectPart, table_of
 from portal.storage.objects import Found, parts_of
+from portal.storage.reading import bytes_used
 from portal.storage.replication import CHANGES, COMPLETED, FAILED, REPLICA, REPLICATE, BucketReplication, Rule, destinations_of
 from portal.storage.writing import Writing, write
 
 BATCH = 100
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 900.0
-# What is carried over of what is said of a version later. Who may read a replica is said where it is.
-SAID = ("tags", "user_metadata", "headers", "lock_mode", "retain_until", "legal_hold")
 PARTS = table_of(ObjectPart)
 
 log = logging.getLogger("portal.storage")
@@ -188,25 +189,29 @@ class _Work:
         write(self.ctx, self.source, WRITE, lambda writing: _note(writing, self.id, Carried(done, lost, change_ids, sum(are_new))))
 
     def _copy(self, blobs: BlobStore, version: Version) -> "_Copy | None":
-        """A version with bytes of its own; without any where it is there already, None if its bytes are lost."""
+        """A version with bytes of its own; without any where it is there already, or here no more, None if its bytes are lost."""
         if version_at(self.ctx.db, self.target.id, version.key, version.sequence) is not None or version.is_marker:
             return _Copy(version, [], [])
         parts = parts_of(self.ctx.db, version.upload_id) if version.upload_id is not None else ()
-        pieces = Found(self.source, version, parts).pieces()
-        rows = [{column.name: getattr(part, column.name) for column in PARTS.columns} for part in parts]
         self.ctx.db.rollback()
-        made: list[Blob] = []
         try:
-            for piece in pieces:
-                made.append(blobs.copy(piece, version.storage_class))  # noqa: PERF401 - what was made by then is removed
-        except (BlobAbsent, BlobDamaged) as error:
+            return bytes_used(self.ctx, Found(self.source, version, parts), lambda present: _copied(blobs, present))
+        except ObjectChanged:
+            return _Copy(version, [], [])
+        except ObjectDamaged as error:
             log.warning("%s/%s is not replicated: %s", self.source.name, version.key, error.message)
-            _drop(blobs, *made)
             return None
-        except EngineError:
-            _drop(blobs, *made)
-            raise
-        return _Copy(version, made, rows)
+
+
+def _copied(blobs: BlobStore, found: Found) -> "_Copy":
+    made: list[Blob] = []
+    try:
+        for piece in found.pieces():
+            made.append(blobs.copy(piece, found.version.storage_class))  # noqa: PERF401 - what was made by then is removed
+    except EngineError:
+        _drop(blobs, *made)
+        raise
+    return _Copy(found.version, made, [{column.name: getattr(part, column.name) for column in PARTS.columns} for part in found.parts])
 
 
 def _drop(blobs: BlobStore, *pieces: Blob) -> None:
@@ -227,8 +232,7 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
     version = copy.version
     present = version_at(writing.db, writing.bucket.id, version.key, version.sequence)
     if present is not None:
-        said = {name: getattr(version, name) for name in SAID if getattr(present, name) != getattr(version, name)}
-        if said and present.replication == REPLICA:
+        if present.replication == REPLICA and (said := _said(writing.bucket, version, present)):
             versions.say(writing.db, present, **said)
         return False
     if not version.is_marker and version.size_bytes and not copy.pieces:
@@ -244,6 +248,7 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
         "upload_id": None,
         "acl": "private",
         "grants": None,
+        **_lock_of(writing.bucket, version).columns(),
     }
     if version.upload_id is not None:
         values["upload_id"] = secrets.token_urlsafe(32)
@@ -254,6 +259,28 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
     row = versions.insert_at(writing.db, writing.change, values)
     note(writing.ctx, writing.bucket, "ObjectRemoved:DeleteMarkerCreated" if row.is_marker else "ObjectCreated:Copy", row)
     return True
+
+
+def _lock_of(target: BucketFacts, version: Version) -> Lock:
+    """What keeps a new replica: the retention of its source where that holds, else what the rule of its own bucket says."""
+    if version.is_marker or not target.object_lock:
+        return FREE
+    asked = Lock(version.lock_mode, version.retain_until, version.legal_hold) if is_retained(version) else Lock(hold=version.legal_hold)
+    return lock_of_new(target, asked)
+
+
+def _said(target: BucketFacts, version: Version, present: Version) -> dict[str, Any]:
+    """What is to be said of a replica that is there. What keeps it only ever grows, whatever is said at its source, and what is kept stays as it is."""
+    values: dict[str, Any] = {"tags": version.tags}
+    if not (present.legal_hold or is_retained(present)):
+        values |= {"user_metadata": version.user_metadata, "headers": version.headers}
+    if target.object_lock and is_retained(version) and version.retain_until is not None:
+        held = (present.lock_mode, present.retain_until) if is_retained(present) else (version.lock_mode, None)
+        mode = COMPLIANCE if COMPLIANCE in {held[0], version.lock_mode} else version.lock_mode
+        values |= {"lock_mode": mode, "retain_until": max(version.retain_until, held[1] or version.retain_until)}
+    if target.object_lock and version.legal_hold:
+        values["legal_hold"] = True
+    return {name: value for name, value in values.items() if getattr(present, name) != value}
 
 
 @dataclass(frozen=True, slots=True)

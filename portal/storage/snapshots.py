@@ -135,6 +135,20 @@ def snapshot_discard(ctx: Context, snapshot: Snapshot, *, reason: Reason) -> Non
            when={"completed", "error"}, holds="deleting", settles="deleted", fails="error")  # fmt: skip
 def snapshot_delete(ctx: Context, snapshot: Snapshot) -> None:
     """Delete a snapshot; volumes made from it keep what they have."""
+    _refuse_used(ctx, snapshot)
+
+
+@operation(Snapshot, "expire", label="Delete in time", needs="platform", effect=Effect.REMOVE, steps=steps.FORGET, when={"completed"},
+           holds="deleting", settles="deleted", fails="error", internal=True)  # fmt: skip
+def snapshot_expire(ctx: Context, snapshot: Snapshot) -> None:
+    """Delete a snapshot whose time is over; one that is kept for longer since somebody looked stays."""
+    if snapshot.expires_at is None or snapshot.expires_at > now():
+        raise Conflict(f"{snapshot.name} is kept for longer.")
+    _refuse_used(ctx, snapshot)
+
+
+def _refuse_used(ctx: Context, snapshot: Snapshot) -> None:
+    """Raise Conflict while something is made from a snapshot."""
     image = ctx.registry.model("compute.image")
     for model, column in ((Volume, Volume.snapshot_id), (Volume, Volume.restoring_id), (Snapshot, Snapshot.copy_of_id), (image, image.snapshot_id)):
         making = (column == snapshot.id, model.state.in_(MAKING), model.deleted_at.is_(None))
@@ -185,7 +199,7 @@ SNAPSHOT = ResourceType(
     Snapshot, service="storage", name="snapshot", collection="snapshots", prefix="snap", label="Snapshot", plural="Snapshots", icon="cam",
     summary="What volumes held at a moment.",
     operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete, update_operation(Snapshot, before=_expiry),
-                snapshot_take_scheduled, snapshot_discard, *lock_operations(Snapshot)],
+                snapshot_take_scheduled, snapshot_discard, snapshot_expire, *lock_operations(Snapshot)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("volume_name", "Volume", css="md"),
              Column("size_gb", "Size, GiB", sort="size_gb", css="num"), Column("volume_type_name", "Type", css="lo"),
              Column("visibility", "Shared with", css="lo", hidden=True),

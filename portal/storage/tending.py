@@ -16,10 +16,10 @@ from portal.kernel.errors import PortalError
 from portal.kernel.operations import run
 from portal.kernel.quota import usage
 from portal.kernel.runner import TaskRun
-from portal.storage.snapshots import snapshot_delete
+from portal.storage.snapshots import snapshot_expire
 from portal.storage.volume_metrics import usage_noted
 from portal.storage.volume_models import Snapshot, Volume
-from portal.storage.volumes import volume_adopt, volume_delete, volume_refit
+from portal.storage.volumes import volume_adopt, volume_expire, volume_refit
 
 log = logging.getLogger("portal.storage")
 AT_ONCE = 50
@@ -42,7 +42,7 @@ def expire(ctx: Context) -> None:
     over = select(Snapshot.id).where(
         Snapshot.state == "completed", Snapshot.expires_at <= now(), Snapshot.deleted_at.is_(None), Snapshot.locked.is_(False)
     )
-    for query, op in ((trashed, volume_delete), (over, snapshot_delete)):
+    for query, op in ((trashed, volume_expire), (over, snapshot_expire)):
         for row_id in _ids(ctx, query):
             _try(ctx, op, row_id, {})
 

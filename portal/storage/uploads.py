@@ -15,6 +15,7 @@ from portal.kernel.errors import Forbidden
 from portal.kernel.ids import is_storable
 from portal.storage import versions
 from portal.storage.access import WRITE, authorize_object, note_refusal
+from portal.storage.asked_encryption import show_upload
 from portal.storage.encryption import NOTHING, Asked, encryption_for, encryption_of
 from portal.storage.errors import InvalidPart, InvalidPartOrder, NoSuchUpload, PartTooSmall
 from portal.storage.facts import BucketFacts, Version, bucket_named, version_at
@@ -26,6 +27,12 @@ from portal.storage.writing import Writing, write
 
 MOST_PARTS = 10_000
 SMALLEST_PART = 5 << 20
+
+
+def part_number(text: str) -> int | None:
+    """The number of a part as a client writes it; None for what is none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_PARTS))
+    return number if is_number and 1 <= (number := int(text)) <= MOST_PARTS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class PartNamed:
 
 def upload_create(ctx: Context, bucket_name: str, key: str, about: About, asked: Asked = NOTHING) -> ObjectUpload:
     """Begin an upload. Raises Forbidden, NoSuchBucket and what `check_key` and `encryption_for` raise."""
-    bucket = refuse_early(ctx, bucket_name, key, ANY, size_bytes=0, encrypts=asked != NOTHING)
+    bucket = refuse_early(ctx, bucket_name, key, ANY, size_bytes=0, asked=asked)
     about = replace(about, encryption=encryption_for(ctx, bucket, key, asked))
 
     def begin(writing: Writing) -> ObjectUpload:
@@ -83,6 +90,7 @@ def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0) -> tuple[Buc
     """An upload that has not ended, to which the caller may send so many bytes. Raises NoSuchUpload, Forbidden or QuotaExceeded."""
     bucket = bucket_named(ctx.db, named.bucket)
     found = _found(ctx.db, bucket, named)
+    show_upload(ctx, found)
     try:
         authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
     except Forbidden as error:
@@ -131,6 +139,7 @@ def part_put(ctx: Context, named: Named, number: int, content: Content) -> Objec
 
 def _writable(writing: Writing, named: Named) -> ObjectUpload:
     found = _found(writing.db, writing.bucket, named)
+    show_upload(writing.ctx, found)
     writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
     if found.completed_at is not None:
         raise _no_such(named)
@@ -156,6 +165,7 @@ def upload_complete(
 
     def finish(writing: Writing) -> Completed:
         found = _found(writing.db, writing.bucket, named)
+        show_upload(writing.ctx, found)
         writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
         if not wanted or any(one.number >= other.number for one, other in pairwise(wanted)):
             raise InvalidPartOrder("Name at least one part, each of them once, in ascending order.")

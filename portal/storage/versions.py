@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -16,6 +17,7 @@ from portal.storage.usage import Change
 
 # Sequences fall with time; this is one that no clock reaches.
 FAR = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DEFAULTS: Mapping[str, Any] = {
     "is_marker": False, "size_bytes": 0, "etag": "", "blob": "", "seal": "", "upload_id": None, "checksum": "", "owner_id": None,
     "storage_class": "STANDARD", "acl": "private", "checksum_algorithm": "", "checksum_type": "", "headers": {}, "user_metadata": {}, "tags": {},
@@ -28,6 +30,11 @@ _INSERT = insert(VERSIONS)
 _DELETE = delete(VERSIONS).where(*_THIS)
 _SET_CURRENT = update(VERSIONS).where(*_THIS).values(is_current=bindparam("value"))
 _REMOVE = insert(table_of(BlobToRemove))
+
+
+def place_of(moment: datetime) -> int:
+    """The place that a version has which is written at a moment; those that were written before have greater ones."""
+    return FAR - (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def add(session: Session, change: Change, latest: Version | None, versioning: str, columns: Mapping[str, Any]) -> Version:

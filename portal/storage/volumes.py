@@ -301,6 +301,15 @@ def volume_delete(ctx: Context, volume: Volume) -> None:
     refuse_read(ctx, volume.id)
 
 
+@operation(Volume, "expire", label="Delete in time", needs="platform", effect=Effect.REMOVE, steps=steps.DELETE, when={"trashed"},
+           holds="deleting", settles="deleted", fails="error", internal=True)  # fmt: skip
+def volume_expire(ctx: Context, volume: Volume) -> None:
+    """Delete for good what was in the trash for long enough; what was recovered since somebody looked stays, and what was thrown away again."""
+    if volume.trash_until is None or volume.trash_until > now():
+        raise Conflict(f"{volume.name} stays in the trash for longer.")
+    refuse_read(ctx, volume.id)
+
+
 def reader_of(session: Session, *volume_ids: str) -> str:
     """What is being made of what volumes hold now, and has yet to read it, in words; empty if nothing is."""
     taken = (Snapshot.volume_id.in_(volume_ids), Snapshot.copy_of_id.is_(None), Snapshot.state == "pending", Snapshot.deleted_at.is_(None))
@@ -367,7 +376,7 @@ VOLUME = ResourceType(
     summary="Disks that exist by themselves; instances are given them.",
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
                 update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_set_snapshot_schedule,
-                volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit],
+                volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit, volume_expire],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
              Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],

@@ -10,6 +10,7 @@ visit to the disk is for all who have. What is told, is told where the bucket re
 
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from portal.storage.usage import Change, charge, usage_locked
 T = TypeVar("T")
 # So many are written together at most: who comes later waits for the next.
 TOGETHER = 64
+# Who asks is believed to be who they were for so long.
+STALE_S = 5.0
 UNDECIDED = "The database did not say whether it has taken the change. Look whether it is there, then try again."
 
 
@@ -87,12 +90,13 @@ class _Asked:
 
 
 def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writing], T]) -> T:
-    """Do some work on a bucket in a transaction. Raises NoSuchBucket, what the work raises, and QuotaExceeded.
+    """Do some work on a bucket in a transaction, as who asks is by now. Raises NoSuchBucket, what the work raises, QuotaExceeded and Forbidden.
 
     The work may be done twice, in another thread, and what it did the first time is undone then: it changes rows and nothing else.
     """
-    asked = _Asked(ctx, bucket.id, work)
     ctx.db.rollback()
+    _ask_again(ctx)
+    asked = _Asked(ctx, bucket.id, work)
     queue_of(ctx.db.get_bind().engine).run(asked)
     error = asked.error
     if not asked.is_done:
@@ -114,6 +118,17 @@ def write(ctx: Context, bucket: BucketFacts, action: str, work: Callable[[Writin
         raise error
     result: T = asked.result
     return result
+
+
+def _ask_again(ctx: Context) -> None:
+    """Bytes may take their time to arrive: what somebody might when they began, they may not need to be allowed any more. Raises Forbidden."""
+    if ctx.identify_again is None or time.monotonic() - ctx.identified_at < STALE_S:
+        return
+    principal = ctx.identify_again()
+    ctx.db.rollback()
+    if principal is None:
+        raise Forbidden("What this request was signed or sent with counts no more.")
+    ctx.principal, ctx.identified_at = principal, time.monotonic()
 
 
 class _Queue:

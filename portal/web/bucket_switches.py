@@ -28,11 +28,10 @@ FLAG_WORDS = dict(zip(FLAGS, (
     "Let only people of the project in by such policies",
 ), strict=True))  # fmt: skip
 ENCRYPTION_WORDS = {
-    "none": "Not encrypted", "sse-s3": "With the project's default key (SSE-S3)", NAMED: "With a key that their readers need as well (SSE-KMS)",
+    "none": "Not encrypted", "sse-s3": "SSE-S3: the project's key", NAMED: "SSE-KMS: a key of your choice",
 }  # fmt: skip
 OWNERSHIP_WORDS = dict(zip((*OWNERSHIP, UNSET), (
-    "The bucket's owner owns everything, and lists of access do not count", "The bucket's owner owns what is written with bucket-owner-full-control",
-    "Whoever writes an object owns it", "Nobody said anything: whoever writes an object owns it",
+    "The bucket's owner owns it all", "The bucket's owner, if writers say so", "Whoever writes it owns it", "Not said: whoever writes it owns it",
 ), strict=True))  # fmt: skip
 
 

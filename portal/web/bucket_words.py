@@ -133,8 +133,8 @@ def notifications_in_words(ctx: Context, bucket: Bucket, document: Any) -> Readi
 
 def replication_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """What is replicated to where."""
-    found = []
-    for each in replication_rules_of(ctx, bucket, {"rules": document}):
+    found, rules = [], replication_rules_of(ctx, bucket, {"rules": document})
+    for each in rules:
         about = [f"under {each['prefix']}"] * bool(each["prefix"])
         if each["tags"]:
             about.append("tagged " + _listed([f"{name}={value}" for name, value in each["tags"].items()]))
@@ -142,8 +142,8 @@ def replication_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading
         besides = ["what is there already"] * each["existing"] + ["marks of deletion"] * each["delete_markers"]
         text = f"{which} go to {each['bucket_name']}" + (f", with {_listed(besides)}" if besides else "")
         found.append(f"{each['id']}: {text}." if each["enabled"] else f"{each['id']} is switched off.")
-    several = len(found) > 1
-    order = ["Where several rules for one bucket fit an object, the one that stands first here decides."] * several
+    places = [each["bucket_id"] for each in rules if each["enabled"]]
+    order = ["Where several rules for one bucket fit an object, the one that stands first here decides."] * (len(set(places)) < len(places))
     return Reading([*found, *order] or ["Nothing is written into another bucket as well."], is_set=bool(found))
 
 

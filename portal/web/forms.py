@@ -93,8 +93,7 @@ class OperationForm:
 
     def __init__(self, ctx: Context, op: Operation, *, typed: Any = None, row: Any = None) -> None:
         self.ctx, self.op, self.row = ctx, op, row
-        # What requests may change besides what is editable has a place of its own in the console.
-        made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items() if not op.partial or param.info.editable}
+        made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items() if name not in op.besides}
         self.widgets = {name: widget for name, (_, widget) in made.items()}
         for name, filters in (op.among(row) if op.among is not None and row is not None else {}).items():
             rtype = ctx.registry.get(op.params[name].info.kind.type_key)  # type: ignore[attr-defined] # a reference

@@ -80,7 +80,8 @@ def watchdog_of(sessions: sessionmaker[Session], settings: Settings, registry: R
 def hang_told(sessions: sessionmaker[Session], settings: Settings, registry: Registry, worker: str, what: str) -> None:
     """Say that something hangs in a worker: in what `/ready` and the metrics read, as an event, and in the audit log."""
     with sessions() as session:
-        reason = f"It had not come on for {settings.worker_hang_s} s in the worker {worker}."
+        # Everybody reads this: which worker it was, the event and the audit log say.
+        reason = f"It had not come on for {settings.worker_hang_s} s in a worker."
         report_watched(session, Capability(what, available=False, detail="", reason=reason, remedy=REMEDY), worker=worker)
         ctx = Context(session, settings, registry, SYSTEM)
         payload = {"worker": worker, "silent_s": settings.worker_hang_s}

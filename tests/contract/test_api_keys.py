@@ -85,10 +85,13 @@ def test_a_key_that_is_disabled_or_going_refuses_with_a_way_out(api: Api, key: A
         409,
         "The encryption key a-key is disabled. Enable it to use what is encrypted with it.",
     )
+    refusal = api("DELETE", base)
+    assert (refusal.status_code, "schedule-deletion" in refusal.json["message"]) == (409, True)
+    assert refusal.json["details"]["schedule"] == f"/api/v1{base}/schedule-deletion"
     going = api.post(f"{base}/schedule-deletion", {"window_days": 7}).json
     assert (going["key_state"], bool(going["scheduled_deletion_date"])) == ("pending-deletion", True)
     assert "going to be deleted" in api.post(f"{base}/data-key", {}).json["message"]
-    assert api("DELETE", base).status_code == 409
+    assert "it ends at" in api("DELETE", base).json["message"]
     assert api.post(f"{base}/cancel-deletion").json["key_state"] == "disabled"
     assert api.post(f"{base}/enable").json["key_state"] == "enabled"
 

@@ -1,11 +1,15 @@
 """Emptying of a bucket: all versions go, as far as the asker may; it tells how far it is, stops when asked to, and goes on after a crash."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from portal.identity.models import User
+from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict
-from portal.kernel.jobs import reap
+from portal.kernel.jobs import Job, reap
 from portal.storage import emptying
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -112,6 +116,61 @@ def test_it_does_what_the_asker_may(api: Api, base: str, client: Any, worker: Te
     assert attached.status_code == 200, attached.json
     job = ask(api, base, worker)
     assert (job["state"], left(client)) == ("failed", 5), job
+
+
+def before_look(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Have something happen before the job looks for more for the so manieth time."""
+    nexts, calls = emptying._next, list[int]()
+
+    def look(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            act()
+        return nexts(*args)
+
+    monkeypatch.setattr(emptying, "_next", look)
+
+
+def test_what_is_written_after_it_was_asked_for_stays(api: Api, base: str, client: Any, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        for key in ("b", "z-meanwhile"):
+            client.put_object(Bucket=BUCKET, Key=key, Body=b"acknowledged")
+
+    before_look(monkeypatch, 2, write)
+    assert ask(api, base, worker)["state"] == "succeeded"
+    assert [each["Key"] for each in client.list_object_versions(Bucket=BUCKET)["Versions"]] == ["b", "z-meanwhile"]
+    assert client.get_object(Bucket=BUCKET, Key="b")["Body"].read() == b"acknowledged"
+
+
+def test_an_upload_that_is_begun_meanwhile_stays(api: Api, base: str, client: Any, worker: TestWorker) -> None:
+    asked = api.post(f"{base}/empty", {})
+    client.create_multipart_upload(Bucket=BUCKET, Key="begun-later")
+    worker.drain()
+    assert api.get(f"/jobs/{asked.json['job_id']}").json["state"] == "succeeded"
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]] == ["begun-later"]
+
+
+def test_who_may_no_more_deletes_no_more(
+    api: Api, client: Any, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, people: People
+) -> None:  # fmt: skip
+    def leave() -> None:
+        system = people.context(None)
+        with transaction(system.db):
+            system.db.execute(update(User).where(User.id == api.user.id).values(is_active=False))
+
+    before_look(monkeypatch, 2, leave)
+    asked = api.post(f"/storage/buckets/{api.get('/storage/buckets').json['results'][0]['id']}/empty", {})
+    worker.drain()
+    assert left(client) > 5
+    job = people.context(None).db.get(Job, asked.json["job_id"])
+    assert job is not None
+    assert (job.state, "may not sign in any more" in str(job.error)) == ("failed", True)
+
+
+def test_prefixes_are_compared_letter_for_letter(api: Api, base: str, client: Any, worker: TestWorker) -> None:
+    client.create_multipart_upload(Bucket=BUCKET, Key="A/parts")
+    assert ask(api, base, worker, prefix="a/")["state"] == "succeeded"
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]] == ["A/parts"]
 
 
 def test_who_may_not_is_refused(api_for: Any, base: str, people: People) -> None:

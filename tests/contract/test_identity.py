@@ -84,6 +84,8 @@ def test_a_wrong_password_is_refused_counted_and_logged(
     assert stored(database, user).failed_sign_ins == 1
     (entry,) = entries_since(database, seq)
     assert (entry.status, entry.resource_id, entry.source_ip) == ("failure", user.id, "192.0.2.7")
+    # Found with all else of this person; that nobody had signed in is told as well.
+    assert (entry.user_id, entry.username, entry.credential) == (user.id, user.username, "none")
     with database() as session:
         assert session.scalars(select(UserSession)).all() == []
 
@@ -98,7 +100,8 @@ def test_an_unknown_name_is_refused_in_the_same_words(
     with pytest.raises(Unauthorized) as unknown:
         sign_in(visitor(), name, PASSWORD)
     assert (known.value.message, known.value.details) == (unknown.value.message, unknown.value.details)
-    assert entries_since(database, 1)[-1].resource_id == ""
+    last = entries_since(database, 1)[-1]
+    assert (last.resource_id, last.user_id, last.username) == ("", None, "anonymous")
 
 
 def test_nobody_disabled_and_locked_cost_one_hash_like_anybody(

@@ -21,6 +21,9 @@ from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, UserQuota, recount, recount_users
 from portal.kernel.resource import Registry
 from portal.settings import ROOT, Settings
+from portal.storage.buckets import bucket_create
+from portal.storage.object_models import Bucket
+from portal.storage.replication import BucketReplication, ReplicaChange, bucket_set_replication
 from tests.support.audited import statements
 from tests.support.databases import HOST, ON_POSTGRESQL, settings_for
 from tests.support.people import People
@@ -149,6 +152,31 @@ def test_what_is_there_is_charged_to_its_owner(blank: sessionmaker[Session], set
     assert charged() == before
     with blank() as session, transaction(session):
         assert (recount(session), recount_users(session)) == ([], [])
+
+
+def test_buckets_are_replicated_as_before(blank: sessionmaker[Session], settings: Settings, registry: Registry) -> None:
+    """By the one rule that there was, or on the way back, by the one that counts most."""
+    engine = blank.kw["bind"]
+    migrate(engine)
+    with blank() as session:
+        initialise(session, settings)
+    people = People(blank, settings, registry)
+    ctx = people.context(people.admin())
+    source, one, two = (run(ctx, bucket_create, None, {"name": name}).row.id for name in ("a-source", "target-one", "target-two"))
+    rules = [{"destination_bucket": "target-one", "prefix": "a/"}, {"destination_bucket": "target-two"}]
+    run(ctx, bucket_set_replication, source, {"configuration": {"rules": rules}})
+    with transaction(ctx.db):
+        ctx.db.add_all([ReplicaChange(bucket_id=source, destination_id=each, key="a/k", sequence=1) for each in (one, two)])
+    people.close()
+    command.downgrade(alembic_config(engine), "0023")
+    with blank() as session:
+        assert session.scalar(text("SELECT count(*) FROM replica_changes")) == 1
+    migrate(engine)
+    with blank() as session:
+        (rule,) = session.get_one(Bucket, source).replication or ()
+        assert (rule["bucket_id"], rule["prefix"], rule["enabled"], rule["tags"], rule["priority"]) == (one, "a/", True, {}, 1)
+        assert session.scalars(select(BucketReplication.destination_id)).all() == [one]
+        assert session.scalars(select(ReplicaChange.destination_id)).all() == [one]
 
 
 def test_several_that_start_at_once_migrate_once(blank: sessionmaker[Session], tmp_path: Path) -> None:

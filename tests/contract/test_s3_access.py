@@ -128,6 +128,14 @@ def test_words_let_in_as_they_say(client: Any, s3: S3, stranger: User) -> None:
     assert (fetch(f"{s3.url}/{BUCKET}/in", "PUT", b"")[0], fetch(f"{s3.url}/{BUCKET}/in", "DELETE")[0]) == (200, 204)
 
 
+def test_who_may_list_a_bucket_reads_none_of_its_settings(client: Any, s3: S3) -> None:
+    """Tags say what something is for, and rules who uses it: a list that everybody may read is of keys."""
+    client.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "cost-centre", "Value": "secret"}]})
+    client.put_bucket_cors(Bucket=BUCKET, CORSConfiguration={"CORSRules": [{"AllowedMethods": ["GET"], "AllowedOrigins": ["https://a.example"]}]})
+    client.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
+    assert [fetch(f"{s3.url}/{BUCKET}?{each}")[0] for each in ("list-type=2", "tagging", "cors")] == [200, 403, 403]
+
+
 def test_the_documents_have_the_shape_of_s3(client: Any, s3: S3) -> None:
     client.put_bucket_acl(Bucket=BUCKET, ACL="public-read-write")
     found = client.get_bucket_acl(Bucket=BUCKET)

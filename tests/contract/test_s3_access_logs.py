@@ -194,3 +194,15 @@ def test_the_same_through_the_api(client: Any, s3: S3, people: People, api: Api)
         assert sum(each["value"] for each in points) >= least, metric
     assert api.get(f"{base}/metrics?metric=weather").status_code == 400
     assert api("PUT", f"{base}/logging", {"enabled": False}).json["logging_enabled"] is False
+
+
+def test_the_log_is_encrypted_where_its_bucket_encrypts(client: Any, s3: S3, people: People) -> None:
+    rule = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
+    client.put_bucket_encryption(Bucket=LOGS, ServerSideEncryptionConfiguration=rule)
+    enable(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"x")
+    noted(s3, 4)
+    take_up(people, s3)
+    (key,) = [each["Key"] for each in client.list_objects_v2(Bucket=LOGS)["Contents"]]
+    assert client.head_object(Bucket=LOGS, Key=key)["ServerSideEncryption"] == "AES256"
+    assert "REST.PUT.OBJECT" in [line[6] for line in lines(client)]

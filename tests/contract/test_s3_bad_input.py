@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from botocore.auth import S3SigV4Auth
@@ -12,7 +13,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from portal.engines import blobs
-from tests.support.s3 import S3, fetch, refused
+from tests.support.s3 import S3, fetch, refused, sent
+from tests.support.web import Api
 
 BUCKET = "a-bucket"
 BOMB = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><Delete><Object><Key>&b;</Key></Object></Delete>'
@@ -42,6 +44,37 @@ def test_a_body_that_breaks_off_leaves_nothing(client: Any, s3: S3) -> None:
     assert (answer.split()[1], code_of(answer)) == (b"400", "IncompleteBody")
     refused(lambda: client.get_object(Bucket=BUCKET, Key="k"), "NoSuchKey")
     assert list(s3.blobs.stored()) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["?prefix=%00", "?list-type=2&start-after=a%00", "?versions&key-marker=%00", "?uploads&upload-id-marker=%00&key-marker=a", "/k?versionId=%00"],
+)
+def test_null_characters_in_parameters(client: Any, s3: S3, query: str) -> None:
+    status, _, answer = sent(s3, "GET", f"/{BUCKET}{query}")
+    assert (status, code_of(answer)) == (400, "InvalidArgument"), answer
+
+
+@pytest.mark.parametrize("number", ["0", "10001", "0000000019999999", "1" * 40, "-1", "\u0663", ""])
+def test_numbers_of_parts_that_are_none(client: Any, s3: S3, api: Api, number: str) -> None:
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key="k")["UploadId"]
+    status, _, answer = sent(s3, "PUT", f"/{BUCKET}/k?partNumber={quote(number)}&uploadId={upload}", b"x")
+    assert (status, code_of(answer)) == (400, "InvalidArgument"), answer
+    bucket = api.get("/storage/buckets").json["results"][0]["id"]
+    if number:
+        assert api("PUT", f"/storage/buckets/{bucket}/multipart-uploads/{upload}/parts/{quote(number)}", data=b"x").status_code == 400
+    assert "Parts" not in client.list_parts(Bucket=BUCKET, Key="k", UploadId=upload)
+
+
+@pytest.mark.parametrize("field", ["Cache-Control", "Content-Type", "x-amz-meta-a"])
+def test_a_form_puts_no_lines_into_headers(client: Any, field: str) -> None:
+    fields = {field: "x\r\nSet-Cookie: a=1"}
+    form = client.generate_presigned_post(BUCKET, "f", Fields=fields, Conditions=[fields])
+    lines = [f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in form["fields"].items()]
+    body = "".join([*lines, '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nof a form\r\n--b--\r\n'])
+    status, _, answer = fetch(form["url"], "POST", body.encode(), {"Content-Type": "multipart/form-data; boundary=b"})
+    assert (status, code_of(answer)) == (400, "InvalidArgument"), answer
+    refused(lambda: client.get_object(Bucket=BUCKET, Key="f"), "NoSuchKey")
 
 
 @pytest.mark.parametrize("body", [BOMB, b"<Delete>", b"<Other/>", b"", b"\xff\xfe", b"<Delete></Delete>"])

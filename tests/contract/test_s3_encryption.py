@@ -4,13 +4,14 @@ import hashlib
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 
 from portal.kernel.db import transaction
 from portal.kernel.operations import run
 from portal.security.encryption_keys import key_create, key_disable, key_enable, key_rotate, key_schedule_deletion
 from portal.security.key_models import EncryptionKey
-from portal.security.key_store import default_key
+from portal.security.key_rewrap import _round
+from portal.security.key_store import HOLDERS, default_key
 from portal.storage.facts import VERSIONS
 from portal.storage.sweep import scrub
 from tests.support.people import People
@@ -227,3 +228,22 @@ def test_a_wrapped_key_taken_to_another_object_opens_nothing(client: Any, people
         wrapped = session.scalar(select(VERSIONS.c.wrapped_key).where(VERSIONS.c.key == "one"))
         session.execute(VERSIONS.update().where(VERSIONS.c.key == "two").values(wrapped_key=wrapped))
     refused(lambda: client.get_object(Bucket=BUCKET, Key="two"), "InternalError")
+
+
+def test_wrapping_again_waits_for_nobody_with_locks_in_hand(client: Any, people: People, key: EncryptionKey) -> None:
+    """Whoever deletes several objects locks them in an order of their own."""
+    for name in ("a", "b", "c"):
+        client.put_object(Bucket=BUCKET, Key=name, Body=b"x", **kms(key))
+    do(people, key_rotate, key)
+    writer, rotation = people.context(None), people.context(None)
+    if writer.db.get_bind().dialect.name == "sqlite":
+        pytest.skip("one writer at a time")
+    holder = next(each for each in HOLDERS if each.label == "objects")
+    with transaction(writer.db):
+        writer.db.execute(update(VERSIONS).where(VERSIONS.c.key == "a").values(acl="private"))
+        with transaction(rotation.db):
+            rotation.db.execute(text("SET LOCAL lock_timeout = '10s'"))
+            assert _round(rotation.db, people.settings, holder, key.id) == 2
+    with transaction(rotation.db):
+        assert _round(rotation.db, people.settings, holder, key.id) == 1
+    assert set(rotation.db.scalars(select(VERSIONS.c.key_version))) == {2}

@@ -1,5 +1,6 @@
 """Rules for the life of objects: what they delete, and what not."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,8 @@ from sqlalchemy import update
 
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
-from portal.storage.lifecycle import Followed, lifecycle_follow
+from portal.kernel.errors import Unavailable
+from portal.storage.lifecycle import Followed, _Follow, lifecycle_follow
 from portal.storage.object_models import ObjectUpload, ObjectVersion
 from tests.support.people import People
 from tests.support.s3 import S3, refused
@@ -133,3 +135,102 @@ def test_the_api_has_the_same_rules(client: Any, api: Api) -> None:
         {"expire_days": 1, "more": 1},
     ):
         assert api("PUT", f"/storage/buckets/{bucket}/lifecycle", {"rules": [wrong]}).status_code == 400, wrong
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have something happen between the look at some keys and what the rule does with them."""
+    plain = _Follow._write
+
+    def write(self: _Follow, *due: Any) -> Any:
+        act()
+        return plain(self, *due)
+
+    monkeypatch.setattr(_Follow, "_write", write)
+
+
+def test_a_version_that_was_restored_meanwhile_stays(client: Any, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"precious")
+    mark = client.delete_object(Bucket=BUCKET, Key="k")["VersionId"]
+    age(system, 50)
+    rules(client, {"NoncurrentVersionExpiration": {"NoncurrentDays": 7}})
+    meanwhile(monkeypatch, lambda: client.delete_object(Bucket=BUCKET, Key="k", VersionId=mark))
+    assert lifecycle_follow(system) == Followed()
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"precious"
+
+
+@pytest.mark.parametrize("how", ["tagged", "newer gone"])
+def test_what_a_rule_speaks_of_is_looked_at_again(client: Any, system: Context, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Somebody changes what is said of an older version, or deletes the one that made it old; it is one of the newest two older ones then."""
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    ids = [client.put_object(Bucket=BUCKET, Key="k", Body=b"x", Tagging="is=scrap")["VersionId"] for _ in range(4)]
+    age(system, 50)
+    rules(
+        client,
+        {"Filter": {"Tag": {"Key": "is", "Value": "scrap"}}, "NoncurrentVersionExpiration": {"NoncurrentDays": 7, "NewerNoncurrentVersions": 2}},
+    )
+    kept = {"TagSet": [{"Key": "is", "Value": "kept"}]}
+    acts: dict[str, Callable[[], object]] = {
+        "tagged": lambda: client.put_object_tagging(Bucket=BUCKET, Key="k", VersionId=ids[0], Tagging=kept),
+        "newer gone": lambda: client.delete_object(Bucket=BUCKET, Key="k", VersionId=ids[1]),
+    }
+    meanwhile(monkeypatch, acts[how])
+    assert lifecycle_follow(system) == Followed()
+    assert ids[0] in [each["VersionId"] for each in client.list_object_versions(Bucket=BUCKET)["Versions"]]
+
+
+def test_prefixes_of_uploads_are_compared_letter_for_letter(client: Any, system: Context) -> None:
+    for key in ("tmp/a", "TMP/a", "Tmp/b"):
+        client.create_multipart_upload(Bucket=BUCKET, Key=key)
+    with transaction(system.db):
+        system.db.execute(update(ObjectUpload).values(created_at=now() - timedelta(days=2)))
+    rules(client, {"Filter": {"Prefix": "tmp/"}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}})
+    assert lifecycle_follow(system) == Followed(uploads=1)
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]] == ["TMP/a", "Tmp/b"]
+
+
+def test_many_go_in_few_transactions(client: Any, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        client.put_object(Bucket=BUCKET, Key=f"{number}", Body=b"x")
+    age(system, 5)
+    rules(client, {"Expiration": {"Days": 1}})
+    writes: list[object] = []
+    meanwhile(monkeypatch, lambda: writes.append(None))
+    assert lifecycle_follow(system) == Followed(expired=12)
+    assert len(writes) == 1
+    assert keys(client) == []
+
+
+def test_one_buckets_trouble_is_its_own(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = s3.client()
+    other.create_bucket(Bucket="b-bucket")
+    one_rule = {"Rules": [{"ID": "r", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]}
+    for bucket in (BUCKET, "b-bucket"):
+        client.put_object(Bucket=bucket, Key="k", Body=b"x")
+        client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=one_rule)
+    age(system, 5)
+    troubled: list[object] = []
+
+    def trouble() -> None:
+        if not troubled:
+            troubled.append(None)
+            raise Unavailable("The database does not answer.")
+
+    meanwhile(monkeypatch, trouble)
+    assert lifecycle_follow(system) == Followed(expired=1)
+    assert lifecycle_follow(system) == Followed(expired=1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "gone"),
+    [({"Filter": {"And": {"Prefix": "", "ObjectSizeGreaterThan": 5}}}, False), ({"Filter": {"Tag": {"Key": "a", "Value": "b"}}}, False), ({}, True)],
+)
+def test_marks_that_stand_alone_go_when_they_are_old_and_the_rule_is_about_all(
+    client: Any, system: Context, rule: dict[str, Any], gone: bool
+) -> None:  # fmt: skip
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    client.delete_object(Bucket=BUCKET, Key="k")
+    rules(client, {"Expiration": {"Days": 3}, **rule})
+    assert lifecycle_follow(system) == Followed()
+    age(system, 5)
+    assert lifecycle_follow(system) == Followed(expired=int(gone))

@@ -1,15 +1,19 @@
 """Replication: the other bucket gets every version once, under the same id, whoever dies on the way; and says how far behind it is."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from portal.engines.blobs import LocalBlobs
+from portal.engines.object_ports import Blob
 from portal.engines.ports import EngineRefused
+from portal.kernel.alerts import Alert
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.storage import replicating
+from portal.storage.object_models import BlobToRemove, ObjectVersion
 from portal.storage.replicating import replication_run
 from portal.storage.replication import BucketReplication
 from tests.support.draining import TestWorker
@@ -130,6 +134,66 @@ def test_locks_come_along(client: Any, s3: S3, system: Context) -> None:
     assert client.get_object_legal_hold(Bucket="also-locked", Key="k")["LegalHold"] == {"Status": "ON"}
 
 
+def locked_target(client: Any, rule_of_target: dict[str, Any] | None = None) -> None:
+    client.create_bucket(Bucket="worm", ObjectLockEnabledForBucket=True)
+    if rule_of_target:
+        whole = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": rule_of_target}}
+        client.put_object_lock_configuration(Bucket="worm", ObjectLockConfiguration=whole)
+
+
+def retained(client: Any, bucket: str = "worm") -> tuple[str, bool, str]:
+    head = client.head_object(Bucket=bucket, Key="k")
+    until = head.get("ObjectLockRetainUntilDate")
+    return head.get("ObjectLockMode", ""), until is not None and until > now() + timedelta(days=800), head.get("ObjectLockLegalHoldStatus", "")
+
+
+def test_a_replica_is_kept_as_its_own_bucket_says(client: Any, s3: S3, system: Context) -> None:
+    """A bucket with object lock may be the copy of one without."""
+    locked_target(client, {"Mode": "COMPLIANCE", "Days": 30})
+    rule(client, target="worm")
+    version = client.put_object(Bucket=SOURCE, Key="k", Body=b"x")["VersionId"]
+    again(system, s3)
+    assert client.head_object(Bucket="worm", Key="k")["ObjectLockMode"] == "COMPLIANCE"
+    refused(lambda: client.delete_object(Bucket="worm", Key="k", VersionId=version), "AccessDenied")
+
+
+def test_what_keeps_a_replica_is_not_taken_away_from_its_source(client: Any, s3: S3, system: Context, people: People) -> None:
+    locked_target(client)
+    rule(client, target="worm")
+    version = client.put_object(Bucket=SOURCE, Key="k", Body=b"x", Metadata={"a": "b"})["VersionId"]
+    again(system, s3)
+    far = {"Mode": "COMPLIANCE", "RetainUntilDate": now() + timedelta(days=900)}
+    client.put_object_retention(Bucket="worm", Key="k", Retention=far, ChecksumAlgorithm="CRC32")
+    client.put_object_legal_hold(Bucket="worm", Key="k", LegalHold={"Status": "ON"}, ChecksumAlgorithm="CRC32")
+    tags = [{"Key": "a", "Value": "b"}]
+    s3.client(people.user("developer")).put_object_tagging(Bucket=SOURCE, Key="k", Tagging={"TagSet": tags})
+    again(system, s3)
+    assert retained(client) == ("COMPLIANCE", True, "ON")
+    assert client.get_object_tagging(Bucket="worm", Key="k")["TagSet"] == tags
+    refused(lambda: client.delete_object(Bucket="worm", Key="k", VersionId=version), "AccessDenied")
+
+
+def test_what_keeps_a_replica_grows_with_its_source(client: Any, s3: S3, system: Context) -> None:
+    locked_target(client)
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    rule(client, "locked", "worm")
+    near, far = now() + timedelta(days=10), now() + timedelta(days=900)
+    governed = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": near, "ChecksumAlgorithm": "CRC32"}
+    client.put_object(Bucket="locked", Key="k", Body=b"x", ObjectLockLegalHoldStatus="OFF", **governed)
+    again(system, s3)
+    assert retained(client)[:2] == ("GOVERNANCE", False)
+    client.put_object_legal_hold(Bucket="worm", Key="k", LegalHold={"Status": "ON"}, ChecksumAlgorithm="CRC32")
+    longer = {"Mode": "GOVERNANCE", "RetainUntilDate": far}
+    client.put_object_retention(Bucket="locked", Key="k", Retention=longer, ChecksumAlgorithm="CRC32")
+    again(system, s3)
+    assert retained(client) == ("GOVERNANCE", True, "ON")
+    client.put_object_retention(
+        Bucket="locked", Key="k", Retention={"Mode": "COMPLIANCE", "RetainUntilDate": near}, BypassGovernanceRetention=True, ChecksumAlgorithm="CRC32"
+    )
+    again(system, s3)
+    assert retained(client) == ("COMPLIANCE", True, "ON")
+
+
 def test_only_what_the_rule_says(client: Any, s3: S3, system: Context) -> None:
     client.put_object(Bucket=SOURCE, Key="a/before", Body=b"x")
     rule(client, Filter={"Prefix": "a/"}, DeleteMarkerReplication={"Status": "Disabled"})
@@ -216,6 +280,28 @@ def test_what_is_damaged_stops_nobody(client: Any, s3: S3, system: Context) -> N
     again(system, s3)
     assert [each[0] for each in versions(client, TARGET)] == ["good"]
     assert client.head_object(Bucket=SOURCE, Key="bad")["ReplicationStatus"] == "FAILED"
+    assert system.db.scalars(select(Alert.title).distinct()).all() == [f"{SOURCE}/bad is damaged"]
+
+
+def test_what_is_moved_meanwhile_is_carried_over(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A move to other disks gives a version another blob, and the old one goes within seconds."""
+    rule(client)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"bytes")
+    plain, moves = LocalBlobs.copy, s3.people.context(None)
+
+    def copy(self: LocalBlobs, blob: Blob, storage_class: str = "") -> Blob:
+        monkeypatch.setattr(LocalBlobs, "copy", plain)
+        moved = plain(self, blob, storage_class)
+        with transaction(moves.db):
+            moves.db.execute(update(ObjectVersion).where(ObjectVersion.blob == blob.id).values(blob=moved.id))
+            moves.db.add(BlobToRemove(blob=blob.id))
+        s3.sweep()
+        return plain(self, blob, storage_class)
+
+    monkeypatch.setattr(LocalBlobs, "copy", copy)
+    again(system, s3)
+    assert sent(client, TARGET, "k") == b"bytes"
+    assert client.head_object(Bucket=SOURCE, Key="k")["ReplicationStatus"] == "COMPLETED"
 
 
 def test_buckets_that_go(client: Any, s3: S3, api: Api, base: str, system: Context) -> None:

@@ -1,16 +1,17 @@
 """The one way in which buckets are changed: whoever comes back has been written, once, and what lies under an object is never removed."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from portal.identity.models import User
+from portal.engines.blobs import LocalBlobs
+from portal.identity.models import ApiToken, Membership, S3AccessKey, User
 from portal.kernel.alerts import Alert
 from portal.kernel.db import transaction
 from portal.kernel.errors import Unavailable
@@ -22,7 +23,8 @@ from portal.storage.objects import ANY, About, Content, put
 from portal.storage.usage import GIB
 from portal.storage.writing import Writing, write
 from tests.support.people import People
-from tests.support.s3 import S3
+from tests.support.s3 import S3, refused
+from tests.support.web import Api
 
 
 @pytest.fixture
@@ -172,3 +174,44 @@ def test_who_crosses_a_limit_is_told_and_nobody_of_another_project(s3: S3, peopl
         queue._lead(together)
     assert [each.error for each in batch] == [None, None]
     assert set(ctx.db.scalars(select(Alert.user_id).where(Alert.resource_type == "core.quota"))) == {user.id}
+
+
+@pytest.mark.parametrize(
+    ("by", "how"), [("s3", "left"), ("s3", "disabled"), ("s3", "key gone"), ("part", "left"), ("api", "left"), ("api", "key gone")]
+)
+def test_who_may_no_more_when_the_bytes_have_arrived_writes_nothing(
+    s3: S3, api_for: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, by: str, how: str
+) -> None:  # fmt: skip
+    people = s3.people
+    monkeypatch.setattr(writing, "STALE_S", 0.0)
+    owner, system = people.user("project_admin"), people.context(None)
+    bucket = buckets_of(s3, people, owner, 1)[0]
+    api = api_for("developer")
+    client = s3.client(api.user)
+    # As long as nothing changes, nothing is in the way.
+    client.put_object(Bucket=bucket.name, Key="before", Body=b"x")
+    upload = {"Bucket": bucket.name, "Key": "k", "UploadId": client.create_multipart_upload(Bucket=bucket.name, Key="k")["UploadId"]}
+    ends: dict[str, Any] = {
+        "left": delete(Membership).where(Membership.user_id == api.user.id),
+        "disabled": update(User).where(User.id == api.user.id).values(is_active=False),
+        "key gone": delete(ApiToken if by == "api" else S3AccessKey).where((ApiToken if by == "api" else S3AccessKey).user_id == api.user.id),
+    }
+    plain = LocalBlobs.writing
+
+    def begin(*args: Any, **options: Any) -> Any:
+        with transaction(system.db):
+            system.db.execute(ends[how])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(LocalBlobs, "writing", begin)
+    if by == "api":
+        answer = api("PUT", f"/storage/buckets/{bucket.id}/objects/k", data=b"late")
+        assert (answer.status_code, answer.json["error"]) == (403, "FORBIDDEN")
+    elif by == "part":
+        refused(lambda: client.upload_part(**upload, PartNumber=1, Body=b"late"), "AccessDenied")
+    else:
+        refused(lambda: client.put_object(Bucket=bucket.name, Key="k", Body=b"late"), "AccessDenied")
+    owners = s3.client(owner)
+    assert [each["Key"] for each in owners.list_objects_v2(Bucket=bucket.name)["Contents"]] == ["before"]
+    assert "Parts" not in owners.list_parts(**upload)
+    assert len(list(s3.blobs.stored())) == 1

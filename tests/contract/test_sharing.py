@@ -140,6 +140,8 @@ def test_an_image_is_shared_in_the_same_way(stage: Stage, api: Api, api_for: Cal
     assert other.get(f"/compute/images/{image.id}").status_code == 404
     assert api.post(f"/compute/images/{image.id}/share", {"account_ids": [project]}).status_code == 200
     assert other.get(f"/compute/images/{image.id}").status_code == 200
+    assert other.get("/compute/images/mine").json["count"] == 0
+    assert image.name in other.get("/compute/images").text
     made = other.post("/compute/instances", {"name": "web", "flavor": "t3-micro", "image": image.id})
     assert made.status_code == 202, made.json
     assert api.post(f"/compute/images/{image.id}/share", {"account_ids": []}).status_code == 200

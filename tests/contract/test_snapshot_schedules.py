@@ -222,7 +222,9 @@ def test_the_api_sets_shows_and_ends_it(api: Api, api_for: Callable[..., Api], p
     for wrong in ({}, {"frequency": "yearly", "retention_days": 1}, {"frequency": "daily", "retention_count": 0}, {**given, "cron": "* * * * *"}):
         assert api("PUT", f"{path}/snapshot-schedule", wrong).status_code == 400
     stranger = api_for("developer", people.project())
-    assert stranger("PUT", f"{path}/snapshot-schedule", given).status_code == 404
+    for body in (given, {}):
+        assert stranger("PUT", f"{path}/snapshot-schedule", body).status_code == 404
+        assert api_for("viewer")("PUT", f"{path}/snapshot-schedule", body).status_code == 403
     assert stranger.get(f"{path}/snapshot-schedule").status_code == 404
     assert api("DELETE", f"{path}/snapshot-schedule").status_code == 204
     assert api.get(path).json["snapshot_schedule"] is None

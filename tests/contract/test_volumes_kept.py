@@ -1,6 +1,7 @@
 """Volumes in the course of time: they grow, are kept and brought back, thrown away and swept up."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -8,10 +9,12 @@ from sqlalchemy import update
 from portal.compute.images import image_create, image_delete
 from portal.compute.instances import Instance, instance_rebuild, instance_terminate
 from portal.engines.volume_ports import VolumeSpec
+from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
+from portal.kernel.declare import Operation, Outcome
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, StateConflict
 from portal.kernel.operations import run
-from portal.storage import snapshots
+from portal.storage import snapshots, tending
 from portal.storage.snapshots import snapshot_create, snapshot_delete
 from portal.storage.volume_models import Snapshot, Volume, VolumeType
 from portal.storage.volume_types import VOLUME_TYPE
@@ -168,6 +171,28 @@ def test_snapshots_are_kept_as_long_as_was_said(stage: Stage) -> None:
     stage.tend()
     stage.ctx.db.expire_all()
     assert stage.ctx.db.get_one(Snapshot, kept.id).state == "deleted"
+
+
+def test_what_is_kept_in_the_last_moment_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody changes their mind when the portal has looked what is over, and has yet to delete it."""
+    row, kept = volume(stage), stage.do(snapshot_create, name="kept", volume=volume(stage).id, retention_days=3)
+    run(stage.ctx, volume_trash, row.id)
+    over = now() - timedelta(seconds=1)
+    with transaction(stage.ctx.db):
+        stage.ctx.db.execute(update(Volume).where(Volume.id == row.id).values(trash_until=over))
+        stage.ctx.db.execute(update(Snapshot).where(Snapshot.id == kept.id).values(expires_at=over))
+
+    def late(ctx: Context, op: Operation, target: str | None, data: dict[str, Any]) -> Outcome:
+        if target == row.id:
+            run(stage.ctx, volume_recover, row.id)
+        if target == kept.id:
+            run(stage.ctx, stage.ctx.registry.operation("storage.snapshot.update"), kept.id, {"retention_days": 30})
+        return run(ctx, op, target, data)
+
+    monkeypatch.setattr(tending, "run", late)
+    stage.tend()
+    stage.ctx.db.expire_all()
+    assert (stage.ctx.db.get_one(Volume, row.id).state, stage.ctx.db.get_one(Snapshot, kept.id).state) == ("available", "completed")
 
 
 def test_what_no_record_wants_is_swept_and_what_none_knows_is_left(stage: Stage) -> None:

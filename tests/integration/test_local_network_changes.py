@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from portal.engines.local.network import engine
+from portal.engines.local.network import engine, nft
+from portal.engines.local.network import filter as filter_
 from portal.engines.network_ports import Flow, GroupSpec, PeeringSpec, PortSpec, RouteSpec, SubnetSpec, Via, VpcSpec
 from portal.engines.ports import EngineError
 from tests.support.network import (
@@ -268,6 +269,43 @@ def test_whatever_is_broken_is_seen_and_healed(host: NetworkHost, guest: Callabl
     assert not b.hears("10.0.1.5", 22)
     assert a.fetch("169.254.169.254", "/latest/meta-data/instance-id")[0] == 200
     assert "10.0.2.5" in a.run("busybox", "nslookup", "g1.test.internal", "10.0.1.1")
+
+
+def test_rules_that_somebody_takes_away_are_back_before_anybody_looks(host: NetworkHost, guest: Callable[..., Guest]) -> None:
+    spec = made_vpc(host, "10.0.1.5", "10.0.1.6")
+    a, _ = guest(spec, 0), guest(spec, 1)
+    router = host.engine._router(spec.vpc_id).name  # type: ignore[attr-defined]
+    for _ in range(3):
+        host.damage(spec.vpc_id, "router rules")
+        until(lambda: ("inet", filter_.TABLE) in nft.tables(router), within_s=10, what="the rules are back")
+        assert a.hears("10.0.1.6", 80, PATIENTLY_S)
+        assert not a.hears("10.0.1.6", 22)
+    assert [each.vpc_id for each in host.engine.drift()] == [spec.vpc_id], "it is told all the same"
+    host.engine.ensure_vpc(spec)
+    assert host.engine.drift() == []
+    host.damage(spec.vpc_id, "router rules")
+    until(lambda: ("inet", filter_.TABLE) in nft.tables(router), within_s=10, what="the rules are back once more")
+
+
+def test_what_began_under_somebody_elses_rules_ends_with_the_next_look(
+    host: NetworkHost, guest: Callable[..., Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = made_vpc(host, "10.0.1.5", "10.0.1.6")
+    a, _ = guest(spec, 0), guest(spec, 1)
+    # As if nobody heard of it at once: who listens is made anew with the next look.
+    monkeypatch.setattr(host.engine, "_rules_changed", lambda _vpc_id: None)
+    host.engine.close()
+    host.engine.drift()
+    opened = "".join(f"insert rule inet {filter_.TABLE} {chain} accept\n" for chain in ("sent", "received"))
+    nft.apply(host.engine._router(spec.vpc_id).name, opened)  # type: ignore[attr-defined]
+    with a.connect("10.0.1.6", 22, PATIENTLY_S) as link:
+        link.recv(100)
+        assert goes_on(link)
+        assert [each.vpc_id for each in host.engine.drift()] == [spec.vpc_id]
+        host.engine.ensure_vpc(spec)
+        link.settimeout(1)
+        assert not goes_on(link)
+    assert host.engine.drift() == []
 
 
 def test_the_first_way_out_of_an_installation_is_made_after_networks_were_looked_at(host: NetworkHost) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from portal.engines.local.disks import Disks
-from portal.engines.ports import MachineSpec, MachineVolume
+from portal.engines.local.hypervisor import Hypervisor
+from portal.engines.ports import MachineSpec, MachineState, MachineVolume
 from tests.integration.test_local_volumes import device, given
 from tests.support.hosts import TINY, Host, local_host, why_no_local_host
 
@@ -85,6 +86,65 @@ def test_the_next_worker_gives_it_up(host: Host, interrupted: Callable[[], tuple
     assert letters(host, data) == "abcd"
     host.volumes.restore(data, "snap-000000000002")
     assert letters(host, data) == "abc-"
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`dying(what, call)`: a worker dies right before a method of the driver's, or right after it."""
+
+    def die_in(owner: type, method: str, call: Callable[[], object], *, before: bool) -> None:
+        real = getattr(owner, method)
+
+        def die(*arguments: object, **options: object) -> None:
+            if not before:
+                real(*arguments, **options)
+            raise Death
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, die)
+            with pytest.raises(Death):
+                call()
+
+    return die_in
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_in_the_middle_of_attaching_and_detaching(host: Host, dying: Callable[..., None], before: bool) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    having = replace(spec, volumes=[MachineVolume(data)])
+    dying(Disks, "plug", lambda: host.engine.ensure_volumes(having), before=before)
+    name = given(host, spec, MachineVolume(data))
+    put(host, spec, name, 0, "a")
+    dying(Disks, "unplug", lambda: host.engine.ensure_volumes(spec), before=before)
+    host.engine.ensure_volumes(spec)
+    assert host.volumes.attached() == {}
+    assert letters(host, data) == "a---"
+    name = given(host, spec, MachineVolume(data))
+    put(host, spec, name, 1, "b")
+    # Its machine is off by the time the next worker comes to it.
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    host.engine.ensure_volumes(spec)
+    host.volumes.ensure_snapshot(SNAP, data)
+    assert letters(host, data) == "ab--"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_in_the_middle_of_taking_it_by_force(host: Host, dying: Callable[..., None], before: bool) -> None:
+    data = host.volume().volume_id
+    spec = host.booted()
+    name = given(host, spec, MachineVolume(data))
+    put(host, spec, name, 0, "a")
+    host.engine.host.hypervisor().find(spec.machine_id).suspend()  # type: ignore[attr-defined] # the local engine
+    dying(Hypervisor, "pull_plug", lambda: host.engine.ensure_volumes(spec, is_forced=True), before=before)
+    # Without power the machine counts as crashed, so that it is booted again; whoever comes next takes the volume.
+    assert host.engine.machine_state(spec.machine_id) is (MachineState.PAUSED if before else MachineState.CRASHED)
+    host.engine.ensure_volumes(spec, is_forced=True)
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY", times=2)
+    assert host.volumes.attached() == {}
+    host.volumes.ensure_snapshot(SNAP, data)
+    assert letters(host, data) == "a---"
 
 
 def test_the_host_loses_its_power_as_well(host: Host, interrupted: Callable[[], tuple[MachineSpec, str, str]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from portal.engines.local import volumes
 from portal.engines.ports import EngineError, MachineSpec, MachineVolume
 from portal.engines.volume_ports import Kept, VolumeSpec
 from tests.support.hosts import TINY, Host, local_host, why_no_local_host
@@ -164,6 +165,30 @@ def test_snapshots_come_and_go_under_a_guest_that_never_stops(host: Host) -> Non
     assert "".join(host.read(data, number) for number in range(10)) == "abcdefghiz"
     host.volumes.restore(data, f"snap-{6:012}")
     assert "".join(host.read(data, number) or "-" for number in range(10)) == "abcdefg--z"
+
+
+def test_a_guest_that_never_stops_is_kept_in_any_number_of_snapshots(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "DEEPEST", 3)
+    root = host.volume(image_id=TINY).volume_id
+    spec = host.booted(volumes=[MachineVolume(root, is_root=True)], root_disk_gib=1)
+    data = host.volume().volume_id
+    name = given(host, spec, MachineVolume(root, is_root=True), MachineVolume(data))
+    name = device(host, spec, data)
+    for number in range(9):
+        host.run(spec, f"printf {'abcdefghi'[number]} | dd of={name} bs=1 seek={number}M conv=notrunc,fsync")
+        for volume_id, kept in ((data, f"snap-{number:012}"), (root, f"snap-root{number:08}")):
+            host.volumes.ensure_snapshot(kept, volume_id)
+        if number > 1:
+            host.volumes.remove_snapshot(f"snap-{number - 2:012}")
+        host.volumes.compact()
+        assert max(host.engine.host.disks().depths().values()) <= 5  # type: ignore[attr-defined] # the local engine
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    assert "".join(host.read(data, number) for number in range(9)) == "abcdefghi"
+    host.engine.ensure_running(spec.machine_id)
+    host.wait_for(spec, "READY", times=2)
+    host.engine.ensure_stopped(spec.machine_id, graceful_timeout_s=0)
+    host.volumes.restore(data, f"snap-{7:012}")
+    assert "".join(host.read(data, number) or "-" for number in range(9)) == "abcdefgh-"
 
 
 def test_a_root_disk_of_an_earlier_version_becomes_a_volume_that_can_be_restored(host: Host, tmp_path: Path) -> None:

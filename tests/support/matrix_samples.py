@@ -177,6 +177,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "POST /api/v1/security/keys/<key_id>/decrypt": {"ciphertext": ids["ciphertext"]},
         "POST /api/v1/storage/volumes": {"name": new, "size_gb": 1},
         "POST /api/v1/storage/volumes/bulk-action": {"action": "delete", "ids": [ids["bulk_volume_id"]]},
+        "PUT /api/v1/storage/volumes/<volume_id>/snapshot-schedule": {"frequency": "daily", "retention_count": 7},
         "POST /api/v1/storage/volumes/<volume_id>/attach": {"instance": ids["instance_id"]},
         "POST /api/v1/storage/volumes/<volume_id>/resize": {"size_gb": 5},
         "POST /api/v1/storage/volumes/<volume_id>/restore": {"snapshot": ids["snapshot_id"]},

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from portal.compute.images import staging_path
 from portal.engines.fake import FakeCompute
@@ -26,7 +26,7 @@ from portal.kernel.quota import Reservation, recount
 from portal.kernel.resource import Registry
 from portal.kernel.runner import TaskRun
 from portal.storage.tending import tend_volumes
-from portal.storage.volume_models import Volume
+from portal.storage.volume_models import Snapshot, Volume
 from tests.support.draining import TestWorker
 
 TINY = "atonix-tiny"
@@ -233,6 +233,21 @@ def _restore(stage: Stage) -> Play:
     return Play(kept.volume_id, {"snapshot": kept.id})
 
 
+def _over_volume(stage: Stage) -> Play:
+    row = volume(stage)
+    run(stage.ctx, _operation(stage, "storage.volume.trash"), row.id)
+    with transaction(stage.ctx.db):
+        stage.ctx.db.execute(update(Volume).where(Volume.id == row.id).values(trash_until=now()))
+    return Play(row.id, {})
+
+
+def _over_snapshot(stage: Stage) -> Play:
+    row = snapshot(stage)
+    with transaction(stage.ctx.db):
+        stage.ctx.db.execute(update(Snapshot).where(Snapshot.id == row.id).values(expires_at=now()))
+    return Play(row.id, {})
+
+
 PLAYS: dict[str, Callable[[Stage], Play]] = {
     "compute.instance.create": _create_instance,
     "compute.instance.start": partial(_with, stopped_instance),
@@ -267,6 +282,8 @@ PLAYS: dict[str, Callable[[Stage], Play]] = {
     "storage.snapshot.take_scheduled": _take_scheduled,
     "storage.snapshot.discard": partial(_with, failed_snapshot, reason="The pool is full."),
     "storage.snapshot.delete": partial(_with, snapshot),
+    "storage.snapshot.expire": _over_snapshot,
+    "storage.volume.expire": _over_volume,
     "security.key.rotate": partial(_with, encryption_key),
 }
 

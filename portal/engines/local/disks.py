@@ -63,6 +63,11 @@ class Disks:
         found = self._hypervisor.all().items()
         return {volume_id: name for name, domain in found if self._hypervisor.is_active(domain) for volume_id in self.volumes_of(domain)}
 
+    def depths(self) -> dict[str, int]:
+        """How many files QEMU has opened below each volume of all running domains."""
+        found = (domain for domain in self._hypervisor.all().values() if self._hypervisor.is_active(domain))
+        return {volume_id: len(chain_of(disk.xml)) for domain in found for volume_id, disk in self.volumes_of(domain).items()}
+
     def plug(self, domain: Any, disk: MachineDisk) -> None:
         """Give a running domain a volume, and keep it for its next start."""
         with in_words("The volume cannot be attached"):

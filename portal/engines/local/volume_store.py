@@ -24,6 +24,7 @@ from portal.engines.ports import EngineError, EngineRefused, EngineUnavailable, 
 GIB = 1 << 30
 BLOCK_BYTES = 512
 CURRENT = "disk.qcow2"
+BEGUN = (".merge", ".part")
 UNWANTED = ".unwanted"
 NO_VOLUME = "The volume is not on this host."
 NO_SNAPSHOT = "The snapshot is not on this host."
@@ -209,6 +210,11 @@ class VolumeStore:
             for mark in pool.layers.glob(f"*{UNWANTED}"):
                 if not mark.with_suffix(".qcow2").exists():
                     mark.unlink()
+
+    def begun(self) -> list[Path]:
+        """Files that were to take the places of others, and have not yet."""
+        folders = [*(pool.layers for pool in self.pools.values()), *(folder for _, folder in self.volumes())]
+        return [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix in BEGUN]
 
     def unwanted(self, path: Path) -> Path:
         """The mark of content that nobody asks for by itself any more."""

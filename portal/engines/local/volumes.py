@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from portal.engines.local.volume_store import (
     Pool,
     active,
     base_format_of,
+    below,
     chain_bytes,
     full_disk,
     lock_of,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from portal.engines.local.definition import PluggedDisk
 
 log = logging.getLogger("portal.engines.local")
+# A running machine's volume that is built on more files than this takes over what they hold: libvirt lets QEMU open 200.
+DEEPEST = 100
 IN_USE = "A running machine has this volume. Stop the machine or detach the volume first."
 
 
@@ -50,6 +54,8 @@ class LocalVolumes:
         self._host, self._store, self._locks = host, host.volumes, host.locks
         # Held while something is built on a file, and while a file that nothing is built on is dropped.
         self._building = threading.RLock()
+        # Files that this worker writes and has not put into their places yet; any other such file is a dead worker's.
+        self._begun: set[Path] = set()
 
     def use_keys(self, keyring: Keyring) -> None:
         """Ask this keyring for passphrases."""
@@ -123,7 +129,7 @@ class LocalVolumes:
         with full_disk():
             make_folder(folder)
             disk = folder / "disk.1.qcow2"
-            _copy(layer, disk, lock)
+            self._copy(layer, disk, lock)
             disk.chmod(0o600)
             qemu_img.grow(disk, spec.size_gib * GIB, self._lock(disk, spec.volume_id))
             sync(disk)
@@ -226,7 +232,7 @@ class LocalVolumes:
             if not target.exists():
                 _, layer = self._store.layer(source_id)
                 with full_disk():
-                    _copy(layer, target, self._lock(layer, snapshot_id))
+                    self._copy(layer, target, self._lock(layer, snapshot_id))
                     target.chmod(0o444)
 
     def export(self, snapshot_id: str, path: Path) -> None:
@@ -235,7 +241,7 @@ class LocalVolumes:
         if read_header(layer).is_encrypted:
             raise EngineRefused("The snapshot is encrypted, and images are not.")
         with full_disk():
-            _copy(layer, path, None)
+            self._copy(layer, path, None)
 
     def remove_snapshot(self, snapshot_id: str) -> None:
         """Forget a snapshot: its file goes as soon as nothing is built on it."""
@@ -265,13 +271,23 @@ class LocalVolumes:
         return found
 
     def compact(self) -> int:
-        """Drop what nothing is built on, and merge what one volume or snapshot alone is built on."""
+        """Drop what nothing is built on and what was begun by workers that died, and merge what one volume or snapshot alone is built on."""
         with self._building:
+            for path in [each for each in self._store.begun() if each not in self._begun]:
+                log.info("%s was begun by a worker that died, and is removed", path.name)
+                path.unlink(missing_ok=True)
             gone = self._drop_unused()
             mergeable = [(layer, users[0]) for _, layer in self._unwanted() if len(users := self._store.built_on(layer)) == 1]
+        for volume_id in [each for each, depth in self._depths().items() if depth > DEEPEST]:
+            try:
+                gone += self._flatten(volume_id)
+            except EngineError as error:
+                log.warning("%s cannot be made to stand alone now: %s", volume_id, error.message)
         for layer, user in mergeable:
             try:
                 gone += self._merge(layer, user)
+            except FileNotFoundError:
+                log.debug("%s or what is built on it was removed meanwhile", layer.stem)
             except EngineError as error:
                 log.warning("%s cannot be merged now: %s", layer.stem, error.message)
         return gone
@@ -285,9 +301,8 @@ class LocalVolumes:
         if base is not None and base_format_of(base) is ImageFormat.QCOW2 and read_header(base).is_encrypted:
             # qemu-img has no way to say the passphrase of the file that it is to be built on; a running machine's QEMU has it.
             return 0
-        part = user.with_suffix(".merge")
         before = user.stat()
-        try:
+        with self._begins(user, ".merge") as part:
             qemu_img.duplicate(user, part)
             qemu_img.rebase(part, *_onto(base, user.parent), self._lock(part, volume_id or user.stem))
             part.chmod(before.st_mode & 0o777)
@@ -299,11 +314,40 @@ class LocalVolumes:
                 part.replace(user)
                 sync(user.parent)
                 return self._drop_unused()
-        except FileNotFoundError:
-            # Somebody removed it meanwhile.
-            return 0
+
+    def _copy(self, layer: Path, target: Path, lock: Lock | None) -> None:
+        with self._begins(target, ".part") as part:
+            qemu_img.copy(layer, part, lock)
+            sync(part)
+            part.replace(target)
+            sync(target.parent)
+
+    @contextmanager
+    def _begins(self, target: Path, suffix: str) -> Iterator[Path]:
+        """A file that is written first and then put into the place of another, gone at the end if it was not."""
+        part = target.with_suffix(suffix)
+        with self._building:
+            self._begun.add(part)
+        try:
+            yield part
         finally:
             part.unlink(missing_ok=True)
+            with self._building:
+                self._begun.discard(part)
+
+    def _depths(self) -> Mapping[str, int]:
+        return {} if missing_piece() else self._host.disks().depths()
+
+    def _flatten(self, volume_id: str) -> int:
+        """Have QEMU let a running machine's volume hold all that is above its image: it opens only so many files, whatever is merged on the disk."""
+        with self._volume(volume_id):
+            disk, user = self._store.disk(volume_id), self._caught_up(volume_id)
+            image = next((each.file for each in below(disk) if each.file.is_relative_to(self._host.paths.images)), None)
+            if user is None or not (self._host.disks().pull(*user, image) or (image is not None and self._host.disks().pull(*user, None))):
+                return 0
+            sync(disk)
+            with self._building:
+                return self._drop_unused()
 
     def _merge_live(self, layer: Path, volume_id: str) -> int:
         """Have QEMU do it: the volume of a running machine holds by itself what the layer held."""
@@ -356,17 +400,6 @@ class LocalVolumes:
 
 def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
-
-
-def _copy(layer: Path, target: Path, lock: Lock | None) -> None:
-    part = target.with_suffix(".part")
-    try:
-        qemu_img.copy(layer, part, lock)
-        sync(part)
-        part.replace(target)
-        sync(target.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _refuse_too_small(size_bytes: int, spec: VolumeSpec) -> None:

@@ -32,6 +32,9 @@ class Unused(LocalVolumes):
     def _user(self, volume_id: str) -> None:
         del volume_id
 
+    def _depths(self) -> dict[str, int]:
+        return {}
+
 
 def open_store(root: Path) -> Unused:
     return Unused(LocalHost(root, pools={"ssd": root / "ssd", "hdd": root / "hdd"}))
@@ -97,6 +100,22 @@ def removed(store: Unused) -> None:
     store.compact()
 
 
+def cloned(store: Unused) -> None:
+    """What a copy of a volume comes to."""
+    moment = f"copy-{COPY.removeprefix('vol-')}"
+    store.ensure_snapshot(moment, VOLUME)
+    store.ensure_volume(VolumeSpec(COPY, "ssd", 1, snapshot_id=moment))
+    store.remove_snapshot(moment)
+
+
+def exported(store: Unused) -> None:
+    """What an image from a snapshot comes to: it stands alone, and holds what the snapshot does."""
+    path = store._host.paths.root / "image"
+    store.export(SNAP, path)
+    shown = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -v 1M 1", str(path)], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] == "61"
+
+
 # Call → what the volume holds then, and what there is of it: volumes, snapshots.
 CALLS: dict[str, tuple[Call, str, tuple[int, int]]] = {
     "create": (lambda store: store.ensure_volume(VolumeSpec(COPY, "ssd", 1)), "ab", (2, 1)),
@@ -106,6 +125,8 @@ CALLS: dict[str, tuple[Call, str, tuple[int, int]]] = {
     "snapshot": (lambda store: store.ensure_snapshot(LATER, VOLUME), "ab", (1, 2)),
     "copy": (lambda store: store.ensure_copy(LATER, SNAP, "hdd"), "ab", (1, 2)),
     "restore": (lambda store: store.restore(VOLUME, SNAP), "a-", (1, 1)),
+    "clone": (cloned, "ab", (2, 1)),
+    "image": (exported, "ab", (1, 1)),
     "remove-snapshot": (removed, "ab", (1, 0)),
     "remove-volume": (lambda store: store.remove_volume(VOLUME), "", (0, 1)),
 }
@@ -135,6 +156,24 @@ def test_killed_anywhere(tmp_path: Path, name: str) -> None:
         if not died:
             return
         line += STEP
+
+
+def test_what_a_dead_worker_had_begun_goes_and_what_this_one_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody takes up again what it was for: a copy that was cancelled, a merge into what was deleted meanwhile."""
+    store = begin(tmp_path)
+    store.ensure_copy(LATER, SNAP, "hdd")
+    layers = tmp_path / "hdd" / "layers" / "all"
+    for name in ("snap-00000000dead.part", f"{LATER}.merge"):
+        shutil.copyfile(layers / f"{LATER}.qcow2", layers / name)
+    copied = qemu_img.copy
+
+    def meanwhile(source: Path, target: Path, lock: qemu_img.Lock | None = None) -> None:
+        copied(source, target, lock)
+        store.compact()
+
+    monkeypatch.setattr(qemu_img, "copy", meanwhile)
+    store.ensure_copy("snap-000000000003", SNAP, "hdd")
+    assert sorted(path.name for path in layers.iterdir()) == [f"{LATER}.qcow2", "snap-000000000003.qcow2"]
 
 
 def _removable(store: Unused, root: Path) -> None:

@@ -12,7 +12,18 @@ from portal.engines.local.network.flows import PAYLOAD, PREFIX, TIMESTAMP, FlowR
 from portal.engines.local.network.metadata import answers
 from portal.engines.local.network.name_server import host_resolvers
 from portal.engines.local.network.netlink import attribute, attributes
-from portal.engines.local.network.routing import FIRST_TABLE, PEER_GATEWAY, PEERING_TABLE, Lookup, Route, covers, forwarded_by, led, tables
+from portal.engines.local.network.routing import (
+    FIRST_TABLE,
+    PEER_GATEWAY,
+    PEERING_TABLE,
+    Lookup,
+    Route,
+    covers,
+    forwarded_by,
+    led,
+    over_peerings,
+    tables,
+)
 from portal.engines.local.network.verdict import Connection, Verdicts
 from portal.engines.network_ports import (
     Direction,
@@ -153,6 +164,24 @@ def test_connections_of_a_peer_go_on_while_answers_would_go_over_a_peering() -> 
     spec = routed(RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1"))
     assert Verdicts(spec).may_go_on(Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80))
     assert not Verdicts(spec).may_go_on(Connection(1, "10.9.1.5", "10.0.2.5", "10.0.2.5", "10.9.1.5", icmp_type=8))
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_connections_go_on_over_no_other_peering(way: str) -> None:
+    spec = routed(RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-1"))
+    over = (
+        Connection(6, "10.9.1.5", "10.0.1.5", "10.0.1.5", "10.9.1.5", 80)
+        if way == "in"
+        else Connection(6, "10.0.1.5", "10.9.1.5", "10.9.1.5", "10.0.1.5", 80)
+    )
+    noted = over_peerings(spec)
+    assert [(each.cidr, each.peering_id) for each in noted] == [("10.9.0.0/16", "pcx-1")]
+    assert Verdicts(spec, noted).may_go_on(over), "nothing has changed"
+    assert not Verdicts(spec, [replace(noted[0], peering_id="")]).may_go_on(over), "the peering is another of the same name"
+    exchanged = routed(RouteSpec("10.9.0.0/16", Via.PEERING, "pcx-2"))
+    assert Verdicts(exchanged).may_go_on(over)
+    assert not Verdicts(exchanged, noted).may_go_on(over)
+    assert Verdicts(exchanged, [replace(noted[0], cidr="10.8.0.0/16")]).may_go_on(over), "it went elsewhere"
 
 
 def test_what_a_table_leads_somewhere_is_without_what_it_leads_elsewhere() -> None:

@@ -27,6 +27,7 @@ from portal.engines.local.network.names import Installation
 from portal.engines.local.network.requirements import REMEDY, missing_piece
 from portal.engines.local.network.router import Router, linked
 from portal.engines.local.network.routing import over_peerings
+from portal.engines.local.network.rule_watch import RuleWatch
 from portal.engines.local.paths import LocalPaths
 from portal.engines.network_checks import EXTERNAL, checked, checked_peering
 from portal.engines.network_ports import Bound, Drift, Flow, PeeringSpec, Refusals, VpcSpec, no_beat, tap_name
@@ -62,6 +63,9 @@ class LocalNetwork:
         self._purging = set[str]()
         self._metadata: MetadataService | None = None
         self._flows: FlowReader | None = None
+        self._watch: RuleWatch | None = None
+        # Rules that were set again between two looks, by VPC, as the number of that change.
+        self._restored: dict[str, int] = {}
         self._is_external_right = False
 
     def capability(self) -> Capability:
@@ -114,7 +118,7 @@ class LocalNetwork:
 
     def _make(self, spec: VpcSpec) -> VpcRecord:
         """Make everything of a VPC but an end of its connections; gives what was noted."""
-        metadata, flows = self._open()
+        metadata, flows, watch = self._open()
         before = self._store.vpc(spec.vpc_id)
         former = [] if before is None else [*before.formerly, *(each for state in before.states if state != spec for each in over_peerings(state))]
         record = replace((before or VpcRecord([])).wanting(spec), formerly=list(dict.fromkeys(former)))
@@ -141,7 +145,9 @@ class LocalNetwork:
             self._name_peers(spec.vpc_id)
         metadata.ensure(router.name, spec)
         flows.ensure(router.name, spec.vpc_id, wanted=spec.flow_log)
-        is_purged = before is not None and before.is_purged and before.states == [spec]
+        watch.ensure(router.name, spec.vpc_id)
+        # What began while somebody else's rules held, or none, is gone through as well.
+        is_purged = before is not None and before.is_purged and before.states == [spec] and not is_foreign
         record = VpcRecord([spec], namespace, generation, epoch, is_purged=is_purged, formerly=record.formerly)
         self._store.save_vpc(record)
         return record
@@ -179,9 +185,9 @@ class LocalNetwork:
             record = self._store.vpc(vpc_id)
             if record is None:
                 return
-            metadata, flows = self._open()
-            metadata.remove(vpc_id)
-            flows.remove(vpc_id)
+            for each in self._open():
+                each.remove(vpc_id)
+            self._restored.pop(vpc_id, None)
             for peering in self._peerings_of(vpc_id):
                 self._unlink(peering)
             # Last: what is taken from its peers is told to it as well.
@@ -354,36 +360,51 @@ class LocalNetwork:
     def close(self) -> None:
         """Let go of what this process serves itself."""
         with self._guard:
-            if self._metadata is not None and self._flows is not None:
-                self._metadata.close()
-                self._flows.close()
-            self._metadata = self._flows = None
+            served = (self._metadata, self._flows)
+            watch, self._watch, self._metadata, self._flows = self._watch, None, None, None
+            for each in served:
+                if each is not None:
+                    each.close()
+        if watch is not None:
+            watch.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> tuple[MetadataService, FlowReader]:
+    def _open(self) -> tuple[MetadataService, FlowReader, RuleWatch]:
         """What this process serves itself, begun at the first use for all VPCs that are there. Raises EngineUnavailable."""
-        if self._metadata is None or self._flows is None:
+        if self._metadata is None or self._flows is None or self._watch is None:
             missing = missing_piece()
             if missing:
                 raise EngineUnavailable(f"{missing} {REMEDY}")
             self._paths.make()
-            self._metadata, self._flows = MetadataService(), FlowReader()
+            self._metadata, self._flows, self._watch = MetadataService(), FlowReader(), RuleWatch(self._rules_changed)
             for vpc_id in self._store.vpcs():
                 self._resume(vpc_id)
-        return self._metadata, self._flows
+        return self._metadata, self._flows, self._watch
 
     def _resume(self, vpc_id: str) -> None:
         record, router = self._store.vpc(vpc_id), self._router(vpc_id)
-        if record is None or self._metadata is None or self._flows is None:
+        if record is None or self._metadata is None or self._flows is None or self._watch is None:
             return
         if not record.is_finished or namespaces.identity(router.name) != record.namespace:
             return
         try:
             self._metadata.ensure(router.name, record.spec)
             self._flows.ensure(router.name, vpc_id, wanted=record.spec.flow_log)
+            self._watch.ensure(router.name, vpc_id)
         except (EngineError, OSError) as error:
             log.warning("the metadata service of %s does not go on yet: %s", vpc_id, error)
+
+    def _rules_changed(self, vpc_id: str) -> None:
+        """Set a router's rules again at once if somebody else has changed them; the next look tells of it, and mends what else there is."""
+        with self._guard:
+            record, router = self._store.vpc(vpc_id), self._router(vpc_id)
+            if record is None or not record.is_finished or namespaces.identity(router.name) != record.namespace:
+                return
+            if nft.generation(router.name) in {record.generation, self._restored.get(vpc_id)}:
+                return
+            log.warning("somebody changed the rules of the router of %s; they are set again", vpc_id)
+            self._restored[vpc_id] = router.ensure_rules(record.spec, rules.objects(record.spec))
 
     def _ensure_external(self) -> None:
         if not self._is_external_right:
