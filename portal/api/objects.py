@@ -321,7 +321,10 @@ def move(bucket_id: str, key: str) -> ResponseReturnValue:
     if blobs is None:
         raise Unavailable("This installation has no place for objects.")
     given: ClassInput = read(ClassInput)
-    version = object_set_class(ctx, blobs, _bucket(ctx, bucket_id).name, key, given.storage_class)
+    bucket = _bucket(ctx, bucket_id)
+    # The answer says all that there is to read about it.
+    _objects().find(ctx, bucket, key)
+    version = object_set_class(ctx, blobs, bucket.name, key, given.storage_class)
     return io.answer({**_shown(version), "storage_class_changed_at": io.moment(now())})
 
 

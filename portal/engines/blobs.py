@@ -5,10 +5,11 @@ before the blob is finished, and whoever lists files knows that a young one may 
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +29,11 @@ IDENTITY_BYTES = 16
 PIECE_SEGMENTS = 4
 # After so many bytes of a blob it is looked again whether there is room.
 LOOK_BYTES = 16 << 20
-SHORT_PERCENT = 10
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
 NO_LINK = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOTSUP)
+GONE = "The bytes of this object are gone."
 FULL = "There is no room left where objects are kept. An administrator has to free space under DATA_DIR, or objects have to be deleted."
 
 
@@ -111,7 +112,7 @@ class LocalBlobs:
         try:
             self.path(copied.id).hardlink_to(self.path(blob.id))
         except FileNotFoundError:
-            raise BlobAbsent("The bytes of this object are gone.") from None
+            raise BlobAbsent(GONE) from None
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise refusal(error) from error
@@ -134,6 +135,38 @@ class LocalBlobs:
         for blob_id in blob_ids:
             self.path(blob_id).unlink(missing_ok=True)
 
+    def hold(self, first: str) -> "LocalHold":
+        """Lock the file of a blob against `remove_unheld`; many may at the same time, and the lock ends with its process."""
+        path = self.path(first)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise BlobAbsent(GONE) from None
+        except OSError as error:
+            raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if not path.exists():
+            # It was removed between opening and locking.
+            os.close(handle)
+            raise BlobAbsent(GONE)
+        return LocalHold(handle)
+
+    def remove_unheld(self, first: str, blob_ids: Sequence[str]) -> bool:
+        """Remove blobs unless somebody holds the first one, which goes first if it goes: who comes later finds nothing to hold."""
+        try:
+            handle = os.open(self.path(first), os.O_RDWR)
+        except FileNotFoundError:
+            self.remove(*blob_ids)
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.remove(*sorted(blob_ids, key=lambda each: each != first))
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
     def stored(self) -> Iterator[StoredBlob]:
         """Every file, directory by directory."""
         for shard in (shard for home in self._homes.values() if home.is_dir() for shard in sorted(home.iterdir())):
@@ -143,12 +176,6 @@ class LocalBlobs:
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
                     yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime))
-
-    def is_short(self) -> bool:
-        """Whether little room is left where most objects are."""
-        home = self._homes[""]
-        stat = os.statvfs(next(path for path in (home, *home.absolute().parents) if path.exists()))
-        return stat.f_bavail * stat.f_frsize < max(2 * self._reserved_bytes, stat.f_blocks * stat.f_frsize * SHORT_PERCENT // 100)
 
     def refuse_full(self, blob_id: str) -> None:
         """Raise NoRoom where only the reserve is left."""
@@ -202,6 +229,17 @@ def refusal(error: OSError) -> NoRoom | EngineUnavailable:
     if error.errno in NO_ROOM:
         return NoRoom(FULL)
     return EngineUnavailable(f"The place where objects are kept does not work: {error.strerror}.")
+
+
+class LocalHold:
+    """The lock on a file."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def close(self) -> None:
+        """Unlock it."""
+        os.close(self._handle)
 
 
 class LocalWriter:
@@ -315,7 +353,7 @@ class LocalReader:
             self._handle = os.open(path, os.O_RDONLY)
             self.identity, self._table = self._checked_table()
         except FileNotFoundError:
-            raise BlobAbsent("The bytes of this object are gone.") from None
+            raise BlobAbsent(GONE) from None
         except OSError as error:
             self.close()
             raise BlobDamaged(f"The bytes of this object cannot be read: {error.strerror}.") from error

@@ -1,6 +1,6 @@
 """What object storage asks of the machinery underneath: a place for blobs, which are written once, never changed, and checked whenever they are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -78,6 +78,14 @@ class BlobReader(Protocol):
         ...
 
 
+class BlobHold(Protocol):
+    """Keeps blobs that are read one after the other from being removed."""
+
+    def close(self) -> None:
+        """Let go of them."""
+        ...
+
+
 class BlobStore(Protocol):
     """Where blobs are. A storage class may have a place of its own; blobs of the others are all in one."""
 
@@ -108,6 +116,14 @@ class BlobStore(Protocol):
 
     def remove(self, *blob_ids: str) -> None:
         """Remove blobs; those that are gone are no error."""
+        ...
+
+    def hold(self, first: str) -> BlobHold:
+        """Keep what is read together with a blob, in whichever process, until it is let go of or the process ends. Raises BlobAbsent."""
+        ...
+
+    def remove_unheld(self, first: str, blob_ids: Sequence[str]) -> bool:
+        """Remove blobs that are read together with a first one, unless somebody holds them: False then, and nothing is removed."""
         ...
 
     def stored(self) -> Iterator[StoredBlob]:

@@ -221,6 +221,8 @@ class BlobToRemove(Base):
 
     blob: Mapped[str] = mapped_column(String(64), primary_key=True)
     due_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    # Of the parts of an object: the first of them, which is held by whoever reads them one after the other.
+    read_with: Mapped[str] = mapped_column(String(64), default="", server_default="")
 
 
 def table_of(model: type[Base]) -> Table:

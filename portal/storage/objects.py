@@ -336,6 +336,11 @@ class Found:
             return [Blob(version.blob, version.size_bytes, version.seal, is_encrypted, key)]
         return [Blob(part.blob, part.size_bytes, part.seal, is_encrypted, key) for part in self.parts]
 
+    @property
+    def first(self) -> str:
+        """The blob that is held by whoever reads them one after the other."""
+        return next((blob.id for blob in self.pieces() if blob.id), "")
+
 
 def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ, *, called: str = "") -> Found:
     """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden.

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobReader, BlobStore
+from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobHold, BlobReader, BlobStore
 from portal.kernel.context import Context
 from portal.storage.damage import damage_report
 from portal.storage.encryption import CustomerKey, key_of_row
@@ -39,7 +39,7 @@ def object_open(
     engine = ctx.db.get_bind().engine
 
     def begin(present: Found) -> Generator[bytes, None, None]:
-        return _begun(store, present.pieces(key), span, lambda error: bytes_refused(ctx, engine, present, error))
+        return _begun(store, present, key, span, lambda error: bytes_refused(ctx, engine, present, error))
 
     return bytes_used(ctx, found, begin)
 
@@ -109,24 +109,27 @@ def _tell(ctx: Context, engine: Engine, found: Found, what: str) -> bool:
 
 
 def _begun(
-    store: BlobStore, blobs: Sequence[Blob], span: tuple[int, int], refused: Callable[[Unusable], Exception]
+    store: BlobStore, found: Found, key: bytes | None, span: tuple[int, int], refused: Callable[[Unusable], Exception]
 ) -> Generator[bytes, None, None]:  # fmt: skip
     """Some bytes of blobs that follow each other, the first piece read: a generator that has begun lets go of its file, whatever becomes of it."""
-    wanted = list(_cut(blobs, *span))
+    wanted = list(_cut(found.pieces(key), *span))
     if sum(count for _, _, count in wanted) != span[1]:
         raise BlobAbsent("A part of this object is gone.")
-    pieces = _pieces(store, wanted, refused)
+    pieces = _pieces(store, found.first, wanted, refused)
     next(pieces, None)
     return pieces
 
 
 def _pieces(
-    store: BlobStore, wanted: Sequence[tuple[Blob, int, int]], refused: Callable[[Unusable], Exception]
+    store: BlobStore, first: str, wanted: Sequence[tuple[Blob, int, int]], refused: Callable[[Unusable], Exception]
 ) -> Generator[bytes, None, None]:  # fmt: skip
     """Nothing, once the first piece is there; then the pieces. What fails behind the first is `refused`."""
+    hold: BlobHold | None = None
     reader: BlobReader | None = None
     is_begun = False
     try:
+        if len(wanted) > 1:
+            hold = store.hold(first)
         for blob, start, count in wanted:
             reader = store.open(blob, start, count)
             for piece in reader:
@@ -142,6 +145,8 @@ def _pieces(
     finally:
         if reader is not None:
             reader.close()
+        if hold is not None:
+            hold.close()
 
 
 def _cut(blobs: Sequence[Blob], first: int, length: int) -> Iterator[tuple[Blob, int, int]]:

@@ -5,7 +5,7 @@ Everything that is kept is read again now and then, so that damage is known befo
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -34,31 +34,32 @@ ANSWERED = timedelta(days=1)
 SCRUB_DAYS = 30
 # What could not be removed is left alone for so long.
 LATER = timedelta(hours=1)
+# What somebody reads is asked for again after this time.
+HELD = timedelta(seconds=15)
 
 log = logging.getLogger("portal.storage")
 
 
 def remove_due(ctx: Context, blobs: BlobStore) -> int:
-    """Remove the bytes that nobody refers to any more and whose time has come, or comes soon where there is little room; how many blobs went.
-
-    What does not go is tried again later.
-    """
+    """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went. What does not go is tried again later."""
     removed = 0
-    # Parts stay for whoever reads them, unless the room is needed.
-    edge = now() + (versions.READING if blobs.is_short() else timedelta())
     while True:
-        ids = ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.due_at <= edge).limit(BATCH)).all()
-        if not ids:
+        found = ctx.db.execute(select(BlobToRemove.blob, BlobToRemove.read_with).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
+        together = {row.blob: row.read_with for row in found}
+        if not together:
             ctx.db.rollback()
             return removed
+        ids = list(together)
         if named := _named(ctx, ids):
             log.error("%d blobs were to be removed that objects consist of, such as %s: they stay", len(named), min(named))
         ctx.db.rollback()
-        stuck = _remove(blobs, [each for each in ids if each not in named])
+        stuck, held = _remove(blobs, {blob: first for blob, first in together.items() if blob not in named})
+        stay = {*stuck, *held}
         with transaction(ctx.db):
-            ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_([each for each in ids if each not in stuck])))
-            ctx.db.execute(update(BlobToRemove).where(BlobToRemove.blob.in_(stuck)).values(due_at=now() + LATER))
-        removed += len(ids) - len(named) - len(stuck)
+            ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_([each for each in ids if each not in stay])))
+            for some, wait in ((stuck, LATER), (held, HELD)):
+                ctx.db.execute(update(BlobToRemove).where(BlobToRemove.blob.in_(some)).values(due_at=now() + wait))
+        removed += len(ids) - len(named) - len(stay)
 
 
 def _named(ctx: Context, some: Sequence[str]) -> set[str]:
@@ -67,17 +68,24 @@ def _named(ctx: Context, some: Sequence[str]) -> set[str]:
     return {*ctx.db.scalars(of_versions), *ctx.db.scalars(select(ObjectPart.blob).where(ObjectPart.blob.in_(some)))}
 
 
-def _remove(blobs: BlobStore, some: Sequence[str]) -> list[str]:
-    """Remove blobs one by one; those that could not be."""
+def _remove(blobs: BlobStore, some: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Remove blobs, each of them with what it is read with: (those that could not be, those that somebody reads)."""
+    groups: dict[str, list[str]] = {}
     stuck: dict[str, str] = {}
-    for blob in some:
+    held: list[str] = []
+    for blob, first in some.items():
+        groups.setdefault(first or blob, []).append(blob)
+    for first, group in groups.items():
         try:
-            blobs.remove(blob)
+            if not some[group[0]]:
+                blobs.remove(first)
+            elif not blobs.remove_unheld(first, group):
+                held += group
         except (EngineError, OSError) as error:
-            stuck[blob] = str(error)
+            stuck |= dict.fromkeys(group, str(error))
     if stuck:
         log.error("%d blobs cannot be removed and wait for another day, such as %s: %s", len(stuck), *next(iter(stuck.items())))
-    return list(stuck)
+    return list(stuck), held
 
 
 def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) -> int:
@@ -88,7 +96,8 @@ def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) 
         known = _named(ctx, some) | set(ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.blob.in_(some))))
         ctx.db.rollback()
         orphans = [blob for blob in some if blob not in known]
-        removed += len(orphans) - len(_remove(blobs, orphans))
+        stuck, held = _remove(blobs, {orphan: orphan for orphan in orphans})
+        removed += len(orphans) - len(stuck) - len(held)
     return removed
 
 

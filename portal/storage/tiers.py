@@ -28,7 +28,6 @@ from portal.storage.object_models import ObjectPart, table_of
 from portal.storage.objects import Found, object_find, parts_of
 from portal.storage.reading import bytes_refused
 from portal.storage.usage import GIB
-from portal.storage.versions import READING
 from portal.storage.writing import Writing, write
 
 STANDARD = "STANDARD"
@@ -95,14 +94,13 @@ def object_set_class(ctx: Context, blobs: BlobStore, bucket_name: str, key: str,
 
 def version_move(ctx: Context, blobs: BlobStore, found: Found, storage_class: str, *, event: str = "") -> Version | None:
     """Move one version; None if it is not what it was any more."""
-    version = found.version
     ctx.db.rollback()
     copies: dict[str, Blob] = {}
     try:
         for piece in found.pieces():
             if piece.id and blobs.place_of(piece.id) != ("" if storage_class not in blobs.classes else storage_class):
                 copies[piece.id] = blobs.copy(piece, storage_class)
-        return write(ctx, found.bucket, WRITE, lambda writing: _moved(writing, version, storage_class, copies, event))
+        return write(ctx, found.bucket, WRITE, lambda writing: _moved(writing, found, storage_class, copies, event))
     except BlobAbsent:
         _forget(blobs, copies)
         # It was written over or moved a moment ago; if not, whoever reads it is told.
@@ -120,7 +118,8 @@ def _forget(blobs: BlobStore, copies: Mapping[str, Blob]) -> None:
     blobs.remove(*(copy.id for copy in copies.values()))
 
 
-def _moved(writing: Writing, version: Version, storage_class: str, copies: Mapping[str, Blob], event: str) -> Version | None:
+def _moved(writing: Writing, found: Found, storage_class: str, copies: Mapping[str, Blob], event: str) -> Version | None:
+    version = found.version
     row = version_at(writing.db, version.bucket_id, version.key, version.sequence)
     if row is None or row.blob != version.blob or row.storage_class != version.storage_class:
         versions.discard(writing.db, [copy.id for copy in copies.values()])
@@ -129,8 +128,7 @@ def _moved(writing: Writing, version: Version, storage_class: str, copies: Mappi
     if row.upload_id is not None:
         for old, copy in copies.items():
             writing.db.execute(update(PARTS).where(PARTS.c.upload_id == row.upload_id, PARTS.c.blob == old).values(blob=copy.id, seal=copy.seal))
-        # They are opened one after the other while somebody reads.
-        versions.discard(writing.db, copies, due_at=now() + READING)
+        versions.discard(writing.db, copies, found.first)
         said: dict[str, Any] = {}
     else:
         copy = copies.get(row.blob, EMPTY)

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, literal, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from portal.kernel.db import insert_of, now
+from portal.kernel.db import now
 from portal.storage.facts import VERSIONS, Version, newest, null_version
 from portal.storage.locks import refuse_locked
 from portal.storage.object_models import BlobToRemove, ObjectPart, table_of
@@ -18,8 +18,6 @@ from portal.storage.usage import Change
 # Sequences fall with time; this is one that no clock reaches.
 FAR = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Parts are opened one after the other while an object is read; so long they stay for whoever has begun.
-READING = timedelta(hours=6)
 DEFAULTS: Mapping[str, Any] = {
     "is_marker": False, "size_bytes": 0, "etag": "", "blob": "", "seal": "", "upload_id": None, "checksum": "", "owner_id": None,
     "storage_class": "STANDARD", "acl": "private", "checksum_algorithm": "", "checksum_type": "", "headers": {}, "user_metadata": {}, "tags": {},
@@ -109,16 +107,14 @@ def _forget(session: Session, change: Change, version: Version, *, bypass: bool 
         discard_parts(session, version.upload_id)
 
 
-def discard(session: Session, blobs: Iterable[str], due_at: datetime | None = None) -> None:
-    """Write down that nobody refers to these blobs any more."""
-    if rows := [{"blob": blob, "due_at": due_at or now()} for blob in blobs if blob]:
+def discard(session: Session, blobs: Iterable[str], read_with: str = "") -> None:
+    """Write down that nobody refers to these blobs any more; whoever holds the one that they are read with goes on to read them."""
+    if rows := [{"blob": blob, "due_at": now(), "read_with": read_with} for blob in blobs if blob]:
         session.execute(_REMOVE, rows)
 
 
 def discard_parts(session: Session, upload_id: str) -> None:
     """Forget the parts of an upload; whoever reads the object goes on to do so."""
-    parts = select(ObjectPart.blob, literal(now() + READING, BlobToRemove.due_at.type)).where(
-        ObjectPart.upload_id == upload_id, ObjectPart.blob != ""
-    )
-    session.execute(insert_of(session)(table_of(BlobToRemove)).from_select(["blob", "due_at"], parts))
+    blobs = session.scalars(select(ObjectPart.blob).where(ObjectPart.upload_id == upload_id, ObjectPart.blob != "").order_by(ObjectPart.number)).all()
+    discard(session, blobs, next(iter(blobs), ""))
     session.execute(delete(ObjectPart).where(ObjectPart.upload_id == upload_id))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from unicodedata import category
 
 from flask import Flask
 from ua_parser import parse
@@ -18,16 +19,23 @@ from portal.web.moments import HOUR_S, MINUTE_S, ago, clock, clock_s, exact, lan
 JOB_TONES = {"succeeded": "ok", "failed": "bad", "dead": "bad", "cancelled": "off", "queued": "busy", "running": "busy", "retrying": "busy"}
 AUDIT_TONES = {"success": "ok", "failure": "bad", "denied": "warn"}
 AUDIT_WORDS = {"success": "Done", "failure": "Failed", "denied": "Denied"}
+# Control characters, marks of direction and of format, ends of lines and paragraphs; not what joins letters and emoji.
+UNSEEN, JOINERS = frozenset({"Cc", "Cf", "Zl", "Zp"}), "\u200c\u200d"
 JOB_WORDS = {"succeeded": "Done", "dead": "Given up"}
 
 
 def install(app: Flask) -> None:
     """Make them known to templates."""
     for function in (
-        ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in, within
+        ago, exact, clock, words, duration, tone_of, job_tone, job_word, audit_tone, audit_word, decision, clock_s, shown, size, iso, device, way_in, within, legible
     ):  # fmt: skip
         app.jinja_env.filters[function.__name__] = function
     app.jinja_env.globals.update(time_zone=time_zone, language=language)
+
+
+def legible(name: str) -> str:
+    """A name with what cannot be seen in it shown: control characters, and marks that turn the direction of what follows."""
+    return "".join(f"⟨U+{ord(each):04X}⟩" if category(each) in UNSEEN and each not in JOINERS else each for each in name)
 
 
 @lru_cache(maxsize=1024)

@@ -36,6 +36,23 @@ const remember = (record) => keep([...kept().filter((each) => each.id !== record
 const forget = (record) => keep(kept().filter((each) => each.id !== record.id));
 const isOf = (record, file, key) => record.key === key && record.name === file.name && record.size === file.size && record.modified === file.lastModified;
 
+// -- What was in a part when it was sent: a file may be another one, of the same name, size and time
+
+const CRC = Uint32Array.from({ length: 256 }, (_, value) => {
+  for (let bit = 0; bit < 8; bit += 1) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1;
+  return value;
+});
+
+async function checksum(piece) {
+  let sum = 0xffffffff;
+  const reader = piece.stream().getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return ~sum >>> 0;
+    for (let place = 0; place < value.length; place += 1) sum = CRC[(sum ^ value[place]) & 255] ^ (sum >>> 8);
+  }
+}
+
 // -- Requests: so many at the same time, whichever upload they are of
 
 let free = AT_ONCE;
@@ -187,14 +204,21 @@ class Upload {
   async inParts() {
     const here = () => `/multipart-uploads/${this.record.id}`;
     const etags = new Map();
+    const known = new Map();
     if (this.record) {
-      const known = await ask(this, "GET", here());
-      for (const each of known.parts) if (each.size_bytes === this.slice(each.number).size) etags.set(each.number, each.etag);
+      const { parts } = await ask(this, "GET", here());
+      for (const each of parts) {
+        const piece = this.slice(each.number);
+        // What was there before it was sent again is not what the sum is of.
+        const [sum, before] = this.record.sums?.[each.number] ?? [];
+        known.set(each.number, each.etag);
+        if (each.size_bytes === piece.size && each.etag !== before && (await checksum(piece)) === sum) etags.set(each.number, each.etag);
+      }
     } else {
       const body = JSON.stringify({ key: this.key, content_type: this.file.type });
       const begun = await ask(this, "POST", "/multipart-uploads", { body, type: "application/json" });
       const part = Math.max(PART, Math.ceil(this.size / PARTS));
-      this.record = { id: begun.upload_id, key: this.key, name: this.name, size: this.size, modified: this.file.lastModified, part };
+      this.record = { id: begun.upload_id, key: this.key, name: this.name, size: this.size, modified: this.file.lastModified, part, sums: {} };
       remember(this.record);
     }
     this.arrived = [...etags.keys()].reduce((sum, number) => sum + this.slice(number).size, 0);
@@ -206,6 +230,8 @@ class Upload {
       for (let number = left.shift(); number; number = left.shift()) {
         const piece = this.slice(number);
         const moved = (bytes) => this.step(number, bytes);
+        this.record.sums = { ...this.record.sums, [number]: [await checksum(piece), known.get(number)] };
+        if (!this.isStopped) remember(this.record);
         const { etag } = await ask(this, "PUT", `${here()}/parts/${number}`, { body: piece, type: "application/octet-stream", moved });
         etags.set(number, etag);
         this.arrived += piece.size;

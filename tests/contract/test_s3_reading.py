@@ -17,9 +17,12 @@ from portal.kernel.alerts import Alert
 from portal.kernel.audit import AuditEntry
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
-from portal.storage import objects
-from portal.storage.errors import ObjectDamaged
+from portal.storage import objects, sweep, versions
+from portal.storage.errors import ObjectChanged, ObjectDamaged
 from portal.storage.object_models import Bucket, ObjectPart, ObjectVersion
+from portal.storage.objects import object_find
+from portal.storage.reading import object_open
+from portal.storage.uploads import SMALLEST_PART
 from tests.support.people import People
 from tests.support.s3 import S3, refused
 from tests.support.servers import until
@@ -251,3 +254,40 @@ def test_the_console_hears_of_damage(client: Any, s3: S3, system: Context, base:
     assert answer.status_code == 500
     assert "administrator has been told" in answer.text
     assert told(system) == 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_parts_stay_as_long_as_somebody_reads_them_and_no_longer(client: Any, s3: S3, system: Context, how: str) -> None:
+    in_parts(client, "k", b"a" * SMALLEST_PART, b"b")
+    found = object_find(system, BUCKET, "k")
+    pieces = object_open(system, s3.blobs, found, (0, SMALLEST_PART + 1))
+    if how == "deleted":
+        client.delete_object(Bucket=BUCKET, Key="k")
+    else:
+        with transaction(system.db):
+            versions.discard(system.db, [piece.id for piece in found.pieces()][1:], found.first)
+            system.db.execute(update(ObjectPart).where(ObjectPart.number == 2).values(blob="elsewhere"))
+    assert sweep.remove_due(system, s3.blobs) == 0
+    s3.sweep()
+    read = b"".join(pieces)
+    assert (len(read), read[-1:]) == (SMALLEST_PART + 1, b"b")
+    s3.sweep()
+    assert [each.id for each in s3.blobs.stored()] == ([] if how == "deleted" else [found.first])
+
+
+def test_parts_of_a_deleted_object_go_at_once(client: Any, s3: S3, system: Context) -> None:
+    in_parts(client, "k", b"a" * SMALLEST_PART, b"b")
+    client.delete_object(Bucket=BUCKET, Key="k")
+    assert sweep.remove_due(system, s3.blobs) == 2
+    assert list(s3.blobs.stored()) == []
+
+
+def test_a_reader_who_comes_while_parts_go_finds_that_the_object_changed(client: Any, s3: S3, system: Context) -> None:
+    in_parts(client, "k", b"a" * SMALLEST_PART, b"b")
+    found = object_find(system, BUCKET, "k")
+    system.db.rollback()
+    client.delete_object(Bucket=BUCKET, Key="k")
+    assert sweep.remove_due(system, s3.blobs) == 2
+    with pytest.raises(ObjectChanged):
+        object_open(system, s3.blobs, found, (0, 1 + SMALLEST_PART))
+    assert told(system) == 0

@@ -1,5 +1,6 @@
 """Storage classes with disks of their own: where bytes are, how they are moved, and what a crash or a change on the way leaves."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -103,14 +104,11 @@ def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base:
     head = client.head_object(Bucket=BUCKET, Key="k")
     assert (head["ETag"], head["StorageClass"], head["Metadata"], sent(client, "k")) == (etag, COLD, {"a": "b"}, BYTES)
     assert sent(client, "parts")[-2:] == b"ab"
-    with pytest.MonkeyPatch.context() as room:
-        room.setattr(s3.blobs, "is_short", lambda: False)
-        remove_due(system, s3.blobs)
-    # Parts wait for those who are reading, unless there is little room.
-    assert places(s3) == {"": 2, COLD: 3}
+    remove_due(system, s3.blobs)
+    assert places(s3) == {COLD: 3}
     api("PUT", f"{base}/objects/k/storage-class", {"storage_class": "STANDARD"})
     remove_due(system, s3.blobs)
-    assert (places(s3), sent(client, "k")) == ({"": 3, COLD: 2}, BYTES)
+    assert (places(s3), sent(client, "k")) == ({"": 1, COLD: 2}, BYTES)
     wrong = api("PUT", f"{base}/objects/k/storage-class", {"storage_class": "DEEP_ARCHIVE"})
     assert (wrong.status_code, "OBJECT_TIERS" in wrong.json["message"]) == (400, True), wrong.json
     assert api("PUT", f"{base}/objects/none/storage-class", {"storage_class": COLD}).status_code == 404
@@ -121,6 +119,14 @@ def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base:
 def test_who_may_not_write_moves_nothing(client: Any, api_for: Any, base: str) -> None:
     client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
     assert api_for("viewer")("PUT", f"{base}/objects/k/storage-class", {"storage_class": COLD}).status_code == 403
+
+
+def test_who_may_write_but_not_read_is_told_nothing_by_a_move(client: Any, s3: S3, api: Api, base: str) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=BYTES, Metadata={"a": "secret"})
+    hidden = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [hidden]}))
+    assert api("PUT", f"{base}/objects/k/storage-class", {"storage_class": COLD}).status_code == 403
+    assert places(s3) == {"": 1}
 
 
 def test_rules_move_what_is_old(client: Any, s3: S3, system: Context) -> None:
@@ -206,10 +212,17 @@ def test_what_is_written_over_meanwhile_stays_what_it_is(client: Any, s3: S3, sy
     assert (sent(client, "k"), places(s3)) == (b"new", {"": 1})
 
 
-def test_who_reads_while_an_object_moves_reads_all_of_it(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_who_reads_while_an_object_moves_reads_all_of_it(
+    client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch, in_parts: bool
+) -> None:  # fmt: skip
     rules(client, Transitions=[{"Days": 0, "StorageClass": COLD}])
-    client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
-    opens, moved = LocalBlobs.open, list[int]()
+    if in_parts:
+        parts(client, "k")
+    else:
+        client.put_object(Bucket=BUCKET, Key="k", Body=BYTES)
+    name = "hold" if in_parts else "open"
+    plain, moved, before = getattr(LocalBlobs, name), list[int](), sent(client, "k")
 
     def late(store: LocalBlobs, *args: Any) -> Any:
         if not moved:
@@ -217,10 +230,10 @@ def test_who_reads_while_an_object_moves_reads_all_of_it(client: Any, s3: S3, sy
             # The row is read, the bytes are not opened yet.
             transitions_follow(system, s3.blobs)
             remove_due(system, s3.blobs)
-        return opens(store, *args)
+        return plain(store, *args)
 
-    monkeypatch.setattr(LocalBlobs, "open", late)
-    assert (sent(client, "k"), places(s3)) == (BYTES, {COLD: 1})
+    monkeypatch.setattr(LocalBlobs, name, late)
+    assert (sent(client, "k"), places(s3)) == (before, {COLD: 2 if in_parts else 1})
 
 
 def test_a_place_without_room_moves_nothing_and_stops_nobody(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Site:
 
     def names(self, **query: str) -> list[str]:
         """What the list shows."""
-        return re.findall(r"<th scope=\"row\">.*?<bdi>(.*?)</bdi>", self.get(**query).text)
+        return re.findall(r"<th scope=\"row\"[^>]*>.*?<bdi>(.*?)</bdi>", self.get(**query).text)
 
 
 @pytest.fixture
@@ -308,3 +308,10 @@ def test_what_was_shown_is_what_is_changed(site: Site, put: Callable[..., None],
     again = re.search(r'name="shown" value="(\d+)"', site.object("k"))
     assert again is not None
     assert site.post("/object/say", key="k", shown=again[1], metadata="for=all", tags="").status_code == 303
+
+
+def test_marks_that_turn_the_direction_of_a_name_are_shown(site: Site, put: Callable[..., None]) -> None:
+    put("u%E2%80%AEgpj.exe")
+    put("x" * 1000)
+    assert site.names() == ["u⟨U+202E⟩gpj.exe", "x" * 1000]
+    assert "u⟨U+202E⟩gpj.exe</bdi></h1>" in site.object("u\u202egpj.exe")

@@ -16,9 +16,9 @@ from tests.support.servers import answers, until
 pytestmark = pytest.mark.e2e
 SIZE = 30 << 20
 # The same bytes each time, none of them like its neighbours.
-DROP = """([name, size]) => {
+DROP = """([name, size, shift = 0]) => {
   const dropped = new DataTransfer();
-  const bytes = Uint8Array.from({length: size}, (_, place) => place % 251);
+  const bytes = Uint8Array.from({length: size}, (_, place) => (place + shift) % 251);
   dropped.items.add(new File([bytes], name, {type: "application/x-backup", lastModified: 1700000000000}));
   for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: dropped}));
 }"""
@@ -78,6 +78,26 @@ def test_a_file_is_dropped_breaks_off_and_goes_on(fake: Running, open_context: C
     assert sent == ["3"]
     page.get_by_role("link", name="backup.bin", exact=True).click()
     expect(page.locator("main")).to_contain_text("31,457,280 bytes")
+    assert digest(download(page)) == EXPECTED
+
+
+def test_another_file_of_the_same_name_size_and_time_is_not_mixed_with_the_one_before(
+    fake: Running, open_context: Callable[..., BrowserContext]
+) -> None:
+    context = open_context()
+    page = context.new_page()
+    sign_in(page, fake)
+    bucket = new_bucket(page, fake)
+    page.evaluate(HANG)
+    page.evaluate(DROP, ["backup.bin", SIZE, 1])
+    expect(page.locator("[data-uploads] [data-figure]")).to_have_text("73 %", timeout=60_000)
+    page.close(run_before_unload=False)
+
+    page = context.new_page()
+    page.goto(bucket)
+    page.evaluate(DROP, ["backup.bin", SIZE])
+    expect(page.locator("[data-uploads] [data-figure]")).to_have_text("Stored", timeout=60_000)
+    page.get_by_role("link", name="backup.bin", exact=True).click()
     assert digest(download(page)) == EXPECTED
 
 
