@@ -127,6 +127,17 @@ def test_an_upload_that_nobody_finishes_is_given_up(client: Any, s3: S3, system:
     assert blob_files(s3) == []
 
 
+def test_parts_are_freed_early_where_there_is_little_room(client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = {"Bucket": BUCKET, "Key": "big", "UploadId": client.create_multipart_upload(Bucket=BUCKET, Key="big")["UploadId"]}
+    etag = client.upload_part(**upload, PartNumber=1, Body=b"x" * 1000)["ETag"]
+    client.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
+    client.delete_object(Bucket=BUCKET, Key="big")
+    monkeypatch.setattr(s3.blobs, "is_short", lambda: False)
+    assert (sweep.remove_due(system, s3.blobs), len(blob_files(s3))) == (0, 1)
+    monkeypatch.setattr(s3.blobs, "is_short", lambda: True)
+    assert (sweep.remove_due(system, s3.blobs), len(blob_files(s3))) == (1, 0)
+
+
 def test_a_deleted_bucket_is_taken_apart(client: Any, s3: S3, system: Context, worker: TestWorker, people: People) -> None:
     from portal.kernel.operations import run
     from portal.storage.buckets import bucket_delete

@@ -93,7 +93,7 @@ def test_what_is_written_in_a_class_is_on_its_disks(client: Any, s3: S3, setting
     client.delete_object(Bucket=BUCKET, Key="cold")
 
 
-def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base: str, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_is_moved_through_the_api(client: Any, s3: S3, api: Api, base: str, system: Context, *, monkeypatch: pytest.MonkeyPatch) -> None:
     client.put_object(Bucket=BUCKET, Key="k", Body=BYTES, Metadata={"a": "b"})
     parts(client, "parts")
     etag = client.head_object(Bucket=BUCKET, Key="k")["ETag"]
