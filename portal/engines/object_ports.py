@@ -129,7 +129,3 @@ class BlobStore(Protocol):
     def stored(self) -> Iterator[StoredBlob]:
         """Everything there is, what a crash left behind included, oldest names first in each directory."""
         ...
-
-    def is_short(self) -> bool:
-        """Whether little room is left."""
-        ...
