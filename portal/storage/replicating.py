@@ -119,6 +119,9 @@ def _work_of(ctx: Context, bucket_id: str) -> "_Work | None":
     if target is None or target.versioning != "enabled":
         problem = "is gone" if target is None else "keeps no versions any more"
         raise Unavailable(f"The bucket that it is replicated to {problem}.")
+    if row.id != source.replication["id"]:
+        # Another one took its place between the two looks: its turn comes.
+        return None
     return _Work(ctx, source, target, after, is_done, copied)
 
 
@@ -160,7 +163,8 @@ class _Work:
 
     def _save(self, **values: object) -> None:
         with transaction(self.ctx.db):
-            mine = update(BucketReplication).where(BucketReplication.bucket_id == self.source.id)
+            # Another one, which somebody made meanwhile, begins at its own beginning.
+            mine = update(BucketReplication).where(BucketReplication.id == (self.source.replication or {})["id"])
             self.ctx.db.execute(mine.values(values).execution_options(synchronize_session=False))
 
     def _carry(self, blobs: BlobStore, found: Sequence[Version], change_ids: Sequence[int]) -> None:
@@ -179,7 +183,7 @@ class _Work:
         # What was there already was copied for nothing.
         _drop(blobs, *(blob for each, is_new in zip(copies, are_new, strict=True) if not is_new for blob in each.pieces))
         done = [each.version for each in copies]
-        write(self.ctx, self.source, WRITE, lambda writing: _note(writing, done, lost, change_ids, sum(are_new)))
+        write(self.ctx, self.source, WRITE, lambda writing: _note(writing, self.source, done, lost, change_ids, made=sum(are_new)))
 
     def _copy(self, blobs: BlobStore, version: Version) -> "_Copy | None":
         """A version with bytes of its own; without any where it is there already, None if its bytes are lost."""
@@ -250,12 +254,18 @@ def _replica(writing: Writing, copy: _Copy) -> bool:
     return True
 
 
-def _note(writing: Writing, done: Sequence[Version], lost: Sequence[Version], change_ids: Sequence[int], made: int) -> None:
+def _note(
+    writing: Writing, source: BucketFacts, done: Sequence[Version], lost: Sequence[Version], change_ids: Sequence[int], *, made: int
+) -> None:  # fmt: skip
+    replication_id = (source.replication or {})["id"]
+    if (writing.bucket.replication or {}).get("id") != replication_id:
+        # It went where nothing goes any more: all of it is still to be carried over.
+        return
     for state, some in ((COMPLETED, done), (FAILED, lost)):
         for version in some:
             if version.replication != state:
                 versions.say(writing.db, version, replication=state)
     writing.db.execute(delete(CHANGES).where(CHANGES.c.id.in_(change_ids)))
     values: dict[Any, Any] = {"copied": BucketReplication.copied + made, "failures": 0, "last_error": "", "synced_at": now(), "next_try_at": now()}
-    mine = update(BucketReplication).where(BucketReplication.bucket_id == writing.bucket.id)
+    mine = update(BucketReplication).where(BucketReplication.id == replication_id)
     writing.db.execute(mine.values(values).execution_options(synchronize_session=False))

@@ -139,3 +139,10 @@ def test_classes_have_places_of_their_own(tmp_path: Path) -> None:
     # What a setting names no more is not taken for gone.
     with pytest.raises(EngineUnavailable, match="OBJECT_TIERS"):
         LocalBlobs(home).open(blob)
+
+
+def test_what_somebody_else_put_there_is_passed_by(store: LocalBlobs, tmp_path: Path) -> None:
+    keep(store, b"x")
+    (tmp_path / "objects" / "note.txt").write_text("do not touch")
+    (tmp_path / "objects" / "lost+found").mkdir()
+    assert [each.file_bytes for each in store.stored()] == [5]
