@@ -272,6 +272,9 @@ class LocalVolumes:
         for layer, user in mergeable:
             try:
                 gone += self._merge(layer, user)
+            except FileNotFoundError:
+                # Merging its neighbour has dropped it, or somebody has: the next round looks again.
+                continue
             except EngineError as error:
                 log.warning("%s cannot be merged now: %s", layer.stem, error.message)
         return gone
