@@ -217,15 +217,15 @@ def operation(
 
 
 def update_operation(
-    model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (),
+    model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (), emptied: Sequence[str] = (),
     before: Callable[[Context, Any, dict[str, Any]], None] | None = None, along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None,
 ) -> Operation:  # fmt: skip
     """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes, `along` writes what goes with them.
 
-    Requests may change the fields of `also` as well, which have a place of their own in the console.
+    Requests may change the fields of `also` as well, which have a place of their own in the console, and leave those of `emptied` without a value.
     """
     infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in also}
-    params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
+    params = {name: Param(name, info, required=False, default=None, nullable=name in emptied) for name, info in infos.items()}
 
     def update(ctx: Context, row: Any, **changes: Any) -> None:
         """Change name, description, tags and other editable fields."""

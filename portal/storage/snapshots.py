@@ -9,6 +9,7 @@ from sqlalchemy.orm import joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
@@ -172,9 +173,16 @@ snapshot_share = share_operation(Snapshot, when=("completed",), refuse=_refuse_e
 
 
 def _expiry(ctx: Context, snapshot: Snapshot, changes: dict[str, Any]) -> None:
-    del ctx
-    if days := changes.get("retention_days"):
-        snapshot.expires_at = snapshot.created_at + timedelta(days=days)
+    if "retention_days" not in changes:
+        return
+    days = changes["retention_days"]
+    until = snapshot.created_at + timedelta(days=days) if days else None
+    if until is not None and until <= now():
+        raise InvalidRequest.fields({"retention_days": [f"is less than the age of {snapshot.name}: it would be deleted at once. Delete it instead."]})
+    if until is not None and (snapshot.expires_at is None or until < snapshot.expires_at):
+        # Whoever brings its end nearer has the portal delete it.
+        authorize(ctx, "storage.snapshot.delete", target_of(snapshot))
+    snapshot.expires_at = until
 
 
 def _eager() -> list[ORMOption]:
@@ -184,8 +192,8 @@ def _eager() -> list[ORMOption]:
 SNAPSHOT = ResourceType(
     Snapshot, service="storage", name="snapshot", collection="snapshots", prefix="snap", label="Snapshot", plural="Snapshots", icon="cam",
     summary="What volumes held at a moment.",
-    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete, update_operation(Snapshot, before=_expiry),
-                snapshot_take_scheduled, snapshot_discard, *lock_operations(Snapshot)],
+    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete,
+                update_operation(Snapshot, before=_expiry, emptied=("retention_days",)), snapshot_take_scheduled, snapshot_discard, *lock_operations(Snapshot)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("volume_name", "Volume", css="md"),
              Column("size_gb", "Size, GiB", sort="size_gb", css="num"), Column("volume_type_name", "Type", css="lo"),
              Column("visibility", "Shared with", css="lo", hidden=True),
