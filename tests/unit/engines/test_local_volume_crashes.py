@@ -149,8 +149,10 @@ def _removable(store: Unused, root: Path) -> None:
 
 def test_neighbours_that_nobody_wants_are_merged_in_any_order(tmp_path: Path) -> None:
     store = begin(tmp_path)
-    store.ensure_snapshot(LATER, VOLUME)
-    for each in (SNAP, LATER):
+    # Comes first by its name, and is what the other one's content is kept in.
+    later = "snap-000000000000"
+    store.ensure_snapshot(later, VOLUME)
+    for each in (SNAP, later):
         store.remove_snapshot(each)
     for _ in range(2):
         store.compact()
