@@ -1,4 +1,4 @@
-"""What is read together is removed together."""
+"""What is read together is removed together, and reading everything again goes on where it stopped."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,17 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("blobs_to_remove", sa.Column("read_with", sa.String(length=64), nullable=False, server_default=""))
+    op.create_table(
+        "scrub_turns",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("begun_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("stage", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("after", sa.String(length=64), server_default="", nullable=False),
+        sa.Column("read_bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_scrub_turns")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("scrub_turns")
     op.drop_column("blobs_to_remove", "read_with")

@@ -1,7 +1,6 @@
 """Periodic work of storage."""
 
 from portal.engines.object_ports import BlobStore
-from portal.kernel.db import now
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
 from portal.storage.engine_steps import on_engine
@@ -44,7 +43,7 @@ def sweep_orphans(task: TaskRun) -> None:
 
 def scrub_objects(task: TaskRun) -> None:
     """Read a part of all objects again."""
-    sweep.scrub(task.ctx, _blobs(task), day=now().toordinal() % sweep.SCRUB_DAYS)
+    sweep.scrub(task.ctx, _blobs(task))
 
 
 def follow_lifecycles(task: TaskRun) -> None:
