@@ -106,6 +106,7 @@ def _session(settings: Settings) -> Iterator[Session]:
 
 def _prepare(settings: Settings) -> None:
     from portal.bootstrap import initialise, migrate
+    from portal.security.key_store import master_problem
 
     for sentence in settings.weaknesses():
         print(f"Warning: {sentence}", file=sys.stderr, flush=True)
@@ -113,6 +114,8 @@ def _prepare(settings: Settings) -> None:
     with _session(settings) as session:
         migrate(session.get_bind().engine)
         made = initialise(session, settings)
+        if problem := master_problem(session, settings):
+            print(f"Warning: {problem}", file=sys.stderr, flush=True)
     if made is not None:
         print(f"First administrator: user {made.username}, e-mail {made.email}", flush=True)
         if made.generated:

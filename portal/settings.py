@@ -242,6 +242,17 @@ class Settings(BaseSettings):
     s3_workers: int = Field(0, ge=0, le=64, description="Processes that serve the S3 interface; 0 is one for each CPU, from 2 to 8.")
     s3_threads: int = Field(16, ge=1, le=1000, description="Threads of one such process: so many uploads and downloads at the same time.")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many reverse proxies in front add X-Forwarded-* headers.")
+    head_timeout_s: int = Field(
+        10, ge=1, le=600, description="How long a client may take to send the head of a request, to the console, the API and the S3 interface."
+    )
+    body_min_bytes_per_s: int = Field(
+        1024,
+        ge=0,
+        description="How fast a body has to come at least, over 30 seconds; 32 times as fast, over 5 seconds, while others wait for a thread. 0: any pace.",
+    )
+    connections_per_address: int = Field(
+        250, ge=0, description="Connections that one process has with one address; 0 switches the limit off, as TRUSTED_PROXIES does."
+    )
     data_dir: Annotated[Path, AfterValidator(_directory)] = Field(
         Path("var"), description="Directory for the database, guest disks, images, logs and sockets."
     )
@@ -335,6 +346,9 @@ class Settings(BaseSettings):
     cpu_overcommit: float = Field(8.0, ge=1, le=64, description="How many vCPUs may be promised per CPU of the host.")
     memory_reserved_mib: int = Field(1024, ge=0, description="Memory of the host that is never promised to instances.")
     disk_reserved_gib: int = Field(2, ge=0, description="Free disk of the host below which nothing more is started.")
+    object_reserved_mib: int = Field(
+        256, ge=0, description="Free disk below which no more objects are taken, so that the database goes on and objects can be deleted."
+    )
     image_max_gib: int = Field(50, ge=1, le=4096, description="Largest image that may be uploaded or fetched.")
     image_hosts_allowed: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="Private addresses (CIDR, comma separated) that images may be fetched from besides the public Internet."

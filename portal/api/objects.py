@@ -46,7 +46,7 @@ from portal.storage.facts import BucketFacts, Version, bucket_by_id, bucket_name
 from portal.storage.grants import is_public
 from portal.storage.listing import Listing
 from portal.storage.object_service import ObjectService, object_service
-from portal.storage.objects import About, Wanted
+from portal.storage.objects import About, Condition, Wanted
 from portal.storage.presigning import presign
 from portal.storage.retention import hold_set, retention_set
 from portal.storage.tiers import object_set_class, refuse_unknown_class
@@ -154,6 +154,14 @@ def _key(given: Mapping[str, str]) -> str:
     return given.get("key") or request.args.get("key", "")
 
 
+def _condition() -> Condition:
+    """What has to hold of the present object for it to be written over."""
+    match, none_match = (request.headers.get(name, "").strip().strip('"') for name in ("If-Match", "If-None-Match"))
+    if none_match not in {"", "*"}:
+        raise InvalidRequest.fields({"If-None-Match": ["of a write must be *."]})
+    return Condition(match, none_match)
+
+
 def _shown(version: Version) -> dict[str, Any]:
     return {
         "key": version.key, "object_key": version.key, "size_bytes": version.size_bytes, "etag": version.etag, "version_id": version.version_id,
@@ -236,13 +244,13 @@ def put(bucket_id: str, **path: str) -> ResponseReturnValue:
         return _without_key("put")(bucket_id=bucket_id)
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
-    headers = {"content-type": request.content_type} if request.content_type else {}
+    headers = {"content-type": checked_type(request.content_type)} if request.content_type else {}
     metadata = {name.lower().removeprefix(META): value for name, value in request.headers.items() if name.lower().startswith(META)}
-    about = About(headers, metadata, storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
+    about = About(headers, checked_metadata(metadata), storage_class=request.headers.get("X-Storage-Class", "STANDARD"))
     if about.storage_class != "STANDARD":
         refuse_unknown_class(ctx.settings, about.storage_class)
     md5 = request.headers.get("Content-MD5", "")
-    version = _objects().receive(ctx, bucket, _key(path), about, request.stream.read, length=request.content_length, md5=md5)
+    version = _objects().receive(ctx, bucket, _key(path), about, request.stream.read, length=request.content_length, md5=md5, condition=_condition())
     return io.answer(_shown(version), headers={"ETag": f'"{version.etag}"'})
 
 
@@ -273,7 +281,7 @@ def change(bucket_id: str, key: str) -> ResponseReturnValue:
     if given.tags is not None:
         said["tags"] = checked_tags(given.tags)
     if given.content_type is not None:
-        said["headers"] = {**present.headers, "content-type": checked_type(given.content_type)}
+        said["headers"] = {"content-type": checked_type(given.content_type)}
     version = _objects().say(ctx, bucket, key, WRITE, **said) if said else present
     return io.answer(_shown(version))
 
@@ -325,7 +333,7 @@ def versions(bucket_id: str, key: str) -> ResponseReturnValue:
     only()
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
-    authorize_object(ctx, bucket, LIST, key)
+    authorize_object(ctx, bucket, LIST, key, called="ListBucketVersions")
     rows = _objects().versions(ctx, bucket, key)
     if not rows:
         raise NotFound(f"There is no {key[:200]} in {bucket.name}.")
@@ -343,7 +351,7 @@ def restore(bucket_id: str, key: str) -> ResponseReturnValue:
     given: RestoreInput = read(RestoreInput)
     bucket = _bucket(ctx, bucket_id)
     found = objects.find(ctx, bucket, key, given.version_id)
-    return io.answer(_shown(objects.copy(ctx, found, bucket, key)))
+    return io.answer(_shown(objects.copy(ctx, found, bucket, key, _condition())))
 
 
 def copy(bucket_id: str, key: str) -> ResponseReturnValue:
@@ -353,7 +361,7 @@ def copy(bucket_id: str, key: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     found = objects.find(ctx, bucket, key)
     target = _target(ctx, given.destination_bucket) if given.destination_bucket else bucket
-    return io.answer(_shown(objects.copy(ctx, found, target, given.destination_key)))
+    return io.answer(_shown(objects.copy(ctx, found, target, given.destination_key, _condition())))
 
 
 def _target(ctx: Context, named: str) -> BucketFacts:
@@ -424,7 +432,7 @@ def complete(bucket_id: str, upload_id: str) -> ResponseReturnValue:
     given: CompleteInput = read(CompleteInput)
     named = _upload(ctx, bucket_id, upload_id)
     wanted = [PartNamed(each.number, each.etag.strip('"')) for each in given.parts]
-    version = _objects().complete(ctx, named, wanted)
+    version = _objects().complete(ctx, named, wanted, _condition())
     if version is None:
         raise NotFound(f"{named.key[:200]} was written over since.")
     return io.answer(_shown(version))

@@ -1,6 +1,7 @@
 """Endpoints of block storage that are not derived: snapshots and schedule of a volume, volumes and copies by their snapshot."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import request
@@ -90,7 +91,7 @@ def snapshots_of(volume_id: str) -> ResponseReturnValue:
 def take(volume_id: str) -> ResponseReturnValue:
     """A new snapshot of a volume."""
     volume = find(context(), VOLUME, volume_id)
-    return _made(SNAPSHOT, snapshot_create, volume=volume.id)
+    return _made(SNAPSHOT, snapshot_create, project_id=volume.project_id, volume=volume.id)
 
 
 def _schedule(row: Volume) -> dict[str, Any]:
@@ -158,12 +159,12 @@ def copy(snapshot_id: str) -> ResponseReturnValue:
     return _made(SNAPSHOT, snapshot_create, snapshot=snapshot.id)
 
 
-def _made(rtype: ResourceType, op: Operation, **fixed: str) -> ResponseReturnValue:
+def _made(rtype: ResourceType, op: Operation, *, project_id: str | None = None, **fixed: str) -> ResponseReturnValue:
     data: dict[str, Any] = io.read_object()
     said = {*fixed, *(alias for name in fixed for alias in op.params[name].info.aliases)}
     if twice := sorted(said & set(data)):
         raise InvalidRequest.fields({name: [NAMED_BY_PATH] for name in twice})
-    outcome: Outcome = run(context(), op, None, {**data, **fixed})
+    outcome: Outcome = run(replace(context(), project_id=project_id or context().project_id), op, None, {**data, **fixed})
     headers = {
         "ETag": io.etag(outcome.row),
         "Location": f"{PREFIX}/{rtype.service}/{rtype.collection}/{outcome.row.id}",

@@ -256,7 +256,7 @@ def instance_terminate(ctx: Context, instance: Instance) -> None:
     _refuse_read(ctx, instance)
 
 
-@operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running"}, holds="starting", settles="running",
+@operation(Instance, "heal", label="Restart", needs="platform", steps=steps.START, when={"running", "error"}, holds="starting", settles="running",
            fails="error", finish=steps.launched, internal=True, while_locked=True)  # fmt: skip
 def instance_heal(ctx: Context, instance: Instance, *, reason: Because) -> None:
     """Boot a machine that should run and does not."""

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from portal.compute.instances import HEAL_WINDOW, Instance, instance_halt, instance_heal, instance_replug, instance_settle
-from portal.engines.ports import MachineState
+from portal.engines.ports import MachineState, Shortage
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Operation
@@ -38,17 +38,19 @@ def reconcile_instances(task: TaskRun) -> None:
     ctx.db.rollback()
     rows = ctx.db.execute(select(*COMPARED).where(Instance.state.in_(STEADY), Instance.deleted_at.is_(None))).all()
     ctx.db.rollback()
-    machines, cut_off = engine.machines(), engine.cut_off()
+    machines, cut_off, shortages = engine.machines(), engine.cut_off(), engine.shortages()
     for row in rows:
         task.beat()
         # A machine without a row is left alone: the database may be an old copy.
-        difference = compare(row, machines.get(row.id, MachineState.ABSENT), is_cut_off=row.id in cut_off)
+        difference = compare(row, machines.get(row.id, MachineState.ABSENT), is_cut_off=row.id in cut_off, shortage=shortages.get(row.id))
         if difference is not None:
             _act(ctx, row, difference)
 
 
-def compare(row: Any, actual: MachineState, *, is_cut_off: bool = False) -> Difference | None:
+def compare(row: Any, actual: MachineState, *, is_cut_off: bool = False, shortage: Shortage | None = None) -> Difference | None:
     """What is to be done about one instance; None where row and host agree."""
+    if shortage is not None and actual is MachineState.PAUSED and row.desired_power == "running":
+        return _when_full(row, shortage)
     up = actual is MachineState.RUNNING
     if row.state == "running":
         return _when_up(row, is_cut_off=is_cut_off) if up else _when_down(row, actual)
@@ -59,6 +61,18 @@ def compare(row: Any, actual: MachineState, *, is_cut_off: bool = False) -> Diff
     if row.state == "error" and row.desired_power == "stopped" and actual in {MachineState.STOPPED, MachineState.CRASHED}:
         return Difference(instance_settle, "The machine is stopped on the host.", "stopped")
     return None
+
+
+def _when_full(row: Any, shortage: Shortage) -> Difference | None:
+    place = f"Pool {shortage.pool}" if shortage.pool else "The host's disk"
+    if shortage.has_room:
+        return Difference(instance_heal, f"{place} was full, and the guest paused; there is room again, and it goes on.")
+    if row.state == "error":
+        return None
+    return Difference(
+        instance_settle, f"{place} is full, and the guest is paused where it could not write; nothing that it had written is lost. Delete volumes or "
+        "snapshots there, or have an administrator free space: it goes on by itself when there is room.", "error",
+    )  # fmt: skip
 
 
 def _when_up(row: Any, *, is_cut_off: bool) -> Difference | None:

@@ -19,14 +19,16 @@ from typing import Self
 from awscrt.checksums import crc32c, crc64nvme
 
 from portal.engines.blob_encryption import TAG_BYTES, SegmentCipher
-from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, StoredBlob
-from portal.engines.ports import EngineRefused, EngineUnavailable
+from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, NoRoom, StoredBlob
+from portal.engines.ports import EngineUnavailable
 
 SEGMENT_BYTES = 256 << 10
 CHECKSUM_BYTES = 4
 # Of an encrypted blob, before its checksums: random, so that a copy of the file has it as well.
 IDENTITY_BYTES = 16
 PIECE_SEGMENTS = 4
+# After so many bytes of a blob it is looked again whether there is room.
+LOOK_BYTES = 16 << 20
 SHARDS = 256
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
@@ -53,8 +55,12 @@ def segment_bytes(*, is_encrypted: bool) -> int:
 class LocalBlobs:
     """Blobs in a directory of this host."""
 
-    def __init__(self, home: Path, tiers: Mapping[str, Path] | None = None) -> None:
-        """Nothing is made there before the first blob is. `tiers` are the directories of storage classes that have one of their own."""
+    def __init__(self, home: Path, tiers: Mapping[str, Path] | None = None, *, reserved_bytes: int = 0) -> None:
+        """Nothing is made there before the first blob is. `tiers` are the directories of storage classes that have one of their own.
+
+        Of each file system so much is left free, for the database beside it and so that objects can still be deleted.
+        """
+        self._reserved_bytes = reserved_bytes
         self._homes = {"": home, **{name.lower(): path for name, path in (tiers or {}).items()}}
         self._ready: set[str] = set()
         self._lock = Lock()
@@ -171,12 +177,13 @@ class LocalBlobs:
                     stat = entry.stat()
                     yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime))
 
-    def free_bytes(self) -> int:
-        """What the file system has for us."""
-        home = self._homes[""]
-        present = next(path for path in (home, *home.absolute().parents) if path.exists())
-        stat = os.statvfs(present)
-        return stat.f_bavail * stat.f_frsize
+    def refuse_full(self, blob_id: str) -> None:
+        """Raise NoRoom where only the reserve is left."""
+        if not self._reserved_bytes:
+            return
+        stat = os.statvfs(self._home_of(blob_id))
+        if stat.f_bavail * stat.f_frsize < self._reserved_bytes:
+            raise NoRoom(FULL)
 
     def path(self, blob_id: str) -> Path:
         """Where a blob is."""
@@ -217,10 +224,10 @@ class LocalBlobs:
             self._ready.add(place)
 
 
-def refusal(error: OSError) -> EngineRefused | EngineUnavailable:
+def refusal(error: OSError) -> NoRoom | EngineUnavailable:
     """What a failure of the file system means to whoever stores something."""
     if error.errno in NO_ROOM:
-        return EngineRefused(FULL)
+        return NoRoom(FULL)
     return EngineUnavailable(f"The place where objects are kept does not work: {error.strerror}.")
 
 
@@ -283,6 +290,8 @@ class LocalWriter:
         if not data:
             return
         try:
+            if self._stored // LOOK_BYTES != (self._stored + len(data)) // LOOK_BYTES or self._handle < 0:
+                self._store.refuse_full(self._id)
             if self._handle < 0:
                 self._handle = os.open(self._store.path(self._id), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             self._append(data)

@@ -24,6 +24,7 @@ from portal.engines.ports import (
     MachineSample,
     MachineSpec,
     MachineState,
+    Shortage,
     VolumeSample,
 )
 
@@ -243,6 +244,11 @@ class FakeCompute:
         """Machines run as long as nobody takes their cards away."""
         with self._store.call("cut_off"):
             return ()
+
+    def shortages(self) -> Mapping[str, Shortage]:
+        """Nothing is written here, so nothing runs full."""
+        with self._store.call("shortages"):
+            return {}
 
     def samples(self) -> Sequence[MachineSample]:
         """Counters that grow with the time since boot."""

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from portal.engines.ports import Capability, EngineRefused
 
+# Somebody else has the name of a bucket.
+TAKEN = "BucketAlreadyExists"
+
 
 class ObjectRefused(EngineRefused):
     """The engine does not do it; `code` is the one of S3, such as NoSuchKey."""
@@ -90,8 +93,15 @@ class BucketFigures:
 class Buckets(Protocol):
     """Buckets and objects as the holder of one key sees them."""
 
-    def ensure_bucket(self, wanted: BucketWanted) -> None:
-        """There is such a bucket, and it is as wanted. Raises ObjectRefused (BucketAlreadyExists) if somebody else has the name."""
+    def is_there(self, bucket: str) -> bool:
+        """Whether there is a bucket of this name, whoever made it. Raises ObjectRefused (BucketAlreadyExists) if it is somebody else's."""
+        ...
+
+    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False) -> None:
+        """There is such a bucket, made by the portal, and it is as wanted. One without a mark is the portal's only if it had begun to make it.
+
+        Raises ObjectRefused (BucketAlreadyExists) if somebody else has the name.
+        """
         ...
 
     def differs(self, wanted: BucketWanted) -> bool:

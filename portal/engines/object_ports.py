@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from portal.engines.ports import EngineError
+from portal.engines.ports import EngineError, EngineRefused
 
 
 class BlobDamaged(EngineError):
@@ -17,6 +17,10 @@ class BlobAbsent(EngineError):
     """There is no such blob; it may have been removed a moment ago."""
 
     retryable = False
+
+
+class NoRoom(EngineRefused):
+    """There is no room for more bytes, or none that is not kept for the portal itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +128,4 @@ class BlobStore(Protocol):
 
     def stored(self) -> Iterator[StoredBlob]:
         """Everything there is, what a crash left behind included, oldest names first in each directory."""
-        ...
-
-    def free_bytes(self) -> int:
-        """How much room is left."""
         ...

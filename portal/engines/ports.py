@@ -62,6 +62,14 @@ class MachineState(StrEnum):
     CRASHED = "crashed"
 
 
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Where a paused machine could not write (a pool, or "" for the host's own disk), and whether there is room again."""
+
+    pool: str
+    has_room: bool
+
+
 class ImageFormat(StrEnum):
     """Disk image formats that are accepted, as `qemu-img` names them."""
 
@@ -257,6 +265,10 @@ class ComputeEngine(Protocol):
 
     def cut_off(self) -> Collection[str]:
         """Running machines with a network card whose tap somebody took away; `ensure_interfaces` plugs it in again once there is one."""
+        ...
+
+    def shortages(self) -> Mapping[str, Shortage]:
+        """Machines that are paused because there was no room to write to; `ensure_running` lets them go on."""
         ...
 
     def samples(self) -> Sequence[MachineSample]:

@@ -90,7 +90,7 @@ def open_blobs(settings: Settings) -> BlobStore:
     """Where the bytes of objects are; every process that serves them may open it."""
     from portal.engines.blobs import LocalBlobs
 
-    return LocalBlobs(settings.data_dir / "objects", settings.tiers())
+    return LocalBlobs(settings.data_dir / "objects", settings.tiers(), reserved_bytes=settings.object_reserved_mib << 20)
 
 
 def _open_network(settings: Settings) -> NetworkEngine | None:

@@ -10,11 +10,13 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from portal.engines.object_ports import NoRoom
+from portal.engines.ports import EngineError
 from portal.http import refusals
 from portal.http.guard import takes_no_cookie
 from portal.http.request import session_secret
 from portal.kernel.db import DISK_IS_FULL, out_of_service
-from portal.kernel.errors import ERRORS, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
+from portal.kernel.errors import ERRORS, InsufficientStorage, InvalidRequest, PortalError, RateLimited, TooLarge, Unauthorized, Unavailable
 
 log = logging.getLogger("portal.http")
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -60,8 +62,15 @@ def install(app: Flask, render_page: PageRenderer) -> None:
     app.register_error_handler(PortalError, portal_error)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(OperationalError, database_error)
+    app.register_error_handler(EngineError, lambda error: answer(from_engine(error)))
     app.register_error_handler(OSError, system_error)
     app.register_error_handler(Exception, unexpected)
+
+
+def from_engine(error: EngineError) -> PortalError:
+    """What whoever asks is told where an engine failed."""
+    log.error("engine: %s", error.message)
+    return InsufficientStorage(error.message) if isinstance(error, NoRoom) else Unavailable(error.message)
 
 
 def wants_json() -> bool:

@@ -12,7 +12,7 @@ from portal.http.server import GRACEFUL_S, SHARED_MEMORY, no_metrics_port, start
 from portal.logging import setup_logging
 from portal.settings import Settings
 
-worker_class = "gthread"
+worker_class = "portal.http.slow_clients.PatientWorker"
 preload_app = True
 graceful_timeout = GRACEFUL_S
 timeout = 60

@@ -21,12 +21,14 @@ from portal.kernel.capabilities import capabilities, hangs
 from portal.kernel.db import db
 from portal.kernel.jobs import ACTIVE, Job
 from portal.networking.bounds import refused_packets
+from portal.security.key_store import master_problem
 from portal.settings import ROOT
 
 SERVICE = "atonix-portal"
 VERSION = (ROOT / ".version").read_text().strip()
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 FULL_PERCENT = 98.0
+MASTER_REMEDY = "docs/keys.md, The master key"
 
 probes = Blueprint("probes", __name__)
 
@@ -127,6 +129,8 @@ def ready() -> ResponseReturnValue:
             }
             for row in capabilities(db.session())
         }  # fmt: skip
+        if problem := master_problem(db.session(), portal_settings()):
+            checks["capabilities"]["encryption_keys"] = {"status": "unavailable", "detail": "", "reason": problem, "remedy": MASTER_REMEDY}
     response = jsonify(ready=is_ready, service=SERVICE, timestamp=_timestamp(), checks=checks)
     response.status_code = 200 if is_ready else 503
     return response

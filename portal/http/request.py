@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from enum import StrEnum
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from flask import Flask, current_app, g, request
 from flask_login import LoginManager, UserMixin
@@ -55,6 +55,16 @@ def portal_settings() -> Settings:
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(8)}"
+    _refuse_no_utf8()
+
+
+def _refuse_no_utf8() -> None:
+    """Refuse an address whose bytes are no text: decoded with replacements, one name would stand for another."""
+    try:
+        request.environ.get("PATH_INFO", "").encode("latin-1").decode()
+        unquote_to_bytes(request.query_string).decode()
+    except UnicodeError:
+        raise InvalidRequest("The address is not UTF-8.") from None
 
 
 def _load_user(_request: object) -> LoginUser | None:

@@ -1,12 +1,14 @@
-"""Addresses of clients as rules about networks read them."""
+"""Addresses of clients in one form, whatever socket or proxy tells them."""
 
-import ipaddress
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 
+@lru_cache(maxsize=1024)
 def canonical(address: str) -> str:
-    """The one form of an address; empty for what is none. IPv4 that a socket for both tells as IPv6 is IPv4: rules about its networks hold."""
+    """The address as rules write it, an IPv4 address in IPv6 as the one that it is; empty for what is none."""
     try:
-        found = ipaddress.ip_address(address)
+        found = ip_address(address)
     except ValueError:
         return ""
-    return str(found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else str(found)
+    return str((found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found)

@@ -221,13 +221,15 @@ def operation(
 def update_operation(
     model: type[Any], *, label: str = "Edit", icon: str = "edit", needs: str = "write", also: Sequence[str] = (), besides: Sequence[str] = (),
     before: Callable[[Context, Any, dict[str, Any]], None] | None = None, along: Callable[[Context, Any, Mapping[str, Any]], None] | None = None,
+    clearable: Sequence[str] = (),
 ) -> Operation:  # fmt: skip
-    """The operation that changes the editable fields of a row, each on its own; `before` may refuse the changes, `along` writes what goes with them.
+    """The operation that changes the editable fields of a row, each on its own, those that are `clearable` to nothing as well.
 
-    The fields of `besides` have a place of their own in the console, and are in no form.
+    `before` may refuse the changes, `along` writes what goes with them. The fields of `besides` have a place of their own in the console, and are in
+    no form.
     """
     infos = {attr: info for attr, info in _field_infos(model).items() if info.editable or attr in {*also, *besides}}
-    params = {name: Param(name, info, required=False, default=None, nullable=False) for name, info in infos.items()}
+    params = {name: Param(name, info, required=False, default=None, nullable=name in clearable) for name, info in infos.items()}
 
     def update(ctx: Context, row: Any, **changes: Any) -> None:
         """Change name, description, tags and other editable fields."""

@@ -140,7 +140,15 @@ class Unavailable(PortalError):
     status = 503
 
 
+class InsufficientStorage(PortalError):
+    """There is no room on the disks of the installation."""
+
+    code = "INSUFFICIENT_STORAGE"
+    status = 507
+
+
 ERRORS: tuple[type[PortalError], ...] = (
     InvalidRequest, Unauthorized, Forbidden, ConfirmationRequired, NotFound, MethodNotAllowed, Conflict, PreconditionFailed,
     TooLarge, UnsupportedMedia, QuotaExceeded, RateLimited, PortalError, Unavailable,
+    InsufficientStorage,
 )  # fmt: skip

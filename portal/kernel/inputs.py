@@ -78,36 +78,41 @@ def canonical(op: Operation, data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
-    """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order."""
+def inputs_of(ctx: Context, op: Operation, data: Mapping[str, Any], *, strict: bool = True, project_id: str | None = None) -> dict[str, Any]:
+    """Checked input. References are loaded and locked before the target, sorted, so that everybody locks in the same order.
+
+    They are of the project of what is changed (`project_id`), or of the current one.
+    """
     inputs = validate(op, data, strict=strict)
     references = sorted((p for p in op.params.values() if p.ref_model is not None), key=lambda p: str(p.ref_model))
-    inputs.update({p.name: find_reference(ctx, p, inputs[p.name]) for p in references if inputs.get(p.name) is not None})
+    inputs.update({p.name: find_reference(ctx, p, inputs[p.name], project_id=project_id) for p in references if inputs.get(p.name) is not None})
     return inputs
 
 
-def as_understood(ctx: Context, op: Operation, inputs: Mapping[str, Any], given: Container[str] = ()) -> dict[str, Any]:
+def as_understood(
+    ctx: Context, op: Operation, inputs: Mapping[str, Any], given: Container[str] = (), *, project_id: str | None = None
+) -> dict[str, Any]:
     """Checked input as conditions of policies see it: what a field names is its id, whatever it was called in the request.
 
     Of what was not given, a default that says nothing (no text, no entries, no) is not there.
     """
-    plain = {name: _ids(ctx, op.params[name], value) for name, value in inputs.items()}
+    plain = {name: _ids(ctx, op.params[name], value, project_id) for name, value in inputs.items()}
     return {name: value for name, value in plain.items() if name in given or says_something(value)}
 
 
-def _ids(ctx: Context, param: Param, value: Any) -> Any:
+def _ids(ctx: Context, param: Param, value: Any, project_id: str | None) -> Any:
     if isinstance(value, Resource):
         return value.id
     kind = param.info.kind
     if not isinstance(kind, Ref | RefList) or (rtype := ctx.registry.get(kind.type_key)) is None:
         return value
     if isinstance(value, list):
-        return [_id(ctx, rtype, each) for each in value]
-    return _id(ctx, rtype, value)
+        return [_id(ctx, rtype, each, project_id) for each in value]
+    return _id(ctx, rtype, value, project_id)
 
 
-def _id(ctx: Context, rtype: ResourceType, value: Any) -> Any:
-    row = seen_by_name(ctx, rtype, value) if isinstance(value, str) and value else None
+def _id(ctx: Context, rtype: ResourceType, value: Any, project_id: str | None) -> Any:
+    row = seen_by_name(ctx, rtype, value, project_id=project_id) if isinstance(value, str) and value else None
     return row.id if row is not None else value
 
 

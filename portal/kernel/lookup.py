@@ -51,12 +51,15 @@ def find(ctx: Context, rtype: ResourceType, row_id: str, *, lock: bool = False) 
     return row
 
 
-def find_reference(ctx: Context, param: Param, value: str) -> Any:
-    """The row that a request names by id, resource_id or name, locked against removal. Raises InvalidRequest naming the field."""
+def find_reference(ctx: Context, param: Param, value: str, *, project_id: str | None = None) -> Any:
+    """The row that a request names by id, resource_id or name, locked against removal. Raises InvalidRequest naming the field.
+
+    It belongs to the current project, or to `project_id`, or to everybody.
+    """
     rtype = ctx.registry.of(param.ref_model)  # type: ignore[arg-type] # only reference parameters come here
     # A shared lock that has to become a whole one waits for others that want the same.
     shared = not (isinstance(param.info.kind, Ref) and param.info.kind.exclusive)
-    query = _named(ctx, rtype, value).with_for_update(read=shared, key_share=not shared, of=rtype.model)
+    query = _named(ctx, rtype, value, project_id).with_for_update(read=shared, key_share=not shared, of=rtype.model)
     rows = ctx.db.scalars(query.execution_options(populate_existing=not shared)).all()
     return _the_one(rows, rtype, value, param.name)
 

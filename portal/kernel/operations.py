@@ -289,8 +289,8 @@ class _Attempt:
         """
         ctx, problem = self.ctx, None
         try:
-            inputs = inputs_of(ctx, self.op, self.data, strict=self.strict)
-            ctx.inputs = as_understood(ctx, self.op, inputs, self.data)
+            inputs = inputs_of(ctx, self.op, self.data, strict=self.strict, project_id=target.project_id)
+            ctx.inputs = as_understood(ctx, self.op, inputs, self.data, project_id=target.project_id)
             # A job that is tried again means the same then, whatever has that name by that time.
             self.data = {name: ctx.inputs.get(name, value) if self._names_others(name) else value for name, value in self.data.items()}
         except PortalError as error:

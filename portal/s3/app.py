@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -115,7 +115,7 @@ class Gateway:
         proxies = self._settings.trusted_proxies
         told = [each.strip() for each in request.header("x-forwarded-for").split(",")]
         address = told[-proxies] if proxies and len(told) >= proxies else request.remote_address
-        return _canonical(address)
+        return canonical(address)
 
     @staticmethod
     def _with_origin(session: Session, request: S3Request, action: Action, exchange: Exchange) -> Answer:
@@ -176,9 +176,6 @@ def _principal_of(session: Session, settings: Settings, key_id: str) -> Principa
     session.rollback()
     holder = s3_key_holder(session, settings, key_id)
     return holder.principal if holder is not None else None
-
-
-_canonical = lru_cache(maxsize=1024)(canonical)
 
 
 def _nothing(body: Iterator[bytes]) -> Iterator[bytes]:

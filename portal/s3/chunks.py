@@ -55,6 +55,8 @@ class Wire:
             return False
         try:
             data = self._source.read(BLOCK if self._left is None else min(BLOCK, self._left))
+        except TimeoutError as error:
+            raise S3Error("RequestTimeout") from error
         except (OSError, ParseException) as error:
             # The connection broke, or the server has found the transfer coding cut off.
             raise S3Error("IncompleteBody") from error

@@ -86,6 +86,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "QuotaExceeded": (403, "The quota of the project does not allow this."),
     "ReplicationConfigurationNotFoundError": (404, "The replication configuration was not found"),
     "RequestTimeTooSkewed": (403, "The difference between the request time and the server's time is too large."),
+    "RequestTimeout": (400, "Your socket connection to the server was not read from or written to within the timeout period."),
     "ServerSideEncryptionConfigurationNotFoundError": (404, "The server-side encryption configuration was not found."),
     "SignatureDoesNotMatch": (
         403, "The request signature that we calculated does not match the signature that you provided. Check your secret access key and signing method.",

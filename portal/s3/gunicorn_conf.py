@@ -11,7 +11,7 @@ worker_class = "portal.s3.gunicorn_worker.LingeringWorker"
 # Code is read once and shared by all processes; what is open is opened by each of them.
 preload_app = True
 graceful_timeout = 5
-# Of a worker's heartbeat; uploads and downloads may take as long as they like.
+# Of a worker's heartbeat; uploads and downloads may take long, as long as they go on.
 timeout = 60
 keepalive = 15
 control_socket_disable = True

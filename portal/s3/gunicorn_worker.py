@@ -4,14 +4,15 @@ gunicorn hands each request from its main thread to another one and back, which 
 """
 
 import select
+import ssl
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from portal.http.slow_clients import HEAD_END, MAX_HEAD, READ, PatientWorker
 
 LINGER_MS = 50
 
 
-class LingeringWorker(ThreadWorker):  # type: ignore[misc]
+class LingeringWorker(PatientWorker):
     """Goes back to the main thread when a connection is quiet, or when there are more connections than threads."""
 
     def handle(self, conn: Any) -> Any:
@@ -23,9 +24,28 @@ class LingeringWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _is_next_here(conn: Any) -> bool:
-    """Whether the client sends its next request within a moment."""
-    if conn.parser.unreader.buf.getvalue() or (hasattr(conn.sock, "pending") and conn.sock.pending()):
-        return True
+    """Whether the client sends the whole head of its next request within a moment; what has come of it is kept in any case."""
+    unreader = conn.parser.unreader
+    head, has_waited = unreader.take_buffered(), False
+    conn.sock.setblocking(False)
+    while HEAD_END not in head and len(head) < MAX_HEAD:
+        try:
+            data = conn.sock.recv(READ)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            if has_waited or not _is_readable(conn.sock):
+                break
+            has_waited = True
+            continue
+        except OSError:
+            break
+        if not data:
+            break
+        head += data
+    unreader.start(head)
+    return HEAD_END in head
+
+
+def _is_readable(sock: Any) -> bool:
     poll = select.poll()
-    poll.register(conn.sock, select.POLLIN)
+    poll.register(sock, select.POLLIN)
     return bool(poll.poll(LINGER_MS))

@@ -19,11 +19,14 @@ KEPT = {
     "content-type": "Content-Type", "cache-control": "Cache-Control", "content-disposition": "Content-Disposition", "content-language": "Content-Language",
     "expires": "Expires", "x-amz-website-redirect-location": "x-amz-website-redirect-location",
 }  # fmt: skip
+BREAKS = frozenset("\r\n\0")
 USUAL_TYPE = "binary/octet-stream"
 METADATA_BYTES = 2048
 STORAGE_CLASSES = ("STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER", "GLACIER_IR", "DEEP_ARCHIVE")
 MOST_TAGS, TAG_KEY, TAG_VALUE = 10, 128, 256
-RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+# More digits than these are beyond the end of everything.
+DIGITS = 18
 # What a signed request may have an answer say instead of what is kept.
 OVERRIDES = {
     f"response-{name}": header for name, header in (("content-encoding", "Content-Encoding"), *KEPT.items()) if not name.startswith("x-amz-")
@@ -38,6 +41,9 @@ def about_of(request: S3Request) -> About:
     metadata = {name.removeprefix(META): value for name, value in request.headers_named(META).items()}
     if sum(len(name) + len(value) for name, value in metadata.items()) > METADATA_BYTES:
         raise S3Error("MetadataTooLarge", MaxSizeAllowed=METADATA_BYTES)
+    if any(char in BREAKS for value in (*headers.values(), *metadata.values()) for char in value):
+        # In a form they can stand; in answers they would begin headers of their own.
+        raise S3Error("InvalidArgument", "What is kept as a header of the object has no line break and no NUL.")
     storage_class = request.header("x-amz-storage-class", "STANDARD")
     if storage_class not in STORAGE_CLASSES:
         raise S3Error("InvalidStorageClass", StorageClassRequested=storage_class[:64])
@@ -142,7 +148,8 @@ def range_of(text: str, size_bytes: int) -> tuple[int, int] | None:
     found = RANGE.fullmatch(text.strip())
     if found is None or found.groups() == ("", ""):
         return None
-    first, last = found.groups()
+    first, last = (text.lstrip("0") or text[-1:] for text in found.groups())
+    first, last = (text if len(text) <= DIGITS else "9" * DIGITS for text in (first, last))
     if first and last and int(last) < int(first):
         return None
     begin = int(first) if first else max(0, size_bytes - int(last))

@@ -11,14 +11,15 @@ from portal.s3.exchange import Answer, Exchange, document, people, person
 from portal.storage.access import LIST, authorize_object
 from portal.storage.facts import BucketFacts, bucket_named, version_of
 from portal.storage.listing import Entry, Listed, Listing, objects_listed, versions_listed
+from portal.storage.object_models import NULL_VERSION, sequence_of
 
 MOST = 1000
 
 
-def listable(x: Exchange) -> BucketFacts:
-    """The bucket, if the caller may list what is under the prefix."""
+def listable(x: Exchange, called: str = "ListBucket") -> BucketFacts:
+    """The bucket, if the caller may list what is under the prefix; `called` is what S3 calls that."""
     bucket = bucket_named(x.ctx.db, x.bucket)
-    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"))
+    authorize_object(x.ctx, bucket, LIST, x.parameter("prefix"), called=called)
     return bucket
 
 
@@ -121,14 +122,13 @@ def _place_of(token: str) -> str:
 
 def versions(x: Exchange) -> Answer:
     """All versions of the objects of a bucket, with the marks of deletion."""
-    bucket, limit, keys = listable(x), limit_of(x, "max-keys"), encoder(x)
+    bucket, limit, keys = listable(x, "ListBucketVersions"), limit_of(x, "max-keys"), encoder(x)
     after, version_id = x.parameter("key-marker"), x.parameter("version-id-marker")
     row = None
     if version_id:
         if not after:
             raise S3Error("InvalidArgument", "A version-id marker cannot be specified without a key marker.", ArgumentName="version-id-marker")
-        marker = version_of(x.ctx.db, bucket.id, after, version_id)
-        row = marker.sequence if marker is not None else None
+        row = _row_of(x, bucket, after, version_id)
     asked = Listing(x.parameter("prefix"), x.parameter("delimiter"), after, row, limit)
     found = versions_listed(x.ctx, bucket.id, asked)
     owners = _owners(x, found.rows)
@@ -142,6 +142,17 @@ def versions(x: Exchange) -> Answer:
         said += [] if found.last_is_prefix else [xml.leaf("NextVersionIdMarker", found.rows[-1].version_id)]
     said += [xml.leaf("MaxKeys", limit)] + ([keys.leaf("Delimiter", asked.delimiter)] if asked.delimiter else [])
     return document("ListVersionsResult", *said, xml.leaf("IsTruncated", found.is_truncated), keys.said(), *listed, keys.prefixes(found))
+
+
+def _row_of(x: Exchange, bucket: BucketFacts, key: str, version_id: str) -> int:
+    """The place of a version, which its name tells although it may be gone; where the one without a name is gone, its key begins again."""
+    row = sequence_of(version_id)
+    if row is None:
+        if version_id != NULL_VERSION:
+            raise S3Error("InvalidArgument", "Invalid version id specified", ArgumentName="version-id-marker", ArgumentValue=version_id[:64])
+        marker = version_of(x.ctx.db, bucket.id, key, version_id)
+        row = marker.sequence if marker is not None else -1
+    return row
 
 
 def _version(row: Entry, keys: Encoder, owners: Mapping[str | None, str], *, is_latest: bool) -> str:

@@ -55,16 +55,16 @@ def _where(x: Exchange) -> tuple[str, str, str]:
     return x.bucket, x.key, x.parameter("versionId")
 
 
-def _found(x: Exchange) -> tuple[BucketFacts, Version]:
+def _found(x: Exchange, called: str) -> tuple[BucketFacts, Version]:
     """The version that is asked about, in a bucket with object lock."""
-    found = object_find(x.ctx, *_where(x))
+    found = object_find(x.ctx, *_where(x), called=called)
     refuse_without_lock(found.bucket)
     return found.bucket, found.version
 
 
 def get_retention(x: Exchange) -> Answer:
     """Until when a version is kept."""
-    bucket, version = _found(x)
+    bucket, version = _found(x, "GetObjectRetention")
     if not version.lock_mode or version.retain_until is None:
         raise S3Error("NoSuchObjectLockConfiguration")
     said = [xml.leaf("Mode", version.lock_mode), xml.leaf("RetainUntilDate", xml.timestamp(version.retain_until))]
@@ -84,7 +84,7 @@ def put_retention(x: Exchange) -> Answer:
 
 def get_hold(x: Exchange) -> Answer:
     """Whether a version is under a legal hold."""
-    bucket, version = _found(x)
+    bucket, version = _found(x, "GetObjectLegalHold")
     if version.legal_hold is None:
         raise S3Error("NoSuchObjectLockConfiguration")
     return document("LegalHold", xml.leaf("Status", ON if version.legal_hold else OFF), headers=version_header(bucket, version))

@@ -220,7 +220,7 @@ def _part(row: ObjectPart) -> str:
 
 def list_uploads(x: Exchange) -> Answer:
     """The uploads of a bucket that have not ended."""
-    bucket, limit, keys = listable(x), limit_of(x, "max-uploads"), encoder(x)
+    bucket, limit, keys = listable(x, "ListBucketMultipartUploads"), limit_of(x, "max-uploads"), encoder(x)
     after, marker = x.parameter("key-marker"), x.parameter("upload-id-marker")
     asked = Listing(x.parameter("prefix"), x.parameter("delimiter"), after, marker or None if after else None, limit)
     found = uploads_listed(x.ctx, bucket.id, asked)

@@ -119,6 +119,8 @@ def _wanted(x: Exchange, found: Found) -> tuple[int, int, dict[str, str]]:
 
 def delete(x: Exchange) -> Answer:
     """Delete an object or one of its versions."""
+    if x.request.header("x-amz-if-match-last-modified-time") or x.request.header("x-amz-if-match-size"):
+        raise S3Error("NotImplemented", "Deletions under a condition on the time or the size are not implemented; If-Match is.")
     gone = object_delete(x.ctx, x.bucket, x.key, x.parameter("versionId"), condition_of(x.request), bypass=may_bypass(x.request))
     return Answer(204, _said(gone))
 
@@ -131,12 +133,19 @@ def _said(gone: Deleted) -> dict[str, str]:
 def delete_many(x: Exchange) -> Answer:
     """Delete up to 1,000 objects; each succeeds or fails on its own."""
     asked = x.protected_document("Delete")
-    wanted = [(node.value("Key") or "", node.value("VersionId") or "") for node in asked.children_named("Object")]
+    wanted = [_named(node) for node in asked.children_named("Object")]
     if not wanted or len(wanted) > MOST_KEYS:
         raise S3Error("MalformedXML")
     is_quiet = (asked.value("Quiet") or "").lower() == "true"
-    done = _delete(x, [Wanted(key, version_id) for key, version_id in wanted])
+    done = _delete(x, wanted)
     return document("DeleteResult", *(_told(each, result, is_quiet=is_quiet) for each, result in done))
+
+
+def _named(node: xml.Node) -> Wanted:
+    """An object to delete, and the entity tag that it has to have."""
+    if node.value("LastModifiedTime") or node.value("Size"):
+        raise S3Error("NotImplemented", "Deletions under a condition on LastModifiedTime or Size are not implemented; ETag is.")
+    return Wanted(node.value("Key") or "", node.value("VersionId") or "", Condition(match=(node.value("ETag") or "").strip('"')))
 
 
 def _delete(x: Exchange, wanted: list[Wanted]) -> list[tuple[Wanted, Deleted | S3Error]]:

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from functools import cache
+from threading import BoundedSemaphore
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from portal.kernel.db import now
@@ -23,11 +25,13 @@ CREATED, REDIRECTED = 201, 303
 CONTROL = re.compile("[\x00-\x1f\x7f]")
 # Fields that become headers of every answer with the object.
 KEPT = ("content-", "cache-control", "expires", "x-amz-meta-")
+# Who uploads stands within the form: until that is known, forms have no more than this share of the threads.
+SHARE = 4
 
 
 def post(x: Exchange) -> Answer:
     """Write the file of a form as an object."""
-    form = open_form(x.request)
+    form = _opened(x.request, x.ctx.settings.s3_threads)
     x.identify(lambda secret_of: verify_form(form, x.bucket, secret_of, now()))
     said = _as_headers(x.request, form)
     about, asked = about_of(said), asked_of(said)
@@ -38,6 +42,22 @@ def post(x: Exchange) -> Answer:
     x.ctx.db.rollback()
     found, bucket = keep(x, target, form.key, form.open(), about, how="Post")
     return _told(x, form, found, version_header(bucket, found) | encryption_headers(found, asked.customer))
+
+
+def _opened(request: S3Request, threads: int) -> PostForm:
+    """The form, up to its file."""
+    places = _places(threads)
+    if not places.acquire(blocking=False):
+        raise S3Error("SlowDown", "Too many forms are being uploaded at the moment. Try again.", headers={"Retry-After": "5"})
+    try:
+        return open_form(request)
+    finally:
+        places.release()
+
+
+@cache
+def _places(threads: int) -> BoundedSemaphore:
+    return BoundedSemaphore(max(1, threads // SHARE))
 
 
 def _as_headers(request: S3Request, form: PostForm) -> S3Request:

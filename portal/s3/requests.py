@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from portal.s3.errors import S3Error
+from portal.storage.access import leads_out
 
 KEY_BYTES = 1024
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -180,9 +181,5 @@ def check_key(key: str) -> None:
         raise S3Error("KeyTooLongError", Size=size, MaxSizeAllowed=KEY_BYTES)
     if "\x00" in key:
         raise S3Error("InvalidURI", "A key must not contain NUL.")
-    if ".." in key:
-        depth = 0
-        for segment in key.split("/"):
-            depth += -1 if segment == ".." else segment not in ("", ".")
-            if depth < 0:
-                raise S3Error("InvalidURI", "The relative segments of the key lead out of the bucket.")
+    if leads_out(key):
+        raise S3Error("InvalidURI", "The relative segments of the key lead out of the bucket.")

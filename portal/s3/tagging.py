@@ -34,22 +34,26 @@ def _document(tags: Mapping[str, str], headers: Mapping[str, str] | None = None)
 
 def get(x: Exchange) -> Answer:
     """The tags of an object."""
-    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
+    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"), called=_called("Get", x))
     return _document(found.version.tags, version_header(found.bucket, found.version))
 
 
 def put(x: Exchange) -> Answer:
     """Give an object tags, in place of those it has."""
-    return _say(x, tags_in(x.document("Tagging")), 200)
+    return _say(x, "Put", tags_in(x.document("Tagging")), 200)
 
 
 def delete(x: Exchange) -> Answer:
     """Take all tags of an object away."""
-    return _say(x, {}, 204)
+    return _say(x, "Delete", {}, 204)
 
 
-def _say(x: Exchange, tags: Mapping[str, str], status: int) -> Answer:
-    bucket, version = object_say(x.ctx, x.bucket, x.key, x.parameter("versionId"), WRITE, tags=dict(tags))
+def _called(verb: str, x: Exchange) -> str:
+    return f"{verb}Object{'Version' if x.parameter('versionId') else ''}Tagging"
+
+
+def _say(x: Exchange, verb: str, tags: Mapping[str, str], status: int) -> Answer:
+    bucket, version = object_say(x.ctx, x.bucket, x.key, x.parameter("versionId"), WRITE, called=_called(verb, x), tags=dict(tags))
     return Answer(status, version_header(bucket, version))
 
 

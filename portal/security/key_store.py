@@ -17,12 +17,14 @@ from sqlalchemy.orm import Session
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, NotFound, StateConflict
 from portal.security.key_models import MOST_VERSIONS, EncryptionKey, KeyVersion
-from portal.security.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeys, decrypt, encrypt, master_keys
+from portal.security.master_keys import KEY_BYTES, NONCE_BYTES, MasterKeyMissing, MasterKeys, decrypt, encrypt, master_keys
 from portal.settings import Settings
 
 FORMAT = 1
 ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 TAG_BYTES = 16
+# Of so many versions at least one has to be wrapped by a master key that is there before another is made.
+NEWEST = 20
 
 
 class KeyUnusable(StateConflict):
@@ -146,9 +148,32 @@ def version_make(ctx: Context, key: EncryptionKey, number: int, origin: str) -> 
     """Add a version of fresh random bytes, within the caller's transaction. Raises MasterKeyMissing."""
     # The first of an installation makes the master key where none was given; later a missing one is a loss, and no second one hides it.
     masters = master_keys(ctx.settings, may_make=not ctx.db.scalar(select(exists().select_from(KeyVersion))))
+    _refuse_unrelated(ctx.db, masters)
     material = masters.wrap(os.urandom(KEY_BYTES), _about_version(key.id, number))
     ctx.db.add(KeyVersion(key_id=key.id, number=number, material=material, master=masters.first, created_by=ctx.principal.username, origin=origin))
     ctx.db.flush()
+
+
+def master_problem(session: Session, settings: Settings) -> str:
+    """Why what is encrypted cannot be read with the master keys that the portal was started with, in words; empty where it can, or nothing is."""
+    if not session.scalar(select(exists().select_from(KeyVersion))):
+        return ""
+    try:
+        _refuse_unrelated(session, master_keys(settings))
+    except MasterKeyMissing as error:
+        return error.message
+    return ""
+
+
+def _refuse_unrelated(session: Session, masters: MasterKeys) -> None:
+    """Raise MasterKeyMissing for master keys none of which wrapped any of the newest versions: another one was lost or mistyped."""
+    newest = session.scalars(select(KeyVersion.master).order_by(KeyVersion.created_at.desc(), KeyVersion.key_id).limit(NEWEST)).all()
+    if newest and not masters.keys.keys() & set(newest):
+        raise MasterKeyMissing(
+            f"The encryption keys in the database were wrapped by the master key {newest[0]}, and the portal was started with {masters.first}. Nothing that is "
+            "encrypted can be read, and no key is made, until an operator has added that one to ENCRYPTION_MASTER_KEY or its file.",
+            details={"fingerprint": newest[0]},
+        )
 
 
 def version_rewrap(version: KeyVersion, masters: MasterKeys) -> None:

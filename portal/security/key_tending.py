@@ -11,6 +11,7 @@ from portal.kernel.operations import run
 from portal.kernel.runner import TaskRun
 from portal.security.encryption_keys import key_delete, key_rotate
 from portal.security.key_models import EncryptionKey
+from portal.security.key_store import master_problem
 
 log = logging.getLogger("portal.keys")
 AT_ONCE = 200
@@ -18,6 +19,10 @@ AT_ONCE = 200
 
 def tend_keys(task: TaskRun) -> None:
     """One round of it."""
+    problem = master_problem(task.ctx.db, task.ctx.settings)
+    task.ctx.db.rollback()
+    if problem:
+        log.error(problem)
     due = select(EncryptionKey.id, EncryptionKey.project_id).where(EncryptionKey.deleted_at.is_(None), EncryptionKey.locked.is_(False))
     rotated = due.where(EncryptionKey.state == "enabled", EncryptionKey.next_rotation_at <= now())
     over = due.where(EncryptionKey.state == "pending-deletion", EncryptionKey.deletion_date <= now())

@@ -18,17 +18,27 @@ from portal.kernel import audit
 from portal.kernel.context import Context
 from portal.kernel.db import transaction
 from portal.kernel.errors import Conflict, Forbidden, InvalidRequest, PortalError, QuotaExceeded, TooLarge, Unavailable
-from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, decide_object, note_refusal, subject_of
+from portal.storage.access import DELETE, PUBLISH, READ, WRITE, authorize_object, check_key, check_new_key, decide_object, note_refusal, subject_of
 from portal.storage.access import LIST as LISTS
 from portal.storage.asked_encryption import show_asked
 from portal.storage.encryption import NOTHING
 from portal.storage.engine_steps import refuse_on_engine
-from portal.storage.engine_wanted import key_of
-from portal.storage.errors import InvalidPart, InvalidPartOrder, IsMarker, NoSuchBucket, NoSuchKey, NoSuchUpload, NoSuchVersion, PartTooSmall
+from portal.storage.engine_wanted import key_of, refuse_unmade
+from portal.storage.errors import (
+    InvalidKey,
+    InvalidPart,
+    InvalidPartOrder,
+    IsMarker,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchUpload,
+    NoSuchVersion,
+    PartTooSmall,
+)
 from portal.storage.facts import BucketFacts, Version, bucket_named
 from portal.storage.grants import grants_of, refuse_acl
 from portal.storage.listing import Listed, Listing
-from portal.storage.objects import About, Deleted, Found, Wanted
+from portal.storage.objects import ANY, About, Condition, Deleted, Found, Wanted, called_by
 from portal.storage.receiving import MAX_OBJECT
 from portal.storage.uploads import Named, PartNamed
 from portal.storage.usage import DIMENSION, refuse_beyond_quota
@@ -38,6 +48,7 @@ KINDS: Mapping[str, type[PortalError]] = {
     "InvalidPart": InvalidPart, "InvalidPartOrder": InvalidPartOrder, "EntityTooSmall": PartTooSmall, "PreconditionFailed": Conflict,
     "EntityTooLarge": TooLarge, "BadDigest": InvalidRequest, "InvalidDigest": InvalidRequest, "IncompleteBody": InvalidRequest,
     "InvalidArgument": InvalidRequest, "InvalidTag": InvalidRequest, "KeyTooLongError": InvalidRequest,
+    "InvalidURI": InvalidKey,
 }  # fmt: skip
 SAID: Mapping[str, str] = {
     "NoSuchBucket": "The engine for objects does not have this bucket yet, or not any more.",
@@ -49,6 +60,7 @@ SAID: Mapping[str, str] = {
     "NoSuchUpload": "There is no such upload; it may be complete, or was given up.",
     "PreconditionFailed": "The object was changed meanwhile. Try again.",
     "MethodNotAllowed": "The version is the mark of a deletion.",
+    "InvalidURI": "The engine for objects takes no such key.",
 }
 
 
@@ -72,6 +84,7 @@ class EngineObjects:
         self._engine = engine
 
     def _of(self, ctx: Context, bucket: BucketFacts) -> Buckets:
+        refuse_unmade(ctx.db, bucket)
         # Nobody is to wait for the engine with the database in hand.
         ctx.db.rollback()
         with _refusals():
@@ -84,7 +97,7 @@ class EngineObjects:
         check_key(key)
         present, problem = self._look(ctx, bucket, key, version_id)
         try:
-            _authorize_found(ctx, bucket, key, present, action)
+            _authorize_found(ctx, bucket, key, present, action, called=called_by(action, version_id))
         except Forbidden as error:
             note_refusal(ctx, bucket, action, key, error)
             raise
@@ -122,15 +135,17 @@ class EngineObjects:
 
     # -- writing -----------------------------------------------------------------------------------------------------------------------------
 
-    def _authorize(self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None) -> None:
-        check_key(key)
+    def _authorize(
+        self, ctx: Context, bucket: BucketFacts, key: str, actions: Sequence[str], tags: Mapping[str, str] | None = None, *, called: str = ""
+    ) -> None:  # fmt: skip
+        (check_new_key if WRITE in actions else check_key)(key)
         # The portal's keys encrypt nothing there.
         show_asked(ctx, bucket, NOTHING)
         present, _ = self._look(ctx, bucket, key)
         for action in actions:
             try:
                 owner_id = ctx.principal.user_id if present is None else None
-                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags)
+                authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else tags, called=called)
             except Forbidden as error:
                 note_refusal(ctx, bucket, action, key, error)
                 raise
@@ -143,9 +158,11 @@ class EngineObjects:
         authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Through to the engine, which needs to know the length beforehand."""
+        _refuse_condition(ctx, condition)
         sent = _sent(read, length, md5)
         self._authorize(ctx, bucket, key, [WRITE, *([PUBLISH] if about.acl != "private" else [])], about.tags)
         refuse_beyond_quota(ctx.db, bucket, sent.size_bytes)
@@ -159,6 +176,8 @@ class EngineObjects:
         with _refusals():
             buckets = self._of(ctx, bucket)
             present = buckets.find(bucket.name, key)
+            if "headers" in said:
+                said["headers"] = {**present.headers, **said["headers"]}
             made = buckets.say(bucket.name, present, replace(present, **said))
         return self._told(ctx, bucket, action, made)
 
@@ -167,8 +186,9 @@ class EngineObjects:
         refuse_acl(bucket, acl, None)
         return self.say(ctx, bucket, key, PUBLISH, is_public=acl != "private")
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Within the engine; between projects, by the target's account, to whom the source's policy says no."""
+        _refuse_condition(ctx, condition)
         about = replace(object_of(found.version), key=key, is_public=False)
         self._authorize(ctx, to, key, [WRITE], about.tags)
         refuse_beyond_quota(ctx.db, to, about.size_bytes)
@@ -184,7 +204,7 @@ class EngineObjects:
         """The object, or a version of it."""
         if bypass:
             refuse_on_engine(ctx, "retention")
-        self._authorize(ctx, bucket, key, [DELETE])
+        self._authorize(ctx, bucket, key, [DELETE], called="DeleteObjectVersion" if version_id else "DeleteObject")
         with _refusals():
             gone = self._of(ctx, bucket).remove(bucket.name, key, version_id)
         self._told(ctx, bucket, DELETE, gone)
@@ -241,8 +261,9 @@ class EngineObjects:
         with _refusals():
             return self._of(ctx, bucket).put_part(bucket.name, named.key, named.id, number, sent)
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """Asked again, it answers like the first time as long as the object is the one that was made."""
+        _refuse_condition(ctx, condition)
         bucket = self._upload(ctx, named)
         buckets = self._of(ctx, bucket)
         try:
@@ -263,12 +284,17 @@ class EngineObjects:
             self._of(ctx, bucket).abort_upload(bucket.name, named.key, named.id)
 
 
-def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str) -> None:
+def _refuse_condition(ctx: Context, condition: Condition) -> None:
+    if condition != ANY:
+        refuse_on_engine(ctx, "conditions of writes")
+
+
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str, *, called: str) -> None:
     if present is not None:
-        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None))
+        authorize_object(ctx, bucket, action, key, tags=present.tags, grants=grants_of(_acl(present), None), called=called)
     elif not decide_object(ctx, bucket, LISTS, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
-        authorize_object(ctx, bucket, action, key)
+        authorize_object(ctx, bucket, action, key, called=called)
         raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 

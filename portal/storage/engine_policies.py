@@ -212,7 +212,7 @@ def document(
 ) -> dict[str, Any]:  # fmt: skip
     """The policy of a bucket: `owner` is how the engine calls the bucket's account, `people` are holders of keys by how it calls them.
 
-    `arns` says how it calls users by id and by name, for the bucket's own policy.
+    `arns` says how it calls users by id, for the bucket's own policy.
     """
     made = Document(bucket.name)
     # Whom the bucket lets in by a word counts as long as lists of access do.
@@ -233,7 +233,8 @@ def document(
     for verb in public:
         for who in people if bucket.acl == "authenticated-read" else ("*",):
             made.add(who, verb, Said(True, ALL))
-    given = [_translated(each, arns) for each in _listed((bucket.policy or {}).get("document", {}).get("Statement"))]
+    written = _listed((bucket.policy or {}).get("document", {}).get("Statement"))
+    given = [_translated(each, kept["principals"], arns) for each, kept in zip(written, own, strict=True)]
     if blocks(bucket, "restrict_public_buckets"):
         given = [each for each in given if each["Effect"] == "Deny" or each["Principal"] != "*"]
     all_of_it = {"Effect": "Allow", "Principal": {"AWS": [owner]}, "Action": ["s3:*"], "Resource": [f"{ARN}{bucket.name}", f"{ARN}{bucket.name}/*"]}
@@ -244,13 +245,8 @@ def _listed(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given] if given else []
 
 
-def _translated(statement: Mapping[str, Any], arns: Mapping[str, str]) -> dict[str, Any]:
-    """A statement that somebody wrote, with users as the engine calls them; those without a key there are nobody."""
-    given = statement["Principal"]
-    named = _listed(given["AWS"] if isinstance(given, dict) else given)
-    if "*" in named:
+def _translated(statement: Mapping[str, Any], principals: Sequence[str], arns: Mapping[str, str]) -> dict[str, Any]:
+    """A statement that somebody wrote about principals with these ids, as the engine calls them; those without a key there are nobody."""
+    if "*" in principals:
         return {**statement, "Principal": "*"}
-    return {
-        **statement,
-        "Principal": {"AWS": sorted({arns.get(name.rpartition("/")[2], f"arn:aws:iam:::user/nobody-{name[:64]}") for name in named})},
-    }
+    return {**statement, "Principal": {"AWS": sorted({arns.get(each, f"arn:aws:iam:::user/nobody-{each[:64]}") for each in principals})}}

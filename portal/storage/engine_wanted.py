@@ -12,19 +12,20 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from portal.engines.object_engine_ports import Accounts, BucketWanted, Key, ObjectEngine
+from portal.engines.object_engine_ports import TAKEN, Accounts, BucketWanted, Key, ObjectEngine
 from portal.engines.ports import EngineRefused
 from portal.identity.models import S3AccessKey
 from portal.identity.s3_keys import s3_key_holder
 from portal.kernel import quota
 from portal.kernel.context import SYSTEM, Context, Principal
 from portal.kernel.db import now, transaction
+from portal.kernel.errors import StateConflict
 from portal.kernel.resource import Registry
 from portal.settings import Settings
 from portal.storage.engine_policies import document
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BucketFacts, bucket_by_id
-from portal.storage.object_models import Bucket, EngineBucket
+from portal.storage.object_models import BEGUN, MADE, Bucket, EngineBucket
 from portal.storage.usage import DIMENSION, GIB
 
 # In front of what the engine refused to do.
@@ -69,8 +70,7 @@ def wanted_bucket(ctx: Context, accounts: Accounts | None, row: Bucket, found: H
     if accounts is not None:
         names = {user_id: accounts.arn(HOLDER + user_id) for user_id in found.principals}
         people = {names[user_id]: principal for user_id, principal in found.principals.items()}
-        by_any = names | {found.names[user_id]: arn for user_id, arn in names.items()}
-        policy = document(ctx, facts, accounts.arn(OWNER + row.project_id), people, by_any)
+        policy = document(ctx, facts, accounts.arn(OWNER + row.project_id), people, names)
     return BucketWanted(
         row.name, row.id, row.versioning, [_cors(rule) for rule in row.cors_rules], [_rule(each) for each in row.lifecycle_rules], policy
     )
@@ -121,20 +121,37 @@ def fit_bucket(sessions: Callable[[], Session], settings: Settings, registry: Re
         # Policies name only users that there are.
         for user_id, keys in found.keys.items():
             engine.accounts.ensure(HOLDER + user_id, found.names[user_id], lambda keys=keys: keys)  # type: ignore[misc]
+    buckets = engine.buckets(key)
     try:
-        engine.buckets(key).ensure_bucket(wanted)
-    except EngineRefused:
+        if not buckets.is_there(wanted.name):
+            # From now on one that is there without a mark is what a crash has left.
+            _note(sessions, bucket_id, made=BEGUN)
+        buckets.ensure_bucket(wanted, is_begun=_made(sessions, bucket_id) == BEGUN)
+    except EngineRefused as error:
         # It will refuse the same again: told is told, until something changes.
-        _note(sessions, bucket_id, REFUSED + digest(wanted)[1:])
+        _note(sessions, bucket_id, REFUSED + digest(wanted)[1:], **({"made": ""} if getattr(error, "code", "") == TAKEN else {}))
         raise
-    _note(sessions, bucket_id, digest(wanted))
+    _note(sessions, bucket_id, digest(wanted), made=MADE)
 
 
-def _note(sessions: Callable[[], Session], bucket_id: str, told: str) -> None:
+def _made(sessions: Callable[[], Session], bucket_id: str) -> str:
+    with sessions() as session:
+        row = session.get(EngineBucket, bucket_id)
+        return row.made if row is not None else ""
+
+
+def _note(sessions: Callable[[], Session], bucket_id: str, told: str | None = None, *, made: str | None = None) -> None:
     with sessions() as session, transaction(session):
-        row = session.get(EngineBucket, bucket_id, with_for_update=True) or EngineBucket(bucket_id=bucket_id)
-        row.told, row.told_at = told, now()
+        row = session.get(EngineBucket, bucket_id, with_for_update=True) or EngineBucket(bucket_id=bucket_id, told="", made="")
+        row.told, row.made, row.told_at = row.told if told is None else told, row.made if made is None else made, now()
         session.add(row)
+
+
+def refuse_unmade(session: Session, bucket: BucketFacts) -> None:
+    """Raise StateConflict for a bucket that is not, or not known to be, one that the portal made at the engine: what is in it is somebody else's."""
+    found = session.execute(select(Bucket.state, EngineBucket.made).outerjoin(EngineBucket).where(Bucket.id == bucket.id)).first()
+    if found is None or tuple(found) != ("active", MADE):
+        raise StateConflict(f"{bucket.name} cannot be used: the engine for objects has no bucket that the portal made for it, or not any more.")
 
 
 def ensure_owner(engine: ObjectEngine, settings: Settings, project_id: str) -> Key | None:

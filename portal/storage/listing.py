@@ -12,8 +12,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, select, tuple_
 
 from portal.kernel.context import Context
+from portal.kernel.errors import InvalidRequest
+from portal.kernel.ids import is_storable
 from portal.storage.facts import VERSIONS
-from portal.storage.object_models import NULL_VERSION, ObjectUpload, version_name
+from portal.storage.object_models import CURRENT, NULL_VERSION, ObjectUpload, version_name
 
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = (0xD800, 0xE000)
@@ -34,6 +36,10 @@ class Listing:
     after: str = ""
     after_row: Any = None
     limit: int = 1000
+
+    def __post_init__(self) -> None:
+        if not is_storable(self.prefix) or not is_storable(self.after) or (isinstance(self.after_row, str) and not is_storable(self.after_row)):
+            raise InvalidRequest("A prefix or a place to go on at has neither NUL nor lone surrogates.")
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ class Entry:
 
 def objects_listed(ctx: Context, bucket_id: str, asked: Listing) -> Listed:
     """The present objects of a bucket."""
-    return _walk(ctx, asked, _Rows(_ENTRIES.where(VERSIONS.c.bucket_id == bucket_id, VERSIONS.c.is_current), VERSIONS.c.key, None, _entry))
+    return _walk(ctx, asked, _Rows(_ENTRIES.where(VERSIONS.c.bucket_id == bucket_id, CURRENT), VERSIONS.c.key, None, _entry))
 
 
 def versions_listed(ctx: Context, bucket_id: str, asked: Listing) -> Listed:

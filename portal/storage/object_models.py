@@ -92,13 +92,19 @@ class BucketUsage(Base):
     held_gib: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+# How far the portal is with a bucket at an external engine.
+BEGUN, MADE = "begun", "made"
+
+
 class EngineBucket(Base):
     """What an external engine was last told of a bucket, in short."""
 
     __tablename__ = "engine_buckets"
 
     bucket_id: Mapped[str] = mapped_column(ForeignKey("buckets.id"), primary_key=True)
-    told: Mapped[str] = mapped_column(String(64))
+    told: Mapped[str] = mapped_column(String(64), default="")
+    # Whose the engine's bucket is: of nobody known, being made by the portal, which saw that there was none, or made by it.
+    made: Mapped[str] = mapped_column(String(8), default="")
     told_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 

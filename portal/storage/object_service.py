@@ -11,7 +11,19 @@ from portal.storage.access import READ, authorize_object
 from portal.storage.engine_objects import EngineObjects
 from portal.storage.facts import BucketFacts, Version, newest
 from portal.storage.listing import Listed, Listing, objects_listed, versions_listed
-from portal.storage.objects import About, Deleted, Found, Wanted, object_delete, object_find, object_say, object_set_acl, objects_delete
+from portal.storage.objects import (
+    ANY,
+    About,
+    Condition,
+    Deleted,
+    Found,
+    Wanted,
+    object_delete,
+    object_find,
+    object_say,
+    object_set_acl,
+    objects_delete,
+)
 from portal.storage.reading import object_open
 from portal.storage.receiving import object_copy, object_receive, part_receive
 from portal.storage.uploads import Named, PartNamed, Whole, upload_abort, upload_complete, upload_create, upload_named
@@ -24,25 +36,30 @@ class ObjectService(Protocol):
         """An object that the caller may read."""
         ...
 
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """Raise Forbidden unless the caller may do an action on the object under a key as it is now, or on a new one."""
+        ...
+
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """Some of its bytes, begun: as many as are asked for, of this version. Raises ObjectChanged and ObjectDamaged."""
         ...
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Write the object that a stream brings."""
         ...
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
-        """Change what is said of the newest version: headers, user_metadata, tags."""
+        """Change what is said of the newest version: some of its headers, user_metadata, tags."""
         ...
 
     def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
         """Say in a word what others may do with the newest version."""
         ...
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Copy it, with what is said of it."""
         ...
 
@@ -52,10 +69,6 @@ class ObjectService(Protocol):
 
     def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Each succeeds or is refused on its own."""
-        ...
-
-    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
-        """Raise Forbidden unless the caller may do an action on what is under a key now, or would be there for the first time."""
         ...
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
@@ -78,7 +91,7 @@ class ObjectService(Protocol):
         """Receive a part; its entity tag."""
         ...
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """Make the object; None if it was written over since."""
         ...
 
@@ -104,27 +117,37 @@ class LocalObjects:
         """By its row."""
         return object_find(ctx, bucket.name, key, version_id, action)
 
+    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
+        """By its row."""
+        present = newest(ctx.db, bucket.id, key)
+        owner_id, tags = (present.owner_id, present.tags) if present is not None else (ctx.principal.user_id, None)
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags)
+
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""
         return object_open(ctx, self._blobs, found, (first, length))
 
     def receive(
-        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = ""
+        self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
+        condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Onto the disk, then into a row."""
-        return object_receive(ctx, self._blobs, (bucket.name, key), about, read, length=length, md5=md5)[0]
+        return object_receive(ctx, self._blobs, (bucket.name, key), about, read, length=length, md5=md5, condition=condition)[0]
 
     def say(self, ctx: Context, bucket: BucketFacts, key: str, action: str, **said: Any) -> Version:
-        """In its row."""
-        return object_say(ctx, bucket.name, key, "", action, **said)[1]
+        """In its row; headers that are not named stay."""
+        if "headers" not in said:
+            return object_say(ctx, bucket.name, key, "", action, **said)[1]
+        merged = lambda _writing, row: {**said, "headers": {**row.headers, **said["headers"]}}  # noqa: E731
+        return object_say(ctx, bucket.name, key, "", action, say=merged, **said)[1]
 
     def set_acl(self, ctx: Context, bucket: BucketFacts, key: str, acl: str) -> Version:
         """In its row."""
         return object_set_acl(ctx, (bucket.name, key, ""), acl)[1]
 
-    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str) -> Version:
+    def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Another row and name for the same bytes."""
-        return object_copy(ctx, self._blobs, found, (to.name, key))[0]
+        return object_copy(ctx, self._blobs, found, (to.name, key), condition=condition)[0]
 
     def delete(self, ctx: Context, bucket: BucketFacts, key: str, version_id: str = "", *, bypass: bool = False) -> Deleted:
         """The row; the bytes a little later."""
@@ -133,12 +156,6 @@ class LocalObjects:
     def delete_many(self, ctx: Context, bucket: BucketFacts, wanted: Sequence[Wanted]) -> list[Deleted | PortalError]:
         """Some at a time."""
         return objects_delete(ctx, bucket.name, wanted)
-
-    def authorize(self, ctx: Context, bucket: BucketFacts, key: str, action: str) -> None:
-        """By its row."""
-        present = newest(ctx.db, bucket.id, key)
-        owner_id = present.owner_id if present is not None else ctx.principal.user_id
-        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
 
     def listed(self, ctx: Context, bucket: BucketFacts, asked: Listing) -> Listed:
         """By the index."""
@@ -160,9 +177,9 @@ class LocalObjects:
         """Onto the disk, then into a row."""
         return part_receive(ctx, self._blobs, named, number, read, length=length).etag
 
-    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed]) -> Version | None:
+    def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """The parts stay what they are."""
-        return upload_complete(ctx, named, parts, lambda _upload, _parts: Whole()).version
+        return upload_complete(ctx, named, parts, lambda _upload, _parts: Whole(), condition=condition).version
 
     def abort(self, ctx: Context, named: Named) -> None:
         """Its rows go."""

@@ -12,7 +12,22 @@ from portal.engines.object_ports import EMPTY, Blob
 from portal.kernel.context import Context
 from portal.kernel.errors import Forbidden, PortalError, PreconditionFailed
 from portal.storage import versions
-from portal.storage.access import BYPASS, DELETE, HOLD, LIST, PUBLISH, READ, RETAIN, WRITE, authorize_object, check_key, decide_object, note_refusal
+from portal.storage.access import (
+    BYPASS,
+    DELETE,
+    HOLD,
+    LIST,
+    PUBLISH,
+    READ,
+    READ_ACL,
+    RETAIN,
+    WRITE,
+    authorize_object,
+    check_key,
+    check_new_key,
+    decide_object,
+    note_refusal,
+)
 from portal.storage.asked_encryption import KIND, show_asked
 from portal.storage.encryption import NOTHING, PLAIN, Asked, Encryption
 from portal.storage.errors import IsMarker, NoSuchKey, NoSuchVersion
@@ -99,14 +114,22 @@ def refuse_early(
 ) -> BucketFacts:  # fmt: skip
     """Raise what a write would be refused with, as far as that is known before the bytes arrive; the write itself asks again."""
     bucket = bucket_named(ctx.db, bucket_name)
-    check_key(key)
+    check_new_key(key)
     show_asked(ctx, bucket, asked, encrypts=encrypts)
     if size_bytes is not None and size_bytes <= SMALL and ctx.inputs[KIND] == "none":
         # So little is received sooner than it is refused. A key is used for nobody who may not write.
         return bucket
     latest = newest(ctx.db, bucket.id, key)
     try:
-        authorize_object(ctx, bucket, WRITE, key, owner_id=latest.owner_id if latest else ctx.principal.user_id, tags=latest.tags if latest else None)
+        authorize_object(
+            ctx,
+            bucket,
+            WRITE,
+            key,
+            owner_id=latest.owner_id if latest else ctx.principal.user_id,
+            tags=latest.tags if latest else None,
+            called="PutObject",
+        )
     except Forbidden as error:
         note_refusal(ctx, bucket, WRITE, key, error)
         raise
@@ -119,7 +142,7 @@ def object_put(
     ctx: Context, bucket: BucketFacts, key: str, content: Content, about: About, *, condition: Condition = ANY
 ) -> tuple[Version, BucketFacts]:  # fmt: skip
     """Write an object whose bytes are on the disk. Raises Forbidden, PreconditionFailed, QuotaExceeded, NoSuchBucket and what `check_key` raises."""
-    check_key(key)
+    check_new_key(key)
     return write(ctx, bucket, WRITE, lambda writing: (put(writing, key, content, about, condition), writing.bucket))
 
 
@@ -128,7 +151,8 @@ def authorize_new(writing: Writing, key: str, about: About, latest: Version | No
     also = {PUBLISH: about.grants is not None or about.acl not in HARMLESS, RETAIN: bool(about.lock.mode), HOLD: about.lock.hold is not None}
     owner_id, tags = (latest.owner_id, latest.tags) if latest else (writing.ctx.principal.user_id, about.tags)
     for action in (WRITE, *(action for action, is_needed in also.items() if is_needed)):
-        writing.authorize(action, key, owner_id=owner_id, tags=tags)
+        # Tags have a permission of their own at S3; who has it by name is not asked here, but who is denied it.
+        writing.authorize(action, key, owner_id=owner_id, tags=tags, called="PutObject" if action == WRITE and not about.tags else "")
     refuse_acl(writing.bucket, about.acl, about.grants)
     if about.lock.is_said:
         refuse_without_lock(writing.bucket)
@@ -157,7 +181,7 @@ Say = Callable[[Writing, Version], Mapping[str, Any]]
 
 
 def object_say(
-    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, say: Say | None = None, **said: Any
+    ctx: Context, bucket_name: str, key: str, version_id: str, action: str, *, say: Say | None = None, called: str = "", **said: Any
 ) -> tuple[BucketFacts, Version]:  # fmt: skip
     """Change what is said of a version (tags, acl), which needs the permission of an action. Raises NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
     check_key(key)
@@ -166,7 +190,7 @@ def object_say(
         bucket = writing.bucket
         row = version_of(writing.db, bucket.id, key, version_id) if version_id else newest(writing.db, bucket.id, key)
         owner_id, tags, grants = (row.owner_id, row.tags, row.granted) if row else (None, None, ())
-        writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants)
+        writing.authorize(action, key, owner_id=owner_id, tags=tags, grants=grants, called=called)
         if row is None or row.is_marker:
             raise _not_there(bucket, key, version_id, row)
         if DESCRIPTION & said.keys():
@@ -234,7 +258,9 @@ def remove(
     bucket = writing.bucket
     latest = newest(writing.db, bucket.id, key)
     found = version_of(writing.db, bucket.id, key, version_id) if version_id else latest
-    writing.authorize(DELETE, key, owner_id=found.owner_id if found else writing.ctx.principal.user_id, tags=found.tags if found else None)
+    called = "DeleteObjectVersion" if version_id else "DeleteObject"
+    owner_id, tags = (found.owner_id, found.tags) if found else (writing.ctx.principal.user_id, None)
+    writing.authorize(DELETE, key, owner_id=owner_id, tags=tags, called=called)
     if condition.match and latest is not None:
         condition.check(latest)
     if version_id:
@@ -271,6 +297,7 @@ class Wanted:
 
     key: str
     version_id: str = ""
+    condition: Condition = ANY
 
 
 def objects_delete(ctx: Context, bucket_name: str, wanted: Sequence[Wanted], *, bypass: bool = False) -> list[Deleted | PortalError]:
@@ -287,7 +314,7 @@ def _remove_one(writing: Writing, each: Wanted, *, bypass: bool) -> Deleted | Po
     """Whatever refuses does so before anything is written."""
     try:
         check_key(each.key)
-        return remove(writing, each.key, each.version_id, bypass=bypass)
+        return remove(writing, each.key, each.version_id, each.condition, bypass=bypass)
     except PortalError as error:
         if isinstance(error, Forbidden):
             writing.tell(DELETE, each.key, {"reason": error.message}, status="denied")
@@ -315,14 +342,17 @@ class Found:
         return next((blob.id for blob in self.pieces() if blob.id), "")
 
 
-def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ) -> Found:
-    """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden."""
+def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", action: str = READ, *, called: str = "") -> Found:
+    """The object under a key, or one of its versions, if the caller may read it. Raises NoSuchBucket, NoSuchKey, NoSuchVersion, IsMarker or Forbidden.
+
+    `called` is what S3 calls the action, where it is not the reading of bytes.
+    """
     bucket = bucket_named(ctx.db, bucket_name)
     check_key(key)
     for _ in range(LOOKS):
         row = version_of(ctx.db, bucket.id, key, version_id) if version_id else newest(ctx.db, bucket.id, key)
         try:
-            _authorize_found(ctx, bucket, key, row, action)
+            _authorize_found(ctx, bucket, key, row, action, called=called or called_by(action, version_id))
         except Forbidden as error:
             note_refusal(ctx, bucket, action, key, error)
             raise
@@ -335,12 +365,18 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
     return found
 
 
-def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str) -> None:
+def called_by(action: str, version_id: str) -> str:
+    """What S3 calls a reading of the newest version, or of one that is named."""
+    kind = "ObjectVersion" if version_id else "Object"
+    return {READ: f"Get{kind}", READ_ACL: f"Get{kind}Acl"}.get(action, "")
+
+
+def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str, *, called: str) -> None:
     if row is not None:
-        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, grants=row.granted)
+        authorize_object(ctx, bucket, action, key, owner_id=row.owner_id, tags=row.tags, grants=row.granted, called=called)
     elif not decide_object(ctx, bucket, LIST, key).allowed:
         # Whoever may not list learns from a refusal nothing that a listing would tell.
-        authorize_object(ctx, bucket, action, key)
+        authorize_object(ctx, bucket, action, key, called=called)
         raise Forbidden(f"There is no {key[:200]} that you may read.", details={"action": action})
 
 

@@ -9,6 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from portal.identity.models import User
 from portal.kernel import fields as f
 from portal.kernel.context import Context
 from portal.kernel.declare import operation
@@ -26,11 +30,14 @@ WIDEST = {4: 8, 6: 32}
 VERSIONS = ("2012-10-17", "2008-10-17")
 ARN = "arn:aws:s3:::"
 USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
-# The portal's verb → what S3 calls it. The first is what it is; a denial of any of them denies it.
+# The portal's verb → what S3 calls its kinds. Where nobody says which it is, the first is what has to be allowed, and a denial of any of them denies it.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
-    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
-    "write": ("s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
+    "write": (
+        "s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectVersionTagging", "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging",
+        "s3:AbortMultipartUpload",
+    ), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
     "read_acl": ("s3:GetObjectAcl", "s3:GetObjectVersionAcl"), "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"), "retain": ("s3:PutObjectRetention",),
     "hold": ("s3:PutObjectLegalHold",),
     "bypass_retention": ("s3:BypassGovernanceRetention",),
@@ -60,7 +67,7 @@ def bucket_set_policy(ctx: Context, bucket: Bucket, *, document: Annotated[dict[
     """Let others in by a policy of the bucket's own, or keep somebody out of it; what it denies, nothing else allows."""
     # Writes see either all of it or nothing.
     usage_locked(ctx.db, bucket.id)
-    policy = {"document": document, "statements": statements_of(document, bucket.name)} if document else None
+    policy = {"document": document, "statements": identified(ctx.db, statements_of(document, bucket.name))} if document else None
     if blocks(bucket, "block_public_policy") and policy_is_public(policy):
         raise Forbidden(f"{bucket.name} blocks policies that let everybody in: change its public-access block first.")
     bucket.policy = policy
@@ -95,6 +102,16 @@ def statements_of(document: Mapping[str, Any], bucket: str) -> list[dict[str, An
     return [_statement(f"Statement[{number}]", each, bucket) for number, each in enumerate(given)]
 
 
+def identified(session: Session, statements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with the ids of those whom they name: whoever has the name of one of them later is not meant. Raises InvalidRequest for nobody."""
+    named = {each for statement in statements for each in statement["principals"]} - {"*"}
+    rows = session.execute(select(User.id, User.username).where(User.id.in_(named) | User.username.in_(named))).all() if named else []
+    by_name = {row.username: row.id for row in rows} | {row.id: row.id for row in rows} | {"*": "*"}
+    if nobody := next((each for each in sorted(named) if each not in by_name), None):
+        raise _wrong("Principal", f"Invalid principal in policy: nobody here has the id or name {nobody[:80]}.")
+    return [{**each, "principals": [by_name[name] for name in each["principals"]]} for each in statements]
+
+
 def _wrong(where: str, what: str) -> InvalidRequest:
     return InvalidRequest.fields({where: [what]})
 
@@ -106,10 +123,8 @@ def _statement(where: str, given: Any, bucket: str) -> dict[str, Any]:
         raise _wrong(f"{where}.Effect", "must be Allow or Deny.")
     actions = _texts(f"{where}.Action", given.get("Action"))
     known = [name for names in (*NAMES.values(), *OF_BUCKET.values()) for name in names]
-    if unknown := [each for each in actions if not each.lower().startswith("s3:") and each != "*"]:
-        raise _wrong(f"{where}.Action", f"{unknown[0][:80]} is no action of S3.")
-    if not any(is_like(name, each) for name in known for each in actions):
-        raise _wrong(f"{where}.Action", f"none of them is understood here; there are {', '.join(known)}.")
+    if unknown := [each for each in actions if not any(_is_action(name, each) for name in known)]:
+        raise _wrong(f"{where}.Action", f"{unknown[0][:80]} is not understood here; there are {', '.join(known)}.")
     resources = _texts(f"{where}.Resource", given.get("Resource"))
     if foreign := [each for each in resources if each.removeprefix(ARN).partition("/")[0] != bucket or not each.startswith(ARN)]:
         raise _wrong(f"{where}.Resource", f"{foreign[0][:80]} is not in this bucket; {ARN}{bucket} and {ARN}{bucket}/* are.")
@@ -119,10 +134,17 @@ def _statement(where: str, given: Any, bucket: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _is_action(name: str, pattern: str) -> bool:
+    """Whether a pattern is of this action; S3 takes no notice of case."""
+    return is_like(name.lower(), pattern.lower())
+
+
 def _texts(where: str, given: Any) -> list[str]:
     found = given if isinstance(given, list) else [given]
     if not found or not all(isinstance(each, str) and each for each in found):
         raise _wrong(where, "must be a text or a list of texts.")
+    if any("${" in each for each in found):
+        raise _wrong(where, "has a variable; variables are not understood here.")
     return found
 
 
@@ -132,6 +154,8 @@ def _principals(where: str, given: Any) -> list[str]:
         raise _wrong(f"{where}.Principal", "must be * or an object with AWS.")
     found = _texts(f"{where}.Principal", given["AWS"] if isinstance(given, dict) else given)
     names = [found_[1] if (found_ := USER.fullmatch(each)) else each for each in found]
+    if wild := [each for each in found if each != "*" and ("*" in each or "?" in each)]:
+        raise _wrong(f"{where}.Principal", f"{wild[0][:80]}: a principal is * for everybody, or the whole name of one.")
     if odd := [each for each in names if each.startswith("arn:")]:
         raise _wrong(f"{where}.Principal", f"{odd[0][:80]} names nobody here: write the id or the name of a user, or arn:aws:iam:::user/<name>.")
     return names
@@ -169,25 +193,31 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def verdict(policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action: str, key: str) -> tuple[bool | None, str]:
-    """(whether a bucket's policy allows or denies, None where it says nothing; the statement that decides)."""
+def verdict(
+    policy: Mapping[str, Any] | None, ctx: Context, bucket: str, action: str, key: str, *, called: str = ""
+) -> tuple[bool | None, str]:  # fmt: skip
+    """(whether a bucket's policy allows or denies, None where it says nothing; the statement that decides).
+
+    `called` is what S3 calls the action, where it tells kinds of it apart.
+    """
     allowed = ""
     for each in policy["statements"] if policy else ():
-        if _applies(each, ctx, bucket, action.rpartition(".")[2], key):
+        if _applies(each, ctx, bucket, action.rpartition(".")[2], key, called=called):
             if not each["allows"]:
                 return False, each["sid"]
             allowed = allowed or each["sid"]
     return (True, allowed) if allowed else (None, "")
 
 
-def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str) -> bool:
+def _applies(statement: Mapping[str, Any], ctx: Context, bucket: str, verb: str, key: str, *, called: str) -> bool:
     known = NAMES[verb] if key or verb not in OF_BUCKET else OF_BUCKET[verb]
-    names = known if not statement["allows"] else known[:1]
-    who = {ctx.principal.user_id, ctx.principal.username if ctx.principal.user_id is not None else None, "*"}
+    names = (f"s3:{called}",) if called else known if not statement["allows"] else known[:1]
+    # Names may have gone to somebody else since.
+    who = {ctx.principal.user_id, "*"}
     about = f"{ARN}{bucket}" if verb == "list" or not key else f"{ARN}{bucket}/{key}"
     return (
         any(each in who for each in statement["principals"])
-        and any(is_like(name, each) for name in names for each in statement["actions"])
+        and any(_is_action(name, each) for name in names for each in statement["actions"])
         and any(is_like(about, each) for each in statement["resources"])
         and all(_holds(*condition, ctx=ctx, prefix=key if verb == "list" else None, verb=verb) for condition in statement["conditions"])
     )

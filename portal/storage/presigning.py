@@ -14,7 +14,7 @@ from portal.identity.sealed import unseal
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.errors import Conflict, InvalidRequest
-from portal.storage.access import DELETE, READ, WRITE, check_key
+from portal.storage.access import DELETE, READ, WRITE, check_key, check_new_key
 from portal.storage.engine_steps import on_engine
 from portal.storage.facts import BucketFacts
 from portal.storage.object_service import ObjectService
@@ -32,7 +32,7 @@ def presign(
 
     `signer` is a key of the portal's at an external engine: then the address is good until it ends. Browsers save what they read under `saved_as`.
     """
-    check_key(key)
+    (check_new_key if method == "PUT" else check_key)(key)
     if method not in ACTIONS or not 1 <= expires_in <= LONGEST_S:
         raise InvalidRequest.fields({"method": [f"must be one of {', '.join(ACTIONS)}."], "expires_in": [f"must be 1 to {LONGEST_S:,} seconds."]})
     objects.authorize(ctx, bucket, key, ACTIONS[method])

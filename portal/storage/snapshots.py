@@ -187,8 +187,9 @@ snapshot_share = share_operation(Snapshot, when=("completed",), refuse=_refuse_e
 
 def _expiry(ctx: Context, snapshot: Snapshot, changes: dict[str, Any]) -> None:
     del ctx
-    if days := changes.get("retention_days"):
-        snapshot.expires_at = snapshot.created_at + timedelta(days=days)
+    if "retention_days" in changes:
+        days = changes["retention_days"]
+        snapshot.expires_at = snapshot.created_at + timedelta(days=days) if days else None
 
 
 def _eager() -> list[ORMOption]:
@@ -198,12 +199,13 @@ def _eager() -> list[ORMOption]:
 SNAPSHOT = ResourceType(
     Snapshot, service="storage", name="snapshot", collection="snapshots", prefix="snap", label="Snapshot", plural="Snapshots", icon="cam",
     summary="What volumes held at a moment.",
-    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete, update_operation(Snapshot, before=_expiry),
-                snapshot_take_scheduled, snapshot_discard, snapshot_expire, *lock_operations(Snapshot)],
+    operations=[snapshot_create, snapshot_make_public, snapshot_make_private, snapshot_share, snapshot_delete,
+                update_operation(Snapshot, before=_expiry, clearable=("retention_days",)), snapshot_take_scheduled, snapshot_discard, snapshot_expire,
+                *lock_operations(Snapshot)],
     columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("volume_name", "Volume", css="md"),
-             Column("size_gb", "Size, GiB", sort="size_gb", css="num"), Column("volume_type_name", "Type", css="lo"),
+             Column("size_gb", "Size, GiB", sort="size_gb", css="num md"), Column("volume_type_name", "Type", css="lo"),
              Column("visibility", "Shared with", css="lo", hidden=True),
-             Column("created_at", "Created", sort="created_at"), Column("expires_at", "Deleted", css="lo", hidden=True)],
+             Column("created_at", "Created", sort="created_at", css="md"), Column("expires_at", "Deleted", css="lo", hidden=True)],
     lifecycle=LIFECYCLE, quota={"snapshots": 1, "snapshot_gb": "size_gb"}, eager=_eager, aliases={"status": "state", "volume": "volume_id"},
     show={"volume_type_name": lambda v: v.volume_type.name, "progress_percent": lambda v: 100 if v.state == "completed" else 0,
           "shared_with_accounts": shared_accounts, "visibility": visibility},

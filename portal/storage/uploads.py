@@ -92,7 +92,7 @@ def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0) -> tuple[Buc
     found = _found(ctx.db, bucket, named)
     show_upload(ctx, found)
     try:
-        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags, called="PutObject")
     except Forbidden as error:
         note_refusal(ctx, bucket, WRITE, named.key, error)
         raise
@@ -137,10 +137,10 @@ def part_put(ctx: Context, named: Named, number: int, content: Content) -> Objec
     return write(ctx, bucket_named(ctx.db, named.bucket), WRITE, keep)
 
 
-def _writable(writing: Writing, named: Named) -> ObjectUpload:
+def _writable(writing: Writing, named: Named, called: str = "PutObject") -> ObjectUpload:
     found = _found(writing.db, writing.bucket, named)
     show_upload(writing.ctx, found)
-    writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+    writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags, called=called)
     if found.completed_at is not None:
         raise _no_such(named)
     return found
@@ -229,7 +229,7 @@ def _chosen(parts: Sequence[ObjectPart], wanted: Sequence[PartNamed]) -> list[Ob
 
 def upload_abort(ctx: Context, named: Named) -> None:
     """Give an upload up; its parts go. Raises NoSuchUpload or Forbidden."""
-    write(ctx, bucket_named(ctx.db, named.bucket), WRITE, lambda writing: give_up(writing, _writable(writing, named)))
+    write(ctx, bucket_named(ctx.db, named.bucket), WRITE, lambda writing: give_up(writing, _writable(writing, named, "AbortMultipartUpload")))
 
 
 def give_up(writing: Writing, upload: ObjectUpload) -> None:

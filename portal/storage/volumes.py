@@ -377,7 +377,7 @@ VOLUME = ResourceType(
     operations=[volume_create, volume_attach, volume_detach, volume_resize, volume_restore, volume_trash, volume_recover, volume_delete,
                 update_operation(Volume, before=_check_limits, along=_queue_limits), *lock_operations(Volume), volume_set_snapshot_schedule,
                 volume_miss_snapshot, volume_apply_limits, volume_adopt, volume_refit, volume_expire],
-    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num"),
+    columns=[Column("name", "Name", sort="name"), Column("state", "State", sort="state"), Column("size_gb", "Size, GiB", sort="size_gb", css="num md"),
              Column("volume_type_name", "Type", css="md"), Column("instance_id", "Instance", css="md"), Column("iops", "IOPS", css="num lo"),
              Column("throughput_mbps", "MiB/s", css="num lo", hidden=True), Column("created_at", "Created", sort="created_at", css="lo")],
     lifecycle=LIFECYCLE, quota={"volumes": 1, "volume_gb": size_in_quota}, eager=_eager, goes_with="compute.instance",

@@ -61,11 +61,12 @@ class Writing:
         return self.ctx.db
 
     def authorize(
-        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = ()
+        self, action: str, key: str, *, owner_id: str | None = None, tags: Mapping[str, str] | None = None, grants: Sequence[Grant] = (),
+        called: str = "",
     ) -> None:  # fmt: skip
         """Raise Forbidden unless the caller may."""
         try:
-            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants)
+            authorize_object(self.ctx, self.bucket, action, key, owner_id=owner_id, tags=tags, grants=grants, called=called)
         except Forbidden as error:
             error.details["key"] = key[:200]
             raise

@@ -63,7 +63,13 @@ class Editor:
 
 
 def _example_policy(bucket: str) -> Any:
-    statement = {"Sid": "Readers", "Effect": "Allow", "Principal": {"AWS": ["alice"]}, "Action": "s3:GetObject", "Resource": f"{ARN}{bucket}/*"}
+    statement = {
+        "Sid": "Readers",
+        "Effect": "Allow",
+        "Principal": {"AWS": ["the-name-of-a-user"]},
+        "Action": "s3:GetObject",
+        "Resource": f"{ARN}{bucket}/*",
+    }
     return {"Version": VERSIONS[0], "Statement": [statement]}
 
 

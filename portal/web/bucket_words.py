@@ -10,7 +10,7 @@ from portal.storage.configurations import cors_rules_of
 from portal.storage.lifecycle import lifecycle_rules_of
 from portal.storage.notifications import notification_rules_of
 from portal.storage.object_models import Bucket
-from portal.storage.policies import ARN, statements_of
+from portal.storage.policies import ARN, identified, statements_of
 from portal.storage.replication import replication_rules_of
 from portal.storage.websites import website_of
 
@@ -85,13 +85,14 @@ def _days(number: Any) -> str:
 
 def policy_in_words(ctx: Context, bucket: Bucket, document: Any) -> Reading:
     """A policy of the bucket's own."""
-    del ctx
     if not document:
         return Reading(["The bucket has no policy: the policies of the project decide, and access lists."], is_set=False)
     if not isinstance(document, dict):
         raise InvalidRequest.fields({"Policy": ["must be an object."]})
     found, warnings = [], []
-    for each in statements_of(document, bucket.name):
+    statements = statements_of(document, bucket.name)
+    identified(ctx.db, statements)
+    for each in statements:
         whom = "everybody" if EVERYBODY in each["principals"] else _listed(each["principals"])
         where = _listed([place.removeprefix(ARN) for place in each["resources"]])
         only = ", on conditions" if each["conditions"] else ""

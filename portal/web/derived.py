@@ -125,10 +125,16 @@ def actions_of(ctx: Context, rtype: ResourceType, row: Any) -> list[Action]:
     base = f"{base_of(rtype)}/{row.id}/actions"
     found = []
     for op in rtype.operations:
-        if op.internal or not op.in_menu or op.effect is Effect.CREATE or (op.verb, bool(row.locked)) in {("lock", True), ("unlock", False)}:
+        if op.internal or not op.in_menu or op.effect is Effect.CREATE or _is_so_already(op, row):
             continue
         found.append(Action(op, f"{base}/{op.verb}", why_not(ctx, rtype, op, row)))
     return found
+
+
+def _is_so_already(op: Operation, row: Any) -> bool:
+    """Whether an operation would change nothing: it locks what is locked, or shares with everybody what is."""
+    shared = getattr(row, "is_public", None)
+    return (op.verb, bool(row.locked)) in {("lock", True), ("unlock", False)} or (op.verb, shared) in {("make_public", True), ("make_private", False)}
 
 
 def why_not(ctx: Context, rtype: ResourceType, op: Operation, row: Any) -> str:

@@ -92,6 +92,8 @@ class OperationForm:
     """The form of one operation, bound to what was typed or to the row that it changes."""
 
     def __init__(self, ctx: Context, op: Operation, *, typed: Any = None, row: Any = None) -> None:
+        # What is named for a row is of its project, whichever one the user is in.
+        ctx = replace(ctx, project_id=row.project_of() or ctx.project_id) if row is not None else ctx
         self.ctx, self.op, self.row = ctx, op, row
         made = {name: field_for(param.info.kind, param, ctx) for name, param in op.params.items() if name not in op.besides}
         self.widgets = {name: widget for name, (_, widget) in made.items()}

@@ -15,7 +15,7 @@ from portal.http.request import context
 from portal.http.s3_address import s3_endpoint
 from portal.kernel.authz import decide, reach, target_of
 from portal.kernel.context import Context
-from portal.kernel.errors import ConfirmationRequired, InvalidRequest, PortalError
+from portal.kernel.errors import ConfirmationRequired, Conflict, InvalidRequest, PortalError
 from portal.kernel.ids import is_storable
 from portal.kernel.lookup import find
 from portal.storage.access import DELETE, WRITE, authorize_object, check_key
@@ -23,6 +23,7 @@ from portal.storage.buckets import BUCKET
 from portal.storage.described import checked_metadata, checked_tags, checked_type
 from portal.storage.emptying import EMPTY
 from portal.storage.engine_steps import on_engine
+from portal.storage.facts import newest
 from portal.storage.object_models import Bucket
 from portal.storage.objects import ANY, About, Condition, object_delete, object_find, object_say, object_set_acl
 from portal.storage.presigning import presign
@@ -104,6 +105,7 @@ def _changed(bucket_id: str, change: Callable[[Context, Named], ResponseReturnVa
     ctx = context()
     named = Named.asked(ctx, bucket_id)
     try:
+        _refuse_another(ctx, named)
         return change(ctx, named)
     except ConfirmationRequired:
         raise
@@ -111,6 +113,14 @@ def _changed(bucket_id: str, change: Callable[[Context, Named], ResponseReturnVa
         ctx.db.rollback()
         errors, message = field_errors(error, FIELDS)
         return object_page(ctx, Named.asked(ctx, bucket_id), form_status(error), errors=errors, message=message, typed=request.form)
+
+
+def _refuse_another(ctx: Context, named: Named) -> None:
+    """Raise Conflict where the newest version is not the one any more that was shown with the form."""
+    shown = request.form.get("shown", "")
+    latest = newest(ctx.db, named.bucket.id, named.key)
+    if shown and not named.version_id and (latest is None or str(latest.sequence) != shown):
+        raise Conflict("The object was written over or deleted meanwhile; nothing was changed. This is what is there now.")
 
 
 @pages.post(f"{BASE}/object/say")

@@ -31,6 +31,7 @@ from portal.kernel.operations import run
 from portal.kernel.resource import ResourceType
 from portal.kernel.wording import within
 from portal.web import compute_pages, key_pages, networking_pages, roles, security_pages, storage_pages
+from portal.web.consequences import consequences_of
 from portal.web.derived import Tab, actions_of, base_of, cells, create_action, template, type_of
 from portal.web.forms import OperationForm
 from portal.web.page import field_errors, form_status, go, is_fragment, render
@@ -101,6 +102,8 @@ def _form_page(ctx: Context, rtype: ResourceType, op: Operation, form: Operation
     }  # fmt: skip
     if is_create:
         values |= _effects(ctx, rtype, op, form)
+    elif not op.partial:
+        values["consequences"] = consequences_of(ctx, ctx.registry.name_of(op), row)
     if op.effect is Effect.REMOVE and rtype.leaving is not None and decide(ctx, ctx.registry.name_of(op), target_of(row)).allowed:
         values["leaving"] = leaving_of(ctx, rtype, row)
     if "document" in form.widgets:

@@ -69,13 +69,14 @@ async function inTurn(work) {
   }
 }
 
-function request(upload, method, path, { body = null, type = "", moved = () => {} } = {}) {
+function request(upload, method, path, { body = null, type = "", isFirst = false, moved = () => {} } = {}) {
   return new Promise((done, failed) => {
     const sent = new XMLHttpRequest();
     sent.open(method, `/api/v1/storage/buckets/${box.dataset.uploads}${path}`);
     sent.setRequestHeader("X-CSRFToken", token);
     sent.setRequestHeader("Accept", "application/json");
     if (type) sent.setRequestHeader("Content-Type", type);
+    if (isFirst) sent.setRequestHeader("If-None-Match", "*");
     sent.upload.addEventListener("progress", (step) => moved(step.loaded));
     sent.addEventListener("loadend", () => {
       upload.requests.delete(sent);
@@ -160,19 +161,23 @@ class Upload {
   async start(replaces = false) {
     this.isStopped = false;
     this.moving.clear();
-    Object.assign(this, { began: performance.now(), before: this.arrived });
+    // Where nothing is kept of what is written over, the portal refuses to, also what somebody else has written meanwhile.
+    Object.assign(this, { began: performance.now(), before: this.arrived, isFirst: !replaces && !("keeps" in box.dataset) });
     this.show("sending");
     this.moved();
     try {
-      if (!this.record && !replaces && !("keeps" in box.dataset) && (await this.isThere())) {
-        return this.show("there", "There is a file of this name, and the bucket keeps no older versions.");
-      }
+      if (!this.record && this.isFirst && (await this.isThere())) return this.there();
       await (this.file.size > PART ? this.inParts() : this.whole());
       this.stored();
     } catch (error) {
       this.halt();
+      if (error.status === 412) return this.there();
       if (this.state !== "gone") this.show("stopped", `Stopped at ${this.part("figure").textContent}. ${error.message}`);
     }
+  }
+
+  there() {
+    this.show("there", "There is a file of this name, and the bucket keeps no older versions.");
   }
 
   async isThere() {
@@ -180,14 +185,14 @@ class Upload {
       await ask(this, "HEAD", `/object?key=${encodeURIComponent(this.key)}`);
       return true;
     } catch (error) {
-      if (error.status) return false;
+      if (error.status === 404) return false;
       throw error;
     }
   }
 
   async whole() {
     const moved = (bytes) => this.step(0, bytes);
-    await ask(this, "PUT", `/object?key=${encodeURIComponent(this.key)}`, { body: this.file, type: this.file.type || "application/octet-stream", moved });
+    await ask(this, "PUT", `/object?key=${encodeURIComponent(this.key)}`, { body: this.file, type: this.file.type || "application/octet-stream", isFirst: this.isFirst, moved });
   }
 
   step(number, bytes) {
@@ -236,7 +241,7 @@ class Upload {
     };
     await Promise.all(Array.from({ length: AT_ONCE }, sender));
     const parts = numbers.map((number) => ({ number, etag: etags.get(number) }));
-    await ask(this, "POST", `${here()}/complete`, { body: JSON.stringify({ parts }), type: "application/json" });
+    await ask(this, "POST", `${here()}/complete`, { body: JSON.stringify({ parts }), type: "application/json", isFirst: this.isFirst });
   }
 
   slice(number) {

@@ -1,10 +1,14 @@
 """Buckets and objects through the API: the same rows as S3 clients see, under the same policies."""
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from portal.engines import blobs
 from portal.settings import Settings
 from tests.support.s3 import S3, client, fetch
 from tests.support.web import Api
@@ -172,3 +176,74 @@ def test_an_access_key_opens_the_s3_interface_until_it_ends(api: Api, bucket: st
     api("PATCH", f"/service-accounts/{account}", {"is_active": False})
     with pytest.raises(boto.exceptions.ClientError, match="InvalidAccessKeyId"):
         boto.get_object(Bucket="a-bucket", Key="k")
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a/../..", ".."])
+def test_a_key_does_not_lead_out_of_its_bucket(api: Api, bucket: str, key: str) -> None:
+    """Clients that keep a bucket in a directory would be led out of it; S3 refuses such keys as well."""
+    put(api, bucket, "k", b"x")
+    wrong = (
+        api("PUT", f"{BASE}/{bucket}/object?{urlencode({'key': key})}", data=b"x", headers={"Content-Type": "text/plain"}),
+        api("POST", f"{BASE}/{bucket}/objects/k/copy", {"destination_key": key}),
+        api("POST", f"{BASE}/{bucket}/multipart-uploads", {"key": key}),
+    )
+    assert [(each.status_code, each.json["error"]) for each in wrong] == [(400, "INVALID_REQUEST")] * 3
+    assert [each["key"] for each in api.get(f"{BASE}/{bucket}/objects").json["objects"]] == ["k"]
+    # What is there already can still be removed.
+    assert api("DELETE", f"{BASE}/{bucket}/object?{urlencode({'key': key})}").status_code == 204
+
+
+def test_an_address_that_is_no_text_names_nothing(api: Api, bucket: str) -> None:
+    by_path = {"PATH_INFO": f"/api/v1{BASE}/{bucket}/objects/\xff"}
+    wrong = [
+        api(method, f"{BASE}/{bucket}/object?key=%fe", data=b"x", headers={"Content-Type": "text/plain"}, environ_overrides=said)
+        for method in ("PUT", "GET", "DELETE")
+        for said in ({}, by_path)
+    ]
+    assert [(each.status_code, each.json["error"]) for each in wrong] == [(400, "INVALID_REQUEST")] * 6
+    assert api.get(f"{BASE}/{bucket}/objects").json["objects"] == []
+
+
+def test_a_disk_that_is_full_is_said(api: Api, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        del descriptor, data
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(blobs.os, "write", full)
+    refused = put(api, bucket, "k", b"x")
+    assert (refused.status_code, refused.json["error"]) == (507, "INSUFFICIENT_STORAGE")
+    assert "no room left where objects are kept" in refused.json["message"]
+    monkeypatch.undo()
+    assert put(api, bucket, "k", b"x").status_code == 200
+
+
+def test_writes_have_conditions(api: Api, bucket: str) -> None:
+    first, one = {"If-None-Match": "*"}, f"{BASE}/{bucket}/objects/k"
+    made = put(api, bucket, "k", b"first", **first)
+    assert made.status_code == 200
+    begun = api("POST", f"{BASE}/{bucket}/multipart-uploads", {"key": "k"}).json["upload_id"]
+    parts = f"{BASE}/{bucket}/multipart-uploads/{begun}"
+    etag = api("PUT", f"{parts}/parts/1", data=b"x", headers={"Content-Type": "application/octet-stream"}).json["etag"]
+    whole = {"parts": [{"number": 1, "etag": etag}]}
+    put(api, bucket, "other", b"other")
+    refused = (
+        put(api, bucket, "k", b"second", **first), put(api, bucket, "k", b"second", **{"If-Match": '"another"'}),
+        api("POST", f"{BASE}/{bucket}/objects/other/copy", {"destination_key": "k"}, headers=first), api("POST", f"{parts}/complete", whole, headers=first),
+    )  # fmt: skip
+    assert [(each.status_code, each.json["error"]) for each in refused] == [(412, "PRECONDITION_FAILED")] * 4
+    assert put(api, bucket, "k", b"second", **{"If-None-Match": '"tag"'}).status_code == 400
+    assert put(api, bucket, "none", b"x", **{"If-Match": "*"}).status_code == 404
+    assert api.get(one).data == b"first"
+    assert put(api, bucket, "k", b"second", **{"If-Match": f'"{made.json["etag"]}"'}).status_code == 200
+    assert api("POST", f"{parts}/complete", whole).status_code == 200
+
+
+def test_the_number_of_a_part_is_looked_at_whole(api: Api, bucket: str) -> None:
+    begun = api("POST", f"{BASE}/{bucket}/multipart-uploads", {"key": "k"}).json["upload_id"]
+    part = f"{BASE}/{bucket}/multipart-uploads/{begun}/parts/0000000019999999"
+    assert api("PUT", part, data=b"x", headers={"Content-Type": "application/octet-stream"}).status_code == 400
+
+
+@pytest.mark.parametrize("query", ["prefix=a%00", "start_after=a%00"])
+def test_a_listing_of_what_no_key_can_be_is_refused(api: Api, bucket: str, query: str) -> None:
+    assert api.get(f"{BASE}/{bucket}/objects?{query}").status_code == 400

@@ -109,3 +109,13 @@ def test_the_image_of_a_root_disk(api: Api, worker: TestWorker) -> None:
     assert image["status"] == "available"
     other = made(api, worker, "/compute/instances", {"name": "other", "flavor": "t3-micro", "image": "golden"})
     assert other["status"] == "running"
+
+
+def test_a_snapshot_is_kept_for_ever_again(api: Api, worker: TestWorker) -> None:
+    volume = made(api, worker, "/storage/volumes", {"name": "a-volume", "size_gb": 1})
+    kept = made(api, worker, f"/storage/volumes/{volume['id']}/snapshots", {"name": "kept", "retention_days": 1})
+    one = f"/storage/snapshots/{kept['id']}"
+    assert api.get(one).json["expires_at"]
+    assert api("PATCH", one, {"retention_days": 0}).status_code == 400
+    changed = api("PATCH", one, {"retention_days": None})
+    assert (changed.status_code, changed.json["retention_days"], changed.json["expires_at"]) == (200, None, None), changed.json

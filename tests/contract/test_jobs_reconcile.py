@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from portal.compute.instances import Instance, instance_stop, instance_terminate
 from portal.compute.reconcile import MAX_HEALS, compare, reconcile_instances
-from portal.engines.ports import Engines, MachineState
+from portal.engines.ports import Engines, MachineState, Shortage
 from portal.kernel.audit import AuditEntry
 from portal.kernel.db import now, transaction
 from portal.kernel.jobs import Job
@@ -25,6 +25,7 @@ class Seen:
         self._stage, self._states = stage, states
         self.before = lambda: None
         self.without_network: Collection[str] = ()
+        self.full: Mapping[str, Shortage] = {}
 
     def machines(self) -> Mapping[str, MachineState]:
         self.before()
@@ -32,6 +33,9 @@ class Seen:
 
     def cut_off(self) -> Collection[str]:
         return self.without_network
+
+    def shortages(self) -> Mapping[str, Shortage]:
+        return self.full
 
 
 @pytest.fixture
@@ -111,6 +115,22 @@ def test_a_machine_that_runs_and_should_not_is_stopped_by_a_job(stage: Stage, re
     reconcile()
     assert row_of(stage, row).state == "stopped"
     assert entries(stage, "compute.instance.halt.succeeded") == 1
+    assert_sound(stage)
+
+
+def test_a_guest_whose_pool_is_full_waits_until_there_is_room(stage: Stage, reconcile) -> None:
+    row = running_instance(stage)
+    seen = Seen(stage, **{row.id: MachineState.PAUSED})
+    seen.full = {row.id: Shortage("hdd", has_room=False)}
+    for _ in range(MAX_HEALS + 2):
+        reconcile(seen)
+    waiting = row_of(stage, row)
+    assert (waiting.state, waiting.heals, entries(stage, "compute.instance.settle")) == ("error", 0, 1)
+    assert waiting.state_reason.startswith("Pool hdd is full")
+    seen.full = {row.id: Shortage("hdd", has_room=True)}
+    reconcile(seen)
+    on = row_of(stage, row)
+    assert (on.state, on.state_reason) == ("running", "")
     assert_sound(stage)
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
@@ -245,3 +246,29 @@ def test_a_master_key_that_is_gone_is_told_and_no_second_one_made(ctx: Context, 
         with pytest.raises(MasterKeyMissing, match="is not there"):
             call()
     assert not (settings.data_dir / KEY_FILE).exists()
+
+
+def test_under_another_master_key_no_encryption_key_is_made_and_ready_says_so(
+    ctx: Context, settings: Settings, app: Flask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> str:
+        ready = app.test_client().get("/ready").get_json()
+        return str(ready["checks"]["capabilities"].get("encryption_keys", {}).get("reason", ""))
+
+    key = made(ctx)
+    assert said() == ""
+    path = settings.data_dir / KEY_FILE
+    right = path.read_text()
+    path.write_text(base64.b64encode(os.urandom(32)).decode())
+    for call in (lambda: made(ctx, name="another"), lambda: run(ctx, key_rotate, key.id), lambda: default_key_ensure(ctx, ctx.project_id or "")):
+        with pytest.raises(MasterKeyMissing, match="an operator has added that one"):
+            call()
+    assert len(ctx.db.scalars(select(KeyVersion)).all()) == 1
+    assert "an operator has added that one" in said()
+    for name, value in (("DATA_DIR", settings.data_dir), ("DATABASE_URL", settings.database())):
+        monkeypatch.setenv(name, str(value))
+    assert main(["init"]) == 0
+    assert "Warning: The encryption keys in the database were wrapped by" in capsys.readouterr().err
+    path.write_text(f"{path.read_text()}\n{right}")
+    assert said() == ""
+    made(ctx, name="another")

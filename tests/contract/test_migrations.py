@@ -21,7 +21,7 @@ from portal.kernel.operations import run
 from portal.kernel.quota import Reservation, UserQuota, recount, recount_users
 from portal.kernel.resource import Registry
 from portal.settings import ROOT, Settings
-from portal.storage.buckets import bucket_create
+from portal.storage.buckets import bucket_create, bucket_set_policy
 from portal.storage.object_models import Bucket
 from portal.storage.replication import BucketReplication, ReplicaChange, bucket_set_replication
 from tests.support.audited import statements
@@ -32,6 +32,8 @@ from tests.support.servers import Postgres
 
 # The newest migration of the version that was released last.
 RELEASED = "0006"
+# Before policies of buckets kept ids.
+BEFORE_IDS = "0023"
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,28 @@ def test_several_that_start_at_once_migrate_once(blank: sessionmaker[Session], t
     assert [end for end in ended if end[2] != 0 or end[1]] == []
     assert sum("First administrator" in out for out, _, _ in ended) == 1
     assert is_current(engine)
+
+
+def test_policies_of_buckets_mean_whom_they_named(blank: sessionmaker[Session], settings: Settings, registry: Registry) -> None:
+    """Names become ids, but for those that nobody had when the policy was set."""
+    engine = blank.kw["bind"]
+    migrate(engine)
+    with blank() as session:
+        initialise(session, settings)
+    people = People(blank, settings, registry)
+    friend = people.user("viewer", people.project())
+    made = run(people.context(people.admin()), bucket_create, None, {"name": "of-old"}).row
+    run(people.context(people.admin()), bucket_set_policy, made.id, {"document": {"Statement": [{
+        "Effect": "Allow", "Principal": {"AWS": [friend.id]}, "Action": "s3:GetObject", "Resource": "arn:aws:s3:::of-old/*"}]}})  # fmt: skip
+    late = people.user("viewer", people.project())
+    with blank.begin() as session:
+        row = session.get_one(Bucket, made.id)
+        assert row.policy is not None
+        row.policy = {**row.policy, "statements": [{**row.policy["statements"][0], "principals": [friend.username, late.username, "nobody", "*"]}]}
+    people.close()
+    command.downgrade(alembic_config(engine), BEFORE_IDS)
+    migrate(engine)
+    with blank() as session:
+        kept = session.get_one(Bucket, made.id).policy
+    assert kept is not None
+    assert kept["statements"][0]["principals"] == [friend.id, late.username, "nobody", "*"]

@@ -269,3 +269,13 @@ def test_flags_are_true_or_false(client: Any, s3: S3) -> None:
         body = b"<PublicAccessBlockConfiguration>" + wrong + b"</PublicAccessBlockConfiguration>"
         status, _, answer = sent(s3, "PUT", f"/{BUCKET}?publicAccessBlock=", body)
         assert (status, b"<Code>MalformedXML</Code>" in answer) == (400, True), answer
+
+
+def test_whoever_may_list_a_bucket_does_not_see_what_is_set_for_it(s3: S3) -> None:
+    client = s3.client()
+    open_bucket(client, "a-listed-bucket")
+    client.put_bucket_acl(Bucket="a-listed-bucket", ACL="public-read")
+    client.put_bucket_tagging(Bucket="a-listed-bucket", Tagging={"TagSet": [{"Key": "cost-center", "Value": "7"}]})
+    assert client.get_bucket_tagging(Bucket="a-listed-bucket")["TagSet"][0]["Value"] == "7"
+    assert [fetch(f"{s3.url}/a-listed-bucket?{setting}")[0] for setting in ("tagging", "cors")] == [403, 403]
+    assert fetch(f"{s3.url}/a-listed-bucket")[0] == 200

@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from portal.engines import blobs
-from tests.support.s3 import S3, fetch, refused, sent
+from tests.support.s3 import S3, fetch, open_bucket, refused, sent
 from tests.support.web import Api
 
 BUCKET = "a-bucket"
@@ -128,3 +128,37 @@ def test_an_address_of_a_client_is_what_trusted_proxies_say(client: Any, s3: S3)
     s3.trust(1)
     assert fetch(f"{s3.url}/{BUCKET}/k", headers=forwarded)[0] == 200
     assert fetch(f"{s3.url}/{BUCKET}/k", headers={"X-Forwarded-For": "192.0.2.9, 198.51.100.1"})[0] == 403
+
+
+def test_a_range_beyond_the_end_is_refused_however_long_its_number(client: Any) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"0123456789")
+    beyond = "9" * 30
+    refused(lambda: client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes={beyond}-"), "InvalidRange")
+    found = client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes=2-{beyond}")
+    assert (found["ContentRange"], found["Body"].read()) == ("bytes 2-9/10", b"23456789")
+    assert client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes=-{beyond}")["ContentRange"] == "bytes 0-9/10"
+    assert client.get_object(Bucket=BUCKET, Key="k", Range=f"bytes={'0' * 30}5-")["ContentRange"] == "bytes 5-9/10"
+
+
+@pytest.mark.parametrize(
+    "query", ["prefix=a%00", "marker=a%00", "versions&key-marker=a%00", "uploads&prefix=%00", "uploads&key-marker=k&upload-id-marker=%00"]
+)
+def test_a_listing_of_what_no_key_can_be_is_refused(client: Any, s3: S3, query: str) -> None:
+    open_bucket(client, "an-open-bucket")
+    client.put_bucket_acl(Bucket="an-open-bucket", ACL="public-read")
+    assert code_of(fetch(f"{s3.url}/an-open-bucket?{query}")[2]) == "InvalidArgument"
+
+
+def test_the_number_of_a_part_is_looked_at_whole(client: Any) -> None:
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key="k")["UploadId"]
+    refused(lambda: client.upload_part(Bucket=BUCKET, Key="k", UploadId=upload, PartNumber=19_999_999, Body=b"x"), "InvalidArgument")
+
+
+def test_deletions_have_conditions(client: Any) -> None:
+    etag = client.put_object(Bucket=BUCKET, Key="k", Body=b"x")["ETag"]
+    asked = [{"Key": "k", "ETag": '"00000000000000000000000000000000"'}]
+    assert [each["Code"] for each in client.delete_objects(Bucket=BUCKET, Delete={"Objects": asked})["Errors"]] == ["PreconditionFailed"]
+    refused(lambda: client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "k", "Size": 1}]}), "NotImplemented")
+    refused(lambda: client.delete_object(Bucket=BUCKET, Key="k", IfMatchSize=1), "NotImplemented")
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"x"
+    assert len(client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "k", "ETag": etag}]})["Deleted"]) == 1

@@ -4,9 +4,10 @@ import random
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from portal.kernel.db import transaction
+from portal.storage.facts import bucket_named
 from portal.storage.listing import Listing, objects_listed, successor, versions_listed
 from portal.storage.object_models import Bucket, ObjectVersion
 from tests.support.people import People
@@ -101,3 +102,26 @@ def test_the_cost_does_not_grow_with_the_bucket(people: People, s3: S3) -> None:
         found = versions_listed(ctx, bucket.id, Listing(prefix="050/", delimiter="/", limit=1000))
     assert len(found.rows) == 100
     assert queries.count <= 5
+
+
+def test_a_listing_reads_present_objects_alone(s3: S3, people: People) -> None:
+    """However many older versions and marks there are."""
+    system = people.context(people.admin())
+    if system.db.get_bind().dialect.name != "sqlite":
+        pytest.skip("PostgreSQL plans by statistics")
+    client = s3.client()
+    client.create_bucket(Bucket="a-planned-bucket")
+    plans = []
+
+    def explain(_connection: object, cursor: Any, statement: str, parameters: object, *_rest: object) -> None:
+        if "FROM object_versions" in statement and statement.startswith("SELECT"):
+            plans.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+
+    engine = system.db.get_bind()
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        objects_listed(system, bucket_named(system.db, "a-planned-bucket").id, Listing(after="ab"))
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    assert plans
+    assert all("ix_object_versions_current" in plan for plan in plans), plans

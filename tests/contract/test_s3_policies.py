@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from portal.identity.models import User
 from tests.support.s3 import S3, fetch, open_bucket, refused
 
 BUCKET = "a-bucket"
@@ -50,6 +51,26 @@ def test_a_policy_names_users_of_other_projects(client: Any, s3: S3) -> None:
     refused(lambda: theirs.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
 
 
+def test_who_takes_a_name_later_is_not_meant(client: Any, s3: S3) -> None:
+    refused(lambda: policy(client, {"Principal": {"AWS": ["a-name-to-take"]}}), "MalformedPolicy")
+    friend, stranger = (s3.people.user("viewer", s3.people.project()) for _ in range(2))
+    policy(
+        client, {"Principal": {"AWS": [friend.username]}}, {"Effect": "Deny", "Principal": {"AWS": [stranger.username]}, "Resource": f"{ALL}/open/*"}
+    )
+    theirs, others = s3.client(friend), s3.client(stranger)
+    with s3.people.sessions.begin() as session:
+        session.get_one(User, friend.id).username = "went-away"
+        session.flush()
+        session.get_one(User, stranger.id).username = friend.username
+    assert theirs.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"closed"
+    refused(lambda: others.get_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+    # Whoever was kept out by the name they had still is.
+    policy(client, {}, {"Effect": "Deny", "Principal": {"AWS": ["went-away"]}, "Resource": f"{ALL}/open/*"})
+    with s3.people.sessions.begin() as session:
+        session.get_one(User, friend.id).username = "has-another-name"
+    refused(lambda: theirs.get_object(Bucket=BUCKET, Key="open/k"), "AccessDenied")
+
+
 def test_what_it_denies_nothing_else_allows(client: Any, s3: S3) -> None:
     policy(
         client,
@@ -69,7 +90,8 @@ def test_what_it_denies_nothing_else_allows(client: Any, s3: S3) -> None:
     [
         {"Effect": "Maybe"}, {"Action": "ec2:Start"}, {"Action": "s3:Nothing"}, {"Resource": "arn:aws:s3:::another/*"}, {"Resource": "*"}, {"Principal": {"Service": "x"}},
         {"Principal": {"AWS": "arn:aws:iam::1:root"}}, {"Condition": {"Bool": {"aws:SecureTransport": "true"}}}, {"Condition": {"IpAddress": {"aws:SourceIp": "here"}}},
-        {"NotAction": "s3:GetObject"},
+        {"NotAction": "s3:GetObject"}, {"Action": ["s3:GetObject", "s3:PutBucketPolicy"]}, {"Resource": INSIDE + "${aws:username}"},
+        {"Condition": {"StringLike": {"s3:prefix": "${aws:username}/*"}}}, {"Principal": {"AWS": "arn:aws:iam:::user/*"}}, {"Principal": {"AWS": "adm?n"}},
     ],
 )  # fmt: skip
 def test_what_nobody_would_look_at_is_refused(client: Any, wrong: dict[str, Any]) -> None:
@@ -80,3 +102,36 @@ def test_what_nobody_would_look_at_is_refused(client: Any, wrong: dict[str, Any]
 def test_only_who_manages_the_project_sets_one(client: Any, s3: S3) -> None:
     developer = s3.client(s3.people.user("developer"))
     refused(lambda: policy(developer, {}), "AccessDenied")
+
+
+def test_names_of_actions_are_matched_whatever_their_case(client: Any) -> None:
+    policy(client, {"Effect": "Deny", "Action": "S3:deleteobject"})
+    refused(lambda: client.delete_object(Bucket=BUCKET, Key="k"), "AccessDenied")
+
+
+def test_kinds_of_an_action_are_told_apart(client: Any, s3: S3) -> None:
+    """Versions are often what keeps what others may delete: who may delete objects may not delete versions."""
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    old = client.put_object(Bucket=BUCKET, Key="v", Body=b"old", Tagging="a=b")["VersionId"]
+    client.put_object(Bucket=BUCKET, Key="v", Body=b"new", Tagging="a=b")
+    one, tagging = f"{s3.url}/{BUCKET}/v", b"<Tagging><TagSet/></Tagging>"
+
+    def status(*asked: Any) -> int:
+        return int(fetch(*asked)[0])
+
+    policy(client, {"Action": "s3:GetObject"})
+    assert [status(one), status(f"{one}?versionId={old}"), status(f"{one}?tagging")] == [200, 403, 403]
+    policy(client, {"Action": "s3:GetObjectVersion"})
+    assert [status(one), status(f"{one}?versionId={old}"), status(f"{one}?tagging")] == [403, 200, 403]
+    policy(client, {"Action": "s3:GetObjectTagging"})
+    assert [status(one), status(f"{one}?tagging")] == [403, 200]
+    policy(client, {"Action": "s3:ListBucket", "Resource": ALL})
+    assert [status(f"{s3.url}/{BUCKET}{query}") for query in ("", "?versions", "?uploads")] == [200, 403, 403]
+    policy(client, {"Action": "s3:PutObject"})
+    assert [status(f"{one}?tagging", "PUT", tagging), status(f"{one}2", "PUT", b"x")] == [403, 200]
+    policy(client, {"Action": "s3:DeleteObject"})
+    assert [status(f"{one}?versionId={old}", "DELETE"), status(f"{one}?tagging", "DELETE"), status(one, "DELETE")] == [403, 403, 204]
+    assert client.get_object(Bucket=BUCKET, Key="v", VersionId=old)["Body"].read() == b"old"
+    policy(client, {"Effect": "Deny", "Action": "s3:DeleteObjectVersion"})
+    client.delete_object(Bucket=BUCKET, Key="k")
+    refused(lambda: client.delete_object(Bucket=BUCKET, Key="v", VersionId=old), "AccessDenied")

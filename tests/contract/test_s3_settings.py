@@ -148,3 +148,13 @@ def test_whoever_watches_the_gateway_needs_no_key(s3: S3) -> None:
     assert fetch(f"{s3.url}/-/ready")[::2] == (200, b"ready\n")
     assert fetch(f"{s3.url}/-/steady")[0] == 404
     assert fetch(f"{s3.url}/-/ready", "PUT", b"")[0] == 404
+
+
+def test_a_form_keeps_no_line_breaks_as_headers(s3: S3) -> None:
+    client = s3.client()
+    client.create_bucket(Bucket="a-form-bucket")
+    for field in ("Cache-Control", "x-amz-meta-a"):
+        value = "a\r\nSet-Cookie: x=1"
+        signed = client.generate_presigned_post("a-form-bucket", "k", Fields={field: value}, Conditions=[{field: value}])
+        assert b"InvalidArgument" in fetch(signed["url"], "POST", *form_of(signed["fields"], b"x"))[2]
+    refused(lambda: client.head_object(Bucket="a-form-bucket", Key="k"), "404")

@@ -103,3 +103,18 @@ def test_many_versions_are_deleted_at_once(client: Any) -> None:
     gone = client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": "k"}, *({"Key": "k", "VersionId": each} for each in ids)]})
     assert [("DeleteMarker" in each, each.get("VersionId")) for each in gone["Deleted"]] == [(True, None), *((False, each) for each in ids)]
     assert [each[3] for each in listed(client)] == [True]
+
+
+def test_a_listing_goes_on_where_a_version_was_that_is_gone(client: Any) -> None:
+    for each in range(5):
+        put(client, b"%d" % each)
+    page = client.list_object_versions(Bucket=BUCKET, MaxKeys=2)
+    for each in page["Versions"]:
+        client.delete_object(Bucket=BUCKET, Key="k", VersionId=each["VersionId"])
+    left = client.list_object_versions(Bucket=BUCKET, KeyMarker=page["NextKeyMarker"], VersionIdMarker=page["NextVersionIdMarker"])
+    assert len(left["Versions"]) == 3
+    # Where the one without a name is gone, nothing of its key is left out.
+    set_versioning(client, "Suspended")
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"null")
+    client.delete_object(Bucket=BUCKET, Key="k", VersionId="null")
+    assert len(client.list_object_versions(Bucket=BUCKET, KeyMarker="k", VersionIdMarker="null")["Versions"]) == 3

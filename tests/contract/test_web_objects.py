@@ -290,6 +290,26 @@ def test_nobody_sees_what_they_may_not_do(
     assert stranger.post("/removal", ids="k:k").status_code == 404
 
 
+def test_what_was_shown_is_what_is_changed(site: Site, put: Callable[..., None], api: Api, bucket: str) -> None:
+    """Whoever fills a form in while somebody writes the object anew changes nothing of what they have not seen."""
+    put("k", b"old")
+    found = re.search(r'name="shown" value="(\d+)"', site.object("k"))
+    assert found is not None
+    put("k", b"new", **{"X-Meta-For": "new"})
+    for path, form in (
+        ("/object/say", {"metadata": "for=old", "tags": ""}),
+        ("/object/access", {"public": "true"}),
+        ("/object/lock", {"hold": "true"}),
+    ):
+        refused = site.post(path, key="k", shown=found[1], **form)
+        assert (refused.status_code, "written over or deleted meanwhile" in refused.text) == (409, True), refused.status_code
+    shown = api.get(f"/storage/buckets/{bucket}/object?key=k")
+    assert (shown.headers["X-Meta-For"], shown.data) == ("new", b"new")
+    again = re.search(r'name="shown" value="(\d+)"', site.object("k"))
+    assert again is not None
+    assert site.post("/object/say", key="k", shown=again[1], metadata="for=all", tags="").status_code == 303
+
+
 def test_marks_that_turn_the_direction_of_a_name_are_shown(site: Site, put: Callable[..., None]) -> None:
     put("u%E2%80%AEgpj.exe")
     put("x" * 1000)

@@ -44,6 +44,7 @@ SILENT = {
     "PUT /api/v1/security/sign-in-rules": "a token alone changes nothing about signing in; test_factors.py does it in a session",
     "DELETE /api/v1/security/users/<user_id>/mfa": "a token alone takes nobody's second factor away; test_factors.py does it in a session",
     **dict.fromkeys(("PUT /api/v1/storage/buckets/<bucket_id>/object", "DELETE /api/v1/storage/buckets/<bucket_id>/object"), IN_QUERY),
+    "GET /storage/buckets/<bucket_id>/engine/object": "the portal keeps the objects itself; tests/contract/object_engines asks an engine",
     "POST /account/factors/passkey": PASSKEY,
     "POST /account/factors/recovery": "whoever has no second factor has no recovery codes; test_factors.py has some",
 }  # fmt: skip
@@ -58,6 +59,7 @@ FIRST = {
 LAST = "/projects/<project_id>/delete"
 # Of what is named alike, the other one: part of the path, name in it → name among the ids.
 OTHERWISE = {
+    ("/security/service-accounts/<account_id>/s3-keys/", "key_id"): "other_access_key_id",
     ("/api/v1/security/roles/", "session_id"): "other_role_session_id", ("/security/roles/", "session_id"): "role_session_id",
     ("<rule_id>/remove", "rule_id"): "other_rule_id",
     ("service-accounts/", "api_key_id"): "other_account_key_id", ("service-accounts/", "key_id"): "account_key_id",
@@ -117,6 +119,7 @@ def theirs(owner: Api, people: People, worker: TestWorker, column: str, project_
         "upload_id": made(f"{bucket}/multipart-uploads", {"key": "file"})["upload_id"],
         "other_upload_id": made(f"{bucket}/multipart-uploads", {"key": "file"})["upload_id"],
         "access_key_id": made(f"/service-accounts/{account}/s3-keys", {})["access_key_id"],
+        "other_access_key_id": made(f"/service-accounts/{account}/s3-keys", {})["access_key_id"],
         "ticked_bucket_id": made("/storage/buckets", {"name": f"{name}-bulk"})["id"],
         **{kinds[key]: row_id for key, row_id in rows.items() if key in kinds}, "role_id": role, "service": "compute", "collection": "instances",
         "row_id": rows[INSTANCE], "tab": "activity", "verb": "stop", "project_id": project_id, "user_id": owner.user.id, "dimension": "instances",
@@ -208,6 +211,7 @@ def samples(ids: Mapping[str, str], column: str) -> dict[str, dict[str, Any]]:
         "PUT /api/v1/storage/buckets/<bucket_id>/encryption": {"type": "none"},
         "POST /api/v1/storage/buckets/<bucket_id>/set-cors": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/set-website": {"configuration": {}}, "PUT /api/v1/storage/buckets/<bucket_id>/logging": {"enabled": False},
+        "POST /api/v1/storage/buckets/<bucket_id>/set-replication": {"configuration": {"rules": []}},
         "POST /api/v1/storage/buckets/<bucket_id>/replication": {"destination_bucket": ids["ticked_bucket_id"]},
         "POST /api/v1/storage/buckets/<bucket_id>/set-notifications": {"configuration": {"rules": []}},
         "POST /api/v1/storage/webhooks": {"name": new, "url": "https://example.org/hook"},

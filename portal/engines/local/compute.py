@@ -24,6 +24,7 @@ from portal.engines.local.network.namespaces import exists
 from portal.engines.local.paths import MachineFiles
 from portal.engines.local.requirements import REMEDY, REMEDY_BROKEN, missing_piece
 from portal.engines.local.seed import write_seed
+from portal.engines.local.shortages import shortages
 from portal.engines.local.statistics import sample
 from portal.engines.local.traffic import Traffic, forget, measure, through
 from portal.engines.ports import (
@@ -38,6 +39,7 @@ from portal.engines.ports import (
     MachineSpec,
     MachineState,
     MachineVolume,
+    Shortage,
 )
 
 if TYPE_CHECKING:
@@ -375,6 +377,10 @@ class LocalCompute:
         taps = {machine_id: taps_of(xml) for machine_id, (_, xml) in self.host.hypervisor().statistics().items()}
         lost = self._lost({tap for each in taps.values() for tap in each})
         return [machine_id for machine_id, each in taps.items() if lost.intersection(each)]
+
+    def shortages(self) -> Mapping[str, Shortage]:
+        """Machines that QEMU has paused for want of room."""
+        return shortages(self.host.hypervisor(), self._volumes)
 
     def _lost(self, taps: Collection[str]) -> set[str]:
         """Those of running machines' taps that are not there, or that no machine holds."""

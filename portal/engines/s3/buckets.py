@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from portal.engines.object_engine_ports import BucketWanted, EngineListing, EngineObject, ObjectRefused, Sent
+from portal.engines.object_engine_ports import TAKEN, BucketWanted, EngineListing, EngineObject, ObjectRefused, Sent
 from portal.engines.ports import EngineUnavailable
 from portal.engines.s3.calls import SILENT, call, refusal
 
@@ -41,19 +41,21 @@ class S3Buckets:
 
     # -- buckets -----------------------------------------------------------------------------------------------------------------------------
 
-    def ensure_bucket(self, wanted: BucketWanted) -> None:
+    def is_there(self, bucket: str) -> bool:
+        """By its tags, which hold the mark."""
+        return self._mark(bucket) is not None
+
+    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False) -> None:
         """Make it if it is absent, mark it, and set what differs."""
         name, mark = wanted.name, self._mark(wanted.name)
         if mark is None:
             self._create(name)
         if mark in {None, ""}:
-            if not self._is_empty(name):
-                raise ObjectRefused(
-                    "BucketAlreadyExists", f"The engine has a bucket {name} already that the portal did not make, with objects in it."
-                )
+            if (mark == "" and not is_begun) or not self._is_empty(name):
+                raise ObjectRefused(TAKEN, f"The engine has a bucket {name} already that the portal did not make. Choose another name.")
             call(self._client, "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [{"Key": MARK, "Value": wanted.mark}]})
         elif mark != wanted.mark:
-            raise ObjectRefused("BucketAlreadyExists", f"The engine has another bucket {name}.")
+            raise ObjectRefused(TAKEN, f"The engine has another bucket {name}. Choose another name.")
         # First of all who may come in: whatever else is refused, nobody stays who was to go.
         self._set(name, "policy", dict(wanted.policy or {}), Policy=json.dumps)
         if self._versioning(name) != wanted.versioning:
@@ -97,7 +99,7 @@ class S3Buckets:
             if error.code == "NoSuchBucket":
                 return None
             if error.code == "AccessDenied":
-                raise ObjectRefused("BucketAlreadyExists", f"Somebody else has a bucket {bucket} at the engine. Choose another name.") from error
+                raise ObjectRefused(TAKEN, f"Somebody else has a bucket {bucket} at the engine. Choose another name.") from error
             raise
         return next((str(tag["Value"]) for tag in tags if tag["Key"] == MARK), "")
 
@@ -125,7 +127,7 @@ class S3Buckets:
         try:
             is_other = self._mark(name) != mark
         except ObjectRefused as error:
-            if error.code != "BucketAlreadyExists":
+            if error.code != TAKEN:
                 raise
             is_other = True
         if is_other:
@@ -348,8 +350,9 @@ def _entry(row: Any, *, is_marker: bool = False) -> EngineObject:
 
 def _absent(error: ClientError, version_id: str) -> ObjectRefused | EngineUnavailable:
     """An answer to HEAD has no body, so that its code says little."""
-    codes = {400: "NoSuchVersion" if version_id else "InvalidArgument", 403: "AccessDenied", 404: "NoSuchVersion" if version_id else "NoSuchKey",
+    codes = {400: "NoSuchVersion" if version_id else "InvalidURI", 403: "AccessDenied", 404: "NoSuchVersion" if version_id else "NoSuchKey",
              405: "MethodNotAllowed"}  # fmt: skip
     about = error.response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
-    return ObjectRefused(codes[status], "There is no such object at the engine.") if status in codes else refusal(error)
+    said = "The engine for objects takes no such key." if codes.get(status) == "InvalidURI" else "There is no such object at the engine."
+    return ObjectRefused(codes[status], said) if status in codes else refusal(error)

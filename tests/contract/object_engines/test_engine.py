@@ -89,8 +89,10 @@ def test_a_bucket_that_the_portal_did_not_make(place: Place, ceph: Ceph) -> None
 def test_the_portals_own_key_takes_no_bucket_over(place: Place, ceph: Ceph) -> None:
     engine = engine_of(place).buckets()
     wanted = BucketWanted("taken-over", "bkt-1")
+    assert not engine.is_there("taken-over")
     for _ in range(2):
         engine.ensure_bucket(wanted)
+    assert engine.is_there("taken-over")
     with pytest.raises(ObjectRefused) as caught:
         engine.ensure_bucket(BucketWanted("taken-over", "bkt-2"))
     assert caught.value.code == "BucketAlreadyExists"
@@ -98,12 +100,15 @@ def test_the_portals_own_key_takes_no_bucket_over(place: Place, ceph: Ceph) -> N
     assert not engine.differs(wanted)
     foreign = client(ceph.url, *ceph.key)
     foreign.delete_bucket_tagging(Bucket="taken-over")
-    # A crash between the bucket and its mark: it is empty, so it is taken.
-    engine.ensure_bucket(wanted)
+    # Empty, and nevertheless somebody else's.
+    with pytest.raises(ObjectRefused):
+        engine.ensure_bucket(wanted)
+    # A crash between the bucket and its mark.
+    engine.ensure_bucket(wanted, is_begun=True)
     foreign.delete_bucket_tagging(Bucket="taken-over")
     foreign.put_object(Bucket="taken-over", Key="k", Body=b"somebody's")
     with pytest.raises(ObjectRefused):
-        engine.ensure_bucket(wanted)
+        engine.ensure_bucket(wanted, is_begun=True)
     engine.remove_bucket("taken-over", "bkt-1", force=True)
     assert foreign.get_object(Bucket="taken-over", Key="k")["Body"].read() == b"somebody's"
     foreign.delete_object(Bucket="taken-over", Key="k")

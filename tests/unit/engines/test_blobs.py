@@ -4,12 +4,13 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from portal.engines import blobs as module
 from portal.engines.blobs import SEGMENT_BYTES, LocalBlobs
-from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged
+from portal.engines.object_ports import EMPTY, Blob, BlobAbsent, BlobDamaged, NoRoom
 from portal.engines.ports import EngineRefused, EngineUnavailable
 
 
@@ -122,7 +123,6 @@ def test_a_reader_keeps_what_it_opened(store: LocalBlobs) -> None:
     store.remove(blob.id)
     assert b"".join(reader) == noise(100)
     reader.close()
-    assert store.free_bytes() > 0
 
 
 def test_classes_have_places_of_their_own(tmp_path: Path) -> None:
@@ -139,3 +139,23 @@ def test_classes_have_places_of_their_own(tmp_path: Path) -> None:
     # What a setting names no more is not taken for gone.
     with pytest.raises(EngineUnavailable, match="OBJECT_TIERS"):
         LocalBlobs(home).open(blob)
+
+
+def test_a_reserve_of_the_disk_is_left(tmp_path: Path) -> None:
+    blob = keep(LocalBlobs(tmp_path), b"before")
+    full = LocalBlobs(tmp_path, reserved_bytes=1 << 62)
+    with pytest.raises(NoRoom):
+        keep(full, b"x")
+    assert [each.id for each in full.stored()] == [blob.id]
+    # What is there is read, named anew and removed.
+    assert whole(full, full.copy(blob)) == b"before"
+    full.remove(blob.id)
+
+
+def test_the_reserve_is_looked_at_while_a_blob_grows(store: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserved = LocalBlobs(tmp_path / "objects", reserved_bytes=1 << 20)
+    stat, looks = os.statvfs(tmp_path), iter([1 << 30, 0])
+    monkeypatch.setattr(module.os, "statvfs", lambda _path: SimpleNamespace(f_bavail=next(looks), f_frsize=stat.f_frsize))
+    with pytest.raises(NoRoom):
+        keep(reserved, bytes(17 << 20))
+    assert list(store.stored()) == []

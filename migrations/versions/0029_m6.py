@@ -1,16 +1,15 @@
-"""What is read together is removed together, and reading everything again goes on where it stopped."""
+"""Reading everything again goes on where it stopped."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0028_m6"
-down_revision = "0026"
+revision = "0029_m6"
+down_revision = "0028"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("blobs_to_remove", sa.Column("read_with", sa.String(length=64), nullable=False, server_default=""))
     op.create_table(
         "scrub_turns",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
@@ -24,4 +23,3 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("scrub_turns")
-    op.drop_column("blobs_to_remove", "read_with")
