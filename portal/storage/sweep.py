@@ -29,6 +29,8 @@ from portal.storage.writing import write
 BATCH = 500
 # A blob that is younger may be on its way into a row, however slow its sender is.
 YOUNG = timedelta(days=1)
+# One that is not whole and that nobody is writing has no row, and gets none.
+BROKEN_OFF = timedelta(minutes=10)
 ANSWERED = timedelta(days=1)
 # In so many days everything has been read once.
 SCRUB_DAYS = 30
@@ -101,6 +103,18 @@ def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) 
         orphans = [blob for blob in some if blob not in known]
         stuck, held = _remove(blobs, {orphan: orphan for orphan in orphans})
         removed += len(orphans) - len(stuck) - len(held)
+    return removed
+
+
+def remove_unfinished(ctx: Context, blobs: BlobStore, *, older: timedelta = BROKEN_OFF) -> int:
+    """Remove what was being written when its process died, of which no row can be: how many."""
+    ctx.db.rollback()
+    edge, removed = (now() - older).timestamp(), 0
+    for found in blobs.stored():
+        if not found.is_whole and found.written_at < edge:
+            stuck, held = _remove(blobs, {found.id: found.id})
+            removed += not stuck and not held
+            log.warning("%d bytes of an upload that broke off: %s %s", found.file_bytes, found.id, "stay" if stuck or held else "are removed")
     return removed
 
 

@@ -19,6 +19,7 @@ TRAFFIC_S = 60.0
 NOTICES_S = 5.0
 REPLICATION_S = 5.0
 SCHEDULES_S = 30.0
+HOUR_S = 3600.0
 DAY_S = 24 * 3600.0
 
 
@@ -39,6 +40,11 @@ def sweep_objects(task: TaskRun) -> None:
 def sweep_orphans(task: TaskRun) -> None:
     """Remove bytes that a crash left behind."""
     sweep.remove_orphans(task.ctx, _blobs(task))
+
+
+def sweep_unfinished(task: TaskRun) -> None:
+    """Remove what was being written when a process died."""
+    sweep.remove_unfinished(task.ctx, _blobs(task))
 
 
 def scrub_objects(task: TaskRun) -> None:
@@ -88,5 +94,6 @@ STORAGE_TASKS = (
         look_at_engine,
     ),
     SystemTask("orphans", "Remove what uploads left behind", lambda _: DAY_S, sweep_orphans),
+    SystemTask("unfinished", "Remove uploads that broke off", lambda _: HOUR_S, sweep_unfinished),
     SystemTask("scrub", "Read stored objects again", lambda _: DAY_S, scrub_objects),
 )

@@ -1,5 +1,6 @@
 """What object storage promises of bytes: damage is never given out, nothing stays behind, and what others read stays until they have done so."""
 
+import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -252,3 +253,19 @@ def test_everything_is_read_again_in_time_whatever_days_are_left_out(
     assert [(each.read_bytes, each.after, now() - each.begun_at < timedelta(days=1)) for each in system.db.scalars(select(ScrubTurn))] == [
         (0, "", True)
     ]
+
+
+def test_what_was_being_written_when_its_process_died_goes_sooner(client: Any, s3: S3, system: Context) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"kept")
+    now_and_later = timedelta(seconds=-60)
+    with s3.blobs.writing() as writer, s3.blobs.writing() as finished:
+        finished.write(b"on its way into a row")
+        finished.finish()
+        writer.write(b"half")
+        assert sweep.remove_unfinished(system, s3.blobs, older=now_and_later) == 0
+        os.close(writer._handle)
+        writer._handle = -1
+        assert sweep.remove_unfinished(system, s3.blobs) == 0
+        assert sweep.remove_unfinished(system, s3.blobs, older=now_and_later) == 1
+    assert len(blob_files(s3)) == 2
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"kept"
