@@ -227,6 +227,9 @@ class Settings(BaseSettings):
         12_000, ge=0, description="Requests per address and minute there without a signature, or with a wrong one; 0 switches the limit off."
     )
     s3_upload_days: int = Field(7, ge=1, le=3650, description="An upload in parts that is not finished after so many days is given up.")
+    object_keep_hours: int = Field(
+        0, ge=0, le=8_760, description="The bytes of deleted objects stay for so many hours: longer than copying DATA_DIR for a backup takes."
+    )
     s3_lifecycle_day_s: int = Field(86_400, ge=1, le=86_400, description="How long a day of lifecycle rules lasts; shorter ones are for tests.")
     object_tiers: Annotated[str, AfterValidator(_tiers)] = Field(
         "",

@@ -30,6 +30,8 @@ PIECE_SEGMENTS = 4
 # After so many bytes of a blob it is looked again whether there is room.
 LOOK_BYTES = 16 << 20
 SHARDS = 256
+# How files are marked that are not whole yet.
+UNFINISHED, FINISHED = 0o700, 0o600
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Links to one file have a limit; a copy beyond it is made of bytes.
 NO_LINK = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.ENOTSUP)
@@ -178,7 +180,7 @@ class LocalBlobs:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
-                    yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime))
+                    yield StoredBlob(entry.name, stat.st_size, max(stat.st_mtime, stat.st_ctime), stat.st_mode & UNFINISHED != UNFINISHED)
 
     def refuse_full(self, blob_id: str) -> None:
         """Raise NoRoom where only the reserve is left."""
@@ -296,7 +298,9 @@ class LocalWriter:
             if self._stored // LOOK_BYTES != (self._stored + len(data)) // LOOK_BYTES or self._handle < 0:
                 self._store.refuse_full(self._id)
             if self._handle < 0:
-                self._handle = os.open(self._store.path(self._id), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                self._handle = os.open(self._store.path(self._id), os.O_CREAT | os.O_EXCL | os.O_WRONLY, UNFINISHED)
+                # As long as this process writes it is nobody's leftover.
+                fcntl.flock(self._handle, fcntl.LOCK_SH)
             self._append(data)
         except OSError as error:
             raise refusal(error) from error
@@ -330,6 +334,7 @@ class LocalWriter:
         table = self._identity + bytes(self._table)
         try:
             self._append(table)
+            os.fchmod(self._handle, FINISHED)
             os.fsync(self._handle)
             self._store.sync(self._id)
         except OSError as error:

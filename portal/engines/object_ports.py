@@ -48,6 +48,8 @@ class StoredBlob:
     id: str
     file_bytes: int
     written_at: float
+    # False for what is being written, or was when its process died.
+    is_whole: bool = True
 
 
 class BlobWriter(Protocol):

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, pairwise
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -183,24 +183,22 @@ class Following:
         """The moment so many days ago."""
         return self.now - timedelta(seconds=days * self.ctx.settings.s3_lifecycle_day_s)
 
-    def keys(self, *names: str) -> Iterator[Sequence[Version]]:
-        """All versions of each key that the rule speaks of, the newest first; none if it says nothing by these names."""
-        if not any(self.rule.get(name) for name in names):
-            return
+    def keys(self, *names: str) -> Iterator[Iterator[Version]]:
+        """All versions of each key that the rule speaks of, the newest first, which are read as they are asked for; none if it says nothing by these names."""
+        if any(self.rule.get(name) for name in names):
+            yield from (versions for _, versions in groupby(self._rows(), key=attrgetter("key")))
+
+    def _rows(self) -> Iterator[Version]:
         after = ("", -1)
         base = select(*VERSION_COLUMNS).where(VERSIONS.c.bucket_id == self._bucket_id, *keys_under(VERSIONS.c.key, self.rule["prefix"]))
-        held: list[Version] = []
         while True:
             from_here = base.where((VERSIONS.c.key > after[0]) | ((VERSIONS.c.key == after[0]) & (VERSIONS.c.sequence > after[1])))
             rows = [Version(*row) for row in self.ctx.db.execute(from_here.order_by(VERSIONS.c.key, VERSIONS.c.sequence).limit(BATCH))]
             self.ctx.db.rollback()
-            groups = [list(group) for _, group in groupby([*held, *rows], key=attrgetter("key"))]
+            yield from rows
             if len(rows) < BATCH:
-                yield from groups
                 return
             after = (rows[-1].key, rows[-1].sequence)
-            held = groups.pop()
-            yield from groups
 
     @property
     def is_choosy(self) -> bool:
@@ -248,15 +246,15 @@ class _Follow(Following):
             self._write(some)
         self._give_up(self._before("abort_days"))
 
-    def _of_key(self, versions: Sequence[Version]) -> Iterator[_Due]:
-        latest, *older = versions
+    def _of_key(self, versions: Iterator[Version]) -> Iterator[_Due]:
+        latest, *second = islice(versions, 2)
         if self._expires(latest):
             yield _Due(latest, self._still_expires, _expire, Followed(expired=1))
-        if not older and self._is_spent(latest):
+        if not second and self._is_spent(latest):
             yield _Due(latest, self._still_spent, _take_away, Followed(expired=1))
         if self._replaced is not None:
             # An older version became one when the next newer was written.
-            for number, (newer, version) in enumerate(zip(versions, older, strict=False)):
+            for number, (newer, version) in enumerate(pairwise(chain((latest, *second), versions))):
                 if number >= self._keep and newer.modified_at <= self._replaced and self.fits(version):
                     yield _Due(version, self._still_old, _take_away, Followed(versions=1))
 

@@ -225,6 +225,18 @@ class BlobToRemove(Base):
     read_with: Mapped[str] = mapped_column(String(64), default="", server_default="")
 
 
+class ScrubTurn(Base):
+    """How far everything is read again: since when, in versions (0) or parts (1), after which blob. There is one row."""
+
+    __tablename__ = "scrub_turns"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    begun_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    stage: Mapped[int] = mapped_column(default=0, server_default="0")
+    after: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    read_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+
+
 def table_of(model: type[Base]) -> Table:
     """The table of a model, for statements on plain values."""
     return cast("Table", model.__table__)

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, update
@@ -118,13 +118,13 @@ def _work_of(ctx: Context, replication_id: str) -> "_Work | None":
         ctx.db.rollback()
         return None
     target = bucket_by_id(ctx.db, row.destination_id)
-    after, is_done, copied = (row.cursor_key, row.cursor_sequence), row.is_caught_up, row.copied
+    after, is_done, copied, since = (row.cursor_key, row.cursor_sequence), row.is_caught_up, row.copied, row.created_at
     ctx.db.expunge(row)
     ctx.db.rollback()
     if target is None or target.versioning != "enabled":
         problem = "is gone" if target is None else "keeps no versions any more"
         raise Unavailable(f"The bucket that it is replicated to {problem}.")
-    return _Work(ctx, replication_id, source, target, after, is_done, copied)
+    return _Work(ctx, replication_id, source, target, after, is_done, copied, since)
 
 
 @dataclass(slots=True)
@@ -138,6 +138,8 @@ class _Work:
     after: tuple[str, int]
     is_done: bool
     copied: int
+    # When its rules were set: what is done by others than those in force moves no cursor.
+    since: datetime
 
     def changes(self, blobs: BlobStore) -> int:
         """Carry over what changed, the oldest first; how much that was."""
@@ -167,7 +169,7 @@ class _Work:
 
     def _save(self, **values: object) -> None:
         with transaction(self.ctx.db):
-            mine = update(BucketReplication).where(BucketReplication.id == self.id)
+            mine = update(BucketReplication).where(BucketReplication.id == self.id, BucketReplication.created_at == self.since)
             self.ctx.db.execute(mine.values(values).execution_options(synchronize_session=False))
 
     def _carry(self, blobs: BlobStore, found: Sequence[Version], change_ids: Sequence[int]) -> None:

@@ -10,28 +10,32 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
 from portal.engines.ports import EngineError
 from portal.kernel.context import Context
-from portal.kernel.db import now, transaction
+from portal.kernel.db import insert_of, now, transaction
 from portal.storage import versions
 from portal.storage.access import WRITE
 from portal.storage.damage import damage_report
 from portal.storage.errors import NoSuchBucket
 from portal.storage.facts import BUCKETS, VERSION_COLUMNS, VERSIONS, Version, bucket_by_id
-from portal.storage.object_models import BlobToRemove, Bucket, BucketUsage, ObjectPart, ObjectUpload
+from portal.storage.object_models import BlobToRemove, Bucket, BucketUsage, ObjectPart, ObjectUpload, ScrubTurn, table_of
 from portal.storage.uploads import give_up
 from portal.storage.writing import write
 
 BATCH = 500
 # A blob that is younger may be on its way into a row, however slow its sender is.
 YOUNG = timedelta(days=1)
+# One that is not whole and that nobody is writing has no row, and gets none.
+BROKEN_OFF = timedelta(minutes=10)
 ANSWERED = timedelta(days=1)
 # In so many days everything has been read once.
 SCRUB_DAYS = 30
+SCRUB_BATCH = 50
+DAY = timedelta(days=1)
 # What could not be removed is left alone for so long.
 LATER = timedelta(hours=1)
 # What somebody reads is asked for again after this time.
@@ -43,8 +47,9 @@ log = logging.getLogger("portal.storage")
 def remove_due(ctx: Context, blobs: BlobStore) -> int:
     """Remove the bytes that nobody refers to any more and whose time has come; how many blobs went. What does not go is tried again later."""
     removed = 0
+    kept = timedelta(hours=ctx.settings.object_keep_hours)
     while True:
-        found = ctx.db.execute(select(BlobToRemove.blob, BlobToRemove.read_with).where(BlobToRemove.due_at <= now()).limit(BATCH)).all()
+        found = ctx.db.execute(select(BlobToRemove.blob, BlobToRemove.read_with).where(BlobToRemove.due_at <= now() - kept).limit(BATCH)).all()
         together = {row.blob: row.read_with for row in found}
         if not together:
             ctx.db.rollback()
@@ -58,7 +63,7 @@ def remove_due(ctx: Context, blobs: BlobStore) -> int:
         with transaction(ctx.db):
             ctx.db.execute(delete(BlobToRemove).where(BlobToRemove.blob.in_([each for each in ids if each not in stay])))
             for some, wait in ((stuck, LATER), (held, HELD)):
-                ctx.db.execute(update(BlobToRemove).where(BlobToRemove.blob.in_(some)).values(due_at=now() + wait))
+                ctx.db.execute(update(BlobToRemove).where(BlobToRemove.blob.in_(some)).values(due_at=now() - kept + wait))
         removed += len(ids) - len(named) - len(stay)
 
 
@@ -98,6 +103,18 @@ def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) 
         orphans = [blob for blob in some if blob not in known]
         stuck, held = _remove(blobs, {orphan: orphan for orphan in orphans})
         removed += len(orphans) - len(stuck) - len(held)
+    return removed
+
+
+def remove_unfinished(ctx: Context, blobs: BlobStore, *, older: timedelta = BROKEN_OFF) -> int:
+    """Remove what was being written when its process died, of which no row can be: how many."""
+    ctx.db.rollback()
+    edge, removed = (now() - older).timestamp(), 0
+    for found in blobs.stored():
+        if not found.is_whole and found.written_at < edge:
+            stuck, held = _remove(blobs, {found.id: found.id})
+            removed += not stuck and not held
+            log.warning("%d bytes of an upload that broke off: %s %s", found.file_bytes, found.id, "stay" if stuck or held else "are removed")
     return removed
 
 
@@ -175,29 +192,61 @@ class Scrubbed:
     unread: int = 0
 
 
-def scrub(ctx: Context, blobs: BlobStore, *, day: int | None = None) -> Scrubbed:
-    """Read the blobs whose turn is on a day (None: all), and report what is not what was written."""
+SCRUBBED = ((VERSION_COLUMNS, VERSIONS.c.blob), (tuple(ObjectPart.__table__.columns), ObjectPart.__table__.c.blob))
+
+
+def scrub(ctx: Context, blobs: BlobStore, *, days: int = SCRUB_DAYS) -> Scrubbed:
+    """Read blobs on from where it stopped, so much that all of them are read in so many days (0: all), and report what is not what was written."""
     read, damaged = 0, 0
     unread = Counter[str]()
-    for columns, name in ((VERSION_COLUMNS, VERSIONS.c.blob), (tuple(ObjectPart.__table__.columns), ObjectPart.__table__.c.blob)):
-        after = ""
-        while rows := ctx.db.execute(select(*columns).where(name > after, name != "").order_by(name).limit(BATCH)).all():
-            ctx.db.rollback()
-            after = rows[-1].blob
-            for row in (each for each in rows if day is None or int(each.blob[-2:], 16) % SCRUB_DAYS == day):
-                try:
-                    what = _problem(blobs, Blob(row.blob, row.size_bytes, row.seal, _is_encrypted(row)))
-                except (EngineError, OSError) as error:
-                    # A directory that is not there now says nothing of its blobs, nor of all others.
-                    unread[str(error)] += 1
-                    continue
-                read += 1
-                if what and _is_named(ctx, row):
-                    damaged += 1
-                    _report(ctx, row, what)
+    while (turn := _turn(ctx, days)) is not None:
+        columns, name = SCRUBBED[turn.stage]
+        rows = ctx.db.execute(select(*columns).where(name > turn.after).order_by(name).limit(SCRUB_BATCH)).all()
+        ctx.db.rollback()
+        for row in rows:
+            try:
+                what = _problem(blobs, Blob(row.blob, row.size_bytes, row.seal, _is_encrypted(row)))
+            except (EngineError, OSError) as error:
+                # A directory that is not there now says nothing of its blobs, nor of all others.
+                unread[str(error)] += 1
+                continue
+            read += 1
+            if what and _is_named(ctx, row):
+                damaged += 1
+                _report(ctx, row, what)
+        if _go_on(ctx, turn, rows):
+            break
     for problem, count in unread.items():
         log.error("%d blobs could not be read again: %s", count, problem)
     return Scrubbed(read, damaged, unread.total())
+
+
+def _turn(ctx: Context, days: int) -> ScrubTurn | None:
+    """Where the present turn is; None where as much was read as should have been by now. A day that was left out is made up for."""
+    with transaction(ctx.db):
+        ctx.db.execute(insert_of(ctx.db)(table_of(ScrubTurn)).values(id=1, begun_at=now()).on_conflict_do_nothing())
+    turn = ctx.db.scalars(select(ScrubTurn)).one()
+    total = int(ctx.db.scalar(select(func.sum(BucketUsage.size_bytes))) or 0)
+    # As much as should have been read when the next day ends.
+    share = (now() - turn.begun_at + DAY) / timedelta(days=days) if days else 1.0
+    ctx.db.expunge(turn)
+    ctx.db.rollback()
+    return turn if share >= 1 or turn.read_bytes < total * share else None
+
+
+def _go_on(ctx: Context, turn: ScrubTurn, rows: Sequence[Any]) -> bool:
+    """Write down how far a turn is; whether it has ended, and the next one begins."""
+    values: dict[str, Any] = {"after": rows[-1].blob, "read_bytes": turn.read_bytes + sum(row.size_bytes for row in rows)} if rows else {"after": ""}
+    is_over = not rows and turn.stage == len(SCRUBBED) - 1
+    if is_over:
+        if now() - turn.begun_at > timedelta(days=SCRUB_DAYS) + DAY:
+            log.error("reading all objects again took from %s until now, longer than %d days", turn.begun_at, SCRUB_DAYS)
+        values |= {"stage": 0, "read_bytes": 0, "begun_at": now()}
+    elif not rows:
+        values["stage"] = turn.stage + 1
+    with transaction(ctx.db):
+        ctx.db.execute(update(ScrubTurn).values(values).execution_options(synchronize_session=False))
+    return is_over
 
 
 def _problem(blobs: BlobStore, blob: Blob) -> str:

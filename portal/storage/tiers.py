@@ -5,9 +5,10 @@ leaves a copy for the sweep.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import chain, pairwise
 from typing import Any
 
 from sqlalchemy import BigInteger, Date, ForeignKey, String, delete, func, select, update
@@ -178,10 +179,10 @@ class _Moving(Following):
         """How many versions were moved."""
         return sum(self._move_key(found) for found in self.keys("transitions", "noncurrent_transitions"))
 
-    def _move_key(self, found: Sequence[Version]) -> int:
-        latest, *older = found
+    def _move_key(self, found: Iterator[Version]) -> int:
+        latest = next(found)
         moved = self._move(latest, self._class_for("transitions", latest.modified_at))
-        for number, (newer, version) in enumerate(zip(found, older, strict=False)):
+        for number, (newer, version) in enumerate(pairwise(chain((latest,), found))):
             moved += self._move(version, self._class_for("noncurrent_transitions", newer.modified_at, number))
         return moved
 

@@ -1,7 +1,6 @@
 """Periodic work of storage."""
 
 from portal.engines.object_ports import BlobStore
-from portal.kernel.db import now
 from portal.kernel.runner import SystemTask, TaskRun
 from portal.storage import sweep
 from portal.storage.engine_steps import on_engine
@@ -20,6 +19,7 @@ TRAFFIC_S = 60.0
 NOTICES_S = 5.0
 REPLICATION_S = 5.0
 SCHEDULES_S = 30.0
+HOUR_S = 3600.0
 DAY_S = 24 * 3600.0
 
 
@@ -42,9 +42,14 @@ def sweep_orphans(task: TaskRun) -> None:
     sweep.remove_orphans(task.ctx, _blobs(task))
 
 
+def sweep_unfinished(task: TaskRun) -> None:
+    """Remove what was being written when a process died."""
+    sweep.remove_unfinished(task.ctx, _blobs(task))
+
+
 def scrub_objects(task: TaskRun) -> None:
     """Read a part of all objects again."""
-    sweep.scrub(task.ctx, _blobs(task), day=now().toordinal() % sweep.SCRUB_DAYS)
+    sweep.scrub(task.ctx, _blobs(task))
 
 
 def follow_lifecycles(task: TaskRun) -> None:
@@ -89,5 +94,6 @@ STORAGE_TASKS = (
         look_at_engine,
     ),
     SystemTask("orphans", "Remove what uploads left behind", lambda _: DAY_S, sweep_orphans),
+    SystemTask("unfinished", "Remove uploads that broke off", lambda _: HOUR_S, sweep_unfinished),
     SystemTask("scrub", "Read stored objects again", lambda _: DAY_S, scrub_objects),
 )

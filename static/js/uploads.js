@@ -230,7 +230,8 @@ class Upload {
       for (let number = left.shift(); number; number = left.shift()) {
         const piece = this.slice(number);
         const moved = (bytes) => this.step(number, bytes);
-        this.record.sums = { ...this.record.sums, [number]: [await checksum(piece), known.get(number)] };
+        const sum = await checksum(piece);
+        this.record.sums = { ...this.record.sums, [number]: [sum, known.get(number)] };
         if (!this.isStopped) remember(this.record);
         const { etag } = await ask(this, "PUT", `${here()}/parts/${number}`, { body: piece, type: "application/octet-stream", moved });
         etags.set(number, etag);

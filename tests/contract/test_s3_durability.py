@@ -1,5 +1,7 @@
 """What object storage promises of bytes: damage is never given out, nothing stays behind, and what others read stays until they have done so."""
 
+import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from portal.kernel.db import now, transaction
 from portal.kernel.quota import Quota
 from portal.kernel.runner import TaskRun
 from portal.storage import sweep
-from portal.storage.object_models import BlobToRemove, Bucket, BucketUsage, ObjectPart, ObjectUpload, ObjectVersion
+from portal.storage.object_models import BlobToRemove, Bucket, BucketUsage, ObjectPart, ObjectUpload, ObjectVersion, ScrubTurn
 from portal.worker.tasks import TASKS
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -60,7 +62,7 @@ def test_a_turned_bit_is_never_given_out(client: Any, s3: S3, system: Context) -
     # What is sound of it may be read.
     assert client.get_object(Bucket=BUCKET, Key="k", Range="bytes=0-9")["Body"].read() == b"x" * 10
     assert client.get_object(Bucket=BUCKET, Key="sound")["Body"].read() == b"x" * size
-    assert sweep.scrub(system, s3.blobs) == sweep.Scrubbed(2, 1)
+    assert sweep.scrub(system, s3.blobs, days=0) == sweep.Scrubbed(2, 1)
     owner = system.db.scalars(select(Bucket.owner_id)).one()
     told = system.db.scalars(select(Alert.title).where(Alert.user_id == owner)).all()
     assert told == [f"{BUCKET}/k is damaged"]
@@ -82,7 +84,7 @@ def test_other_damage_is_seen_as_well(client: Any, s3: S3, system: Context, harm
     else:
         path.write_bytes(other.read_bytes())
     refused(lambda: client.get_object(Bucket=BUCKET, Key="k"), "InternalError")
-    assert sweep.scrub(system, s3.blobs) == sweep.Scrubbed(2, 1)
+    assert sweep.scrub(system, s3.blobs, days=0) == sweep.Scrubbed(2, 1)
 
 
 def test_what_was_written_over_goes_and_who_reads_it_goes_on(client: Any, s3: S3, worker: TestWorker, system: Context) -> None:
@@ -215,5 +217,55 @@ def test_what_cannot_be_read_again_is_not_taken_for_damaged_and_hides_nothing(cl
         system.db.execute(mine.values(blob="glacier.0000aa"))
     damaged = system.db.scalars(select(ObjectVersion.blob).where(ObjectVersion.key == "damaged")).one()
     turn_a_bit(s3.blobs.path(damaged), 5)
-    assert sweep.scrub(system, s3.blobs) == sweep.Scrubbed(1, 1, 1)
+    assert sweep.scrub(system, s3.blobs, days=0) == sweep.Scrubbed(1, 1, 1)
     assert system.db.scalars(select(Alert.title).distinct()).all() == [f"{BUCKET}/damaged is damaged"]
+
+
+def test_what_is_deleted_stays_as_long_as_a_backup_takes(client: Any, s3: S3, system: Context) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"x")
+    client.delete_object(Bucket=BUCKET, Key="k")
+    keeping = replace(system, settings=system.settings.model_copy(update={"object_keep_hours": 5}))
+    assert (sweep.remove_due(keeping, s3.blobs), len(blob_files(s3))) == (0, 1)
+    with transaction(system.db):
+        system.db.execute(update(BlobToRemove).values(due_at=now() - timedelta(hours=5)))
+    assert (sweep.remove_due(keeping, s3.blobs), blob_files(s3)) == (1, [])
+
+
+def test_everything_is_read_again_in_time_whatever_days_are_left_out(
+    client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sweep, "SCRUB_BATCH", 1)
+    for number in range(10):
+        client.put_object(Bucket=BUCKET, Key=f"k{number}", Body=b"x" * 100)
+
+    def after(days: float) -> int:
+        """How many are read so many days after the turn began."""
+        with transaction(system.db):
+            system.db.execute(update(ScrubTurn).values(begun_at=now() - timedelta(days=days)))
+        return sweep.scrub(system, s3.blobs, days=10).blobs
+
+    assert sweep.scrub(system, s3.blobs, days=10).blobs == 2
+    # Once more on the same day, a day later, and after three that were left out.
+    assert [after(0.5), after(1.5), after(5.5)] == [0, 1, 4]
+    assert after(9) == 3
+    # The turn has ended, another one has begun.
+    system.db.rollback()
+    assert [(each.read_bytes, each.after, now() - each.begun_at < timedelta(days=1)) for each in system.db.scalars(select(ScrubTurn))] == [
+        (0, "", True)
+    ]
+
+
+def test_what_was_being_written_when_its_process_died_goes_sooner(client: Any, s3: S3, system: Context) -> None:
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"kept")
+    now_and_later = timedelta(seconds=-60)
+    with s3.blobs.writing() as writer, s3.blobs.writing() as finished:
+        finished.write(b"on its way into a row")
+        finished.finish()
+        writer.write(b"half")
+        assert sweep.remove_unfinished(system, s3.blobs, older=now_and_later) == 0
+        os.close(writer._handle)
+        writer._handle = -1
+        assert sweep.remove_unfinished(system, s3.blobs) == 0
+        assert sweep.remove_unfinished(system, s3.blobs, older=now_and_later) == 1
+    assert len(blob_files(s3)) == 2
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"kept"

@@ -94,7 +94,7 @@ def test_first_carried_over_and_then_moved(client: Any, s3: S3, system: Context,
     assert transitions_follow(system, s3.blobs) == 4
     s3.sweep()
     check(client, s3.blobs, way, COLD)
-    assert scrub(system, s3.blobs).damaged == 0
+    assert scrub(system, s3.blobs, days=0).damaged == 0
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -68,7 +68,7 @@ def test_the_portal_has_the_key(client: Any, s3: S3, people: People) -> None:
     own = default_key(people.context(None).db, people.project_id)
     assert own is not None
     assert (row.kms_key_id, row.key_version, row.size_bytes) == (own.id, 1, len(BODY))
-    assert scrub(people.context(people.admin()), s3.blobs).damaged == 0
+    assert scrub(people.context(people.admin()), s3.blobs, days=0).damaged == 0
     # Two of them have nothing in common.
     client.put_object(Bucket=BUCKET, Key="again", Body=BODY, ServerSideEncryption="AES256")
     assert len(set(people.context(None).db.scalars(select(VERSIONS.c.wrapped_key)))) == 2
@@ -175,7 +175,7 @@ def test_uploads_in_parts_and_copies(client: Any, s3: S3, people: People, key: E
     client.copy_object(Bucket=BUCKET, Key="later", CopySource=f"{BUCKET}/later", **kms(key))
     assert client.head_object(Bucket=BUCKET, Key="later")["SSEKMSKeyId"] == key.id
     assert client.get_object(Bucket=BUCKET, Key="later")["Body"].read() == b"later"
-    assert scrub(people.context(people.admin()), s3.blobs).damaged == 0
+    assert scrub(people.context(people.admin()), s3.blobs, days=0).damaged == 0
 
 
 def rule(algorithm: str, key: str = "") -> dict[str, Any]:

@@ -5,13 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.kernel.errors import Unavailable
+from portal.storage import lifecycle
 from portal.storage.lifecycle import Followed, _Follow, lifecycle_follow
-from portal.storage.object_models import ObjectUpload, ObjectVersion
+from portal.storage.object_models import Bucket, ObjectUpload, ObjectVersion
 from tests.support.people import People
 from tests.support.s3 import S3, refused
 from tests.support.web import Api
@@ -234,3 +235,22 @@ def test_marks_that_stand_alone_go_when_they_are_old_and_the_rule_is_about_all(
     assert lifecycle_follow(system) == Followed()
     age(system, 5)
     assert lifecycle_follow(system) == Followed(expired=int(gone))
+
+
+def test_of_a_key_with_very_many_versions_only_some_are_in_hand(client: Any, system: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for number in range(7):
+        client.put_object(Bucket=BUCKET, Key="k", Body=f"{number}".encode())
+    monkeypatch.setattr(lifecycle, "BATCH", 2)
+    bucket_id = system.db.scalars(select(Bucket.id)).one()
+    plain, asked = system.db.execute, list[int]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        asked.append(1)
+        return plain(*args, **more)
+
+    monkeypatch.setattr(system.db, "execute", counted)
+    rule = {"prefix": "", "tags": {}, "noncurrent_days": 1}
+    versions = next(lifecycle.Following(system, bucket_id, rule).keys("noncurrent_days"))
+    assert (next(versions).is_current, len(asked)) == (True, 1)
+    assert len(list(versions)) == 6

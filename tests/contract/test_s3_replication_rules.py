@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from portal.kernel.context import Context
+from portal.storage import replicating
 from portal.storage.replicating import replication_run
 from portal.storage.replication import BucketReplication, ReplicaChange
 from tests.support.people import People
@@ -164,3 +165,26 @@ def test_rules_by_the_api(client: Any, s3: S3, system: Context, api: Api, base: 
         each["destination_bucket"] += "-x"
     assert "10 buckets at most" in str(api("PUT", f"{base}/replication", {"rules": eleven}).json)
     assert api("PUT", f"{base}/replication", {"rules": []}).json["rules"] == []
+
+
+@pytest.mark.parametrize("target", [ONE, TWO])
+def test_rules_that_are_set_while_others_are_followed_begin_at_the_beginning(
+    client: Any, s3: S3, system: Context, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:  # fmt: skip
+    for key in ("a/1", "a/2", "b/1"):
+        client.put_object(Bucket=SOURCE, Key=key, Body=b"x")
+    existing = {"ExistingObjectReplication": {"Status": "Enabled"}}
+    put(client, rule(1, ONE, {"Prefix": "b/"}, **existing))
+    copies, done = replicating._Work._copy, list[int]()
+
+    def meanwhile(work: Any, *args: Any) -> Any:
+        if not done:
+            done.append(1)
+            put(client, rule(2, target, {"Prefix": "a/"}, **existing))
+        return copies(work, *args)
+
+    monkeypatch.setattr(replicating._Work, "_copy", meanwhile)
+    replication_run(system, s3.blobs)
+    monkeypatch.undo()
+    replication_run(system, s3.blobs)
+    assert {"a/1", "a/2"} <= set(keys(client, target))

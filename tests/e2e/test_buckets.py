@@ -49,6 +49,8 @@ def new_bucket(page: Page, portal: Running) -> str:
     page.goto(f"{portal.url}/storage/buckets/new?name={name}")
     page.locator("#summary").get_by_role("button", name="Create bucket").click()
     expect(page.get_by_role("heading", name="Upload")).to_be_visible()
+    # The script listens.
+    expect(page.locator("[data-uploads] [data-scripted]").first).to_be_visible()
     return page.url
 
 

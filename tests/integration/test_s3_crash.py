@@ -110,7 +110,7 @@ def test_a_gateway_that_is_killed_loses_nothing(installation: tuple[Settings, se
             for name in listed:
                 assert s3.get_object(Bucket=BUCKET, Key=name)["Body"].read() in kept[name], name
     ctx, blobs = people.context(None), open_blobs(settings)
-    found = sweep.scrub(ctx, blobs)
+    found = sweep.scrub(ctx, blobs, days=0)
     assert (found.blobs, found.damaged) == (len(listed), 0)
     sweep.remove_due(ctx, blobs)
     sweep.remove_orphans(ctx, blobs, older=sweep.YOUNG * -1)

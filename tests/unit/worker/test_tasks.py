@@ -195,7 +195,7 @@ def test_the_history_of_quotas_is_written(task_run: TaskRun, stage_of: Stage, da
 def test_every_task_has_a_period_and_a_sentence(task_run: TaskRun) -> None:
     assert set(tasks.TASKS) == {
         "reconcile", "reconcile-networks", "metrics", "rule-hits", "volumes", "expiry", "encryption-keys", "oauth-keys", "recount", "quota-history", "lifecycle", "objects", "object-engine", "object-engine-look", "orphans", "scrub", "audit-checkpoint", "audit-verify", "audit-verify-whole", "audit-stream",
-        "audit-archive", "traffic", "notices", "replication", "snapshot-schedules",
+        "audit-archive", "traffic", "notices", "replication", "snapshot-schedules", "unfinished",
     }  # fmt: skip
     for task in tasks.TASKS.values():
         assert task.interval_s(task_run.ctx.settings) >= 1
