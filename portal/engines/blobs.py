@@ -171,7 +171,10 @@ class LocalBlobs:
 
     def stored(self) -> Iterator[StoredBlob]:
         """Every file, directory by directory."""
-        for shard in (shard for home in self._homes.values() if home.is_dir() for shard in sorted(home.iterdir())):
+        # Whatever else somebody has put there is none of ours.
+        for shard in (home / f"{number:02x}" for home in self._homes.values() for number in range(SHARDS)):
+            if not shard.is_dir():
+                continue
             with os.scandir(shard) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
             for entry in entries:

@@ -19,6 +19,8 @@ from urllib.parse import SplitResult, urlsplit
 from portal.engines.ports import EngineError, EngineRefused
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All of IPv6 that is given out to the public Internet; what stands for IPv4 by ways of old, or a local gateway's, is not.
+PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 # An answer to a message is a word: whoever takes longer, or drips, has not taken it.
 ANSWER_S = 10.0
 
@@ -75,7 +77,7 @@ def _refuse_private(address: str, host: str, reach: Reach) -> None:
     ip = _innermost(ipaddress.ip_address(address.partition("%")[0]))
     if any(ip in ipaddress.ip_network(network) for network in reach.networks):
         return
-    if not ip.is_global or ip.is_multicast:
+    if not ip.is_global or ip.is_multicast or (ip.version == 6 and ip not in PUBLIC_V6):  # noqa: PLR2004 - IPv6
         raise EngineRefused(f"{host} is at {ip}, which is no public address. An administrator can allow it with {reach.setting}.")
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from sqlalchemy import delete, exists, or_, select
 
 from portal.kernel import fields as f
-from portal.kernel.authz import authorize, reach, target_of
+from portal.kernel.authz import authorize, decide, reach, target_of
 from portal.kernel.context import SYSTEM, Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, Step, operation, update_operation
-from portal.kernel.errors import Conflict
+from portal.kernel.errors import Conflict, InvalidRequest
 from portal.kernel.fields import Ref
 from portal.kernel.ids import new_id
 from portal.kernel.jobs import active_for
@@ -24,7 +24,7 @@ from portal.security.key_models import EncryptionKey, KeyVersion
 from portal.security.key_rewrap import rewrap_data_keys
 from portal.security.key_store import HOLDERS, default_key, refuse_unusable, version_make
 
-USE, READ_USAGE = "security.key.use", "security.key.read_usage"
+USE, READ, READ_USAGE = "security.key.use", "security.key.read", "security.key.read_usage"
 LIFECYCLE = Lifecycle(
     "enabled",
     {
@@ -107,8 +107,21 @@ def default_key_along(ctx: Context, project_id: str) -> EncryptionKey:
 
 def key_authorize(ctx: Context, key: EncryptionKey) -> None:
     """Raise Forbidden for somebody who may not use a key, KeyUnusable for one that must not be used."""
-    authorize(ctx, USE, target_of(key))
+    use_authorize(ctx, key)
     refuse_unusable(key)
+
+
+def use_authorize(ctx: Context, key: EncryptionKey) -> None:
+    """Raise Forbidden for somebody who may not use a key, which is named only to who may see it."""
+    target = target_of(key)
+    is_seen = decide(ctx, READ, target).allowed
+    authorize(ctx, USE, target if is_seen else replace(target, label="an encryption key that you may not see"))
+
+
+def refuse_needless_key(wanted: bool | None, key: EncryptionKey | None) -> None:
+    """Raise InvalidRequest for what is not to be encrypted, but with a key."""
+    if key is not None and wanted is False:
+        raise InvalidRequest.fields({"encryption_enabled": ["is false, and kms_key_id names a key: leave one of them out."]})
 
 
 def _plan(row: EncryptionKey, since: datetime) -> None:

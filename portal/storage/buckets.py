@@ -15,6 +15,7 @@ from portal.kernel.declare import Effect, operation, update_operation
 from portal.kernel.errors import InvalidRequest, StateConflict, Unavailable
 from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.resource import Column, ResourceType
+from portal.security.encryption_keys import refuse_needless_key
 from portal.security.key_models import EncryptionKey
 from portal.storage.access_logs import bucket_set_logging
 from portal.storage.bucket_encryption import FIELDS, KEY, KIND, apply, bucket_set_encryption, encryption_change
@@ -91,7 +92,7 @@ def bucket_create(
     versioning_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Versioning", "Keep what is overwritten or deleted as older versions.")] = True,
     data_events: bool = False, object_lock: bool = False, ownership: str = ENFORCED, tags: dict[str, str] | None = None,
     public_access: Annotated[str, PUBLIC_ACCESS] = AS_INSTALLED, configuration: Annotated[dict[str, Any] | None, GRANTS] = None,
-    encryption_enabled: Annotated[bool, f.FieldInfo(f.Bool(), "Encrypted", "Encrypt new objects; with the project's default key unless said otherwise.")] = False,
+    encryption_enabled: Annotated[bool | None, f.FieldInfo(f.Bool(), "Encrypted", "Encrypt new objects; with the project's default key unless said otherwise.")] = None,
     encryption_type: Annotated[str, KIND] = "none", kms_key: Annotated[EncryptionKey | None, KEY] = None,
 ) -> Bucket:  # fmt: skip
     """Make a bucket under a name that no other one has. Who may not let others in later may not do so at once."""
@@ -127,6 +128,7 @@ def bucket_create(
         cors_rules=[], lifecycle_rules=[], object_lock=object_lock, ownership=ownership, public_access_block=dict(BLOCKED) if is_blocked else None,
         grants=kept, bucket_key_enabled=False,
     )  # fmt: skip
+    refuse_needless_key(encryption_enabled, kms_key)
     kind = encryption_type if encryption_type != "none" else NAMED if kms_key is not None else PORTAL if encryption_enabled else "none"
     apply(ctx, row, ctx.project_id or "", kind, kms_key)
     return row

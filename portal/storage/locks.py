@@ -20,7 +20,7 @@ from portal.kernel.errors import InvalidRequest
 from portal.kernel.leaving import in_words
 from portal.storage.engine_steps import refuse_on_engine
 from portal.storage.errors import BucketLocked, NoObjectLock, ObjectLocked
-from portal.storage.facts import VERSIONS, BucketFacts, Version
+from portal.storage.facts import VERSIONS, BucketFacts, Version, bucket_by_id
 from portal.storage.object_models import HELD, Bucket
 from portal.storage.usage import usage_locked
 
@@ -132,6 +132,12 @@ def bucket_set_object_lock(ctx: Context, bucket: Bucket, *, rule: Annotated[dict
     usage_locked(ctx.db, bucket.id)
     if bucket.versioning != "enabled":
         raise BucketLocked(f"{bucket.name} keeps no versions: switch versioning on first.")
+    targets = dict.fromkeys(str(each["bucket_id"]) for each in bucket.replication or ()) if not bucket.object_lock else {}
+    for target in filter(None, (bucket_by_id(ctx.db, each) for each in targets)):
+        if not target.object_lock:
+            raise BucketLocked(
+                f"{bucket.name} is replicated to {target.name}, which has no object lock: switch it on there first, or end the replication."
+            )
     bucket.object_lock, bucket.lock_rule = True, rule_checked(rule)
 
 
@@ -155,8 +161,6 @@ def _held() -> ColumnElement[bool]:
 
 def refuse_held(session: Session, bucket: Bucket) -> None:
     """Raise BucketLocked for a bucket in which a version is kept from deletion, whatever its mode."""
-    if not bucket.object_lock:
-        return
     kept = select(func.count(), func.max(VERSIONS.c.retain_until)).where(VERSIONS.c.bucket_id == bucket.id, _held())
     count, until = session.execute(kept).one()
     if count:
@@ -170,10 +174,8 @@ def _until(moment: datetime | None) -> str:
 def buckets_held(ctx: Context, rtype: "ResourceType", where: Sequence[ColumnElement[bool]]) -> list[str]:
     """Which of some buckets cannot be deleted because of what is kept in them, in words."""
     kept = exists().where(VERSIONS.c.bucket_id == Bucket.id, _held())
-    words = in_words(ctx, rtype, *where, Bucket.object_lock.is_(True), kept)
+    words = in_words(ctx, rtype, *where, kept)
     if not words:
         return []
-    latest = (
-        select(func.max(VERSIONS.c.retain_until)).join(Bucket, Bucket.id == VERSIONS.c.bucket_id).where(*where, Bucket.object_lock.is_(True), _held())
-    )
+    latest = select(func.max(VERSIONS.c.retain_until)).join(Bucket, Bucket.id == VERSIONS.c.bucket_id).where(*where, _held())
     return [f"{words} kept by object lock{_until(ctx.db.scalar(latest))}: a retention or a legal hold on what is in there has not ended."]

@@ -297,7 +297,7 @@ class Carried:
 
 def _note(writing: Writing, replication_id: str, what: Carried) -> None:
     if writing.db.scalar(select(BucketReplication.id).where(BucketReplication.id == replication_id)) is None:
-        # Another destination was named meanwhile; nothing is there yet.
+        # It went where nothing goes any more.
         return
     writing.db.execute(delete(CHANGES).where(CHANGES.c.id.in_(what.change_ids)))
     waits = _elsewhere(writing, what.done)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import Effect, lock_operations, operation, update_operation
@@ -186,10 +187,16 @@ snapshot_share = share_operation(Snapshot, when=("completed",), refuse=_refuse_e
 
 
 def _expiry(ctx: Context, snapshot: Snapshot, changes: dict[str, Any]) -> None:
-    del ctx
-    if "retention_days" in changes:
-        days = changes["retention_days"]
-        snapshot.expires_at = snapshot.created_at + timedelta(days=days) if days else None
+    if "retention_days" not in changes:
+        return
+    days = changes["retention_days"]
+    until = snapshot.created_at + timedelta(days=days) if days else None
+    if until is not None and until <= now():
+        raise InvalidRequest.fields({"retention_days": [f"is less than the age of {snapshot.name}: it would be deleted at once. Delete it instead."]})
+    if until is not None and (snapshot.expires_at is None or until < snapshot.expires_at):
+        # Whoever brings its end nearer has the portal delete it.
+        authorize(ctx, "storage.snapshot.delete", target_of(snapshot))
+    snapshot.expires_at = until
 
 
 def _eager() -> list[ORMOption]:

@@ -9,10 +9,9 @@ from sqlalchemy.orm import Session
 
 from portal.engines.ports import EngineRefused
 from portal.engines.volume_ports import Keyring
-from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.errors import InvalidRequest, PortalError
-from portal.security.encryption_keys import USE, default_key_along, key_authorize
+from portal.security.encryption_keys import default_key_along, key_authorize, use_authorize
 from portal.security.key_models import EncryptionKey
 from portal.security.key_store import Holder, data_key, declare_holder, key_of, refuse_unusable, unwrap
 from portal.security.key_usage import note_system_use, note_use
@@ -58,7 +57,7 @@ def check_use(ctx: Context, row: Encrypted) -> None:
     if row.encryption_enabled:
         key = key_of(ctx.db, row.wrapped_key or b"")
         if not key.is_default:
-            authorize(ctx, USE, target_of(key))
+            use_authorize(ctx, key)
         refuse_unusable(key)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, joinedload
 from sqlalchemy.orm.interfaces import ORMOption
 
 from portal.kernel import fields as f
+from portal.kernel.authz import authorize, target_of
 from portal.kernel.capabilities import capability
 from portal.kernel.context import Context
 from portal.kernel.db import now
@@ -20,6 +21,7 @@ from portal.kernel.lifecycle import Lifecycle
 from portal.kernel.lookup import named, unseen
 from portal.kernel.operations import also_changes, enqueue
 from portal.kernel.resource import Column, ResourceType
+from portal.security.encryption_keys import refuse_needless_key
 from portal.security.key_models import EncryptionKey
 from portal.storage import volume_steps as steps
 from portal.storage.schedules import schedule_shown, volume_miss_snapshot, volume_set_snapshot_schedule
@@ -89,11 +91,12 @@ def volume_create(
     ctx: Context, *, name: str, snapshot: Annotated[Snapshot | None, SNAPSHOT_FIELD] = None,
     source_volume: Annotated[Volume | None, SOURCE_FIELD] = None, image: ImageId = None, size_gb: SizeGb = None,
     volume_type: Annotated[VolumeType | None, TYPE_FIELD] = None,
-    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool = False,
+    iops: Iops = None, throughput_mbps: Throughput = None, delete_on_termination: bool = False, encryption_enabled: bool | None = None,
     kms_key: Annotated[EncryptionKey | None, KEY_FIELD] = None, description: str = "",
     tags: dict[str, str] | None = None,
 ) -> Volume:  # fmt: skip
     """Create a volume: empty, or with the content of a snapshot, of another volume or of an image."""
+    refuse_needless_key(encryption_enabled, kms_key)
     sources = {"snapshot": snapshot, "source_volume": source_volume, "image": image}
     if len(given := [name for name, value in sources.items() if value]) > 1:
         raise InvalidRequest.fields({name: ["is one of several things to begin with. Choose one."] for name in given})
@@ -116,7 +119,7 @@ def volume_create(
         image_id=found.id if found is not None else origin.image_id if origin is not None else None,
     )  # fmt: skip
     if origin is not None and found is None:
-        check_encryption(origin, kms_key, wanted=encryption_enabled or kms_key is not None)
+        check_encryption(origin, kms_key, wanted=bool(encryption_enabled) or kms_key is not None)
         inherit(ctx, row, origin)
     elif encryption_enabled or kms_key is not None:
         encrypt(ctx, row, kms_key)
@@ -263,7 +266,9 @@ def volume_refit(ctx: Context, volume: Volume, *, reason: Because) -> None:
 
 
 def _check_limits(ctx: Context, volume: Volume, changes: dict[str, Any]) -> None:
-    del ctx
+    if changes.get("delete_on_termination") and not volume.delete_on_termination:
+        # Whoever terminates its instance deletes it for good.
+        authorize(ctx, "storage.volume.delete", target_of(volume))
     limits_within(volume.volume_type, changes.get("iops"), changes.get("throughput_mbps"))
 
 

@@ -57,12 +57,8 @@ def _running(ctx: Context, key: EncryptionKey) -> list[Line]:
     ).all()  # fmt: skip
     if not names:
         return []
-    found = Listed("Running instances" if len(names) > 1 else "Running instance", len(names), names)
-    return [
-        Line(
-            f"{found.sentence[0].upper()}{found.sentence[1:]} with it: {'these go' if len(names) > 1 else 'this goes'} on, and the next start is refused."
-        )
-    ]
+    found = Listed("instances" if len(names) > 1 else "instance", len(names), names)
+    return [Line(f"Running with it: {found.sentence}. What runs goes on; its next start is refused.")]
 
 
 def _key_disable(ctx: Context, key: EncryptionKey) -> Consequences:

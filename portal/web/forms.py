@@ -245,7 +245,8 @@ def entries_from_lines(kind: f.Entries, text: str) -> list[dict[str, str]]:
 
 def _value(param: Param, typed: Any) -> Any:
     if isinstance(param.info.kind, f.Bool):
-        return bool(typed)
+        # Nobody can say no in a box that stands for not having said anything.
+        return bool(typed) or (None if param.nullable else False)
     text = "" if typed is None else str(typed)
     if isinstance(param.info.kind, f.Tags | f.TextMap | f.Names):
         return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(param.info.kind, f.Names) else from_lines(text)

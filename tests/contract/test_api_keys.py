@@ -116,6 +116,13 @@ def test_every_use_is_audited_and_counted_refused_ones_as_well(api: Api, api_for
     assert not any(text(b"secret") in str(entry.details) for entry in entries)
 
 
+def test_a_key_for_what_is_not_to_be_encrypted_is_refused(api: Api, key: Any) -> None:
+    for path, body in (("/storage/volumes", {"name": "data", "size_gb": 1}), ("/storage/buckets", {"name": "some-data"})):
+        answer = api.post(path, {**body, "kms_key_id": key["id"], "encryption_enabled": False})
+        assert (answer.status_code, "encryption_enabled" in answer.json["details"]) == (400, True), answer.json
+        assert api.post(path, {**body, "kms_key_id": key["id"]}).json["encryption_enabled"] is True
+
+
 def test_keys_of_another_project_are_not_there(api: Api, api_for: Callable[..., Api], key: Any, people: People) -> None:
     stranger = api_for("project_admin", people.project())
     base = f"/security/keys/{key['id']}"

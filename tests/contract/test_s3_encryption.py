@@ -1,6 +1,7 @@
 """Objects that are encrypted with keys of the project (SSE-S3, SSE-KMS): who may read them, what of them is encrypted, what a bucket says of new ones."""
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -180,6 +181,17 @@ def test_uploads_in_parts_and_copies(client: Any, s3: S3, people: People, key: E
 def rule(algorithm: str, key: str = "") -> dict[str, Any]:
     usual = {"SSEAlgorithm": algorithm} | ({"KMSMasterKeyID": key} if key else {})
     return {"Rules": [{"ApplyServerSideEncryptionByDefault": usual, "BucketKeyEnabled": bool(key)}]}
+
+
+def test_a_key_is_named_to_nobody_who_may_not_see_it(client: Any, s3: S3, key: EncryptionKey) -> None:
+    client.delete_public_access_block(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key="k", Body=BODY, **kms(key))
+    everybody = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [everybody]}))
+    status, _, body = fetch(f"{s3.url}/{BUCKET}/k")
+    assert (status, b"not allowed" in body) == (403, True)
+    assert key.id.encode() not in body
+    assert key.name.encode() not in body
 
 
 @conforms("GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption")

@@ -13,8 +13,8 @@ from portal.kernel.alerts import Alert
 from portal.kernel.context import Context
 from portal.kernel.db import now, transaction
 from portal.storage import replicating
-from portal.storage.object_models import BlobToRemove, ObjectVersion
-from portal.storage.replicating import replication_run
+from portal.storage.object_models import BlobToRemove, Bucket, ObjectVersion
+from portal.storage.replicating import _work_of, replication_run
 from portal.storage.replication import BucketReplication
 from tests.support.draining import TestWorker
 from tests.support.people import People
@@ -242,7 +242,7 @@ def test_who_dies_on_the_way_carries_over_nothing_twice(client: Any, s3: S3, sys
     for number in range(4):
         client.put_object(Bucket=SOURCE, Key=f"k{number}", Body=b"%d" % number)
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
@@ -326,3 +326,38 @@ def test_what_is_encrypted_is_carried_over_as_it_is(client: Any, s3: S3, system:
     for each in client.list_object_versions(Bucket=SOURCE)["Versions"]:
         client.delete_object(Bucket=SOURCE, Key=each["Key"], VersionId=each["VersionId"])
     assert (sent(client, TARGET, "k"), sent(client, TARGET, "parts")) == (b"secret", b"of a part")
+
+
+def test_another_destination_begins_at_its_own_beginning(client: Any, s3: S3, system: Context) -> None:
+    client.create_bucket(Bucket="another-target")
+    client.put_bucket_versioning(Bucket="another-target", VersioningConfiguration={"Status": "Enabled"})
+    for number in range(2):
+        client.put_object(Bucket=SOURCE, Key=f"before-{number}", Body=b"x")
+    rule(client, ExistingObjectReplication={"Status": "Enabled"})
+    client.put_object(Bucket=SOURCE, Key="changed", Body=b"x")
+    work = _work_of(system, system.db.scalars(select(BucketReplication.id)).one())
+    assert work is not None
+    # The task is at work when somebody names another destination.
+    rule(client, target="another-target", ExistingObjectReplication={"Status": "Enabled"})
+    work.changes(s3.blobs)
+    work.existing(s3.blobs)
+    assert client.head_object(Bucket=SOURCE, Key="changed")["ReplicationStatus"] == "PENDING"
+    while again(system, s3):
+        pass
+    assert {each[0] for each in versions(client, "another-target")} == {"before-0", "before-1", "changed"}
+
+
+def test_object_lock_comes_to_the_destination_first(client: Any, s3: S3, system: Context, api: Api) -> None:
+    rule(client)
+    retention = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 30}}}
+    refused(lambda: client.put_object_lock_configuration(Bucket=SOURCE, ObjectLockConfiguration=retention), "InvalidBucketState")
+    client.put_object_lock_configuration(Bucket=TARGET, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"})
+    client.put_object_lock_configuration(Bucket=SOURCE, ObjectLockConfiguration=retention)
+    client.put_object(Bucket=SOURCE, Key="k", Body=b"x")
+    again(system, s3)
+    # As it was left before: rows that are kept, in a bucket without object lock.
+    with transaction(system.db):
+        system.db.execute(update(Bucket).where(Bucket.name == TARGET).values(object_lock=False))
+    target = api.get(f"/storage/buckets?search={TARGET}").json["results"][0]["id"]
+    assert api("DELETE", f"/storage/buckets/{target}?force=true").status_code == 409
+    assert client.head_object(Bucket=TARGET, Key="k")["ObjectLockMode"] == "COMPLIANCE"

@@ -28,7 +28,7 @@ def test_what_a_key_encrypts_is_said_before_it_is_taken_away(api: Api, browser: 
     for verb in ("disable", "schedule_deletion"):
         page = browser.get(f"{base}/{verb}").text
         assert "It encrypts 2 volumes (data, logs)." in page
-        assert "1 running instance (web-1) with it" in page
+        assert "Running with it: 1 instance (web-1)." in page
     assert 'value="30"' in page
     assert "the deletion can be cancelled" in page
     assert "This cannot be undone" not in page

@@ -52,6 +52,8 @@ def small_host() -> Iterator[SmallHost]:
     with inside(world):
         server = socket.create_server((INTERNET, 80))
     with inside(name):
+        # A new namespace has what the host has, which may pass packets on.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         own = socket.create_server((UPSTREAM, 80))
     data_dir = Path(tempfile.mkdtemp(prefix="portal-network-"))
     host = SmallHost(name, data_dir, free_external())

@@ -53,12 +53,15 @@ class Secrets:
         if not keys:
             yield
             return
+        kept: list[str] = []
         try:
             for name, key in keys.items():
                 self._keep(name, key)
+                kept.append(name)
             yield
         finally:
-            for name in keys:
+            # Another one may hold those that could not be kept.
+            for name in kept:
                 self._forget(name)
 
     def _keep(self, name: str, key: bytes) -> None:

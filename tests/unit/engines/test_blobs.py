@@ -159,3 +159,10 @@ def test_the_reserve_is_looked_at_while_a_blob_grows(store: LocalBlobs, tmp_path
     with pytest.raises(NoRoom):
         keep(reserved, bytes(17 << 20))
     assert list(store.stored()) == []
+
+
+def test_what_somebody_else_put_there_is_passed_by(store: LocalBlobs, tmp_path: Path) -> None:
+    keep(store, b"x")
+    (tmp_path / "objects" / "note.txt").write_text("do not touch")
+    (tmp_path / "objects" / "lost+found").mkdir()
+    assert [each.file_bytes for each in store.stored()] == [5]

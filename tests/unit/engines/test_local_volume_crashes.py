@@ -186,6 +186,19 @@ def _removable(store: Unused, root: Path) -> None:
     assert [path for pool in ("ssd", "hdd") for path in (*(root / pool / "disks").glob("*"), *(root / pool / "layers" / "all").glob("*"))] == []
 
 
+def test_neighbours_that_nobody_wants_are_merged_in_any_order(tmp_path: Path) -> None:
+    store = begin(tmp_path)
+    # Comes first by its name, and is what the other one's content is kept in.
+    later = "snap-000000000000"
+    store.ensure_snapshot(later, VOLUME)
+    for each in (SNAP, later):
+        store.remove_snapshot(each)
+    for _ in range(2):
+        store.compact()
+    assert read(store, VOLUME) == "ab"
+    assert [each.content_id for each in store.kept()] == [VOLUME]
+
+
 def test_what_is_damaged_is_not_served(tmp_path: Path) -> None:
     store = begin(tmp_path)
     store._store.disk(VOLUME).write_bytes(b"garbage")
