@@ -22,7 +22,7 @@ REGISTRY = build_registry()
 FACTS = BucketFacts(
     "bkt-1", "logs", "prj-1", None, "private", "off", data_events=False, tags={}, policy=None, grants=None, object_lock=False, lock_rule=None,
     public_access_block=None, ownership="ObjectWriter", notifications=None, replication=None, encryption_type="none", kms_key_id=None,
-    bucket_key_enabled=False, state="active",
+    bucket_key_enabled=False,
 )  # fmt: skip
 # Operations on buckets that concern rows alone, whoever keeps the objects.
 ROWS_ALONE = {"update", "lock", "unlock"}
