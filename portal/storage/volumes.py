@@ -62,7 +62,11 @@ SNAPSHOT_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "Begin with 
 RESTORE_FIELD = f.FieldInfo(f.Ref("storage.snapshot"), "Snapshot", "One of this volume.", aliases=("snapshot_id",))
 SOURCE_FIELD = f.FieldInfo(f.Ref("storage.volume"), "Volume", "Begin as its copy.", aliases=("source_volume_id",))
 KEY_FIELD = f.FieldInfo(
-    f.Ref("security.key"), "Encryption key", "Names what it is encrypted with.", aliases=("kms_key_id",), none="The project's default key"
+    f.Ref("security.key"),
+    "Encryption key",
+    'Choose one to encrypt the disk; "Encrypted" alone takes the project\'s default key.',
+    aliases=("kms_key_id",),
+    none="None",
 )
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
