@@ -150,7 +150,7 @@ class OperationForm:
         found, problems = {}, {}
         for name, widget in self.widgets.items():
             try:
-                value = _value(widget.param, self.form[name].data)
+                value = _value(widget.param, self.form[name].data, is_new=self.row is None)
             except ValueError as error:
                 problems[name] = [str(error)]
                 continue
@@ -243,10 +243,10 @@ def entries_from_lines(kind: f.Entries, text: str) -> list[dict[str, str]]:
     return found
 
 
-def _value(param: Param, typed: Any) -> Any:
+def _value(param: Param, typed: Any, *, is_new: bool) -> Any:
     if isinstance(param.info.kind, f.Bool):
-        # Nobody can say no in a box that stands for not having said anything.
-        return bool(typed) or (None if param.nullable else False)
+        # Of something new, nobody can say no in a box that stands for not having said anything.
+        return bool(typed) or (None if param.nullable and is_new else False)
     text = "" if typed is None else str(typed)
     if isinstance(param.info.kind, f.Tags | f.TextMap | f.Names):
         return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(param.info.kind, f.Names) else from_lines(text)

@@ -112,7 +112,7 @@ def test_a_disabled_key_is_of_no_use_until_it_is_enabled(ctx: Context, settings:
 def test_a_key_waits_before_it_is_deleted_and_then_nothing_can_be_read(ctx: Context, settings: Settings, worker: TestWorker, people: People) -> None:
     key = made(ctx)
     kept = data_key(ctx.db, settings, key, context="x")
-    with pytest.raises(Conflict, match="schedule its deletion"):
+    with pytest.raises(Conflict, match="ask for it with schedule-deletion"):
         run(ctx, key_delete, key.id)
     run(ctx, key_schedule_deletion, key.id, {"window_days": 7})
     with pytest.raises(KeyPendingDeletion):
