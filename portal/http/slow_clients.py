@@ -102,6 +102,8 @@ class PatientConnection(TConn):  # type: ignore[misc]
         self.address = address_of(client)
         self.deadline = 0.0
         self.head = b""
+        # What it was told to do when something comes may be under way still, among the events of one look.
+        self.is_closed = False
         self._is_shaken = not self.cfg.is_ssl
         if self.cfg.is_ssl:
             # What is not to be done here is the handshake, which waits for the client.
@@ -213,7 +215,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         return conn is not None
 
     def _close(self, conn: PatientConnection) -> None:
-        """Close a connection, wherever the main loop has it."""
+        """Close a connection, wherever the main loop has it; once."""
+        if conn.is_closed:
+            return
+        conn.is_closed = True
         for waiting in (self._heads, self._leaving):
             if waiting.pop(conn, None):
                 self.poller.unregister(conn.sock)
@@ -232,6 +237,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def _go_on(self, conn: PatientConnection, _fileobj: Any = None) -> None:
         """Read on; hand the request over where its head is complete."""
+        if conn.is_closed:
+            return
         try:
             wanted = conn.read_head()
             if not wanted and not conn.is_complete:
@@ -259,6 +266,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
         """A connection that was kept has its next request, or its end."""
+        if conn.is_closed:
+            return
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
         self._await_head(conn)
@@ -321,7 +330,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._leaving[conn] = EVENT_READ
 
     def _see_off(self, conn: PatientConnection, _fileobj: Any = None) -> None:
-        if conn.drain():
+        if not conn.is_closed and conn.drain():
             self._close(conn)
 
     def murder_keepalived(self, force: bool = False) -> None:

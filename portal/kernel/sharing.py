@@ -50,11 +50,14 @@ def visibility(row: ShareableByName) -> str:
 
 def veil_shares(ctx: Context, rows: Sequence[Any]) -> Mapping[str, Mapping[str, Any]]:
     """With whom else a row is shared is told to nobody with whom it is shared."""
-    hidden = {"shared_with_accounts": [], "visibility": "Shared with you"}
-    return {row.id: hidden for row in rows if row.shared_with and not decide(ctx, f"{ctx.registry.of(type(row)).key}.read", _as_own(row)).allowed}
+    return {
+        row.id: {"shared_with_accounts": [], "visibility": "Everybody" if row.is_public else "Shared with you"}
+        for row in rows
+        if row.shared_with and not decide(ctx, f"{ctx.registry.of(type(row)).key}.read", _as_own(row)).allowed
+    }
 
 
 def _as_own(row: Any) -> Target:
-    """A row as if it was shared with nobody by name."""
+    """A row as if it was shared with nobody."""
     target = target_of(row)
-    return Target(target.project_id, target.owner_id, target.shared, target.label, target.id, target.name, target.tags)
+    return Target(target.project_id, target.owner_id, False, target.label, target.id, target.name, target.tags)

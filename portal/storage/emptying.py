@@ -18,7 +18,7 @@ from portal.kernel.operations import acting
 from portal.storage.access import DELETE, check_key
 from portal.storage.buckets import BUCKET
 from portal.storage.engine_steps import refuse_on_engine
-from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id
+from portal.storage.facts import VERSION_COLUMNS, VERSIONS, BucketFacts, Version, bucket_by_id, version_at
 from portal.storage.listing import keys_under
 from portal.storage.object_models import Bucket, ObjectUpload
 from portal.storage.objects import remove
@@ -106,6 +106,9 @@ def _next(ctx: Context, bucket_id: str, prefix: str, after: tuple[str, int], new
 
 def _remove(writing: Writing, row: Version) -> str | None:
     """Delete a version for good; why it stays, if it does. Whatever refuses does so before anything is written."""
+    if version_at(writing.db, writing.bucket.id, row.key, row.sequence) is None:
+        # It is gone, and what has its name now was written later.
+        return None
     try:
         remove(writing, row.key, row.version_id)
     except PortalError as error:

@@ -11,7 +11,7 @@ from portal.kernel.authz import authorize, target_of
 from portal.kernel.context import Context
 from portal.kernel.db import now
 from portal.kernel.declare import operation
-from portal.kernel.errors import InvalidRequest
+from portal.kernel.errors import Conflict, InvalidRequest
 from portal.storage.volume_keys import check_use
 from portal.storage.volume_models import Volume
 
@@ -106,13 +106,16 @@ def volume_set_snapshot_schedule(
     ctx: Context, volume: Volume, *, frequency: Frequency = "", time: Time = "00:00", weekday: Weekday = WEEKDAYS[0], retention_days: Days = None,
     retention_count: Count = None, is_enabled: Enabled = True,
 ) -> None:  # fmt: skip
-    """Take snapshots of the volume again and again, and delete them in time; or end that. Snapshots that were taken stay."""
+    """Take snapshots of the volume again and again, and delete them in time; or end that: snapshots that were taken stay then."""
     volume.snapshot_problem = ""
     if not frequency:
         volume.snapshot_schedule = volume.next_snapshot_at = None
         return
     # What the portal takes by itself, whoever wants it must be allowed to take.
     authorize(ctx, "storage.snapshot.create", target_of(volume))
+    if retention_count is not None:
+        # Those that are one too many are deleted, and they are the owner's.
+        authorize(ctx, "storage.snapshot.delete", target_of(volume))
     check_use(ctx, volume)
     if retention_days is None and retention_count is None:
         problem = "is missing: for how many days are snapshots kept, or how many of them (retention_count)?"
@@ -138,8 +141,9 @@ def volume_miss_snapshot(ctx: Context, volume: Volume, *, due: Due, reason: Reas
     """Go on to the next time at which a snapshot is due: this one cannot be had."""
     del ctx, reason
     schedule = schedule_of(volume)
-    if schedule is not None and volume.next_snapshot_at == due_of(due):
-        volume.next_snapshot_at = schedule.next_after(now())
+    if schedule is None or volume.next_snapshot_at != due_of(due):
+        raise Conflict(f"No snapshot of {volume.name} was due at {due}.")
+    volume.next_snapshot_at = schedule.next_after(now())
 
 
 def tell_problem(ctx: Context, volume: Volume, reason: str) -> None:

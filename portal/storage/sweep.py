@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore
+from portal.engines.object_ports import Blob, BlobAbsent, BlobDamaged, BlobStore, StoredBlob
 from portal.engines.ports import EngineError
 from portal.kernel.context import Context
 from portal.kernel.db import insert_of, now, transaction
@@ -95,31 +96,29 @@ def _remove(blobs: BlobStore, some: Mapping[str, str]) -> tuple[list[str], list[
 
 def remove_orphans(ctx: Context, blobs: BlobStore, *, older: timedelta = YOUNG) -> int:
     """Remove what crashes left behind: old files that no row names; how many."""
-    removed, edge = 0, (now() - older).timestamp()
-    old = (found.id for found in blobs.stored() if found.written_at < edge)
-    while some := _take(old, BATCH):
-        known = _named(ctx, some) | set(ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.blob.in_(some))))
-        ctx.db.rollback()
-        orphans = [blob for blob in some if blob not in known]
-        stuck, held = _remove(blobs, {orphan: orphan for orphan in orphans})
-        removed += len(orphans) - len(stuck) - len(held)
-    return removed
+    edge = (now() - older).timestamp()
+    return len(_remove_unnamed(ctx, blobs, (found for found in blobs.stored() if found.written_at < edge)))
 
 
 def remove_unfinished(ctx: Context, blobs: BlobStore, *, older: timedelta = BROKEN_OFF) -> int:
     """Remove what was being written when its process died, of which no row can be: how many."""
-    ctx.db.rollback()
-    edge, removed = (now() - older).timestamp(), 0
-    for found in blobs.stored():
-        if not found.is_whole and found.written_at < edge:
-            stuck, held = _remove(blobs, {found.id: found.id})
-            removed += not stuck and not held
-            log.warning("%d bytes of an upload that broke off: %s %s", found.file_bytes, found.id, "stay" if stuck or held else "are removed")
+    edge = (now() - older).timestamp()
+    removed = _remove_unnamed(ctx, blobs, (found for found in blobs.stored() if not found.is_whole and found.written_at < edge))
+    for found in removed:
+        log.warning("%d bytes of an upload that broke off are removed: %s", found.file_bytes, found.id)
+    return len(removed)
+
+
+def _remove_unnamed(ctx: Context, blobs: BlobStore, some: Iterator[StoredBlob]) -> Sequence[StoredBlob]:
+    """Remove those of some files that no row names, whatever the files themselves say; which they were."""
+    removed: list[StoredBlob] = []
+    while batch := {found.id: found for found in islice(some, BATCH)}:
+        known = _named(ctx, list(batch)) | set(ctx.db.scalars(select(BlobToRemove.blob).where(BlobToRemove.blob.in_(batch))))
+        ctx.db.rollback()
+        orphans = {blob: blob for blob in batch if blob not in known}
+        stuck, held = _remove(blobs, orphans)
+        removed += [batch[blob] for blob in orphans if blob not in {*stuck, *held}]
     return removed
-
-
-def _take(source: Iterator[str], count: int) -> list[str]:
-    return [each for _, each in zip(range(count), source, strict=False)]
 
 
 def give_up_uploads(ctx: Context) -> int:
@@ -199,9 +198,13 @@ def scrub(ctx: Context, blobs: BlobStore, *, days: int = SCRUB_DAYS) -> Scrubbed
     """Read blobs on from where it stopped, so much that all of them are read in so many days (0: all), and report what is not what was written."""
     read, damaged = 0, 0
     unread = Counter[str]()
-    while (turn := _turn(ctx, days)) is not None:
+    with transaction(ctx.db):
+        ctx.db.execute(insert_of(ctx.db)(table_of(ScrubTurn)).values(id=1, begun_at=now()).on_conflict_do_nothing())
+    total = int(ctx.db.scalar(select(func.sum(BucketUsage.size_bytes))) or 0)
+    while (turn := _turn(ctx, days, total)) is not None:
         columns, name = SCRUBBED[turn.stage]
-        rows = ctx.db.execute(select(*columns).where(name > turn.after).order_by(name).limit(SCRUB_BATCH)).all()
+        # Indexes hold what has bytes: said so, they are used.
+        rows = ctx.db.execute(select(*columns).where(name > turn.after, name != "").order_by(name).limit(SCRUB_BATCH)).all()
         ctx.db.rollback()
         for row in rows:
             try:
@@ -221,12 +224,9 @@ def scrub(ctx: Context, blobs: BlobStore, *, days: int = SCRUB_DAYS) -> Scrubbed
     return Scrubbed(read, damaged, unread.total())
 
 
-def _turn(ctx: Context, days: int) -> ScrubTurn | None:
-    """Where the present turn is; None where as much was read as should have been by now. A day that was left out is made up for."""
-    with transaction(ctx.db):
-        ctx.db.execute(insert_of(ctx.db)(table_of(ScrubTurn)).values(id=1, begun_at=now()).on_conflict_do_nothing())
+def _turn(ctx: Context, days: int, total: int) -> ScrubTurn | None:
+    """Where the present turn is; None where as much of a total was read as should have been by now. A day that was left out is made up for."""
     turn = ctx.db.scalars(select(ScrubTurn)).one()
-    total = int(ctx.db.scalar(select(func.sum(BucketUsage.size_bytes))) or 0)
     # As much as should have been read when the next day ends.
     share = (now() - turn.begun_at + DAY) / timedelta(days=days) if days else 1.0
     ctx.db.expunge(turn)
@@ -263,18 +263,14 @@ def _is_encrypted(row: Any) -> bool:
 
 def _is_named(ctx: Context, row: Any) -> bool:
     """Whether the blob still belongs to the row: it may have been written over meanwhile."""
-    query = select(BlobToRemove.blob).where(BlobToRemove.blob == row.blob)
-    versions_now = select(VERSIONS.c.blob).where(VERSIONS.c.blob == row.blob)
-    parts_now = select(ObjectPart.blob).where(ObjectPart.blob == row.blob)
-    named: Sequence[Any] = [*ctx.db.scalars(versions_now), *ctx.db.scalars(parts_now)]
-    return bool(named) and ctx.db.scalar(query) is None
+    return bool(_named(ctx, [row.blob])) and ctx.db.scalar(select(BlobToRemove.blob).where(BlobToRemove.blob == row.blob)) is None
 
 
 def _report(ctx: Context, row: Any, what: str) -> None:
     """Tell of a damaged version, or of the one that a damaged part belongs to; parts of uploads that have not ended are nobody's yet."""
     of_part = hasattr(row, "number")
-    wanted = VERSIONS.c.upload_id == row.upload_id if of_part else VERSIONS.c.blob == row.blob
-    found = ctx.db.execute(select(*VERSION_COLUMNS).join(BUCKETS, BUCKETS.c.id == VERSIONS.c.bucket_id).where(wanted)).first()
+    wanted = (VERSIONS.c.upload_id == row.upload_id,) if of_part else (VERSIONS.c.blob == row.blob, VERSIONS.c.blob != "")
+    found = ctx.db.execute(select(*VERSION_COLUMNS).join(BUCKETS, BUCKETS.c.id == VERSIONS.c.bucket_id).where(*wanted)).first()
     if found is None:
         return
     version = Version(*found)

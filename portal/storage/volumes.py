@@ -66,7 +66,7 @@ KEY_FIELD = f.FieldInfo(
     "Encryption key",
     'Choose one to encrypt the disk; "Encrypted" alone takes the project\'s default key.',
     aliases=("kms_key_id",),
-    none="None",
+    none="No key",
 )
 ImageId = Annotated[str | None, f.FieldInfo(f.Ref("compute.image"), "Image", "Begin with what it holds.", aliases=("image_id",))]
 InstanceId = Annotated[str, f.FieldInfo(f.Ref("compute.instance"), "Instance", aliases=("instance_id",))]
@@ -181,6 +181,9 @@ def volume_attach(ctx: Context, volume: Volume, *, instance: InstanceId) -> None
     found = named(ctx, "compute.instance", instance, field="instance", project_id=volume.project_id)
     # It is a change of the instance as well.
     also_changes(ctx, "compute.instance.update", found)
+    if volume.delete_on_termination and found.owner_id != volume.owner_id:
+        # Whoever terminates the instance deletes it for good.
+        authorize(ctx, "storage.volume.delete", target_of(volume))
     if found.state not in {"running", "stopped"}:
         raise Conflict(f"{found.name} is {found.state}; it has to be running or stopped.", details={"state": found.state})
     if (job := active_for(ctx.db, found.id)) is not None:

@@ -100,7 +100,9 @@ class OperationForm:
         for name, filters in (op.among(row) if op.among is not None and row is not None else {}).items():
             rtype = ctx.registry.get(op.params[name].info.kind.type_key)  # type: ignore[attr-defined] # a reference
             if rtype is not None:
-                made[name] = (made[name][0], replace(self.widgets[name], options=_options(ctx, rtype, filters), style="select"))
+                options = _options(ctx, rtype, filters)
+                style = "select" if len(options) <= MAX_CHOICES else "name"
+                made[name] = (made[name][0], replace(self.widgets[name], options=options[:MAX_CHOICES], style=style))
         self.widgets = {name: widget for name, (_, widget) in made.items()}
         typed = _apart(op, typed)
         form_class = type("Bound", (Form,), {name: field for name, (field, _) in made.items()})
@@ -112,7 +114,9 @@ class OperationForm:
 
     def fields(self, *, quiet: bool) -> list[tuple[Field, Widget]]:
         """Fields of the one or the other part of the form."""
-        single = self._single() if self.op.one_of is not None else {}
+        one = self.op.one_of
+        # Where there are too many to choose from, each is named in a field of its own.
+        single = self._single() if one is not None and all(self.widgets[name].style != "name" for name in one.params) else {}
         pairs = [single.get(name) or (self.form[name], widget) for name, widget in self.widgets.items() if name not in single or single[name]]
         return [(field, widget) for field, widget in pairs if widget.is_quiet == quiet]
 
@@ -124,6 +128,8 @@ class OperationForm:
         chosen = next((f"{name}:{self.form[name].data}" for name in one.params if self.form[name].data), "")
         groups = [(words, [replace(each, value=f"{name}:{each.value}") for each in self.widgets[name].options if each.value])
                   for name, words in one.params.items()]  # fmt: skip
+        if chosen and all(each.value != chosen for _, options in groups for each in options):
+            groups.append(("Chosen", [Option(chosen, chosen.partition(":")[2])]))
         info = f.FieldInfo(f.Line(300), one.label, one.help, none=one.none)
         widget = Widget(Param(ONE, info, required=False, default=None, nullable=True), "grouped", [Option("", one.none)], groups)
         for name in one.params:

@@ -1,6 +1,7 @@
 """Emptying of a bucket: all versions go, as far as the asker may; it tells how far it is, stops when asked to, and goes on after a crash."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,6 +141,25 @@ def test_what_is_written_after_it_was_asked_for_stays(api: Api, base: str, clien
     assert ask(api, base, worker)["state"] == "succeeded"
     assert [each["Key"] for each in client.list_object_versions(Bucket=BUCKET)["Versions"]] == ["b", "z-meanwhile"]
     assert client.get_object(Bucket=BUCKET, Key="b")["Body"].read() == b"acknowledged"
+
+
+def test_what_takes_the_place_of_what_was_listed_stays(api: Api, base: str, client: Any, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no versions are kept, all that is ever under a key has one name."""
+    client.create_bucket(Bucket="plain")
+    client.put_object(Bucket="plain", Key="k", Body=b"old")
+    plain = base.replace(base.rpartition("/")[2], api.get("/storage/buckets?search=plain").json["results"][0]["id"])
+    remove = emptying._remove
+
+    def late(writing: Any, row: Any) -> Any:
+        if row.size_bytes == len(b"old"):
+            monkeypatch.setattr(emptying, "_remove", remove)
+            row_of_now = replace(row, sequence=row.sequence + 1)
+            return remove(writing, row_of_now)
+        return remove(writing, row)
+
+    monkeypatch.setattr(emptying, "_remove", late)
+    assert ask(api, plain, worker)["state"] == "succeeded"
+    assert client.get_object(Bucket="plain", Key="k")["Body"].read() == b"old"
 
 
 def test_an_upload_that_is_begun_meanwhile_stays(api: Api, base: str, client: Any, worker: TestWorker) -> None:

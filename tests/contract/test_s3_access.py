@@ -136,6 +136,15 @@ def test_who_may_list_a_bucket_reads_none_of_its_settings(client: Any, s3: S3) -
     assert [fetch(f"{s3.url}/{BUCKET}?{each}")[0] for each in ("list-type=2", "tagging", "cors")] == [200, 403, 403]
 
 
+def test_no_list_of_access_deletes_versions(client: Any, s3: S3) -> None:
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    first = client.put_object(Bucket=BUCKET, Key="k", Body=b"first")["VersionId"]
+    client.put_bucket_acl(Bucket=BUCKET, ACL="public-read-write")
+    assert fetch(f"{s3.url}/{BUCKET}/k", "DELETE")[0] == 204
+    assert fetch(f"{s3.url}/{BUCKET}/k?versionId={first}", "DELETE")[0] == 403
+    assert client.get_object(Bucket=BUCKET, Key="k", VersionId=first)["Body"].read() == b"first"
+
+
 def test_the_documents_have_the_shape_of_s3(client: Any, s3: S3) -> None:
     client.put_bucket_acl(Bucket=BUCKET, ACL="public-read-write")
     found = client.get_bucket_acl(Bucket=BUCKET)

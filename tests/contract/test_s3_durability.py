@@ -255,6 +255,16 @@ def test_everything_is_read_again_in_time_whatever_days_are_left_out(
     ]
 
 
+def test_an_object_whose_file_looks_unfinished_stays(client: Any, s3: S3, system: Context) -> None:
+    """Modes of files are changed by whoever repairs rights, and some file systems keep none: what a row names is whole."""
+    client.put_object(Bucket=BUCKET, Key="k", Body=b"kept")
+    for path in blob_files(s3):
+        path.chmod(0o700)
+    assert not any(each.is_whole for each in s3.blobs.stored())
+    assert sweep.remove_unfinished(system, s3.blobs, older=timedelta(seconds=-60)) == 0
+    assert client.get_object(Bucket=BUCKET, Key="k")["Body"].read() == b"kept"
+
+
 def test_what_was_being_written_when_its_process_died_goes_sooner(client: Any, s3: S3, system: Context) -> None:
     client.put_object(Bucket=BUCKET, Key="k", Body=b"kept")
     now_and_later = timedelta(seconds=-60)

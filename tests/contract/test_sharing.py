@@ -129,6 +129,10 @@ def test_the_api_and_the_console_tell_nobody_with_whom_else_it_is_shared(
         assert kept.name in text
         assert second not in text
         assert stage.ctx.principal.username not in text
+    boss = api_for("platform_admin")
+    assert boss.post(f"/storage/snapshots/{kept.id}/make-public").status_code == 200
+    seen = api_for("viewer", people.project()).get(f"/storage/snapshots/{kept.id}").json
+    assert (seen["shared_with_accounts"], seen["visibility"]) == ([], "Everybody")
     form = client_for().get(f"/storage/snapshots/{kept.id}/actions/share")
     assert first in form.text
     assert second in form.text

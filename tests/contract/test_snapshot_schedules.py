@@ -196,11 +196,31 @@ def test_what_is_in_the_trash_or_switched_off_is_left_alone(stage: Stage) -> Non
     assert len(taken(stage, row.id)) == 1
 
 
+def test_what_is_due_no_more_is_no_trouble(stage: Stage) -> None:
+    """Its owner has changed the schedule since somebody looked."""
+    row = volume(stage)
+    system = replace(stage.ctx, principal=SYSTEM)
+    with pytest.raises(Conflict, match="was due"):
+        run(
+            system,
+            stage.ctx.registry.operation("storage.volume.miss_snapshot"),
+            row.id,
+            {"due": "2026-01-01T00:00:00+00:00", "reason": "It was refused."},
+        )
+    stage.ctx.db.refresh(row)
+    assert row.snapshot_problem == ""
+
+
 def test_a_schedule_is_for_those_who_may_take_snapshots(stage: Stage, people: People) -> None:
     row = volume(stage)
     viewer = people.context(people.user("viewer"))
     with pytest.raises(Forbidden):
         run(viewer, volume_set_snapshot_schedule, row.id, {"frequency": "daily", "retention_count": 1})
+    developer = people.context(people.user("developer"))
+    # The oldest go where so many are kept, and they are somebody else's.
+    with pytest.raises(Forbidden, match="delete"):
+        run(developer, volume_set_snapshot_schedule, row.id, {"frequency": "daily", "retention_count": 1})
+    run(developer, volume_set_snapshot_schedule, row.id, {"frequency": "daily", "retention_days": 3})
     with pytest.raises(InvalidRequest, match="for how many days"):
         run(stage.ctx, volume_set_snapshot_schedule, row.id, {"frequency": "daily"})
     with pytest.raises(InvalidRequest, match="would keep 168 snapshots"):

@@ -42,3 +42,19 @@ def test_who_may_not_delete_a_volume_does_not_let_it_go_with_an_instance(api: Ap
     assert other("PATCH", f"/storage/volumes/{volume}", {"delete_on_termination": True}).status_code == 403
     assert api("PATCH", f"/storage/volumes/{volume}", {"delete_on_termination": True}).status_code == 200
     assert other("PATCH", f"/storage/volumes/{volume}", {"delete_on_termination": False}).status_code == 200
+
+
+def test_who_may_not_delete_a_volume_that_goes_with_its_instance_gives_it_to_none_of_theirs(
+    api: Api, api_for: Callable[..., Api], worker: TestWorker
+) -> None:
+    """They would terminate that, and it would be gone."""
+    other = api_for("developer")
+    body = {"flavor": "t3-micro", "image": "atonix-tiny"}
+    theirs, mine = (
+        other.post("/compute/instances", {"name": "theirs", **body}).json["id"],
+        api.post("/compute/instances", {"name": "mine", **body}).json["id"],
+    )
+    volume = api.post("/storage/volumes", {"name": "data", "size_gb": 1, "delete_on_termination": True}).json["id"]
+    worker.drain()
+    assert other.post(f"/storage/volumes/{volume}/attach", {"instance": theirs}).status_code == 403
+    assert other.post(f"/storage/volumes/{volume}/attach", {"instance": mine}).status_code == 202

@@ -1,5 +1,6 @@
 """What is wrong with what somebody asks of volumes: the API names the field and the bound, the console shows the same where it was typed."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from portal.web import forms
 from tests.support.draining import TestWorker
 from tests.support.people import People
 from tests.support.web import Api, csrf_of
@@ -136,6 +138,16 @@ def test_the_form_asks_once_what_to_begin_with(world: World, worker: TestWorker)
     listed = world.browser.get("/storage/volumes").text
     assert f'<a href="/compute/instances/{world.ids["web"]}">web</a>' in listed
     assert "In use" in listed
+
+
+def test_the_form_begins_with_what_was_chosen_however_many_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MAX_CHOICES", 1)
+    kept = world.ids["kept"]
+    # There are three volumes: they are named, not chosen from a list.
+    page = world.browser.get(f"/storage/volumes/new?snapshot={kept}").text
+    assert "one_of" not in page
+    assert re.search(r'name="source_volume" value=""[^>]*list=', page)
+    assert f'<option value="{kept}" selected>' in page
 
 
 def test_the_summary_counts_what_the_project_keeps(world: World) -> None:
