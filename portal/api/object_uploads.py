@@ -54,7 +54,7 @@ def uploads(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     bucket: Bucket = find(ctx, BUCKET, bucket_id)
     prefix, limit = request.args.get("prefix", ""), whole(request.args, "limit", MOST, low=1, high=MOST)
-    authorize_object(ctx, bucket_named(ctx.db, bucket.name), LIST, prefix)
+    authorize_object(ctx, bucket_named(ctx.db, bucket.name), LIST, prefix, called="ListBucketMultipartUploads")
     found = uploads_listed(ctx, bucket.id, Listing(prefix, after=request.args.get("start_after", ""), limit=limit))
     rows = [{"upload_id": row.id, "key": row.key, "created_at": io.moment(row.created_at)} for row in found.rows]
     return io.answer({"uploads": rows, "is_truncated": found.is_truncated})

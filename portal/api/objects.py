@@ -196,7 +196,7 @@ def listed(bucket_id: str) -> ResponseReturnValue:
     ctx = context()
     bucket = _bucket(ctx, bucket_id)
     prefix, limit = request.args.get("prefix", ""), whole(request.args, "limit", MOST, low=1, high=MOST)
-    authorize_object(ctx, bucket, LIST, prefix)
+    authorize_object(ctx, bucket, LIST, prefix, called="ListBucket")
     found = _objects().listed(ctx, bucket, Listing(prefix, request.args.get("delimiter", ""), request.args.get("start_after", ""), limit=limit))
     rows = [
         {"key": row.key, "object_key": row.key, "size_bytes": row.size_bytes, "etag": row.etag, "storage_class": row.storage_class,
@@ -376,7 +376,7 @@ def delete_many(bucket_id: str) -> ResponseReturnValue:
     bucket = _bucket(ctx, bucket_id)
     keys, is_truncated = given.keys, False
     if given.prefix is not None:
-        authorize_object(ctx, bucket, LIST, given.prefix)
+        authorize_object(ctx, bucket, LIST, given.prefix, called="ListBucket")
         found = _objects().listed(ctx, bucket, Listing(given.prefix, limit=MOST))
         keys, is_truncated = [row.key for row in found.rows], found.is_truncated
     elif not keys:

@@ -97,9 +97,10 @@ class Buckets(Protocol):
         """Whether there is a bucket of this name, whoever made it. Raises ObjectRefused (BucketAlreadyExists) if it is somebody else's."""
         ...
 
-    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False) -> None:
+    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False, claimed: Callable[[], None] | None = None) -> None:
         """There is such a bucket, made by the portal, and it is as wanted. One without a mark is the portal's only if it had begun to make it.
 
+        `claimed` is called when it is the portal's, before anything else is set.
         Raises ObjectRefused (BucketAlreadyExists) if somebody else has the name.
         """
         ...

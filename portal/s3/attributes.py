@@ -22,7 +22,10 @@ def get(x: Exchange) -> Answer:
         raise S3Error("InvalidArgument", "Invalid attribute name specified.", ArgumentName="x-amz-object-attributes", ArgumentValue=wrong[:64])
     if not asked[0]:
         raise S3Error("InvalidRequest", "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty")
-    found = object_find(x.ctx, x.bucket, x.key, x.parameter("versionId"))
+    where = x.bucket, x.key, x.parameter("versionId")
+    found = object_find(x.ctx, *where)
+    # S3 wants both: reading, and this.
+    object_find(x.ctx, *where, called="GetObjectVersionAttributes" if where[2] else "GetObjectAttributes")
     version = found.version
     read_with(x, version)
     facts = {

@@ -102,6 +102,11 @@ def _about(x: Exchange, found: Found) -> About:
             "storage class, website redirect location or encryption attributes.",
         )  # fmt: skip
     kept = given if directive == "REPLACE" else replace(given, headers=dict(source.headers), user_metadata=dict(source.user_metadata))
+    if of_tags == "COPY" and source.tags:
+        # Tags are read by whoever may read tags.
+        of_version = "versionId=" in x.request.header(SOURCE)
+        version_id, kind = (source.version_id, "ObjectVersion") if of_version else ("", "Object")
+        object_find(x.ctx, found.bucket.name, source.key, version_id, called=f"Get{kind}Tagging")
     return kept if of_tags == "REPLACE" else replace(kept, tags=dict(source.tags))
 
 

@@ -20,7 +20,15 @@ __all__ = [
     "note_refusal", "subject_of",
 ]  # fmt: skip
 # What no list of access gives.
-BY_POLICY_ALONE = {"GetObjectTagging", "GetObjectVersionTagging", "PutObjectTagging", "PutObjectVersionTagging", "DeleteObjectVersion"}
+BY_POLICY_ALONE = {
+    "GetObjectTagging",
+    "GetObjectVersionTagging",
+    "PutObjectTagging",
+    "PutObjectVersionTagging",
+    "GetObjectAttributes",
+    "GetObjectVersionAttributes",
+    "DeleteObjectVersion",
+}
 OWN_POLICY = "the bucket's policy"
 
 

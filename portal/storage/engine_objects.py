@@ -155,14 +155,15 @@ class EngineObjects:
         check_key(key)
         present, _ = self._look(ctx, bucket, key)
         owner_id = ctx.principal.user_id if present is None and action == WRITE else None
-        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=present.tags if present is not None else None)
+        tags = present.tags if present is not None else None
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, called=called_by(action, ""))
 
     def receive(
         self, ctx: Context, bucket: BucketFacts, key: str, about: About, read: Callable[[int], bytes], *, length: int | None, md5: str = "",
         condition: Condition = ANY,
     ) -> Version:  # fmt: skip
         """Through to the engine, which needs to know the length beforehand."""
-        _refuse_condition(ctx, condition)
+        _refuse_condition(condition)
         sent = _sent(read, length, md5)
         self._authorize(ctx, bucket, key, [WRITE, *([PUBLISH] if about.acl != "private" else [])], about.tags)
         refuse_beyond_quota(ctx.db, bucket, sent.size_bytes)
@@ -188,7 +189,7 @@ class EngineObjects:
 
     def copy(self, ctx: Context, found: Found, to: BucketFacts, key: str, condition: Condition = ANY) -> Version:
         """Within the engine; between projects, by the target's account, to whom the source's policy says no."""
-        _refuse_condition(ctx, condition)
+        _refuse_condition(condition)
         about = replace(object_of(found.version), key=key, is_public=False)
         self._authorize(ctx, to, key, [WRITE], about.tags)
         refuse_beyond_quota(ctx.db, to, about.size_bytes)
@@ -263,7 +264,7 @@ class EngineObjects:
 
     def complete(self, ctx: Context, named: Named, parts: Sequence[PartNamed], condition: Condition = ANY) -> Version | None:
         """Asked again, it answers like the first time as long as the object is the one that was made."""
-        _refuse_condition(ctx, condition)
+        _refuse_condition(condition)
         bucket = self._upload(ctx, named)
         buckets = self._of(ctx, bucket)
         try:
@@ -284,9 +285,9 @@ class EngineObjects:
             self._of(ctx, bucket).abort_upload(bucket.name, named.key, named.id)
 
 
-def _refuse_condition(ctx: Context, condition: Condition) -> None:
+def _refuse_condition(condition: Condition) -> None:
     if condition != ANY:
-        refuse_on_engine(ctx, "conditions of writes")
+        raise InvalidRequest("Writes to an external engine for objects (ENGINE_OBJECTS=s3) have no conditions here. Use an S3 client for them.")
 
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, present: EngineObject | None, action: str, *, called: str) -> None:

@@ -33,6 +33,8 @@ EXPRESSIBLE = {("IpAddress", "request.ip"): "aws:SourceIp", ("NotIpAddress", "re
     (f"Date{how}", "request.time"): "aws:CurrentTime" for how in ("LessThan", "LessThanEquals", "GreaterThan", "GreaterThanEquals")
 }
 GRANTS = ("read", "write", "read-acp", "write-acp", "full-control")
+# What a word gives everybody of a verb: nobody removes versions for good, or changes what is there, by it.
+BY_WORD: Mapping[str, tuple[str, ...]] = {"list": VERBS["list"], "write": ("PutObject", "AbortMultipartUpload"), "delete": ("DeleteObject",)}
 # A bucket's own word is about the bucket: whether its objects may be read they say themselves.
 PUBLIC: Mapping[str, tuple[str, ...]] = {"public-read": ("list",), "public-read-write": ("list", "write", "delete"), "authenticated-read": ("list",)}
 
@@ -155,8 +157,8 @@ class Document:
     bucket: str
     by_saying: dict[str, set[str]] = field(default_factory=dict)
 
-    def add(self, who: str, verb: str, said: Said) -> None:
-        """One sentence about somebody."""
+    def add(self, who: str, verb: str, said: Said, names: Sequence[str] = ()) -> None:
+        """One sentence about somebody; `names` are those of S3 where not all of the verb are meant."""
         conditions = json.loads(said.conditions)
         effect = "Allow" if said.allows else "Deny"
         if verb == "list":
@@ -165,14 +167,14 @@ class Document:
             about = {"Resource": [f"{ARN}{self.bucket}"]}
         else:
             about = {"Resource": [*self._keys(said.patterns), *(self._several(verb) if said.allows else ())]}
-        self._add(who, effect, verb, {**about, **({"Condition": conditions} if conditions else {})})
+        self._add(who, effect, verb, {**about, **({"Condition": conditions} if conditions else {})}, names)
 
-    def keep_out(self, who: str, verb: str, patterns: Sequence[str]) -> None:
-        """Everything but these keys is refused, whatever ACLs of objects say."""
+    def keep_out(self, who: str, verb: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+        """Everything but these keys is refused, whatever ACLs of objects say; `names` are what is refused of the verb."""
         if verb == "list" or patterns == ALL:
             return
         about = {"NotResource": [*self._keys(patterns), *self._several(verb)]} if patterns else {"Resource": self._keys(ALL)}
-        self._add(who, "Deny", verb, about)
+        self._add(who, "Deny", verb, about, names)
 
     def _several(self, verb: str) -> list[str]:
         """RGW asks about the bucket before it asks about each of several keys that are to be deleted."""
@@ -181,8 +183,8 @@ class Document:
     def _keys(self, patterns: Iterable[str]) -> list[str]:
         return [f"{ARN}{self.bucket}/{each}" for each in patterns]
 
-    def _add(self, who: str, effect: str, verb: str, about: Mapping[str, Any]) -> None:
-        saying = {"Effect": effect, "Action": [f"s3:{name}" for name in VERBS[verb]], **about}
+    def _add(self, who: str, effect: str, verb: str, about: Mapping[str, Any], names: Sequence[str] = ()) -> None:
+        saying = {"Effect": effect, "Action": [f"s3:{name}" for name in names or VERBS[verb]], **about}
         self.by_saying.setdefault(json.dumps(saying, sort_keys=True), set()).add(who)
 
     def close(self, who: str) -> None:
@@ -228,11 +230,12 @@ def document(
                 made.add(arn, verb, said)
             if verb == "list" and found.allowed:
                 made.look(arn)
-            if verb not in public and not any(each["allows"] for each in own):
-                made.keep_out(arn, verb, found.allowed)
+            left = [name for name in VERBS[verb] if verb not in public or name not in BY_WORD[verb]]
+            if left and not any(each["allows"] for each in own):
+                made.keep_out(arn, verb, found.allowed, left)
     for verb in public:
         for who in people if bucket.acl == "authenticated-read" else ("*",):
-            made.add(who, verb, Said(True, ALL))
+            made.add(who, verb, Said(True, ALL), BY_WORD[verb])
     written = _listed((bucket.policy or {}).get("document", {}).get("Statement"))
     given = [_translated(each, kept["principals"], arns) for each, kept in zip(written, own, strict=True)]
     if blocks(bucket, "restrict_public_buckets"):

@@ -126,12 +126,13 @@ def fit_bucket(sessions: Callable[[], Session], settings: Settings, registry: Re
         if not buckets.is_there(wanted.name):
             # From now on one that is there without a mark is what a crash has left.
             _note(sessions, bucket_id, made=BEGUN)
-        buckets.ensure_bucket(wanted, is_begun=_made(sessions, bucket_id) == BEGUN)
+        # Whose it is does not depend on what the engine takes of its settings.
+        buckets.ensure_bucket(wanted, is_begun=_made(sessions, bucket_id) == BEGUN, claimed=lambda: _note(sessions, bucket_id, made=MADE))
     except EngineRefused as error:
         # It will refuse the same again: told is told, until something changes.
         _note(sessions, bucket_id, REFUSED + digest(wanted)[1:], **({"made": ""} if getattr(error, "code", "") == TAKEN else {}))
         raise
-    _note(sessions, bucket_id, digest(wanted), made=MADE)
+    _note(sessions, bucket_id, digest(wanted))
 
 
 def _made(sessions: Callable[[], Session], bucket_id: str) -> str:

@@ -18,6 +18,7 @@ from portal.storage.objects import (
     Deleted,
     Found,
     Wanted,
+    called_by,
     object_delete,
     object_find,
     object_say,
@@ -121,7 +122,7 @@ class LocalObjects:
         """By its row."""
         present = newest(ctx.db, bucket.id, key)
         owner_id, tags = (present.owner_id, present.tags) if present is not None else (ctx.principal.user_id, None)
-        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags)
+        authorize_object(ctx, bucket, action, key, owner_id=owner_id, tags=tags, called=called_by(action, ""))
 
     def open(self, ctx: Context, found: Found, first: int, length: int) -> Iterator[bytes]:
         """From its blobs."""

@@ -151,8 +151,9 @@ def authorize_new(writing: Writing, key: str, about: About, latest: Version | No
     also = {PUBLISH: about.grants is not None or about.acl not in HARMLESS, RETAIN: bool(about.lock.mode), HOLD: about.lock.hold is not None}
     owner_id, tags = (latest.owner_id, latest.tags) if latest else (writing.ctx.principal.user_id, about.tags)
     for action in (WRITE, *(action for action, is_needed in also.items() if is_needed)):
-        # Tags have a permission of their own at S3; who has it by name is not asked here, but who is denied it.
-        writing.authorize(action, key, owner_id=owner_id, tags=tags, called="PutObject" if action == WRITE and not about.tags else "")
+        writing.authorize(action, key, owner_id=owner_id, tags=tags, called="PutObject" if action == WRITE else "")
+    if about.tags:
+        writing.authorize(WRITE, key, owner_id=owner_id, tags=tags, called="PutObjectTagging")
     refuse_acl(writing.bucket, about.acl, about.grants)
     if about.lock.is_said:
         refuse_without_lock(writing.bucket)
@@ -366,9 +367,9 @@ def object_find(ctx: Context, bucket_name: str, key: str, version_id: str = "", 
 
 
 def called_by(action: str, version_id: str) -> str:
-    """What S3 calls a reading of the newest version, or of one that is named."""
+    """What S3 calls an action on the newest version, or on one that is named."""
     kind = "ObjectVersion" if version_id else "Object"
-    return {READ: f"Get{kind}", READ_ACL: f"Get{kind}Acl"}.get(action, "")
+    return {READ: f"Get{kind}", READ_ACL: f"Get{kind}Acl", WRITE: "PutObject", DELETE: f"Delete{kind}"}.get(action, "")
 
 
 def _authorize_found(ctx: Context, bucket: BucketFacts, key: str, row: Version | None, action: str, *, called: str) -> None:

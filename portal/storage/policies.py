@@ -33,10 +33,11 @@ USER = re.compile(r"arn:aws:iam::[^:]*:user/(?:.*/)?([^/]+)")
 # The portal's verb → what S3 calls its kinds. Where nobody says which it is, the first is what has to be allowed, and a denial of any of them denies it.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "list": ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"),
-    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
+    "read": ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging", "s3:GetObjectAttributes",
+             "s3:GetObjectVersionAttributes", "s3:GetObjectRetention", "s3:GetObjectLegalHold"),
     "write": (
         "s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectVersionTagging", "s3:DeleteObjectTagging", "s3:DeleteObjectVersionTagging",
-        "s3:AbortMultipartUpload",
+        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
     ), "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
     "read_acl": ("s3:GetObjectAcl", "s3:GetObjectVersionAcl"), "publish": ("s3:PutObjectAcl", "s3:PutObjectVersionAcl"), "retain": ("s3:PutObjectRetention",),
     "hold": ("s3:PutObjectLegalHold",),

@@ -31,8 +31,9 @@ def tend_volumes(task: TaskRun) -> None:
     adopt(task.ctx)
     if task.engines.volumes is not None:
         refit(task.ctx, task.engines.volumes)
-        usage_noted(task.ctx, task.engines.volumes.kept())
-        sweep(task.ctx, task.engines.volumes)
+        kept = task.engines.volumes.kept()
+        usage_noted(task.ctx, kept)
+        sweep(task.ctx, task.engines.volumes, kept)
         task.engines.volumes.compact()
 
 
@@ -82,9 +83,9 @@ def refit(ctx: Context, engine: VolumeEngine) -> None:
             _try(ctx, volume_refit, root.id, {"reason": "The machine has other volumes than its record says."})
 
 
-def sweep(ctx: Context, engine: VolumeEngine) -> Sequence[str]:
+def sweep(ctx: Context, engine: VolumeEngine, found: Sequence[KeptContent]) -> Sequence[str]:
     """Remove what is kept for records that have ended; gives the ids. What no record knows of is left alone: the database may be an old copy."""
-    kept = [each for each in engine.kept() if each.kind is not Kept.SHARED]
+    kept = [each for each in found if each.kind is not Kept.SHARED]
     gone = []
     for each in kept:
         verdict = _verdict(ctx, each)

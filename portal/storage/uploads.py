@@ -86,13 +86,13 @@ def upload_named(session: Session, bucket_name: str, upload_id: str) -> Named:
     return Named(bucket_name, found.key if found is not None else "", upload_id)
 
 
-def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0) -> tuple[BucketFacts, ObjectUpload]:
+def upload_find(ctx: Context, named: Named, *, size_bytes: int = 0, called: str = "PutObject") -> tuple[BucketFacts, ObjectUpload]:
     """An upload that has not ended, to which the caller may send so many bytes. Raises NoSuchUpload, Forbidden or QuotaExceeded."""
     bucket = bucket_named(ctx.db, named.bucket)
     found = _found(ctx.db, bucket, named)
     show_upload(ctx, found)
     try:
-        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags, called="PutObject")
+        authorize_object(ctx, bucket, WRITE, named.key, owner_id=found.owner_id, tags=found.tags, called=called)
     except Forbidden as error:
         note_refusal(ctx, bucket, WRITE, named.key, error)
         raise
@@ -166,7 +166,7 @@ def upload_complete(
     def finish(writing: Writing) -> Completed:
         found = _found(writing.db, writing.bucket, named)
         show_upload(writing.ctx, found)
-        writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags)
+        writing.authorize(WRITE, named.key, owner_id=found.owner_id, tags=found.tags, called="PutObject")
         if not wanted or any(one.number >= other.number for one, other in pairwise(wanted)):
             raise InvalidPartOrder("Name at least one part, each of them once, in ascending order.")
         etag = _etag_of(wanted)
@@ -243,7 +243,7 @@ def give_up(writing: Writing, upload: ObjectUpload) -> None:
 
 def parts_listed(ctx: Context, named: Named, *, after: int, limit: int) -> tuple[ObjectUpload, Sequence[ObjectPart], bool]:
     """(upload, its parts after a number, whether there are more)."""
-    _, found = upload_find(ctx, named)
+    _, found = upload_find(ctx, named, called="ListMultipartUploadParts")
     query = select(ObjectPart).where(ObjectPart.upload_id == found.id, ObjectPart.number > after).order_by(ObjectPart.number)
     rows = ctx.db.scalars(query.limit(limit + 1)).all()
     return found, rows[:limit], len(rows) > limit

@@ -105,7 +105,11 @@ def objects_tab(ctx: Context, bucket: Bucket) -> Mapping[str, Any]:
         return {}
     facts, place = facts_of(ctx, bucket), Place.asked()
     whole_prefix = place.prefix + place.starts
-    found, lines, denied = Listed(), list[Line](), decide_object(ctx, facts, LIST, whole_prefix)
+    found, lines, denied = (
+        Listed(),
+        list[Line](),
+        decide_object(ctx, facts, LIST, whole_prefix, called="ListBucketVersions" if place.with_versions else "ListBucket"),
+    )
     problem = ""
     if denied.allowed:
         try:

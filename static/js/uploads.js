@@ -76,7 +76,8 @@ function request(upload, method, path, { body = null, type = "", isFirst = false
     sent.setRequestHeader("X-CSRFToken", token);
     sent.setRequestHeader("Accept", "application/json");
     if (type) sent.setRequestHeader("Content-Type", type);
-    if (isFirst) sent.setRequestHeader("If-None-Match", "*");
+    // An external engine is asked for no conditions: whether there is one was looked at before.
+    if (isFirst && !("elsewhere" in box.dataset)) sent.setRequestHeader("If-None-Match", "*");
     sent.upload.addEventListener("progress", (step) => moved(step.loaded));
     sent.addEventListener("loadend", () => {
       upload.requests.delete(sent);
@@ -185,7 +186,8 @@ class Upload {
       await ask(this, "HEAD", `/object?key=${encodeURIComponent(this.key)}`);
       return true;
     } catch (error) {
-      if (error.status === 404) return false;
+      // Who may write and not read is told when it is written.
+      if (error.status === 404 || (error.status === 403 && !("elsewhere" in box.dataset))) return false;
       throw error;
     }
   }

@@ -10,7 +10,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,7 +292,11 @@ def base_format_of(base: Path) -> ImageFormat:
 
 def chain_bytes(path: Path) -> int:
     """What a file and all that it is built on take on the host's disk, images among them; at most the size of the disk."""
-    return min(read_header(path).size_bytes, used_bytes(path) + sum(used_bytes(each.file) for each in below(path)))
+    used = used_bytes(path)
+    # What is gone, or damaged, takes nothing; who needs it is told by whoever reads it.
+    with suppress(OSError, EngineError):
+        used += sum(used_bytes(each.file) for each in below(path))
+    return min(read_header(path).size_bytes, used)
 
 
 def used_bytes(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Buckets and objects by S3 itself, as the holder of one key."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
@@ -45,7 +45,7 @@ class S3Buckets:
         """By its tags, which hold the mark."""
         return self._mark(bucket) is not None
 
-    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False) -> None:
+    def ensure_bucket(self, wanted: BucketWanted, *, is_begun: bool = False, claimed: Callable[[], None] | None = None) -> None:
         """Make it if it is absent, mark it, and set what differs."""
         name, mark = wanted.name, self._mark(wanted.name)
         if mark is None:
@@ -56,6 +56,8 @@ class S3Buckets:
             call(self._client, "put_bucket_tagging", Bucket=name, Tagging={"TagSet": [{"Key": MARK, "Value": wanted.mark}]})
         elif mark != wanted.mark:
             raise ObjectRefused(TAKEN, f"The engine has another bucket {name}. Choose another name.")
+        if claimed is not None:
+            claimed()
         # First of all who may come in: whatever else is refused, nobody stays who was to go.
         self._set(name, "policy", dict(wanted.policy or {}), Policy=json.dumps)
         if self._versioning(name) != wanted.versioning:

@@ -261,8 +261,12 @@ class LocalNetwork:
                 self._purging.update(peering.vpc_ids)
                 self._unlink(peering)
         finally:
-            for vpc_id in peering.vpc_ids:
-                self._purge_again(vpc_id)
+            try:
+                for vpc_id in peering.vpc_ids:
+                    self._purge_again(vpc_id)
+            finally:
+                # What could not be gone through, the next look finds.
+                self._purging.difference_update(peering.vpc_ids)
 
     def _unlink(self, peering: PeeringSpec) -> None:
         for vpc_id in peering.vpc_ids:
