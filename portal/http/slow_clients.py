@@ -1,7 +1,8 @@
 """What a slow client may take of a web server: none of its threads until a head is here, and one only as long as its body goes on.
 
 The main loop reads heads without waiting, so that whoever connects and is silent costs a socket and no thread. Connections that wait for a thread
-have one queue for each address. Settings say how long a head may take, how fast a body has to come and how many connections an address has.
+have one queue for each address. Settings say how long a head may take, how fast a body has to come and how many connections an address has. Answers have
+no such rate: whoever takes some of one every half minute keeps a thread, against which a proxy in front that buffers helps.
 """
 
 import socket

@@ -356,7 +356,8 @@ def check_ready(ctx: Context, op: Operation, row: Any) -> None:
     if reason := state_reason(op, row):
         raise StateConflict(reason, details={"state": row.state, "allowed_states": sorted(op.when or ())})
     if op.needs_job(ctx.settings) and (job := active_for(ctx.db, row.id)) is not None:
-        busy = _BusyBriefly if job.kind in ctx.registry.urgent() else StateConflict
+        # One that failed waits for its next try, which is no moment.
+        busy = _BusyBriefly if job.kind in ctx.registry.urgent() and job.state != "retrying" else StateConflict
         raise busy(f"{row.name} is busy: {job.label}. Wait until the job ends or cancel it.", details={"job_id": job.id})
 
 

@@ -173,7 +173,7 @@ def _conditions(where: str, given: Any, actions: Sequence[str]) -> list[list[Any
                 raise _wrong(f"{where}.Condition", f"{str(operator)[:80]} of {str(key)[:80]} is not understood here; there are {known}.")
             values = _texts(f"{where}.Condition.{operator}", ("true" if value else "false") if isinstance(value, bool) else value)
             _check_values(f"{where}.Condition.{operator}", operator, values)
-            if key in SENT and not any(is_like(NAMES["write"][0], each) for each in actions):
+            if key in SENT and not any(_is_action(NAMES["write"][0], each) for each in actions):
                 raise _wrong(f"{where}.Condition", f"{key} is known of {NAMES['write'][0]} only.")
             found.append([operator, values, key])
     return found

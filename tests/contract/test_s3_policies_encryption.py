@@ -91,6 +91,11 @@ def test_uploads_that_say_nothing_are_denied(client: Any, key_of: Callable[[str]
     client.delete_object(Bucket=BUCKET, Key="k")
 
 
+def test_actions_are_known_in_any_case(client: Any) -> None:
+    deny(client, {"Null": {"s3:x-amz-server-side-encryption": "true"}}, Action="S3:putobject")
+    assert not put(client)
+
+
 def test_only_a_certain_key(client: Any, key_of: Callable[[str], dict[str, Any]]) -> None:
     client.put_object(Bucket=BUCKET, Key="source", Body=b"x")
     right, wrong = key_of("right"), key_of("wrong")

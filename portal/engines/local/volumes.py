@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from portal.engines.local.definition import PluggedDisk
 
 log = logging.getLogger("portal.engines.local")
+# Of a pool, beside what is copied within it.
+LEFT_FREE = 1 << 30
 # A running machine's volume that is built on more files than this takes over what they hold: libvirt lets QEMU open 200.
 DEEPEST = 100
 IN_USE = "A running machine has this volume. Stop the machine or detach the volume first."
@@ -343,6 +345,10 @@ class LocalVolumes:
         with self._volume(volume_id):
             disk, user = self._store.disk(volume_id), self._caught_up(volume_id)
             image = next((each.file for each in below(disk) if each.file.is_relative_to(self._host.paths.images)), None)
+            needed, free = chain_bytes(disk) - used_bytes(disk), shutil.disk_usage(disk.parent).free
+            if needed + LEFT_FREE > free:
+                # A full pool stops every guest that writes there; the next snapshot is refused, and its owner told.
+                raise EngineError(f"its file would grow by {needed >> 20:,} MiB, and {free >> 20:,} MiB are free")
             if user is None or not (self._host.disks().pull(*user, image) or (image is not None and self._host.disks().pull(*user, None))):
                 return 0
             sync(disk)

@@ -138,7 +138,8 @@ class LocalNetwork:
         if is_foreign:
             # After its own rules, which no longer lead into what goes.
             router.remove_foreign(rules.chains(known))
-            generation = nft.generation(router.name)
+            # Once more: what somebody took away meanwhile is not to count as ours.
+            generation = router.ensure_rules(spec, known)
         epoch = self._connect(router, record)
         self._name(spec)
         if before is None or any((state.domain, names_of(state)) != (spec.domain, names_of(spec)) for state in before.states):
