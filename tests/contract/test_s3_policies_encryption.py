@@ -92,6 +92,7 @@ def test_uploads_that_say_nothing_are_denied(client: Any, key_of: Callable[[str]
 
 
 def test_actions_are_known_in_any_case(client: Any) -> None:
+    client.put_object(Bucket=BUCKET, Key="source", Body=b"x")
     deny(client, {"Null": {"s3:x-amz-server-side-encryption": "true"}}, Action="S3:putobject")
     assert not put(client)
 
