@@ -8,6 +8,7 @@ quota rows of projects, then of users (each sorted by holder and dimension), the
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -148,6 +149,8 @@ class _Attempt:
         self.ctx, self.op, self.rtype, self.strict = ctx, op, rtype, strict
         self.given = self.data = canonical(op, data)
         self.expected_version = expected_version
+        # What people had said of the row when its version was the expected one, and a brief job was at work on it.
+        self.awaited: Mapping[str, Any] | None = None
         self.action = f"{rtype.key}.{op.verb}"
         ctx.inputs = self.data
         self.subject = audit.Subject(rtype.key, project_id=ctx.project_id)
@@ -275,11 +278,15 @@ class _Attempt:
         return None
 
     def _check_row(self, row: Any) -> None:
-        if self.expected_version is not None and row.version != self.expected_version:
+        said = {name: deepcopy(getattr(row, name)) for name, info in self.rtype.fields().items() if info.editable}
+        said |= {"locked": getattr(row, "locked", None), "deleted_at": getattr(row, "deleted_at", None)}
+        # The end of a job counts as a change, too: what people say counts for who waited for it.
+        if self.expected_version is not None and row.version != self.expected_version and said != self.awaited:
             raise PreconditionFailed(
                 f"{row.name} was changed meanwhile (version {row.version}, you have {self.expected_version}). Load it again and repeat the change.",
                 details={"version": row.version, "expected": self.expected_version},
             )
+        self.awaited = said
         check_ready(self.ctx, self.op, row)
 
     def _authorized_inputs(self, target: authz.Target, *, judge: bool = True) -> dict[str, Any]:
