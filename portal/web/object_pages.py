@@ -25,7 +25,7 @@ from portal.storage.locks import MODES, is_retained
 from portal.storage.object_models import Bucket
 from portal.storage.objects import Found, object_find
 from portal.web.forms import as_lines
-from portal.web.object_listing import address, crumbs, download_address, facts_of, object_address
+from portal.web.object_listing import crumbs, download_address, facts_of, object_address
 from portal.web.page import render
 from portal.web.previews import HEADERS, image_of, preview_of
 
@@ -70,11 +70,6 @@ class Named:
     def url(self) -> str:
         """The address of the page."""
         return object_address(self.bucket, self.key, self.version_id)
-
-    @property
-    def folder_url(self) -> str:
-        """The address of the list that it is in."""
-        return address(self.bucket, prefix=self.folder)
 
 
 def place_for_objects() -> BlobStore:
